@@ -1,0 +1,41 @@
+"""The ways a command can end early, each with the exit code that the launcher and the user see.
+
+Raise one of these where the cause is known; `cli.py` prints it as one line, without a traceback.
+"""
+
+
+class UserError(Exception):
+    """A mistake in a command, config, path or weights file.
+
+    value is what was given, reason says why it cannot be used, fix says what to do about it.
+    """
+
+    exit_code = 2
+
+    def __init__(self, value, reason, fix):
+        super().__init__(f'{value}: {reason}; {fix}')
+        self.value, self.reason, self.fix = value, reason, fix
+
+
+class DataError(UserError):
+    """Data that cannot be used: too many broken videos, or a video that has no pictures."""
+
+    exit_code = 65
+
+
+class Diverged(UserError):
+    """Too many non-finite steps in a row; the last good checkpoint is kept."""
+
+    exit_code = 76
+
+
+class Stopped(Exception):
+    """Stopped early with everything saved; the same command line goes on."""
+
+    exit_code = 75
+
+
+class Interrupted(Stopped):
+    """Ctrl-C, with everything saved."""
+
+    exit_code = 130
