@@ -1,0 +1,108 @@
+"""Parameters as a flat dict of named arrays, and tables that translate names; nothing may be left over on either side.
+
+Names are paths joined by '/', with stacked layers taken apart: 'encoder/layers/3/attention/query/kernel'.
+"""
+
+import re
+
+import jax
+import numpy as np
+from flax import nnx
+
+from rvm_jax.errors import UserError
+
+STACK = '/blocks/'  # models/layers.py: Stack keeps its layers under this attribute, on a leading axis
+
+
+def to_named(model):
+    """All parameters of a model as {name: numpy array}, one entry for each layer of a stack."""
+    named = {}
+    for name, array in _flat(nnx.state(model)).items():
+        array = np.asarray(array)
+        if STACK in name:
+            named.update({name.replace(STACK, f'/{i}/'): layer for i, layer in enumerate(array)})
+        else:
+            named[name] = array
+    return named
+
+
+def named_shapes(model):
+    """{name: shape} of `to_named`, also for a model without arrays."""
+    shapes = {}
+    for name, leaf in _flat(nnx.state(model)).items():
+        if STACK in name:
+            shapes.update({name.replace(STACK, f'/{i}/'): leaf.shape[1:] for i in range(leaf.shape[0])})
+        else:
+            shapes[name] = leaf.shape
+    return shapes
+
+
+def from_named(model, named, origin):
+    """The (abstract) model with its parameters taken from named arrays.
+
+    Raises UserError, naming origin and both sides, unless names and shapes agree exactly.
+    """
+    compare(named_shapes(model), {name: array.shape for name, array in named.items()}, origin)
+    graphdef, params = nnx.split(model)
+
+    def fill(path, leaf):
+        name = path_name(path)
+        if STACK not in name:
+            return jax.numpy.asarray(named[name])
+        return jax.numpy.asarray(np.stack([named[name.replace(STACK, f'/{i}/')] for i in range(leaf.shape[0])]))
+
+    return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(fill, params))
+
+
+def compare(expected, found, origin):
+    """Raise UserError listing what is missing, unexpected or of another shape; both are {name: shape}."""
+    lines = [f'missing {name} {expected[name]}' for name in sorted(expected.keys() - found.keys())]
+    lines += [f'unexpected {name} {found[name]}' for name in sorted(found.keys() - expected.keys())]
+    lines += [
+        f'{name} is {found[name]}, expected {expected[name]}'
+        for name in sorted(expected.keys() & found.keys())
+        if tuple(expected[name]) != tuple(found[name])
+    ]
+    if lines:
+        shown = '; '.join(lines[:12]) + (f'; and {len(lines) - 12} more' if len(lines) > 12 else '')
+        raise UserError(origin, f'its arrays do not fit the model: {shown}', 'check that this is the right file')
+
+
+def translate(named, table):
+    """Rename every entry by the first (pattern, replacement) that fits; '#' stands for a number, '*' for the rest.
+
+    Returns (renamed, names that no pattern fits).
+    """
+    rules = [(re.compile(_regex(pattern)), replacement) for pattern, replacement in table]
+    renamed, unknown = {}, []
+    for name, array in named.items():
+        for pattern, replacement in rules:
+            if match := pattern.fullmatch(name):
+                renamed[_fill_in(replacement, match.groupdict())] = array
+                break
+        else:
+            unknown.append(name)
+    return renamed, unknown
+
+
+def invert(table):
+    """The same table read from right to left."""
+    return tuple((right, left) for left, right in table)
+
+
+def path_name(path):
+    """A JAX key path as 'a/b/c', without the '.value' that NNX adds at the end."""
+    names = [str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path]
+    return '/'.join(names[:-1] if names[-1] == 'value' else names)
+
+
+def _flat(state):
+    return {path_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(state)}
+
+
+def _regex(pattern):
+    return re.escape(pattern).replace(r'\#', r'(?P<number>\d+)').replace(r'\*', r'(?P<rest>.+)')
+
+
+def _fill_in(replacement, groups):
+    return replacement.replace('#', groups.get('number', '')).replace('*', groups.get('rest', ''))

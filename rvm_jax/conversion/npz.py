@@ -1,0 +1,49 @@
+"""Reading other people's `.npz` files: no pickles, and sizes are checked before anything is allocated."""
+
+import zipfile
+
+import numpy as np
+
+from rvm_jax.errors import UserError
+
+MAX_MEMBERS = 20_000
+MAX_INFLATION = 8  # weights hardly compress; a small file that declares far more than it holds is an attack
+
+
+def read_npz(path):
+    """{key: float32 array} of an .npz file; raises UserError for anything else, naming the member and the reason."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            _check_sizes(path, archive)
+            return {info.filename.removesuffix('.npy'): _read_member(path, archive, info) for info in archive.infolist()}
+    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+        raise UserError(path, f'not a readable .npz file ({error})', 'download it again') from error
+
+
+def _check_sizes(path, archive):
+    members = archive.infolist()
+    declared = sum(info.file_size for info in members)
+    stored = sum(info.compress_size for info in members)
+    if len(members) > MAX_MEMBERS or declared > MAX_INFLATION * stored + 2**20:
+        raise UserError(
+            path, f'{len(members)} arrays of {declared:,} bytes in a file of {stored:,}', 'such a file is not weights'
+        )
+
+
+def _read_member(path, archive, info):
+    with archive.open(info) as member:
+        try:
+            version = np.lib.format.read_magic(member)
+            read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+            shape, fortran_order, dtype = read_header[version](member)
+        except (ValueError, KeyError) as error:
+            raise UserError(path, f'{info.filename} is not a plain array ({error})', 'download it again') from error
+        if dtype != np.float32 or fortran_order:
+            raise UserError(path, f'{info.filename} holds {dtype}, not float32', 'released weights are float32')
+        size = int(np.prod(shape, dtype=object)) * dtype.itemsize
+        if size > info.file_size:
+            raise UserError(path, f'{info.filename} declares {size:,} bytes, holds {info.file_size:,}', 'download it again')
+        data = member.read(size)
+        if len(data) != size:
+            raise UserError(path, f'{info.filename} ends early', 'download it again')
+        return np.frombuffer(data, np.float32).reshape(shape)

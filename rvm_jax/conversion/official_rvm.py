@@ -1,0 +1,97 @@
+"""The released RVM layout (google-deepmind/representations4d): an `.npz` of float32 arrays without any configuration."""
+
+import dataclasses
+
+import numpy as np
+
+from rvm_jax.conversion import mapping
+from rvm_jax.conversion.npz import read_npz
+from rvm_jax.errors import UserError
+from rvm_jax.models.build import Architecture
+
+KERNEL = 'tokenizer/patch_embedding/Conv_0/kernel'  # released as a 3-D convolution with a leading axis of one
+
+TABLE = (
+    ('cls_token', 'encoder/cls_token'),
+    ('tokenizer/patch_embedding/Conv_0/*', 'encoder/patch_embed/*'),
+    ('encoder/layers_#/*', 'encoder/layers/#/*'),
+    ('encoder/LayerNorm_0/*', 'encoder/norm/*'),
+    ('rnn_core/state_layer_norm/*', 'core/state_norm/*'),
+    ('rnn_core/transformer/xa_blocks_#/ca_attention_norm/*', 'core/layers/#/cross_attention_norm/*'),
+    ('rnn_core/transformer/xa_blocks_#/ca_attention/*', 'core/layers/#/cross_attention/*'),
+    ('rnn_core/transformer/xa_blocks_#/*', 'core/layers/#/*'),
+    ('rnn_core/transformer/output_norm/*', 'core/norm/*'),
+    ('rnn_core/*', 'core/*'),
+    ('mask_token', 'decoder/mask_token'),
+    ('decoder_embedder/*', 'decoder/embedder/*'),
+    ('delta_embedder/*', 'decoder/delta_embedder/*'),
+    ('decoder/xa_blocks_#/ca_attention_norm/*', 'decoder/layers/#/cross_attention_norm/*'),
+    ('decoder/xa_blocks_#/ca_attention/*', 'decoder/layers/#/cross_attention/*'),
+    ('decoder/xa_blocks_#/*', 'decoder/layers/#/*'),
+    ('decoder/output_norm/*', 'decoder/norm/*'),
+    ('detokenizer/Dense_0/*', 'decoder/detokenizer/*'),
+)
+
+
+def read_official(path):
+    """(architecture, named arrays) of a released file, with or without the decoder keys.
+
+    Raises UserError for a file that is not one, listing keys that have no place.
+    """
+    arrays = read_npz(path)
+    if KERNEL not in arrays or arrays[KERNEL].ndim != 5 or arrays[KERNEL].shape[0] != 1:
+        found = ', '.join(sorted(arrays)[:4]) or 'no arrays'
+        raise UserError(path, f'not a released RVM file: no {KERNEL}; it has {found} ...', 'give an RVM .npz')
+    named, unknown = mapping.translate(arrays, TABLE)
+    if unknown:
+        raise UserError(path, f'unexpected {", ".join(unknown[:12])}', 'check that this is a released RVM file')
+    try:
+        arch = infer_architecture(arrays)
+    except (KeyError, ValueError, IndexError) as error:
+        raise UserError(path, f'sizes cannot be read: {error} is missing or misshapen', 'check the file') from error
+    kernel = arrays[KERNEL]
+    named['encoder/patch_embed/kernel'] = kernel.reshape(-1, kernel.shape[-1])
+    return arch, named
+
+
+def to_official(model):
+    """{released key: array} of a model, the inverse of `read_official`."""
+    arrays, unknown = mapping.translate(mapping.to_named(model), mapping.invert(TABLE))
+    if unknown:
+        raise UserError('model', f'{", ".join(unknown[:4])} have no place in the released layout', 'use save_pretrained')
+    kernel = arrays[KERNEL]
+    arrays[KERNEL] = kernel.reshape(1, model.patch_size, model.patch_size, 3, kernel.shape[-1])
+    return arrays
+
+
+def write_npz(file, arrays):
+    """Write {key: array} uncompressed to an open binary file."""
+    np.savez(file, allow_pickle=False, **arrays)
+
+
+def infer_architecture(arrays):
+    """Sizes and switches of a released file from its shapes; what shapes cannot tell is as released."""
+    core = 'rnn_core/transformer/xa_blocks_0'
+    sizes = {
+        'patch_size': arrays[KERNEL].shape[1],
+        'width': arrays[KERNEL].shape[-1],
+        'gate_bias': 'rnn_core/input_update/bias' in arrays,
+        'state_norm': 'rnn_core/state_layer_norm/scale' in arrays,
+        'delta_embedding': 'delta_embedder/kernel' in arrays or 'mask_token' not in arrays,
+        'decoder_width': arrays['mask_token'].shape[-1] if 'mask_token' in arrays else 0,
+    }
+    sizes |= _stack_sizes(arrays, 'encoder', 'encoder/layers_', 'encoder/layers_0/attention')
+    sizes |= _stack_sizes(arrays, 'core', 'rnn_core/transformer/xa_blocks_', f'{core}/attention')
+    if sizes['decoder_width']:
+        sizes |= _stack_sizes(arrays, 'decoder', 'decoder/xa_blocks_', 'decoder/xa_blocks_0/attention')
+    return dataclasses.replace(Architecture(), **sizes)
+
+
+def _stack_sizes(arrays, part, prefix, attention):
+    _, heads, head_dim = arrays[f'{attention}/query/kernel'].shape
+    return {
+        f'{part}_layers': len({key[len(prefix) :].split('/')[0] for key in arrays if key.startswith(prefix)}),
+        f'{part}_heads': heads,
+        f'{part}_head_dim': head_dim,
+        f'{part}_mlp': arrays[f'{prefix}0/mlp/dense_in/kernel'].shape[-1],
+    }

@@ -1,0 +1,68 @@
+"""The Transformer-GRU core of RVM: it carries a state, one vector a token, from frame to frame (RVM, section 3.2)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from rvm_jax.models import layers
+
+
+class RVMRNN(nnx.Module):
+    """Gated transformer core, e = encoder tokens of a frame, s = state, gates per token and channel:
+
+    u = sigmoid(W_iu e + W_su s),  r = sigmoid(W_ir e + W_sr s)
+    h = Transformer(query = e, key and value = r * LN(s))
+    s' = (1 - u) * s + u * h,  output = s'
+
+    As released: the gates read the raw state and have no bias, LN has a scale but no bias, s starts at zero.
+    gate_bias is the paper's Listing 1, state_norm=False its equations. The state stays float32 in every precision.
+    """
+
+    def __init__(
+        self, *, width, depth, heads, head_dim, mlp, gelu, block_order, gate_bias, state_norm, execution, rngs
+    ):
+        precision = execution.precision
+        self.execution, self.tokens_dtype = execution, precision.tokens
+        self.input_update = layers.Dense(width, width, use_bias=gate_bias, rngs=rngs)
+        self.input_reset = layers.Dense(width, width, use_bias=gate_bias, rngs=rngs)
+        self.state_update = layers.Dense(width, width, use_bias=gate_bias, rngs=rngs)
+        self.state_reset = layers.Dense(width, width, use_bias=gate_bias, rngs=rngs)
+        self.state_norm = (
+            layers.layer_norm(width, precision.tokens, epsilon=1e-4, use_bias=False, rngs=rngs) if state_norm else None
+        )
+
+        def make_block(rngs):
+            return layers.CrossBlock(
+                width, heads, head_dim, mlp, gelu=gelu, order=block_order, execution=execution, rngs=rngs
+            )
+
+        self.layers = layers.Stack(make_block, depth, execution=execution, rngs=rngs)
+        self.norm = layers.layer_norm(width, precision.block, rngs=rngs)
+
+    def init_state(self, batch, tokens):
+        """Zeros (B, M, D), float32; tokens_BMD or tokens_BTMD gives M and D."""
+        return jnp.zeros((batch, *tokens.shape[-2:]), jnp.float32)
+
+    def step(self, tokens_BMD, state_BMD):
+        """One frame: features_BMD float32 and the next state, which are the same array."""
+        raw_BMD = state_BMD.astype(self.tokens_dtype)
+        update = jax.nn.sigmoid(self.input_update(tokens_BMD) + self.state_update(raw_BMD))
+        reset = jax.nn.sigmoid(self.input_reset(tokens_BMD) + self.state_reset(raw_BMD))
+        kv_BMD = reset * (raw_BMD if self.state_norm is None else self.state_norm(state_BMD))
+        proposal_BMD = self.norm(self.layers(tokens_BMD[:, None], kv_BMD))[:, 0]
+        state_BMD = (1 - update) * state_BMD + update * proposal_BMD
+        return state_BMD, state_BMD
+
+    def scan(self, tokens_BTMD, state_BMD=None):
+        """All frames in order: features_BTMD float32 and the last state; equals `step` by `step`."""
+        if state_BMD is None:
+            state_BMD = self.init_state(tokens_BTMD.shape[0], tokens_BTMD)
+        graphdef, params = nnx.split(self)
+
+        def body(state_BMD, tokens_BMD):
+            features_BMD, state_BMD = nnx.merge(graphdef, params).step(tokens_BMD, state_BMD)
+            return state_BMD, features_BMD
+
+        tokens_TBMD = jnp.moveaxis(tokens_BTMD, 1, 0)
+        state_BMD, features_TBMD = jax.lax.scan(body, state_BMD, tokens_TBMD, unroll=self.execution.unroll)
+        return jnp.moveaxis(features_TBMD, 0, 1), state_BMD

@@ -1,0 +1,50 @@
+"""The image encoder of RVM: a plain ViT that reads whole frames, or only the visible patches of a masked one."""
+
+import jax.numpy as jnp
+from flax import nnx
+
+from rvm_jax.models import layers, masking, patches, positions
+
+
+class ViT(nnx.Module):
+    """One image to tokens: patches, fixed positions, CLS, pre-norm blocks, final norm (RVM, supplement Table 5).
+
+    `encoder(pixels_BHWC) -> tokens_BMD`, pixels in [0, 1] without mean and std, M = 1 + patches, CLS first.
+    """
+
+    mean, std, num_prefix_tokens = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1
+
+    def __init__(
+        self, *, patch_size, width, depth, heads, head_dim, mlp, gelu, position_resize, execution, rngs
+    ):
+        self.patch_size, self.width, self.position_resize = patch_size, width, position_resize
+        self.tokens_dtype = execution.precision.tokens
+        self.patch_embed = layers.Dense(patch_size * patch_size * 3, width, rngs=rngs)
+        self.cls_token = nnx.Param(0.02 * nnx.initializers.normal(1.0)(rngs.params(), (1, width)))
+
+        def make_block(rngs):
+            return layers.Block(width, heads, head_dim, mlp, gelu=gelu, execution=execution, rngs=rngs)
+
+        self.layers = layers.Stack(make_block, depth, execution=execution, rngs=rngs)
+        self.norm = layers.layer_norm(width, self.tokens_dtype, rngs=rngs)
+
+    def __call__(self, pixels_BHWC):
+        patches_BNP = patches.to_patches(pixels_BHWC, self.patch_size)
+        return self._encode(self._embed(patches_BNP) + self._positions(pixels_BHWC))
+
+    def encode_visible(self, pixels_BHWC, visible_BV):
+        """Tokens of the visible patches alone, (B, 1+V, D): hidden pixels are dropped before anything is computed."""
+        patches_BVP = masking.take_visible(patches.to_patches(pixels_BHWC, self.patch_size), visible_BV)
+        return self._encode(self._embed(patches_BVP) + self._positions(pixels_BHWC)[visible_BV])
+
+    def _embed(self, patches_BNP):
+        return self.patch_embed(patches_BNP.astype(self.tokens_dtype))
+
+    def _positions(self, pixels_BHWC):
+        grid = patches.grid_size(*pixels_BHWC.shape[-3:-1], self.patch_size)
+        return jnp.asarray(positions.resized_sincos_table(grid, self.width, self.position_resize))
+
+    def _encode(self, tokens_BND):
+        cls_B1D = jnp.broadcast_to(self.cls_token[...], (tokens_BND.shape[0], 1, self.width))
+        tokens_BMD = jnp.concatenate([cls_B1D, tokens_BND], axis=1).astype(self.tokens_dtype)
+        return self.norm(self.layers(tokens_BMD))

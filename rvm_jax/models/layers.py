@@ -1,0 +1,197 @@
+"""The pieces every transformer here is made of: dense, attention, MLP, pre-norm blocks, and a scanned stack of them.
+
+Precision follows the data, as in the released code: a `Dense` computes in the dtype of its input, so what the norms
+put out decides what a block computes in. `Precision` names those outputs (spec: section 6 of the RVM paper, and the
+dtypes of the released model).
+"""
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+
+lecun_normal = nnx.initializers.lecun_normal()
+xavier_uniform = nnx.initializers.xavier_uniform()
+
+
+@dataclasses.dataclass(frozen=True)
+class Precision:
+    """Dtypes of a forward pass; parameters, norm statistics, softmax, loss and the carried state are always float32."""
+
+    tokens: jnp.dtype  # residual stream, encoder output, gates
+    block: jnp.dtype  # output of the norms inside blocks, hence matrix products
+    half_logits: bool  # logits stay in the dtype of query and key, as released; else they are accumulated in float32
+    weights: str  # softmax output: 'float32' (released colab) or 'input' (Kauldron)
+
+
+PRECISIONS = {
+    'float32': Precision(jnp.float32, jnp.float32, False, 'float32'),
+    'official_mixed': Precision(jnp.float32, jnp.bfloat16, True, 'float32'),
+    'bf16': Precision(jnp.bfloat16, jnp.bfloat16, False, 'input'),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Execution:
+    """How a model is computed, which never changes what it computes beyond rounding.
+
+    implementation: 'auto', 'xla' or 'cudnn', see `attention`. remat: 'none', 'dots' or 'full', see `Stack`.
+    unroll: inline every scanned layer; the compiler's cost analysis counts the body of a loop only once.
+    """
+
+    precision: Precision = PRECISIONS['float32']
+    implementation: str = 'auto'
+    remat: str = 'none'
+    unroll: bool = False
+
+
+class Dense(nnx.Module):
+    """Linear map from the trailing axes `in_shape` to `out_shape`, in the dtype of its input."""
+
+    def __init__(self, in_shape, out_shape, *, use_bias=True, kernel_init=lecun_normal, rngs):
+        self.in_shape, self.out_shape = _as_tuple(in_shape), _as_tuple(out_shape)
+        flat = kernel_init(rngs.params(), (math.prod(self.in_shape), math.prod(self.out_shape)), jnp.float32)
+        self.kernel = nnx.Param(flat.reshape(*self.in_shape, *self.out_shape))
+        self.bias = nnx.Param(jnp.zeros(self.out_shape)) if use_bias else None
+
+    def __call__(self, x):
+        contracted = len(self.in_shape)
+        axes = tuple(range(x.ndim - contracted, x.ndim)), tuple(range(contracted))
+        y = jax.lax.dot_general(x, self.kernel[...].astype(x.dtype), (axes, ((), ())))
+        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+
+
+def attention(query_BQHd, key_BKHd, value_BKHd, execution):
+    """Scaled dot-product attention without mask, softmax in float32; returns (B, Q, H, d).
+
+    `implementation` 'auto' takes cuDNN's fused kernel on an NVIDIA GPU for half-precision inputs (it does not take
+    others) and plain XLA elsewhere. The released precision is always plain XLA: a fused kernel rounds elsewhere.
+    """
+    precision = execution.precision
+    half = all(x.dtype == jnp.bfloat16 for x in (query_BQHd, key_BKHd, value_BKHd)) and not precision.half_logits
+    fused = execution.implementation == 'cudnn' or (
+        execution.implementation == 'auto' and jax.default_backend() == 'gpu' and query_BQHd.shape[-1] % 8 == 0
+    )
+    if fused and half:
+        return jax.nn.dot_product_attention(query_BQHd, key_BKHd, value_BKHd, implementation='cudnn')
+    query_BQHd = query_BQHd * query_BQHd.shape[-1] ** -0.5
+    logits_dtype = None if precision.half_logits else jnp.float32
+    logits_BHQK = jnp.einsum('bqhd,bkhd->bhqk', query_BQHd, key_BKHd, preferred_element_type=logits_dtype)
+    weights_BHQK = jax.nn.softmax(logits_BHQK.astype(jnp.float32), axis=-1)
+    if precision.weights == 'input':
+        weights_BHQK = weights_BHQK.astype(value_BKHd.dtype)
+    return jnp.einsum('bhqk,bkhd->bqhd', weights_BHQK, value_BKHd)
+
+
+class Attention(nnx.Module):
+    """Multi-head attention of x_BQD to kv_BKD (to itself if kv is x), with biases and an output projection."""
+
+    def __init__(self, width, heads, head_dim, *, execution, rngs):
+        self.execution = execution
+        self.query = Dense(width, (heads, head_dim), rngs=rngs)
+        self.key = Dense(width, (heads, head_dim), rngs=rngs)
+        self.value = Dense(width, (heads, head_dim), rngs=rngs)
+        self.out = Dense((heads, head_dim), width, rngs=rngs)
+
+    def __call__(self, x_BQD, kv_BKD):
+        return self.out(attention(self.query(x_BQD), self.key(kv_BKD), self.value(kv_BKD), self.execution))
+
+
+class MLP(nnx.Module):
+    """Two dense layers with a GELU between them; gelu is 'tanh' (approximation, as released) or 'erf' (exact)."""
+
+    def __init__(self, width, hidden, *, gelu, rngs):
+        self.approximate = gelu == 'tanh'
+        self.dense_in = Dense(width, hidden, kernel_init=xavier_uniform, rngs=rngs)
+        self.dense_out = Dense(hidden, width, kernel_init=xavier_uniform, rngs=rngs)
+
+    def __call__(self, x):
+        return self.dense_out(jax.nn.gelu(self.dense_in(x), approximate=self.approximate))
+
+
+def layer_norm(width, dtype, *, epsilon=1e-6, use_bias=True, rngs):
+    """LayerNorm over the last axis, statistics in float32, output in dtype."""
+    return nnx.LayerNorm(width, epsilon=epsilon, use_bias=use_bias, dtype=dtype, rngs=rngs)
+
+
+class Block(nnx.Module):
+    """Pre-norm transformer block: self-attention, then MLP (ViT)."""
+
+    def __init__(self, width, heads, head_dim, mlp, *, gelu, execution, rngs):
+        dtype = execution.precision.block
+        self.attention_norm = layer_norm(width, dtype, rngs=rngs)
+        self.attention = Attention(width, heads, head_dim, execution=execution, rngs=rngs)
+        self.mlp_norm = layer_norm(width, dtype, rngs=rngs)
+        self.mlp = MLP(width, mlp, gelu=gelu, rngs=rngs)
+
+    def __call__(self, x_BMD):
+        y_BMD = self.attention_norm(x_BMD)
+        x_BMD = x_BMD + self.attention(y_BMD, y_BMD)
+        return x_BMD + self.mlp(self.mlp_norm(x_BMD))
+
+
+class CrossBlock(nnx.Module):
+    """Pre-norm block of core and decoder: cross-attention, MLP, self-attention (RVM, Table 6 and released code).
+
+    Only the query side of the cross-attention is normalized; keys and values come as they are. x has a group axis:
+    G sequences that attend to themselves one by one, but share one set of source keys and values, which are
+    projected once. order 'self_mlp_cross' is the paper's Listing 2.
+    """
+
+    def __init__(self, width, heads, head_dim, mlp, *, gelu, order, execution, rngs):
+        dtype = execution.precision.block
+        self.order = order
+        self.cross_attention_norm = layer_norm(width, dtype, rngs=rngs)
+        self.cross_attention = Attention(width, heads, head_dim, execution=execution, rngs=rngs)
+        self.mlp_norm = layer_norm(width, dtype, rngs=rngs)
+        self.mlp = MLP(width, mlp, gelu=gelu, rngs=rngs)
+        self.attention_norm = layer_norm(width, dtype, rngs=rngs)
+        self.attention = Attention(width, heads, head_dim, execution=execution, rngs=rngs)
+
+    def __call__(self, x_BGQD, kv_BKD):
+        for part in self.order.split('_'):
+            x_BGQD = x_BGQD + getattr(self, f'_{part}')(x_BGQD, kv_BKD)
+        return x_BGQD
+
+    def _cross(self, x_BGQD, kv_BKD):
+        y_BQD = rearrange(self.cross_attention_norm(x_BGQD), 'b g q d -> b (g q) d')
+        return rearrange(self.cross_attention(y_BQD, kv_BKD), 'b (g q) d -> b g q d', g=x_BGQD.shape[1])
+
+    def _mlp(self, x_BGQD, kv_BKD):
+        return self.mlp(self.mlp_norm(x_BGQD))
+
+    def _self(self, x_BGQD, kv_BKD):
+        y_BQD = rearrange(self.attention_norm(x_BGQD), 'b g q d -> (b g) q d')
+        return rearrange(self.attention(y_BQD, y_BQD), '(b g) q d -> b g q d', b=x_BGQD.shape[0])
+
+
+class Stack(nnx.Module):
+    """Blocks of one shape, parameters stacked on a leading axis and scanned, so compile time ignores depth.
+
+    Going back, remat 'none' keeps all activations, 'dots' recomputes everything but the products with parameters,
+    'full' recomputes the block.
+    """
+
+    def __init__(self, make_block, depth, *, execution, rngs):
+        self.execution = execution
+        self.blocks = nnx.vmap(make_block)(rngs.fork(split=depth))
+
+    def __call__(self, x, *context):
+        graphdef, stacked = nnx.split(self.blocks)
+
+        def body(x, params):
+            return nnx.merge(graphdef, params)(x, *context), None
+
+        policies = {'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': None}
+        unroll = self.execution.unroll
+        if self.execution.remat != 'none':
+            # Inside a loop nothing can be merged with the forward pass anyway; unrolled, it must be prevented.
+            body = jax.checkpoint(body, policy=policies[self.execution.remat], prevent_cse=unroll)
+        return jax.lax.scan(body, x, stacked, unroll=unroll)[0]
+
+
+def _as_tuple(shape):
+    return shape if isinstance(shape, tuple) else (shape,)

@@ -1,0 +1,149 @@
+"""Recurrent Video Masked Autoencoder: encode, step, reconstruct (RVM, arXiv 2512.13684)."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+from flax import nnx
+
+from rvm_jax.errors import UserError
+from rvm_jax.models import masking, patches, targets
+from rvm_jax.models.decoder import flatten_time
+
+
+class Reconstruction(NamedTuple):
+    """What `RVM.reconstruct` gives."""
+
+    pixels: jax.Array  # (B, F, H, W, 3) float32, not clipped
+    visible: jax.Array  # (B, F, V) int32, patches that the model saw
+    features: jax.Array  # (B, T, M, D) float32, core output of the source frames
+
+
+def compiled(method):
+    """Run a method under `jax.jit`, compiled once per structure and shape, so a notebook pays for it only once."""
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(graphdef, params, args):
+        return method(nnx.merge(graphdef, params), *args)
+
+    @functools.wraps(method)
+    def call(self, *args):
+        return run(*nnx.split(self), args)
+
+    return call
+
+
+class RVM(nnx.Module):
+    """A shared image encoder, a recurrent core over frames, and a decoder that rebuilds masked target frames.
+
+    architecture is the record that `build.py` made it from; it is stored with the weights. decoder may be None
+    (weights released without one): then the model encodes but does not reconstruct.
+    """
+
+    def __init__(self, architecture, encoder, core, decoder, *, mask_ratio=0.95, shared_mask=False, image_size=256):
+        self.architecture = architecture
+        self.encoder, self.core, self.decoder = encoder, core, decoder
+        self.mask_ratio, self.shared_mask = mask_ratio, shared_mask
+        self.image_size = image_size  # pixels it is trained at; any size from one patch on works
+
+    @property
+    def patch_size(self):
+        """Pixels on a side of a patch."""
+        return self.encoder.patch_size
+
+    @property
+    def num_prefix_tokens(self):
+        """Tokens of a frame that come before its patches (CLS)."""
+        return self.encoder.num_prefix_tokens
+
+    def encode(self, frames_BTHWC, state=None):
+        """Features of a video, whole or in pieces: T frames at once equal T calls that carry the state.
+
+        frames: uint8, or float in [0, 1]. Returns features (B, T, M, D) float32, M = prefix tokens + h*w with CLS
+        first, and the state for the next call. Raises UserError for another shape, or a state of another frame size.
+        """
+        frames_BTHWC = self._checked(frames_BTHWC, 'frames', 'B, T, H, W, 3')
+        h, w = patches.grid_size(*frames_BTHWC.shape[2:4], self.patch_size)
+        tokens = self.num_prefix_tokens + h * w
+        leaves = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim > 1 and leaf.shape[:2] != (len(frames_BTHWC), tokens)]
+        if leaves:
+            raise UserError(
+                f'state of shape {leaves[0].shape}',
+                f'these frames have batch {len(frames_BTHWC)} and {tokens} tokens',
+                'batch and frame size must not change within a stream; start a new one with state=None',
+            )
+        return self._encode(frames_BTHWC, state)
+
+    def reconstruct(self, source, target, deltas, visible=None, key=None):
+        """Rebuild masked target frames from source frames.
+
+        source (B, T, H, W, 3), target (B, F, H, W, 3): uint8, or float in [0, 1]. deltas (B, F) int: frames from
+        source to target, or None to add nothing. visible (B, F, V) int: patches kept, in the order they are fed;
+        without it they are drawn by key (the same draw every time if there is no key either).
+        Raises UserError for other shapes, and if the weights came without a decoder.
+        """
+        if self.decoder is None:
+            raise UserError('reconstruct', 'these weights have no decoder', 'load a file that has the decoder keys')
+        source = self._checked(source, 'source', 'B, T, H, W, 3')
+        target = self._checked(target, 'target', 'B, F, H, W, 3')
+        height, width = target.shape[2:4]
+        if height % self.patch_size or width % self.patch_size or source.shape[2:4] != (height, width):
+            raise UserError(
+                f'source {source.shape} and target {target.shape}',
+                f'both need one frame size that is a multiple of the patch, {self.patch_size}',
+                'resize or crop the frames',
+            )
+        if visible is None:
+            key = jax.random.key(0) if key is None else key
+            num_patches = (height // self.patch_size) * (width // self.patch_size)
+            visible = masking.random_visible(
+                key, target.shape[:2], num_patches, self.mask_ratio, shared=self.shared_mask
+            )
+        return self._reconstruct(source, target, deltas, jnp.asarray(visible))
+
+    def step(self, frame_BHWC, state=None):
+        """One frame of a stream: features (B, M, D) and the next state."""
+        features_BTMD, state = self.encode(frame_BHWC[:, None], state)
+        return features_BTMD[:, 0], state
+
+    @compiled
+    def _encode(self, frames_BTHWC, state):
+        tokens = self.encoder(rearrange(to_unit_range(frames_BTHWC), 'b t h w c -> (b t) h w c'))
+        tokens_BTMD = rearrange(tokens, '(b t) m d -> b t m d', b=frames_BTHWC.shape[0])
+        return self.core.scan(tokens_BTMD, state)
+
+    @compiled
+    def _reconstruct(self, source_BTHWC, target_BFHWC, deltas_BF, visible_BFV):
+        features_BTMD, _ = self._encode(source_BTHWC, None)
+        target_BFHWC = to_unit_range(target_BFHWC)
+        tokens_BFMD = targets.shared_encoder_tokens(self.encoder, target_BFHWC, visible_BFV)
+        grid = patches.grid_size(*target_BFHWC.shape[2:4], self.patch_size)
+        patches_BFNP = self.decoder(
+            self.decoder.embed(tokens_BFMD),
+            visible_BFV,
+            deltas_BF,
+            self.decoder.embed(flatten_time(features_BTMD)),
+            num_patches=grid[0] * grid[1],
+        )
+        pixels_BFHWC = patches.to_pixels(patches_BFNP, grid, self.patch_size)
+        return Reconstruction(pixels_BFHWC, visible_BFV, features_BTMD)
+
+    def _checked(self, frames, name, axes):
+        frames = frames if isinstance(frames, jax.Array) else np.asarray(frames)
+        if frames.ndim != 5 or frames.shape[-1] != 3 or min(frames.shape[2:4]) < self.patch_size:
+            raise UserError(
+                f'{name} of shape {frames.shape}',
+                f'expected ({axes}) with at least {self.patch_size} pixels a side',
+                'add the missing axes or enlarge the frames',
+            )
+        if frames.dtype != jnp.uint8 and not jnp.issubdtype(frames.dtype, jnp.floating):
+            raise UserError(f'{name} of {frames.dtype}', 'pixels are uint8, or float in [0, 1]', 'convert them')
+        return jnp.asarray(frames)
+
+
+def to_unit_range(frames):
+    """uint8 pixels to float32 in [0, 1]; floats are taken to be there already."""
+    return frames.astype(jnp.float32) / 255 if frames.dtype == jnp.uint8 else frames.astype(jnp.float32)
