@@ -1,0 +1,51 @@
+"""Frames in, an MP4 file out, playable everywhere."""
+
+import os
+from fractions import Fraction
+
+import numpy as np
+
+COLORSPACE, LIMITED_RANGE = 6, 1  # codes of BT.601 and 16-235, which is what the conversion from RGB gives
+
+
+def write_video(path, frames, fps=16):
+    """Write uint8 HWC frames (any iterable) as H.264 in an MP4 file, which appears complete or not at all.
+
+    fps is the playing rate in frames a second. yuv420p wants even sides, so an odd side repeats its last line.
+    Raises ValueError when there is no frame.
+    """
+    import av
+
+    temporary = f'{path}.{os.getpid()}.tmp'
+    try:
+        with av.open(temporary, 'w', format='mp4', options={'movflags': '+faststart'}) as container:
+            stream = None
+            for frame_HWC in frames:
+                frame_HWC = even(frame_HWC)
+                if stream is None:
+                    stream = _open_stream(container, frame_HWC.shape, fps)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format='rgb24')))
+            if stream is None:
+                raise ValueError(f'{path}: no frames to write')
+            container.mux(stream.encode())
+        os.replace(temporary, path)
+    finally:
+        if os.path.exists(temporary):
+            os.remove(temporary)
+
+
+def even(frame_HWC):
+    """The frame with even sides: an odd one repeats its last row or column."""
+    height, width = frame_HWC.shape[:2]
+    padded = np.pad(frame_HWC, ((0, height % 2), (0, width % 2), (0, 0)), mode='edge')
+    return np.ascontiguousarray(padded)
+
+
+def _open_stream(container, shape, fps):
+    stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001))
+    stream.height, stream.width = shape[:2]
+    stream.pix_fmt = 'yuv420p'
+    stream.codec_context.colorspace = COLORSPACE  # without the tag players guess, by the size of the picture
+    stream.codec_context.color_range = LIMITED_RANGE
+    stream.options = {'crf': '18', 'preset': 'medium'}
+    return stream
