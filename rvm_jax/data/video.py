@@ -1,0 +1,326 @@
+"""Open a video file and decode chosen frames at a chosen rate, one thread a decode.
+
+Time is counted in ticks: tick k of a target rate lies k / fps seconds after the first picture, and its frame is the one
+whose presentation timestamp is nearest (the earlier of two that are equally near). Frame numbers are never used, so
+variable frame rates, edit lists and a first timestamp other than 0 need no special case. Frames come upright, as RGB.
+"""
+
+import bisect
+import collections
+import contextlib
+import dataclasses
+import math
+import os
+import re
+import stat
+import time
+
+import av
+import numpy as np
+from av.video.reformatter import VideoReformatter
+
+from rvm_jax.errors import DataError
+
+# Decoders whose 'non-reference' flag is strict: such a frame is used by no other one. In H.265 it may be used by a
+# higher temporal layer, so there every frame is decoded.
+SKIPPABLE = ('h264',)
+EPSILON = 1e-6  # seconds: timestamps closer than this are the same
+FIX = 'remove or re-encode this video'
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoInfo:
+    """What a video file says about itself; None where it does not say.
+
+    height and width are upright pixels, rotation the degrees counter-clockwise that make the stored frames so.
+    """
+
+    num_frames: int | None
+    fps: float | None
+    duration_s: float | None
+    height: int
+    width: int
+    rotation: int
+
+
+def probe(path):
+    """VideoInfo of a file. DataError if it cannot be opened or its first frame cannot be decoded."""
+    with open_video(path) as video:
+        return video.info()
+
+
+def read_frames(path, ticks, fps, timeout_s=None):
+    """Decode the frames nearest to ticks (integers, any order, repeats allowed) of the target rate fps.
+
+    Returns (n, H, W, 3) uint8 in the order of ticks. DataError as in `Video.read`.
+    """
+    with open_video(path, timeout_s) as video:
+        return video.read(ticks, fps)
+
+
+def iterate_frames(path, fps=None):
+    """Yield every frame (H, W, 3) uint8 of a video, or the nearest one to each tick of fps, in constant memory."""
+    with open_video(path) as video:
+        yield from video.stream(fps)
+
+
+@contextlib.contextmanager
+def open_video(path, timeout_s=None):
+    """Open a video for as long as the `with` block lasts; a `Video` that gives up timeout_s seconds from now.
+
+    DataError with one line of reason: missing, not a regular file (a FIFO is never opened), empty, not a video,
+    no video stream.
+    """
+    path = os.fspath(path)
+    _check_regular(path)
+    try:
+        # 'file:' keeps names like 'a:b.mp4' from being read as a protocol; the whitelist keeps a playlist that calls
+        # itself a video from opening anything else.
+        container = av.open(
+            'file:' + os.path.abspath(path), container_options={'protocol_whitelist': 'file'}, timeout=timeout_s
+        )
+    except (av.FFmpegError, OSError) as error:
+        raise DataError(path, f'cannot be opened as a video ({_reason(error)})', FIX) from error
+    with container:
+        if not container.streams.video:
+            raise DataError(path, 'has no video stream', FIX)
+        yield Video(path, container, timeout_s)
+
+
+def _check_regular(path):
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        raise DataError(path, f'cannot be read ({_reason(error)})', 'check the path') from error
+    if not stat.S_ISREG(status.st_mode):
+        raise DataError(path, 'is not a regular file', 'remove it from the data')
+    if status.st_size == 0:
+        raise DataError(path, 'is empty (0 bytes)', FIX)
+
+
+def _reason(error):
+    return getattr(error, 'strerror', None) or str(error)
+
+
+class Video:
+    """An open video. Made by `open_video`, which closes it."""
+
+    def __init__(self, path, container, timeout_s):
+        self.path = path
+        self._container = container
+        self._timeout_s = timeout_s
+        self._deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        self._stream = stream = container.streams.video[0]
+        if stream.codec_context is None:
+            raise DataError(path, 'is in a codec that cannot be decoded here', FIX)
+        stream.codec_context.thread_count = 1
+        stream.codec_context.thread_type = 'NONE'
+        self._can_skip = stream.codec_context.name in SKIPPABLE
+        self._rate = float(stream.average_rate or 0) or None
+        self._tick_s = float(stream.time_base)
+        self._start_s = self._start()
+        self._position = None  # decoding timestamp of the newest packet read
+        self._reformatter = VideoReformatter()
+
+    def info(self):
+        """VideoInfo; decodes a frame, because only frames know their rotation."""
+        frame = next(self._decode(), None)
+        if frame is None:
+            raise DataError(self.path, 'has no frame that can be decoded', FIX)
+        rotation = _rotation(frame)
+        height, width = (frame.height, frame.width) if rotation % 180 == 0 else (frame.width, frame.height)
+        return VideoInfo(self._stream.frames or None, self._rate, self._duration(), height, width, rotation)
+
+    def count(self, fps):
+        """Ticks of fps that this video holds, from its duration, or from its packets where it states none.
+
+        The last one is at most half a frame after the last frame. A file that was cut off holds fewer than it says.
+        """
+        duration_s = self._duration() or self._scan_duration()
+        return max(1, math.floor((duration_s - self._half_frame(fps)) * fps + EPSILON) + 1)
+
+    def read(self, ticks, fps):
+        """Frames (n, H, W, 3) uint8 nearest to ticks (integers, any order); only what is needed is decoded.
+
+        DataError where a frame that is wanted, or one that it is predicted from, is damaged or missing, or decoding
+        takes longer than the time limit.
+        """
+        ticks = np.asarray(ticks)
+        unique = np.unique(ticks)
+        times_s, images = unique / fps, []
+        while len(images) < len(times_s):
+            rest = times_s[len(images) :]
+            images += self._read_from(rest, rest[0]) or self._read_from(rest, None)
+        if len({image.shape for image in images}) > 1:
+            raise DataError(self.path, 'changes its size between frames', FIX)
+        return np.stack([images[i] for i in np.searchsorted(unique, ticks)])
+
+    def stream(self, fps=None):
+        """Yield frames (H, W, 3) uint8 from first to last: every one, or the nearest to each tick of fps."""
+        if fps is None:
+            yield from map(self._to_rgb, self._decode())
+            return
+        tick, before = 0, None
+        for frame in self._decode():
+            while tick / fps <= self._time(frame) + EPSILON:
+                yield self._to_rgb(self._nearer(before, frame, tick / fps))
+                tick += 1
+            before = frame
+        while before is not None and tick / fps <= self._time(before) + self._half_frame(fps) - EPSILON:
+            yield self._to_rgb(before)
+            tick += 1
+
+    def _read_from(self, times_s, seek_s):
+        """Images for the first of times_s, as many as are cheaper to reach by decoding on than by seeking again.
+
+        Starts at the keyframe before seek_s, None: at the start of the file. None if that landed after times_s[0].
+        """
+        self._seek(seek_s)
+        images, before = [], None
+        for frame in self._decode(times_s):
+            if before is None and seek_s is not None and self._time(frame) > times_s[0] + EPSILON:
+                return None
+            served, chosen = len(images), None
+            while len(images) < len(times_s) and times_s[len(images)] <= self._time(frame) + EPSILON:
+                nearer = self._nearer(before, frame, times_s[len(images)])
+                images.append(images[-1] if nearer is chosen else self._to_rgb(nearer))
+                chosen = nearer
+            if len(images) == len(times_s) or (len(images) > served and self._is_keyframe_ahead(times_s[len(images)])):
+                return images
+            before = frame
+        return self._read_end(times_s, images, before, seek_s)
+
+    def _read_end(self, times_s, images, last, seek_s):
+        """The last frame stands for the ticks until it would be replaced; a tick after that has no frame."""
+        if last is None and seek_s is not None:
+            return None
+        end_s = 0 if last is None else self._time(last) + max(self._half_frame(10), last.duration * self._tick_s)
+        missing = times_s[-1]
+        if last is None or missing > end_s + EPSILON:
+            raise DataError(self.path, f'ends at {end_s:.2f} s, before the frame wanted at {missing:.2f} s', FIX)
+        return images + [self._to_rgb(last)] * (len(times_s) - len(images))
+
+    def _decode(self, times_s=None):
+        """Yield decoded frames in order of presentation; those that times_s make superfluous may be left out."""
+        context = self._stream.codec_context
+        for packet, is_needed in self._packets(times_s):
+            if time.monotonic() > self._deadline:
+                raise DataError(self.path, f'takes longer than {self._timeout_s:g} s to decode', FIX)
+            if self._can_skip:
+                context.skip_frame = 'DEFAULT' if is_needed else 'NONREF'
+            try:
+                frames = packet.decode()
+            except av.FFmpegError as error:
+                raise self._damaged(packet.pts, error) from error
+            for frame in frames:
+                if frame.is_corrupt:
+                    raise self._damaged(frame.pts, 'corrupt frame')
+                yield frame
+
+    def _packets(self, times_s):
+        """Yield (packet, is_needed); is_needed is False where no time in times_s is nearest to the packet's frame.
+
+        The frames shown right before and after a packet's are known once decoding timestamps have passed them, so
+        packets wait here until then. Superfluous frames are decoded only if others are predicted from them.
+        """
+        waiting, shown = collections.deque(), []
+        for packet in self._demux():
+            waiting.append(packet)
+            if packet.pts is not None:
+                bisect.insort(shown, packet.pts)
+            blind = times_s is None or not self._can_skip or packet.dts is None
+            while waiting and (blind or waiting[0].pts is None or _successor(shown, waiting[0].pts) <= packet.dts):
+                packet_out = waiting.popleft()
+                yield packet_out, blind or packet_out.pts is None or self._is_wanted(packet_out.pts, shown, times_s)
+        for packet in waiting:
+            yield packet, True
+
+    def _demux(self):
+        try:
+            for packet in self._container.demux(self._stream):
+                if packet.dts is not None:
+                    self._position = packet.dts
+                yield packet
+        except (av.FFmpegError, OSError) as error:
+            raise self._damaged(self._position, error) from error
+
+    def _is_wanted(self, pts, shown, times_s):
+        """Whether one of times_s is nearer to this frame than to the ones shown right before and after it."""
+        i = bisect.bisect_left(shown, pts)
+        before = shown[i - 1] if i else -math.inf
+        low, high = (
+            (a + b) / 2 * self._tick_s - self._start_s for a, b in ((before, pts), (pts, _successor(shown, pts)))
+        )
+        return np.searchsorted(times_s, high + EPSILON, 'right') > np.searchsorted(times_s, low - EPSILON, 'left')
+
+    def _seek(self, time_s):
+        if self._position is None and (time_s is None or time_s <= 0):
+            return  # a fresh file stands at its start
+        try:
+            self._container.seek(self._to_pts(time_s or 0), stream=self._stream)
+        except (av.FFmpegError, OSError) as error:
+            raise DataError(self.path, f'cannot be searched ({_reason(error)})', FIX) from error
+
+    def _is_keyframe_ahead(self, time_s):
+        """Whether a keyframe lies between what has been read and time_s."""
+        entries = self._stream.index_entries
+        i = entries.search_timestamp(self._to_pts(time_s))
+        return i >= 0 and entries[i].timestamp > self._position
+
+    def _to_rgb(self, frame):
+        rgb = self._reformatter.reformat(frame, format='rgb24', threads=1).to_ndarray()
+        return np.ascontiguousarray(np.rot90(rgb, _rotation(frame) // 90))
+
+    def _nearer(self, before, after, time_s):
+        if before is None:
+            return after
+        return before if time_s - self._time(before) <= self._time(after) - time_s + EPSILON else after
+
+    def _time(self, frame):
+        if frame.pts is None:
+            raise DataError(self.path, 'has frames without a timestamp', FIX)
+        return frame.pts * self._tick_s - self._start_s
+
+    def _to_pts(self, time_s):
+        return math.floor((time_s + self._start_s) / self._tick_s + EPSILON)
+
+    def _half_frame(self, fps):
+        return 0.5 / (self._rate or fps)
+
+    def _start(self):
+        if self._stream.start_time is not None:
+            return self._stream.start_time * self._tick_s
+        return (self._container.start_time or 0) / av.time_base
+
+    def _duration(self):
+        """Seconds from the first frame to the end of the last, None where the file does not say."""
+        if self._stream.duration and self._stream.duration > 0:
+            return self._stream.duration * self._tick_s
+        is_matroska = 'matroska' in self._container.format.name
+        tag = re.fullmatch(r'(\d+):(\d+):(\d+\.?\d*)', self._stream.metadata.get('DURATION', ''))
+        if tag:
+            duration_s = sum(float(part) * unit for part, unit in zip(tag.groups(), (3600, 60, 1), strict=True))
+        else:
+            duration_s = (self._container.duration or 0) / av.time_base
+        return max(duration_s - self._start_s * is_matroska, 0) or None  # Matroska counts from 0, not from the start
+
+    def _scan_duration(self):
+        """The same from the packets, which reads the whole file but decodes nothing."""
+        ends = [p.pts + (p.duration or 0) for p in self._demux() if p.pts is not None]
+        if not ends:
+            raise DataError(self.path, 'has no frame with a timestamp', FIX)
+        return max(ends) * self._tick_s - self._start_s
+
+    def _damaged(self, pts, error):
+        where = '' if pts is None else f' at {pts * self._tick_s - self._start_s:.2f} s'
+        return DataError(self.path, f'is damaged{where} ({_reason(error)})', FIX)
+
+
+def _successor(shown, pts):
+    i = bisect.bisect_right(shown, pts)
+    return shown[i] if i < len(shown) else math.inf
+
+
+def _rotation(frame):
+    """Degrees counter-clockwise that turn a stored frame upright: 0, 90, 180 or 270."""
+    return round(frame.rotation / 90) * 90 % 360
