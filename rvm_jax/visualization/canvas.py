@@ -1,5 +1,6 @@
 """Laying frames out on a white canvas: enlarging, small captions, labelled rows, PNG files."""
 
+import functools
 import os
 
 import numpy as np
@@ -20,6 +21,7 @@ def enlarge(frames, factor):
     return frames.repeat(factor, axis=-3).repeat(factor, axis=-2)
 
 
+@functools.lru_cache(maxsize=256)
 def text_picture(text, size, color=INK):
     """One line of text on white, cropped to its width; the height depends on size (pixels) only. uint8 HWC."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg

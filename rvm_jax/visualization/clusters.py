@@ -6,8 +6,8 @@ Constructions of the RVM figures: every (t, row, column) vector of one video is 
 import numpy as np
 
 from rvm_jax.errors import UserError
-from rvm_jax.visualization import canvas
 from rvm_jax.visualization.overlays import PALETTE, blend
+from rvm_jax.visualization.video import contact_sheet
 
 
 def pca_colors(features_ThwD, size, seed=0):
@@ -63,24 +63,7 @@ def feature_panel(frames_THWC, features_ThwD, truth_THWC=None, columns=8, seed=0
     ]
     if truth_THWC is not None:
         videos.append(('truth', truth_THWC))
-    return sheet(videos, columns)
-
-
-def sheet(videos, columns=8):
-    """A contact sheet of several videos of one length: up to `columns` moments, spread from first to last frame.
-
-    videos is a list of (label, frames_THWC uint8).
-    """
-    num_frames, height, width, _ = videos[0][1].shape
-    moments = np.unique(np.linspace(0, num_frames - 1, min(columns, num_frames)).round().astype(int))
-    factor = canvas.enlargement(height, width)
-    captions = [f'frame {moment}' for moment in moments]
-    return canvas.named_rows(
-        [
-            (label, canvas.enlarge(frames_THWC[moments], factor), [] if index else captions)
-            for index, (label, frames_THWC) in enumerate(videos)
-        ]
-    )
+    return contact_sheet(videos, columns)
 
 
 def _vectors(features_ThwD, at_least):

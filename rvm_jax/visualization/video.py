@@ -1,9 +1,11 @@
-"""Frames in, an MP4 file out, playable everywhere."""
+"""Videos to look at: MP4 files that play everywhere, and contact sheets."""
 
 import os
 from fractions import Fraction
 
 import numpy as np
+
+from rvm_jax.visualization import canvas
 
 COLORSPACE, LIMITED_RANGE = 6, 1  # codes of BT.601 and 16-235, which is what the conversion from RGB gives
 
@@ -32,6 +34,34 @@ def write_video(path, frames, fps=16):
     finally:
         if os.path.exists(temporary):
             os.remove(temporary)
+
+
+def side_by_side(videos):
+    """Yield the frames of several videos of one length next to each other, with their names above. uint8 HWC.
+
+    videos is a list of (name, frames_THWC uint8); small frames are enlarged.
+    """
+    names, videos_VTHWC = zip(*videos, strict=True)
+    factor = canvas.enlargement(*videos_VTHWC[0].shape[1:3], smallest=192)
+    for views in zip(*videos_VTHWC, strict=True):
+        yield canvas.strip(canvas.enlarge(np.stack(views), factor), names)
+
+
+def contact_sheet(videos, columns=8):
+    """One picture of several videos of one length: up to `columns` moments, spread from the first frame to the last.
+
+    videos is a list of (name, frames_THWC uint8), one row each. uint8 HWC.
+    """
+    num_frames, height, width, _ = videos[0][1].shape
+    moments = np.unique(np.linspace(0, num_frames - 1, min(columns, num_frames)).round().astype(int))
+    factor = canvas.enlargement(height, width)
+    captions = [f'frame {moment}' for moment in moments]
+    return canvas.named_rows(
+        [
+            (name, canvas.enlarge(frames_THWC[moments], factor), [] if index else captions)
+            for index, (name, frames_THWC) in enumerate(videos)
+        ]
+    )
 
 
 def even(frame_HWC):

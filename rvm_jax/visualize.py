@@ -1,0 +1,135 @@
+"""Make pictures of what a model sees in a video: PCA, K-means, masked reconstruction.
+
+Example:
+    rvm visualize --model runs/demo/export --video cat.mp4 --output pictures
+
+pca and kmeans (.png, .mp4) color each patch by its features, unrolled through the core one frame at a time.
+reconstruction (.png, .mp4) shows frames 0 to 3 to the model and has it rebuild later ones, up to frame 63, from the few
+patches that stay visible. Videos play at 16 frames a second.
+"""
+
+import os
+import sys
+from itertools import islice
+
+import numpy as np
+
+from rvm_jax.errors import DataError, UserError
+
+NUM_SOURCE = 4  # frames watched
+NUM_DELTAS = 64  # distances that the decoder can tell apart
+TARGETS_AT_ONCE = 4
+PANEL_COLUMNS = 8
+
+
+def add_arguments(parser):
+    """Flags of `rvm visualize`."""
+    parser.add_argument('--model', required=True, help='export folder, workdir, or released RVM .npz')
+    parser.add_argument('--step', type=int, help='step of a workdir (default: its newest)')
+    parser.add_argument('--video', required=True, help='video file')
+    parser.add_argument('--output', required=True, help='folder for the pictures')
+    parser.add_argument('--frames', type=int, default=64, help='frames to use, from the first on (default: 64)')
+    parser.add_argument('--fps', type=float, help='frames a second to take (default: every frame)')
+    parser.add_argument(
+        '--size', type=int, help='short side in pixels, aspect kept (default: the size the model was trained at)'
+    )
+
+
+def run(args):
+    """Write the pictures and print where they are."""
+    if args.frames < NUM_SOURCE + 1:
+        raise UserError(f'--frames {args.frames}', f'{NUM_SOURCE} sources and a target are needed', 'raise it')
+    if args.fps is not None and not args.fps > 0:
+        raise UserError(f'--fps {args.fps}', 'must be above 0', 'leave it out to take every frame')
+    if not os.path.isfile(args.video):
+        raise UserError(args.video, 'there is no such file', 'check --video')
+    from rvm_jax import pretrained
+    from rvm_jax.probing import extract
+
+    model = pretrained.load(args.model, step=args.step)
+    size = model.image_size if args.size is None else args.size
+    frames = extract.video_frames(args.video, short_side=size, patch_size=model.patch_size, fps=args.fps)
+    frames_THWC = np.stack(list(islice(frames, args.frames)))
+    if len(frames_THWC) <= NUM_SOURCE:
+        raise DataError(args.video, f'has {len(frames_THWC)} frames', f'use a video of at least {NUM_SOURCE + 1}')
+    os.makedirs(args.output, exist_ok=True)
+    write_feature_pictures(model, frames_THWC, args.output)
+    if model.decoder is None:
+        print(f'{args.model}: these weights have no decoder, so there is no reconstruction', file=sys.stderr)
+    else:
+        write_reconstructions(model, frames_THWC, args.output)
+    print(f'pictures of {len(frames_THWC)} frames are in {args.output}')
+
+
+def write_feature_pictures(model, frames_THWC, folder):
+    """Write pca and kmeans, .png (moments spread over the video) and .mp4 (the video beside its features)."""
+    from rvm_jax.probing import extract
+    from rvm_jax.visualization import canvas, clusters, video
+    from rvm_jax.visualization.overlays import blend
+
+    size = frames_THWC.shape[1:3]
+    frames = progress(frames_THWC, 'features')
+    features_TMD = np.concatenate(list(extract.encode_stream(model, frames)))
+    grid = (size[0] // model.patch_size, size[1] // model.patch_size)
+    features_ThwD = extract.patch_grid(features_TMD, grid, model.num_prefix_tokens)
+    pca_THWC = clusters.pca_colors(features_ThwD, size)
+    kmeans_THWC = clusters.label_colors(clusters.kmeans_labels(features_ThwD), size)
+    videos = [('video', frames_THWC), ('PCA', pca_THWC)]
+    canvas.write_png(os.path.join(folder, 'pca.png'), video.contact_sheet(videos))
+    video.write_video(os.path.join(folder, 'pca.mp4'), video.side_by_side(videos))
+    videos = [('video', frames_THWC), ('K-means', kmeans_THWC), ('overlay', blend(frames_THWC, kmeans_THWC))]
+    canvas.write_png(os.path.join(folder, 'kmeans.png'), video.contact_sheet(videos))
+    video.write_video(os.path.join(folder, 'kmeans.mp4'), video.side_by_side(videos))
+
+
+def write_reconstructions(model, frames_THWC, folder):
+    """Write reconstruction.png, up to eight targets in columns, and .mp4, every target in turn."""
+    from rvm_jax.probing import extract
+    from rvm_jax.visualization import canvas, reconstruction, video
+
+    side = min(frames_THWC.shape[1:3])  # the model was trained on squares, and so are its decoder's positions
+    frames_THWC = extract.cut(frames_THWC, side, side)
+    source_THWC, target_FHWC = frames_THWC[:NUM_SOURCE], frames_THWC[NUM_SOURCE:NUM_DELTAS]
+    deltas_F = np.arange(NUM_SOURCE, NUM_SOURCE + len(target_FHWC))
+    pixels_FHWC, visible_FV = rebuild(model, source_THWC, target_FHWC, deltas_F)
+    shown = slice(None, None, max(1, len(deltas_F) // PANEL_COLUMNS))
+    clip = (target_FHWC, pixels_FHWC, visible_FV, deltas_F)
+    target_BFHWC, pixels_BFHWC, visible_BFV, deltas_BF = (array[shown][:PANEL_COLUMNS][None] for array in clip)
+    panel = reconstruction.panel(
+        source_THWC[None], target_BFHWC, pixels_BFHWC, visible_BFV, model.patch_size, deltas_BF
+    )
+    canvas.write_png(os.path.join(folder, 'reconstruction.png'), panel)
+    grid = (side // model.patch_size, side // model.patch_size)
+    mask_FHW = reconstruction.mask_from_visible(visible_FV, grid, model.patch_size)
+    stages = reconstruction.stages(target_FHWC, pixels_FHWC, mask_FHW)
+    video.write_video(os.path.join(folder, 'reconstruction.mp4'), video.side_by_side(list(stages.items())))
+
+
+def rebuild(model, source_THWC, target_FHWC, deltas_F):
+    """Reconstruct any number of targets from one set of sources, a few at a time; masks are the same every time.
+
+    Returns pixels_FHWC float32 and visible_FV.
+    """
+    import jax
+
+    pieces = []
+    for start in progress(range(0, len(deltas_F), TARGETS_AT_ONCE), 'reconstruction'):
+        part = slice(start, start + TARGETS_AT_ONCE)
+        key = jax.random.fold_in(jax.random.key(0), start)
+        out = model.reconstruct(source_THWC[None], target_FHWC[None, part], deltas_F[None, part], key=key)
+        pieces.append((np.asarray(out.pixels[0]), np.asarray(out.visible[0])))
+    pixels, visible = zip(*pieces, strict=True)
+    return np.concatenate(pixels), np.concatenate(visible)
+
+
+def progress(items, description):
+    """The items, with a progress bar if somebody is watching."""
+    from rich.progress import track
+
+    return track(items, description, disable=not sys.stdout.isatty())
+
+
+if __name__ == '__main__':
+    from rvm_jax import cli
+
+    cli.main(['visualize', *sys.argv[1:]])
