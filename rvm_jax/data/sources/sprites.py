@@ -36,18 +36,18 @@ def random_texture(rng, hue, cycles, saturation, brightness):
     """
     hues = hue + rng.choice((-1, 1)) * np.array([0.1, 0.0, -0.1])
     saturations = rng.uniform(*saturation, size=3)
-    dark, middle, light = (
-        np.array(colorsys.hsv_to_rgb(h % 1, s, v)) for h, s, v in zip(hues, saturations, brightness, strict=True)
-    )
-    first_HW1, second_HW1 = (1 / (1 + np.exp(-1.7 * smooth_field(rng, cycles)[..., None])) for _ in range(2))
-    return ((1 - first_HW1) * dark + first_HW1 * ((1 - second_HW1) * middle + second_HW1 * light)).astype(np.float32)
+    colors = [colorsys.hsv_to_rgb(h % 1, s, v) for h, s, v in zip(hues, saturations, brightness, strict=True)]
+    first_HW, second_HW = (1 / (1 + np.exp(-1.7 * smooth_field(rng, cycles))) for _ in range(2))
+    shares_HW3 = np.stack([1 - first_HW, first_HW * (1 - second_HW), first_HW * second_HW], axis=-1)
+    return shares_HW3 @ np.array(colors, np.float32)
 
 
 def smooth_field(rng, cycles):
     """Draw a periodic random field_HW, (SIZE, SIZE), with mean 0, deviation 1 and about `cycles` waves a side."""
     frequency = np.hypot(np.fft.fftfreq(SIZE, 1 / SIZE)[:, None], np.fft.rfftfreq(SIZE, 1 / SIZE)[None])
     band = np.exp(-0.5 * ((frequency / cycles - 0.7) / 0.4) ** 2) * (frequency > 0)
-    field_HW = np.fft.irfft2(np.fft.rfft2(rng.standard_normal((SIZE, SIZE))) * band, s=(SIZE, SIZE))
+    noise_HW = rng.standard_normal((SIZE, SIZE), np.float32)
+    field_HW = np.fft.irfft2(np.fft.rfft2(noise_HW) * band.astype(np.float32), s=(SIZE, SIZE))
     return field_HW / field_HW.std()
 
 

@@ -59,7 +59,7 @@ def truth(scene):
             x, y, width, height = cv2.boundingRect(covered_HW.astype(np.uint8))
             boxes_KT4[k, t] = x, y, x + width, y + height
     tracks = [_move(scene.background_points_N2, scene.cameras_T23)]
-    tracks += [_move(shape.points_N2, _poses(shape)) for shape in scene.shapes]
+    tracks += [_move(shape.points_N2, _pose(shape, slice(None))) for shape in scene.shapes]
     tracks_PT2 = np.concatenate(tracks).astype(np.float32)
     track_objects_P = np.repeat(np.arange(K + 1), [len(tracks_NT2) for tracks_NT2 in tracks]).astype(np.int8)
     return Truth(
@@ -105,7 +105,7 @@ def _background(scene, t):
 def _sprite_on_screen(shape, t, height, width):
     """The sprite in frame t, and coverage_HW: the fraction of each pixel that it covers."""
     texels = sprites.SIZE / (2 * sprites.EXTENT)
-    placement = (height, width, _poses(shape)[t], texels, sprites.EXTENT)
+    placement = (height, width, _pose(shape, t), texels, sprites.EXTENT)
     sprite_HWC = _warp(shape.sprite_HWC, *placement, borderMode=cv2.BORDER_CONSTANT, borderValue=(0, 0, 0, -1))
     # One pixel along, the distance to the outline changes by one: half a pixel inside is covered, half outside is not.
     return sprite_HWC, np.clip(sprite_HWC[..., 3] * shape.radii_T[t] + 0.5, 0, 1)
@@ -121,10 +121,10 @@ def _warp(texture_HWC, height, width, pose_23, texels, origin, **border):
     return cv2.warpAffine(texture_HWC, matrix, (width, height), flags=flags, **border)
 
 
-def _poses(shape):
-    """poses_T23: take x, y in units of the radius to pixels, in every frame."""
-    linear_T22 = shape.radii_T[:, None, None] * rotation(shape.angles_T)
-    return np.concatenate([linear_T22, shape.centers_T2[:, :, None]], axis=-1)
+def _pose(shape, t):
+    """Take x, y in units of the radius to pixels in frame t: (2, 3), or (T, 2, 3) for a slice of frames."""
+    linear = shape.radii_T[t][..., None, None] * rotation(shape.angles_T[t])
+    return np.concatenate([linear, shape.centers_T2[t][..., None]], axis=-1)
 
 
 def _move(points_N2, maps_T23):

@@ -25,7 +25,7 @@ def test_a_written_video_decodes_to_nearly_the_same_frames(tmp_path):
     frames = render(random_scene(np.random.default_rng(0), 20))
     write_video(tmp_path / 'a.mp4', frames, fps=10)
     error = decode(tmp_path / 'a.mp4').astype(float) - frames
-    assert 10 * np.log10(255**2 / (error**2).mean()) > 32  # dB
+    assert 10 * np.log10(255**2 / (error**2).mean()) > 28  # dB; colors are stored at half resolution
     with av.open(str(tmp_path / 'a.mp4')) as container:
         stream = container.streams.video[0]
         assert (stream.average_rate, stream.frames, stream.codec_context.pix_fmt) == (10, 20, 'yuv420p')
