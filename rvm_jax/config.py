@@ -21,7 +21,7 @@ CHOICES = {
     'model.core': ('rvmrnn',),
     'model.precision': ('float32', 'official_mixed', 'bf16'),
     'model.softmax_dtype': ('float32', 'input'),
-    'model.attention': ('auto', 'xla', 'cudnn'),
+    'model.attention': ('auto', 'xla', 'by_head', 'cudnn'),
     'model.remat': ('none', 'dots', 'full'),
     'model.block_order': ('cross_mlp_self', 'self_mlp_cross'),
     'model.gelu': ('tanh', 'erf'),
@@ -50,7 +50,7 @@ def default():
     m.shared_mask = False  # one mask for the whole batch, as the released demo draws it
     m.precision = 'bf16'  # float32, official_mixed (as released), bf16
     m.softmax_dtype = 'float32'  # official_mixed only: attention weights stay float32, or go back to the input's dtype
-    m.attention = 'auto'  # auto: fused where the device has it; xla, cudnn
+    m.attention = 'auto'  # auto: fused where the device has it; xla, by_head, cudnn, see models/attention.py
     m.remat = 'dots'  # what is recomputed going back: none, dots (keep matrix products), full (keep nothing of a block)
     m.block_order = 'cross_mlp_self'  # as released; self_mlp_cross is the paper's Listing 2
     m.gate_bias = False  # the paper's Listing 1 has biases, its equations and the release have none

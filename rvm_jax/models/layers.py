@@ -13,6 +13,8 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
+from rvm_jax.models.attention import attention
+
 lecun_normal = nnx.initializers.lecun_normal()
 xavier_uniform = nnx.initializers.xavier_uniform()
 
@@ -38,7 +40,7 @@ PRECISIONS = {
 class Execution:
     """How a model is computed, which never changes what it computes beyond rounding.
 
-    implementation: 'auto', 'xla' or 'cudnn', see `attention`. remat: 'none', 'dots' or 'full', see `Stack`.
+    implementation: 'auto', 'xla', 'by_head' or 'cudnn', see attention.py. remat: 'none', 'dots' or 'full', see `Stack`.
     unroll: inline every scanned layer; the compiler's cost analysis counts the body of a loop only once.
     """
 
@@ -62,28 +64,6 @@ class Dense(nnx.Module):
         axes = tuple(range(x.ndim - contracted, x.ndim)), tuple(range(contracted))
         y = jax.lax.dot_general(x, self.kernel[...].astype(x.dtype), (axes, ((), ())))
         return y if self.bias is None else y + self.bias[...].astype(x.dtype)
-
-
-def attention(query_BQHd, key_BKHd, value_BKHd, execution):
-    """Scaled dot-product attention without mask, softmax in float32; returns (B, Q, H, d).
-
-    `implementation` 'auto' takes cuDNN's fused kernel on an NVIDIA GPU for half-precision inputs (it does not take
-    others) and plain XLA elsewhere. The released precision is always plain XLA: a fused kernel rounds elsewhere.
-    """
-    precision = execution.precision
-    half = all(x.dtype == jnp.bfloat16 for x in (query_BQHd, key_BKHd, value_BKHd)) and not precision.half_logits
-    fused = execution.implementation == 'cudnn' or (
-        execution.implementation == 'auto' and jax.default_backend() == 'gpu' and query_BQHd.shape[-1] % 8 == 0
-    )
-    if fused and half:
-        return jax.nn.dot_product_attention(query_BQHd, key_BKHd, value_BKHd, implementation='cudnn')
-    query_BQHd = query_BQHd * query_BQHd.shape[-1] ** -0.5
-    logits_dtype = None if precision.half_logits else jnp.float32
-    logits_BHQK = jnp.einsum('bqhd,bkhd->bhqk', query_BQHd, key_BKHd, preferred_element_type=logits_dtype)
-    weights_BHQK = jax.nn.softmax(logits_BHQK.astype(jnp.float32), axis=-1)
-    if precision.weights == 'input':
-        weights_BHQK = weights_BHQK.astype(value_BKHd.dtype)
-    return jnp.einsum('bhqk,bkhd->bqhd', weights_BHQK, value_BKHd)
 
 
 class Attention(nnx.Module):

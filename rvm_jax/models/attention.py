@@ -1,0 +1,82 @@
+"""The one attention function: scaled dot products, softmax in float32, no mask; fused where the device allows.
+
+Scores (heads x queries x keys) are the largest arrays of the model. 'xla' writes them to memory, as any array
+program would. 'by_head' takes one head of one clip at a time, so that its scores stay in the cache of a CPU, and
+computes them again going back. 'cudnn' is NVIDIA's fused kernel, for bfloat16 alone.
+"""
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+LARGE_SCORES = 2**18  # scores of one head above which they fall out of a CPU's cache; below, 'xla' is as fast
+
+
+def attention(query_BQHd, key_BKHd, value_BKHd, execution):
+    """Softmax(query . key / sqrt(d)) . value, (B, Q, H, d).
+
+    execution.implementation: 'xla', 'by_head', 'cudnn', or 'auto' for the best that device and dtypes allow. The
+    released precision always takes 'xla': the others round elsewhere.
+    """
+    implementation = execution.implementation
+    if execution.precision.half_logits:
+        implementation = 'xla'
+    elif implementation == 'auto':
+        implementation = _best(query_BQHd, key_BKHd, value_BKHd)
+    if implementation == 'cudnn':
+        return jax.nn.dot_product_attention(query_BQHd, key_BKHd, value_BKHd, implementation='cudnn')
+    query_BQHd = query_BQHd * query_BQHd.shape[-1] ** -0.5
+    if implementation == 'by_head':
+        return _by_head(query_BQHd, key_BKHd, value_BKHd, execution.unroll)
+    return _xla(query_BQHd, key_BKHd, value_BKHd, execution.precision)
+
+
+def _best(query_BQHd, key_BKHd, value_BKHd):
+    backend = jax.default_backend()
+    half = all(x.dtype == jnp.bfloat16 for x in (query_BQHd, key_BKHd, value_BKHd))
+    if backend == 'gpu' and half and query_BQHd.shape[-1] % 8 == 0:
+        return 'cudnn'
+    large = query_BQHd.shape[1] * key_BKHd.shape[1] > LARGE_SCORES
+    return 'by_head' if backend == 'cpu' and large else 'xla'
+
+
+def _xla(query_BQHd, key_BKHd, value_BKHd, precision):
+    logits_dtype = None if precision.half_logits else jnp.float32
+    logits_BHQK = jnp.einsum('bqhd,bkhd->bhqk', query_BQHd, key_BKHd, preferred_element_type=logits_dtype)
+    weights_BHQK = jax.nn.softmax(logits_BHQK.astype(jnp.float32), axis=-1)
+    if precision.weights == 'input':
+        weights_BHQK = weights_BHQK.astype(value_BKHd.dtype)
+    return jnp.einsum('bhqk,bkhd->bqhd', weights_BHQK, value_BKHd)
+
+
+def _by_head(query_BQHd, key_BKHd, value_BKHd, unroll):
+    heads = [rearrange(x, 'b n h d -> (b h) n d') for x in (query_BQHd, key_BKHd, value_BKHd)]
+    out = jax.vmap(_one_head)(*heads) if unroll else jax.lax.map(lambda qkv: _one_head(*qkv), heads)
+    return rearrange(out, '(b h) n d -> b n h d', b=query_BQHd.shape[0])
+
+
+@jax.custom_vjp
+def _one_head(query_Qd, key_Kd, value_Kd):
+    return _one_head_forward(query_Qd, key_Kd, value_Kd)[0]
+
+
+def _one_head_forward(query_Qd, key_Kd, value_Kd):
+    logits_QK = jnp.dot(query_Qd, key_Kd.T, preferred_element_type=jnp.float32)
+    top_Q1 = logits_QK.max(-1, keepdims=True)
+    weights_QK = jnp.exp(logits_QK - top_Q1)
+    total_Q1 = weights_QK.sum(-1, keepdims=True)
+    out_Qd = (jnp.dot(weights_QK.astype(value_Kd.dtype), value_Kd) / total_Q1).astype(query_Qd.dtype)
+    return out_Qd, (query_Qd, key_Kd, value_Kd, out_Qd, top_Q1 + jnp.log(total_Q1))
+
+
+def _one_head_backward(saved, grad_Qd):
+    query_Qd, key_Kd, value_Kd, out_Qd, log_total_Q1 = saved
+    logits_QK = jnp.dot(query_Qd, key_Kd.T, preferred_element_type=jnp.float32)
+    weights_QK = jnp.exp(logits_QK - log_total_Q1)
+    grad_weights_QK = jnp.dot(grad_Qd, value_Kd.T, preferred_element_type=jnp.float32)
+    grad_logits_QK = weights_QK * (grad_weights_QK - (grad_Qd * out_Qd).sum(-1, keepdims=True))
+    weights_QK, grad_logits_QK = weights_QK.astype(grad_Qd.dtype), grad_logits_QK.astype(grad_Qd.dtype)
+    return grad_logits_QK @ key_Kd, grad_logits_QK.T @ query_Qd, weights_QK.T @ grad_Qd
+
+
+_one_head.defvjp(_one_head_forward, _one_head_backward)
