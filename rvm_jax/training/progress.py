@@ -1,0 +1,98 @@
+"""What a person sees while a run goes on: notices, and one line or bar with the numbers of the latest step."""
+
+import collections
+import os
+import sys
+import time
+
+WINDOW = 500  # updates that the pace is averaged over
+LONGEST = 999 * 3600  # seconds; a time left beyond it says nothing
+
+
+def say(message, stream=None):
+    """Print one line to standard error (or stream); where nobody reads any more, go on in silence.
+
+    A run must outlive the terminal or pipe it was started from, so a closed one is replaced by the null device.
+    """
+    stream = sys.stderr if stream is None else stream
+    try:
+        print(message, file=stream, flush=True)
+    except ValueError:  # the stream object was closed
+        return
+    except OSError:  # a pipe without a reader, or a terminal that is gone
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
+
+
+def format_line(step, total, scalars, seconds_left=None):
+    """One line about a step. mfu and data_wait are fractions; what is absent from scalars is left out."""
+    parts = [f'step {step}/{total}']
+    for name, template in (
+        ('loss', 'loss {:.4g}'),
+        ('learning_rate', 'lr {:.1e}'),
+        ('grad_norm', '|g| {:.2g}'),
+        ('clips_per_second', '{:.1f} clips/s'),
+        ('mfu', 'MFU {:.0%}'),
+        ('data_wait', 'data wait {:.0%}'),
+    ):
+        if scalars.get(name) is not None:
+            parts.append(template.format(float(scalars[name])).replace('%', ' %'))
+    for name, unit in (('skipped_videos', 'videos'), ('skipped_steps', 'steps')):
+        if scalars.get(name):
+            parts.append(f'skipped {int(scalars[name])} {unit}')
+    if seconds_left is not None:
+        parts.append(f'left {format_seconds(seconds_left)}')
+    return '  '.join(parts)
+
+
+def format_seconds(seconds):
+    """Minutes and seconds, with hours where there are any: 12:34, 1:02:03."""
+    minutes, seconds = divmod(round(min(max(seconds, 0), LONGEST)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
+
+
+class Progress:
+    """A live bar on a terminal; elsewhere a plain line at each logged step.
+
+    The pace is measured on the monotonic clock from the end of the first step on, so neither a clock that jumps nor
+    the compilation spoils the time left.
+    """
+
+    def __init__(self, total, stream=None):
+        self._total, self._stream = total, sys.stdout if stream is None else stream
+        self._seen = collections.deque(maxlen=WINDOW)
+        self._bar = self._task = None
+
+    def __enter__(self):
+        if self._stream is not None and self._stream.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, TextColumn
+            from rich.progress import Progress as Bar
+
+            columns = BarColumn(bar_width=20), TextColumn('{task.description}', markup=False)
+            self._bar = Bar(*columns, console=Console(file=self._stream))
+            self._task = self._bar.add_task('compiling', total=self._total)
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_):
+        if self._bar is not None:
+            self._bar.stop()
+
+    def update(self, step, scalars=None):
+        """Tell that a step is done; scalars are given at logged steps only."""
+        self._seen.append((time.monotonic(), step))
+        text = None if scalars is None else format_line(step, self._total, scalars, self.seconds_left())
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, **({} if text is None else {'description': text}))
+        elif text is not None:
+            say(text, self._stream)
+
+    def seconds_left(self):
+        """Seconds until the last step at the present pace, or None before there is a pace."""
+        (began, first), (now, step) = self._seen[0], self._seen[-1]
+        if step <= first:
+            return None
+        return max(0.0, (now - began) / (step - first) * (self._total - step))

@@ -1,0 +1,179 @@
+"""Where numbers and pictures go: metrics.jsonl, PNG files and TensorBoard. Only the first process writes.
+
+A run outlives its log: a write that fails costs one warning, not the training.
+"""
+
+import contextlib
+import json
+import math
+import os
+import time
+
+import jax
+import numpy as np
+
+from rvm_jax.training.progress import say
+
+TRIVIAL = {'copy_last': 'copy the last source frame', 'mean_color': 'mean color of the source'}  # drawn as levels
+FLUSH = 30.0  # seconds between flushes of TensorBoard's file
+
+
+class Writer:
+    """Writes the log of a run that starts, or goes on, at `step`: what an earlier attempt logged after it is dropped.
+
+    metrics.jsonl has one object a logged step; held-out losses are called eval_loss, eval_copy_last, eval_mean_color.
+    """
+
+    def __init__(self, workdir, step=0):
+        self._metrics, self._images = os.path.join(workdir, 'metrics.jsonl'), os.path.join(workdir, 'images')
+        self._warned, self._board = set(), None
+        self._is_first = jax.process_index() == 0
+        if self._is_first:
+            self._try('metrics.jsonl', _drop_after, self._metrics, step)
+            self._try('tensorboard', self._open_board, os.path.join(workdir, 'tensorboard'), step)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._board is not None:
+            self._try('tensorboard', self._board.close)
+
+    def scalars(self, step, values):
+        """Log numbers by name; call it once a step. What is not finite becomes null."""
+        if self._is_first:
+            values = {name: _plain(value) for name, value in values.items()}
+            self._try('metrics.jsonl', _append, self._metrics, json.dumps({'step': int(step), **values}))
+            if self._board is not None:
+                self._try('tensorboard', self._board.scalars, step, values)
+
+    def image(self, step, name, image_HWC):
+        """Write an RGB uint8 picture as images/<name>_<step>.png, and to TensorBoard."""
+        if self._is_first:
+            png = _encode(image_HWC)
+            self._try('images', self._write_image, f'{name}_{step:08d}.png', png)
+            if self._board is not None:
+                self._try('tensorboard', self._board.image, step, name, png, image_HWC.shape)
+
+    def loss_curve(self):
+        """Draw images/loss.png from metrics.jsonl; nothing before two losses are logged."""
+        if self._is_first:
+            logged = _read(self._metrics)
+            losses = [(entry['step'], entry['loss']) for entry in logged if entry.get('loss') is not None]
+            if len(losses) > 1:
+                self._try('images', self._write_image, 'loss.png', _encode(_draw(losses, logged)))
+
+    def _open_board(self, folder, step):
+        self._board = TensorBoard(folder, step)
+
+    def _write_image(self, name, png):
+        os.makedirs(self._images, exist_ok=True)
+        _replace(os.path.join(self._images, name), png)
+
+    def _try(self, what, write, *args):
+        try:
+            write(*args)
+        except OSError as error:
+            if what not in self._warned:
+                self._warned.add(what)
+                say(f'{what}: not written ({error.strerror or error}); training goes on, said once')
+
+
+class TensorBoard:
+    """One event file, written in this thread.
+
+    tensorboardX's own SummaryWriter hands events to a thread through a short queue; once a write fails that thread is
+    gone and the caller waits for ever.
+    """
+
+    def __init__(self, folder, step):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        os.makedirs(folder, exist_ok=True)
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        # The name has only whole seconds; a resume within the same one must not overwrite the file before.
+        self._events = EventsWriter(os.path.join(folder, 'events'), filename_suffix=f'.{os.getpid()}.{step}')
+        self._flushed = time.monotonic()
+        # Tells TensorBoard to forget what came after this step in earlier files.
+        restart = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+        self._events.write_event(event_pb2.Event(wall_time=time.time(), step=step + 1, session_log=restart))
+
+    def scalars(self, step, values):
+        """Add numbers by name; None is left out."""
+        self._add(step, [{'tag': name, 'simple_value': value} for name, value in values.items() if value is not None])
+
+    def image(self, step, name, png, shape_HWC):
+        """Add a picture that is already a PNG."""
+        height, width, colors = shape_HWC
+        picture = self._summary.Image(height=height, width=width, colorspace=colors, encoded_image_string=png)
+        self._add(step, [{'tag': name, 'image': picture}])
+
+    def close(self):
+        """Write what is left, and close the file."""
+        self._events.close()
+
+    def _add(self, step, values):
+        summary = self._summary(value=[self._summary.Value(**value) for value in values])
+        self._events.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
+        if time.monotonic() - self._flushed > FLUSH:
+            self._events.flush()
+            self._flushed = time.monotonic()
+
+
+def _plain(value):
+    value = value.item() if hasattr(value, 'item') else value
+    return value if isinstance(value, int) or math.isfinite(value) else None
+
+
+def _append(path, line):
+    """Add a line whole, or leave the file as it was; a file that was deleted or moved away begins anew."""
+    with open(path, 'ab', buffering=0) as file:
+        size, data = file.seek(0, os.SEEK_END), f'{line}\n'.encode()
+        try:
+            if file.write(data) != len(data):
+                raise OSError(0, 'cut short, the disk is full')
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(size)
+            raise
+
+
+def _read(path):
+    """The logged objects; a line that a kill left half written is left out."""
+    entries = []
+    if os.path.exists(path):
+        with open(path, 'rb') as file:
+            for line in file:
+                with contextlib.suppress(ValueError):
+                    entries.append(json.loads(line))
+    return [entry for entry in entries if isinstance(entry, dict) and 'step' in entry]
+
+
+def _drop_after(path, step):
+    if os.path.exists(path):
+        kept = [json.dumps(entry) for entry in _read(path) if entry['step'] <= step]
+        _replace(path, ''.join(f'{line}\n' for line in kept).encode())
+
+
+def _replace(path, data):
+    with open(f'{path}.tmp', 'wb') as file:
+        file.write(data)
+    os.replace(f'{path}.tmp', path)
+
+
+def _encode(image_HWC):
+    import cv2
+
+    return cv2.imencode('.png', np.ascontiguousarray(image_HWC[..., ::-1]))[1].tobytes()
+
+
+def _draw(losses, logged):
+    from rvm_jax.visualization.curves import loss_curve
+
+    held_out = [(entry['step'], entry['eval_loss']) for entry in logged if entry.get('eval_loss') is not None]
+    levels = []
+    for name, label in TRIVIAL.items():
+        values = [entry[f'eval_{name}'] for entry in logged if entry.get(f'eval_{name}') is not None]
+        levels += [(label, values[-1])] if values else []
+    return loss_curve(*zip(*losses, strict=True), held_out, levels)
