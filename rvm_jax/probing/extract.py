@@ -12,7 +12,7 @@ from rvm_jax.data import video
 from rvm_jax.errors import DataError, UserError
 
 CHUNK = 16  # frames encoded at once
-COPY_BLOCK = 1 << 22  # bytes
+COPY_BLOCK = 1 << 20  # bytes
 
 
 def working_size(height, width, short_side, patch_size):

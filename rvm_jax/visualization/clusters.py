@@ -51,8 +51,11 @@ def upsample(pictures_ThwC, size):
     return pictures_ThwC[:, rows_H][:, :, columns_W]
 
 
-def feature_panel(frames_THWC, features_ThwD, truth_THWC=None, columns=8, seed=0):
-    """Frames, PCA, K-means and its overlay as named rows, and the truth below when it is known. uint8 HWC."""
+def feature_panel(frames_THWC, features_ThwD, truth_THWC=None, columns=8, first=0, seed=0):
+    """Frames, PCA, K-means and its overlay as named rows, and the truth below when it is known. uint8 HWC.
+
+    All frames are fitted; those before `first` are not shown, since a state needs a few frames to see motion.
+    """
     size = frames_THWC.shape[1:3]
     clusters_THWC = label_colors(kmeans_labels(features_ThwD, seed=seed), size)
     videos = [
@@ -63,7 +66,7 @@ def feature_panel(frames_THWC, features_ThwD, truth_THWC=None, columns=8, seed=0
     ]
     if truth_THWC is not None:
         videos.append(('truth', truth_THWC))
-    return contact_sheet(videos, columns)
+    return contact_sheet(videos, columns, first)
 
 
 def _vectors(features_ThwD, at_least):

@@ -47,13 +47,13 @@ def side_by_side(videos):
         yield canvas.strip(canvas.enlarge(np.stack(views), factor), names)
 
 
-def contact_sheet(videos, columns=8):
-    """One picture of several videos of one length: up to `columns` moments, spread from the first frame to the last.
+def contact_sheet(videos, columns=8, first=0):
+    """One picture of several videos of one length: up to `columns` moments, spread from frame `first` to the last.
 
     videos is a list of (name, frames_THWC uint8), one row each. uint8 HWC.
     """
     num_frames, height, width, _ = videos[0][1].shape
-    moments = np.unique(np.linspace(0, num_frames - 1, min(columns, num_frames)).round().astype(int))
+    moments = np.unique(np.linspace(first, num_frames - 1, columns).round().astype(int))
     factor = canvas.enlargement(height, width)
     captions = [f'frame {moment}' for moment in moments]
     return canvas.named_rows(
