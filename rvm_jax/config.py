@@ -12,7 +12,7 @@ import runpy
 
 import ml_collections
 
-from rvm_jax.errors import UserError
+from rvm_jax.errors import ConfigErrors, UserError
 
 SIZES = ('tiny', 's', 'b', 'l', 'h')
 CHOICES = {
@@ -31,6 +31,17 @@ CHOICES = {
     'data.delta_from': ('first', 'last'),
     'data.crop_level': ('clip', 'frame'),
 }
+
+POSITIVE = (
+    'steps', 'batch_size', 'data.num_source', 'data.num_target', 'data.fps', 'data.image_size', 'data.clip_frames',
+    'data.min_gap', 'data.decode_timeout', 'optim.eps', 'optim.max_nonfinite', 'checkpoint.every', 'checkpoint.keep',
+    'log.every', 'log.eval_every', 'log.eval_clips',
+)  # fmt: skip
+NOT_NEGATIVE = (
+    'seed', 'model.core_mlp', 'data.num_workers', 'optim.peak_lr', 'optim.end_lr', 'optim.weight_decay',
+    'optim.clip_norm', 'checkpoint.keep_every', 'log.images_every',
+)  # fmt: skip
+FRACTIONS = ('model.mask_ratio', 'data.flip', 'data.max_failures', 'optim.warmup', 'optim.b1', 'optim.b2')
 
 
 def default():
@@ -111,3 +122,144 @@ def default():
     g.eval_every = 5000  # steps between evaluations on data.eval_path
     g.eval_clips = 256  # held-out clips an evaluation
     return c
+
+
+def load(path, overrides=()):
+    """The config of a recipe file with `key=value` overrides, checked; raises UserError with every problem it finds."""
+    config = _run_recipe(find_recipe(path))
+    problems = []
+    for override in overrides:
+        try:
+            set_value(config, *parse_override(override))
+        except UserError as error:
+            problems.append(error)
+    problems += check(config)
+    if problems:
+        raise ConfigErrors(problems)
+    return config
+
+
+def find_recipe(path):
+    """A recipe where it is named, or among those shipped with the package."""
+    package = os.path.dirname(os.path.abspath(__file__))
+    for folder in ('', package, os.path.dirname(package)):
+        if os.path.isfile(os.path.join(folder, path)):
+            return os.path.join(folder, path)
+    raise UserError(path, 'there is no such recipe', 'name a file such as configs/tiny.py')
+
+
+def parse_override(text):
+    """'a.b=1' -> ('a.b', '1')."""
+    key, equals, value = text.partition('=')
+    if not equals:
+        raise UserError(text, 'has no value', f'write --config.{text}=VALUE')
+    return key, value
+
+
+def set_value(config, key, value):
+    """Set config.a.b from text, in the type of its default; 1e4 and 10_000 are integers too.
+
+    Raises UserError for an unknown key (naming the nearest one) or a value of another type.
+    """
+    known = flatten(config)
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        near = near or [name for name in known if name.split('.')[-1] == key.split('.')[-1]]
+        raise UserError(f'--config.{key}', 'there is no such key', f'did you mean {near[0]}?' if near else 'see config.py')
+    section, _, name = key.rpartition('.')
+    (config[section] if section else config)[name] = _parse(key, value, known[key])
+
+
+def flatten(config):
+    """{'a.b': value} of every key."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, ml_collections.ConfigDict):
+            flat.update({f'{name}.{key}': inner for key, inner in flatten(value).items()})
+        else:
+            flat[name] = value
+    return flat
+
+
+def from_dict(values, origin):
+    """A config from the nested dict that a run stored; raises UserError if its keys are not today's."""
+    config = default()
+    known = flatten(config)
+    stored = flatten(ml_collections.ConfigDict(values)) if isinstance(values, dict) else {}
+    if set(stored) != set(known):
+        wrong = ', '.join(sorted(set(stored) ^ set(known))[:8])
+        raise UserError(origin, f'lacks or adds the keys {wrong}', 'use the version of rvm_jax that wrote it')
+    for key, value in stored.items():
+        section, _, name = key.rpartition('.')
+        (config[section] if section else config)[name] = tuple(value) if isinstance(value, list | tuple) else value
+    return config
+
+
+def _parse(key, text, default):
+    """Text in the type of the default value."""
+    if isinstance(default, str):
+        if text == 'None':
+            raise UserError(f'--config.{key}=None', 'is not text', f"leave it empty, --config.{key}=, for none")
+        return text
+    try:
+        value = ast.literal_eval(text.strip().capitalize() if isinstance(default, bool) else text)
+    except (ValueError, SyntaxError):
+        value = text
+    if isinstance(default, int) and not isinstance(default, bool) and isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(default, float) and type(value) is int:
+        value = float(value)
+    if isinstance(default, tuple) and isinstance(value, list | tuple) and len(value) == len(default):
+        value = tuple(float(item) for item in value)
+    if type(value) is not type(default):
+        raise UserError(
+            f'--config.{key}={text}', f'expected {type(default).__name__}', f'give something like {default!r}'
+        )
+    return value
+
+
+def _run_recipe(path):
+    try:
+        config = runpy.run_path(path)['get_config']()
+    except KeyError:
+        raise UserError(path, 'has no get_config()', 'start from configs/tiny.py') from None
+    except (AttributeError, SyntaxError, TypeError) as error:
+        raise UserError(path, str(error).replace('\n', ' '), 'correct the recipe') from error
+    return config.lock()
+
+
+def check(config):
+    """Every contradiction within a config, as a list of UserErrors; what needs devices or files is checked later."""
+    flat = flatten(config)
+    errors = []
+
+    def expect(is_right, key, reason, fix):
+        if not is_right:
+            errors.append(UserError(f'config.{key}={flat[key]}', reason, fix))
+
+    for key, choices in CHOICES.items():
+        near = difflib.get_close_matches(str(flat[key]), choices, n=1)
+        expect(flat[key] in choices, key, 'there is no such choice', f'did you mean {near[0]}?' if near else f'take one of {", ".join(choices)}')
+    for key in POSITIVE:
+        expect(flat[key] > 0, key, 'must be above 0', 'give a positive number')
+    for key in NOT_NEGATIVE:
+        expect(flat[key] >= 0, key, 'must not be negative', 'give 0 or more')
+    for key in FRACTIONS:
+        expect(0 <= flat[key] <= 1, key, 'is a fraction', 'give a number from 0 to 1')
+    for key in ('data.crop_area', 'data.crop_ratio'):
+        low, high = flat[key]
+        expect(0 < low <= high, key, 'must be a range above 0', 'give (low, high)')
+    expect(flat['data.crop_area'][1] <= 1, 'data.crop_area', 'is a fraction of the frame', 'give at most 1.0')
+    expect(flat['model.mask_ratio'] < 1, 'model.mask_ratio', 'hides every patch', 'give less than 1')
+    expect(not flat['model.encoder_path'] or flat['model.encoder'] != 'vit', 'model.encoder_path',
+           'is for an imported encoder, and config.model.encoder is vit', 'leave it empty')  # fmt: skip
+    for key in ('mesh.data', 'mesh.fsdp'):
+        expect(flat[key] == -1 or flat[key] > 0, key, 'is a number of devices', 'give -1 (what is left), or 1 or more')
+    expect((flat['mesh.data'], flat['mesh.fsdp']) != (-1, -1), 'mesh.data', 'and mesh.fsdp are both -1', 'fix one')
+    expect(flat['data.min_gap'] <= flat['data.max_gap'], 'data.min_gap', f'is above max_gap={flat["data.max_gap"]}', 'lower it')
+    last = flat['data.num_source'] - 1 + flat['data.max_gap']
+    expect(last < flat['data.clip_frames'], 'data.clip_frames', f'the farthest target is frame {last} of the clip',
+           f'give {last + 1} or more, or lower max_gap')  # fmt: skip
+    expect(not flat['model.delta_embedding'] or flat['data.clip_frames'] <= 64, 'data.clip_frames',
+           'the delta embedding counts to 63', 'give at most 64, or turn model.delta_embedding off')  # fmt: skip
+    return errors

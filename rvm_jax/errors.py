@@ -39,3 +39,13 @@ class Interrupted(Stopped):
     """Ctrl-C, with everything saved."""
 
     exit_code = 130
+
+
+class ConfigErrors(Exception):
+    """Every mistake found in a config, one line each."""
+
+    exit_code = UserError.exit_code
+
+    def __init__(self, errors):
+        super().__init__('\n'.join(str(error) for error in errors))
+        self.errors = errors

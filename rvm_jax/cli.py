@@ -1,0 +1,63 @@
+"""Finds the command, shows help, and turns a user's mistake into one line and an exit code."""
+
+import argparse
+import importlib
+import sys
+
+COMMANDS = {
+    'demo': 'render videos, pre-train a tiny model on them, and write a report',
+    'train': 'pre-train from videos; the same line resumes',
+    'export': 'write any model as an export folder or a released RVM .npz',
+    'features': 'features of videos, one .npz each',
+    'visualize': 'pictures and videos of what a model sees',
+    'info': 'what a config, workdir, export, .npz or video is',
+}
+
+
+def main(argv=None):
+    """Run `rvm COMMAND ...` and end the process with the contract's exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    if not argv or argv[0] in ('-h', '--help', 'help'):
+        print(overview())
+        sys.exit(0)
+    if argv[0] not in COMMANDS:
+        _end(f'rvm {argv[0]}: there is no such command; take one of {", ".join(COMMANDS)}', 2)
+    sys.exit(run(argv[0], argv[1:]))
+
+
+def run(name, argv):
+    """Run one command; returns its exit code."""
+    from rvm_jax.errors import ConfigErrors, Stopped, UserError
+
+    command = importlib.import_module(f'rvm_jax.{name}')
+    parser = argparse.ArgumentParser(
+        f'rvm {name}', description=command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    command.add_arguments(parser)
+    args = parser.parse_args(argv)
+    try:
+        command.run(args)
+    except (UserError, ConfigErrors) as error:
+        print(f'rvm {name}: {error}', file=sys.stderr)
+        return error.exit_code
+    except Stopped as error:
+        print(f'rvm {name}: {error}', file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print(f'rvm {name}: stopped by Ctrl-C', file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        return 0
+    return 0
+
+
+def overview():
+    """What `rvm --help` shows."""
+    width = max(map(len, COMMANDS))
+    lines = '\n'.join(f'  {name:{width}}  {text}' for name, text in COMMANDS.items())
+    return f'usage: rvm COMMAND ...\n\n{lines}\n\nrvm COMMAND --help explains one, with an example.'
+
+
+def _end(message, code):
+    print(message, file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,159 @@
+"""Opens any model path, and writes models in the forms that others read: export folders and released RVM files."""
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import tempfile
+
+from flax import nnx
+
+from rvm_jax.conversion import mapping, official_rvm
+from rvm_jax.conversion.safetensors import read_safetensors, safetensors_bytes
+from rvm_jax.errors import UserError
+from rvm_jax.models import build, layers
+
+CONFIG, WEIGHTS, CARD, PREPROCESSOR = 'config.json', 'model.safetensors', 'README.md', 'preprocessor_config.json'
+LARGEST = 65_536  # of any size in an architecture; a config.json beyond it is damaged or hostile
+
+
+def load(path, *, step=None, precision='float32'):
+    """The model at any model path: export folder, workdir (its newest step, or `step`), or released RVM .npz.
+
+    precision: 'float32', 'official_mixed' or 'bf16', what it computes in. Raises UserError if there is no model, or
+    if an array is missing, left over or of another shape.
+    """
+    kind = model_kind(path)
+    if step is not None and kind != 'workdir':
+        raise UserError(f'--step {step}', f'{path} holds one model', 'leave the step out')
+    arch, arrays = {'official': _read_official, 'export': _read_export, 'workdir': _read_workdir}[kind](path, step)
+    model = build.abstract(arch, layers.Execution(layers.PRECISIONS[precision]))
+    return mapping.from_named(model, arrays, path)
+
+
+def model_kind(path):
+    """'official', 'export' or 'workdir'; raises UserError for anything else, saying what was found."""
+    path = os.fspath(path)
+    if os.path.isfile(path) and path.endswith('.npz'):
+        return 'official'
+    names = os.listdir(path) if os.path.isdir(path) else []
+    if CONFIG in names and WEIGHTS in names:
+        return 'export'
+    if CONFIG in names and 'checkpoints' in names:
+        return 'workdir'
+    found = 'there is nothing' if not os.path.exists(path) else f'it holds {", ".join(sorted(names)[:5]) or "no model"}'
+    raise UserError(path, f'not a model: {found}', 'name an export folder, a workdir, or a released RVM .npz')
+
+
+def save_pretrained(model, folder, *, facts=None):
+    """Write an export folder: config.json, model.safetensors, README.md, preprocessor_config.json.
+
+    Encoder, core and decoder are separate prefixes of the arrays' names. facts: {what: text} about the training, for
+    the model card. The folder appears complete or not at all; an older export there is replaced, anything else is
+    refused with UserError.
+    """
+    from rvm_jax.model_card import model_card, preprocessor
+
+    folder = os.path.abspath(folder)
+    if os.path.exists(folder) and (not os.path.isdir(folder) or set(os.listdir(folder)) - EXPORTED):
+        raise UserError(folder, 'exists and is not an export folder', 'choose another --output')
+    config = {'model_type': 'rvm', 'library_name': 'rvm_jax', 'architecture': dataclasses.asdict(model.architecture)}
+    contents = {
+        CONFIG: _json_bytes(config),
+        WEIGHTS: safetensors_bytes(mapping.to_named(model)),
+        PREPROCESSOR: _json_bytes(preprocessor(model)),
+        CARD: model_card(model, facts or {}).encode(),
+    }
+    _write_folder(folder, contents)
+
+
+def save_official(model, path):
+    """Write the released RVM layout as one .npz; it reads back bit for bit. The file appears complete or not at all."""
+    arrays = official_rvm.to_official(model)
+    folder = os.path.dirname(os.path.abspath(path))
+    os.makedirs(folder, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=folder, prefix='.', suffix='.partial', delete=False) as file:
+        with _removed_on_error(file.name):
+            official_rvm.write_npz(file, arrays)
+            file.flush()
+            os.replace(file.name, path)
+
+
+EXPORTED = {CONFIG, WEIGHTS, CARD, PREPROCESSOR}
+
+
+def read_run(workdir):
+    """The config.json of a workdir: {'config': ..., 'version': ..., 'command': ...}."""
+    return _read_json(os.path.join(workdir, CONFIG))
+
+
+def _read_official(path, _):
+    return official_rvm.read_official(path)
+
+
+def _read_export(path, _):
+    arch = _architecture(_read_json(os.path.join(path, CONFIG)).get('architecture'), path)
+    return arch, read_safetensors(os.path.join(path, WEIGHTS))
+
+
+def _read_workdir(path, step):
+    from rvm_jax import config
+    from rvm_jax.training.checkpoint import read_step
+
+    recipe = config.from_dict(read_run(path).get('config'), os.path.join(path, CONFIG))
+    _, params = read_step(path, step)
+    arch = build.architecture(recipe.model, recipe.data.image_size)
+    graphdef, _ = nnx.split(build.abstract(arch))
+    return arch, mapping.to_named(nnx.merge(graphdef, params))
+
+
+def _architecture(values, path):
+    """An Architecture from a config.json, every value checked for its type and size."""
+    fields = {field.name: field.type for field in dataclasses.fields(build.Architecture)}
+    if not isinstance(values, dict) or set(values) != set(fields):
+        wrong = sorted(set(values) ^ set(fields)) if isinstance(values, dict) else ['architecture']
+        raise UserError(path, f'its {CONFIG} lacks or adds {", ".join(wrong[:8])}', 'was it written by rvm_jax?')
+    for name, value in values.items():
+        limits = {'encoder': build.ENCODERS, 'core': build.CORES}.get(name)
+        bad = type(value) is not fields[name] or (isinstance(value, int) and not 0 <= value <= LARGEST)
+        if bad or (limits is not None and value not in limits):
+            raise UserError(path, f'its {CONFIG} has {name}={value!r}', 'was it written by rvm_jax?')
+    return build.Architecture(**values)
+
+
+def _read_json(path):
+    try:
+        with open(path, encoding='utf-8') as file:
+            values = json.load(file)
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(path, f'cannot be read ({error})', 'copy the folder again') from error
+    if not isinstance(values, dict):
+        raise UserError(path, 'is not a JSON object', 'copy the folder again')
+    return values
+
+
+def _write_folder(folder, contents):
+    os.makedirs(os.path.dirname(folder), exist_ok=True)
+    partial = tempfile.mkdtemp(dir=os.path.dirname(folder), prefix='.', suffix='.partial')
+    with _removed_on_error(partial):
+        for name, data in contents.items():
+            with open(os.path.join(partial, name), 'wb') as file:
+                file.write(data)
+        os.chmod(partial, 0o755)  # mkdtemp's is for the owner alone
+        if os.path.isdir(folder):
+            shutil.rmtree(folder)
+        os.rename(partial, folder)
+
+
+@contextlib.contextmanager
+def _removed_on_error(path):
+    try:
+        yield
+    except BaseException:
+        shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else os.unlink(path)
+        raise
+
+
+def _json_bytes(values):
+    return (json.dumps(values, indent=2) + '\n').encode()

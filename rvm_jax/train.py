@@ -1,0 +1,30 @@
+"""Pre-train from videos; the same line resumes.
+
+Example:
+    rvm train --config configs/rvm_s.py --workdir runs/s --config.data.path=videos --config.batch_size=64
+
+Any key of the recipe can be set as --config.KEY=VALUE; `rvm info configs/rvm_s.py` lists them all.
+"""
+
+import sys
+
+
+def add_arguments(parser):
+    """Flags of `rvm train`."""
+    parser.add_argument('--config', required=True, metavar='RECIPE', help='recipe, such as configs/rvm_s.py')
+    parser.add_argument('--workdir', required=True, help='where checkpoints, numbers and pictures go')
+    parser.add_argument('overrides', nargs='*', metavar='--config.KEY=VALUE', help='set one key of the recipe')
+
+
+def run(args):
+    """Train until the recipe's steps are done."""
+    from rvm_jax import config
+    from rvm_jax.training.loop import train
+
+    train(config.load(args.config, args.overrides), args.workdir)
+
+
+if __name__ == '__main__':
+    from rvm_jax import cli
+
+    cli.main(['train', *sys.argv[1:]])
