@@ -68,8 +68,8 @@ def iterate_frames(path, fps=None):
 def open_video(path, timeout_s=None):
     """Open a video for as long as the `with` block lasts; a `Video` that gives up timeout_s seconds from now.
 
-    DataError with one line of reason: missing, not a regular file (a FIFO is never opened), empty, not a video,
-    no video stream.
+    DataError with one line of reason, its details in brackets: missing, not a regular file (a FIFO is never opened),
+    empty, not a video, no video stream.
     """
     path = os.fspath(path)
     _check_regular(path)
@@ -197,7 +197,7 @@ class Video:
         end_s = 0 if last is None else self._time(last) + max(self._half_frame(10), last.duration * self._tick_s)
         missing = times_s[-1]
         if last is None or missing > end_s + EPSILON:
-            raise DataError(self.path, f'ends at {end_s:.2f} s, before the frame wanted at {missing:.2f} s', FIX)
+            raise DataError(self.path, f'ends before it should (at {end_s:.2f} s)', FIX)
         return images + [self._to_rgb(last)] * (len(times_s) - len(images))
 
     def _decode(self, times_s=None):
@@ -205,7 +205,7 @@ class Video:
         context = self._stream.codec_context
         for packet, is_needed in self._packets(times_s):
             if time.monotonic() > self._deadline:
-                raise DataError(self.path, f'takes longer than {self._timeout_s:g} s to decode', FIX)
+                raise DataError(self.path, f'takes too long to decode (more than {self._timeout_s:g} s)', FIX)
             if self._can_skip:
                 context.skip_frame = 'DEFAULT' if is_needed else 'NONREF'
             try:
@@ -312,8 +312,8 @@ class Video:
         return max(ends) * self._tick_s - self._start_s
 
     def _damaged(self, pts, error):
-        where = '' if pts is None else f' at {pts * self._tick_s - self._start_s:.2f} s'
-        return DataError(self.path, f'is damaged{where} ({_reason(error)})', FIX)
+        where = '' if pts is None else f'at {pts * self._tick_s - self._start_s:.2f} s: '
+        return DataError(self.path, f'is damaged ({where}{_reason(error)})', FIX)
 
 
 def _successor(shown, pts):

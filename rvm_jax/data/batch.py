@@ -1,0 +1,49 @@
+"""One batch: names, shapes, dtypes and ranges of what the loader hands to the training step.
+
+source_BTHWC   uint8, RGB, upright: the frames watched
+target_BFHWC   uint8: the frames to rebuild
+deltas_BF      int32, >= 0: frames from a source frame (data.delta_from) to each target
+record_B       int64: index in the source of the video that each clip came from
+step           int: the step that this batch belongs to; it and the seed determine everything above
+failures       list of (kind, path, reason): videos that were to give a clip and could not, kind is one of KINDS
+
+The first four are arrays for the device; the last two stay on the host.
+"""
+
+import numpy as np
+
+FAILED, TOO_SHORT = KINDS = ('failed', 'too short')
+ARRAYS = {'source_BTHWC': np.uint8, 'target_BFHWC': np.uint8, 'deltas_BF': np.int32, 'record_B': np.int64}
+
+
+def stack_clips(clips, step):
+    """Batch of clips, each {source_THWC, target_FHWC, deltas_F, record, failures}."""
+    return {
+        'source_BTHWC': np.stack([clip['source_THWC'] for clip in clips]),
+        'target_BFHWC': np.stack([clip['target_FHWC'] for clip in clips]),
+        'deltas_BF': np.stack([clip['deltas_F'] for clip in clips]).astype(np.int32),
+        'record_B': np.array([clip['record'] for clip in clips], np.int64),
+        'step': step,
+        'failures': [tuple(failure) for clip in clips for failure in clip['failures']],
+    }
+
+
+def check_batch(batch, *, batch_size, num_source, num_target, image_size):
+    """Raise ValueError, naming the array, where a batch is not what the top of this file says; returns the batch."""
+    frame = (image_size, image_size, 3)
+    shapes = {
+        'source_BTHWC': (batch_size, num_source, *frame),
+        'target_BFHWC': (batch_size, num_target, *frame),
+        'deltas_BF': (batch_size, num_target),
+        'record_B': (batch_size,),
+    }
+    for name, dtype in ARRAYS.items():
+        found = batch[name]
+        if found.shape != shapes[name] or found.dtype != dtype:
+            raise ValueError(f'{name} is {found.dtype}{found.shape}, must be {np.dtype(dtype)}{shapes[name]}')
+    for name in ('deltas_BF', 'record_B'):
+        if batch[name].min() < 0:
+            raise ValueError(f'{name} has a negative value: {batch[name].min()}')
+    if any(kind not in KINDS for kind, _, _ in batch['failures']):
+        raise ValueError(f'failures has a kind outside {KINDS}')
+    return batch

@@ -1,0 +1,214 @@
+"""source -> clips -> augmentation -> batches of this process, from any step on.
+
+Row r of the global batch of step s is sample s x batch_size + r of an endless shuffled stream of records. Which record
+that is, and every random draw for it, follow from (seed, sample) and the list of records alone, so neither the number
+of worker processes nor of hosts nor a restart can change a batch: the position of the data is the step.
+
+A record that gives no clip is replaced by another one, drawn by the same rule from (seed, sample, attempt).
+"""
+
+import functools
+import math
+import shutil
+import sys
+import tempfile
+
+import numpy as np
+
+from rvm_jax.data import workers
+from rvm_jax.data.augment import augment_clip, center_crop_resize
+from rvm_jax.data.batch import FAILED, TOO_SHORT, check_batch, stack_clips
+from rvm_jax.data.clips import TooShort, choose_clip
+from rvm_jax.data.video import open_video
+from rvm_jax.errors import DataError, Stopped, UserError
+
+MAX_ATTEMPTS = 10
+NO_RECORD = -1
+SAMPLING = ('num_source', 'num_target', 'clip_frames', 'min_gap', 'max_gap', 'source_start', 'delta_from')
+AUGMENTATION = ('flip', 'crop_area', 'crop_ratio', 'crop_level')
+
+
+def make_loader(source, data, *, seed, batch_size, start_step=0, process_index=0, process_count=1):
+    """Endless training batches from start_step on: an iterator to close, or to use in a `with` statement.
+
+    source gives paths of videos; data is `config.data`; batch_size counts clips over all processes, of which this one
+    gets the rows [process_index, process_index + 1) x batch_size / process_count.
+    """
+    order = functools.partial(_shuffled_record, _shuffled(len(source), seed))
+    clips = ClipMaker(source, data, seed=seed, order=order, is_training=True)
+    return Loader(clips, data, batch_size, start_step, process_index, process_count)
+
+
+def make_eval_clips(source, data, *, num_clips, batch_size, seed=0, process_index=0, process_count=1):
+    """Yield the same held-out clips each time: records in order, central crops, no flip.
+
+    num_clips is rounded down to whole batches, but one batch at least.
+    """
+    clips = ClipMaker(
+        source, data, seed=seed, order=functools.partial(_record_in_order, len(source)), is_training=False
+    )
+    with Loader(clips, data, batch_size, 0, process_index, process_count) as loader:
+        for _ in range(max(1, num_clips // batch_size)):
+            yield next(loader)
+
+
+def _shuffled(num_records, seed):
+    import grain
+
+    grain_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])  # neighboring seeds must not share epochs
+    return grain.MapDataset.range(num_records).shuffle(seed=grain_seed).repeat()
+
+
+def _shuffled_record(shuffled, sample):
+    return int(shuffled[sample])
+
+
+def _record_in_order(num_records, sample):
+    return sample % num_records
+
+
+class ClipMaker:
+    """Number of a sample -> clip. Pure, apart from time limits; lives in the workers, so it holds plain data only."""
+
+    def __init__(self, source, data, *, seed, order, is_training):
+        self.source, self.seed, self.order, self.is_training = source, seed, order, is_training
+        self.fps, self.image_size, self.timeout_s = data.fps, data.image_size, data.decode_timeout
+        self.sampling = {name: data[name] for name in SAMPLING}
+        self.augmentation = {name: data[name] for name in AUGMENTATION}
+        self.notes = None  # folder where workers leave a note on what they read, see workers.py
+        self.given_up = {}  # record -> why no worker may try it again
+
+    def __call__(self, sample):
+        """{source_THWC, target_FHWC, deltas_F, record, failures}; record is -1, frames are missing, if no attempt works."""
+        failures, tried = [], []
+        for attempt in range(min(MAX_ATTEMPTS, len(self.source))):
+            rng = np.random.default_rng([self.seed, sample, attempt])
+            record = self.order(sample) if attempt == 0 else _draw_other(rng, len(self.source), tried)
+            tried.append(record)
+            try:
+                return {**self.read(record, rng), 'record': record, 'failures': failures}
+            except DataError as error:
+                kind = TOO_SHORT if isinstance(error, TooShort) else FAILED
+                failures.append((kind, self.source[record], error.reason))
+        return {'record': NO_RECORD, 'failures': failures}
+
+    def read(self, record, rng):
+        """{source_THWC, target_FHWC, deltas_F} of one record. DataError if it gives no clip."""
+        path = self.source[record]
+        if record in self.given_up:
+            raise DataError(path, self.given_up[record], 'remove or re-encode this video')
+        with workers.note(self.notes, record, path, self.timeout_s), open_video(path, self.timeout_s) as video:
+            clip = choose_clip(rng, video.count(self.fps), **self.sampling)
+            frames_THWC = video.read(np.concatenate([clip.source, clip.target]), self.fps)
+        if self.is_training:
+            frames_THWC = augment_clip(rng, frames_THWC, image_size=self.image_size, **self.augmentation)
+        else:
+            frames_THWC = center_crop_resize(frames_THWC, self.image_size)
+        num_source = len(clip.source)
+        return {
+            'source_THWC': frames_THWC[:num_source],
+            'target_FHWC': frames_THWC[num_source:],
+            'deltas_F': clip.deltas,
+        }
+
+
+def _draw_other(rng, num_records, tried):
+    """A record drawn uniformly from those not yet tried."""
+    draw = int(rng.integers(num_records - len(tried)))
+    for record in sorted(tried):
+        draw += draw >= record
+    return draw
+
+
+class Loader:
+    """Iterator over this process's batches; see `batch.py`. `step` is the step of the next one.
+
+    DataError if none of 10 records gave a clip. Stopped if a worker process died, with the file it was reading. A
+    worker that a decoder holds beyond the time limit is ended, the file given up, and the batch made again without it.
+    """
+
+    def __init__(self, clips, data, batch_size, start_step, process_index, process_count):
+        if batch_size % process_count:
+            raise UserError(
+                f'batch_size {batch_size}', f'must divide by {process_count} processes', 'change batch_size'
+            )
+        self.step = start_step
+        self._clips = clips
+        self._batch_size, self._rows = batch_size, batch_size // process_count
+        self._first_row = process_index * self._rows
+        self._shape = {'num_source': data.num_source, 'num_target': data.num_target, 'image_size': data.image_size}
+        self._num_workers = data.num_workers
+        self._buffer = math.ceil(self._rows / max(self._num_workers, 1))  # a worker's share of one batch
+        if self._num_workers:
+            frames = (data.num_source + data.num_target) * 3 * data.image_size**2
+            workers.check_shared_memory(frames * self._num_workers * (2 * self._buffer + 1))
+            clips.notes = tempfile.mkdtemp(prefix='rvm_loader_')
+        self._iterator = self._start()
+
+    def __iter__(self):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+    def __next__(self):
+        while True:
+            try:
+                clips = [next(self._iterator) for _ in range(self._rows)]
+                break
+            except RuntimeError as error:  # what Grain raises for a worker that is gone
+                self._recover(error)
+        for clip in clips:
+            if clip['record'] == NO_RECORD:
+                _, path, reason = clip['failures'][0]
+                raise DataError(path, reason, f'none of {len(clip["failures"])} videos gave a clip; repair the data')
+        batch = stack_clips(clips, self.step)
+        self.step += 1
+        return check_batch(batch, batch_size=self._rows, **self._shape)
+
+    def close(self):
+        """End the workers and wait for them."""
+        if self._iterator is None:
+            return
+        self._iterator.close()
+        self._iterator = None  # dropped here, because at the interpreter's end Grain's own clean-up fails noisily
+        if self._clips.notes:
+            shutil.rmtree(self._clips.notes, ignore_errors=True)
+
+    def _start(self):
+        import grain
+
+        workers.allow_without_absl_app()
+        first = self.step * self._rows
+        to_sample = functools.partial(
+            _to_sample, rows=self._rows, batch_size=self._batch_size, first_row=self._first_row
+        )
+        samples = grain.MapDataset.range(first, sys.maxsize).map(to_sample).map(self._clips)
+        # Clips and not batches cross from the workers: all of them work on the next batch, and hold one between them.
+        # The order is the same for any number of workers, because every element gives exactly one.
+        clips = samples.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        options = grain.MultiprocessingOptions(self._num_workers, self._buffer)
+        return iter(clips.mp_prefetch(options, worker_init_fn=workers.start))
+
+    def _recover(self, error):
+        """Start again at the current step without the files that held a worker; any other death is for the caller."""
+        notes = workers.notes_of_the_dead(self._clips.notes) if self._clips.notes else []
+        if not notes:
+            raise error
+        stuck = [note for note in notes if note.is_timeout]
+        if not stuck:
+            files = ', '.join(note.path for note in notes)
+            raise Stopped(f'A loader worker died ({error}). The last file that it read: {files}') from error
+        reason = f'takes too long to decode (more than {self._clips.timeout_s:g} s, its worker was ended)'
+        self._clips.given_up |= {note.record: reason for note in stuck}
+        self._iterator.close()
+        self._iterator = self._start()
+
+
+def _to_sample(row, *, rows, batch_size, first_row):
+    """Number in the global stream of the n-th row of a process that has `rows` rows of each batch."""
+    step, row_in_step = divmod(row, rows)
+    return step * batch_size + first_row + row_in_step

@@ -1,0 +1,89 @@
+"""What a data set is made of, so that a change under a running experiment is seen and shown.
+
+A manifest is a list of [name, bytes, crc32 of both ends]; names are relative to the source's root.
+"""
+
+import hashlib
+import json
+import os
+import stat
+import zlib
+
+from rvm_jax.errors import UserError
+
+SAMPLER_VERSION = 1  # raise it when a change of code makes other clips from the same files and seed
+END_BYTES = 64 * 1024
+MOST_LINES = 10
+
+
+def file_entry(root, name):
+    """[name, bytes, crc32] of one file; bytes is -1 where there is no regular file, which is never opened."""
+    path = os.path.join(root, name)
+    try:
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            return [name, -1, 0]
+        with open(path, 'rb') as file:
+            crc = zlib.crc32(file.read(END_BYTES))
+            file.seek(max(status.st_size - END_BYTES, 0))
+            return [name, status.st_size, zlib.crc32(file.read(END_BYTES), crc)]
+    except (OSError, ValueError):  # decoding will name the file and the reason
+        return [name, -1, 0]
+
+
+def fingerprint(manifest):
+    """Hex digest over a manifest and the sampler version."""
+    text = json.dumps([SAMPLER_VERSION, manifest])
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def compare_manifests(old, new):
+    """Lines that say which files were added, removed or changed, or that only their order differs; [] if equal."""
+    before, after = ({name: tuple(rest) for name, *rest in entries} for entries in (old, new))
+    lines = [f'added {name}' for name in sorted(after.keys() - before.keys())]
+    lines += [f'removed {name}' for name in sorted(before.keys() - after.keys())]
+    lines += [f'changed {name}' for name in sorted(before.keys() & after.keys()) if before[name] != after[name]]
+    if not lines and list(map(list, old)) != list(map(list, new)):
+        lines = ['the same files in another order or number']
+    return lines
+
+
+def check_unchanged(path, source, allow_change=False):
+    """Compare a source with the manifest saved at path (JSON), which is written if it is not there yet.
+
+    Returns None if nothing changed, else a one-line notice, after saving the new manifest, if allow_change. UserError
+    with the differences otherwise, or if the saved manifest cannot be read.
+    """
+    new = {'sampler_version': SAMPLER_VERSION, 'files': source.manifest()}
+    if not os.path.exists(path):
+        _write_json(path, new)
+        return None
+    try:
+        with open(path, encoding='utf-8') as file:
+            old = json.load(file)
+        lines = compare_manifests(old['files'], new['files'])
+        old_version = old['sampler_version']
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(path, f'is no manifest ({error})', 'delete it to take the data as they are now') from error
+    if old_version != SAMPLER_VERSION:
+        lines.append(f'clips are drawn by rule {SAMPLER_VERSION}, this run began with rule {old_version}')
+    if not lines:
+        return None
+    summary = '; '.join(lines[:MOST_LINES]) + (
+        f'; and {len(lines) - MOST_LINES} more' if len(lines) > MOST_LINES else ''
+    )
+    if not allow_change:
+        raise UserError(
+            source.path,
+            f'changed since this run began ({summary})',
+            'restore the files, or go on with --config.data.allow_change=true',
+        )
+    _write_json(path, new)
+    return f'the data changed since this run began, going on as allowed: {summary}'
+
+
+def _write_json(path, content):
+    temporary = f'{path}.{os.getpid()}.tmp'
+    with open(temporary, 'w', encoding='utf-8') as file:
+        json.dump(content, file)
+    os.replace(temporary, path)

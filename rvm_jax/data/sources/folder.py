@@ -1,0 +1,118 @@
+"""Video files as a source: a folder, a glob, a list of files, or one file."""
+
+import collections
+import glob
+import os
+
+from rvm_jax.data.manifest import file_entry, fingerprint
+from rvm_jax.errors import UserError
+
+VIDEO_EXTENSIONS = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv'.split())
+FORMS = 'give a folder of videos, a glob, a text file with one video a line, or a video'
+
+
+class FolderSource:
+    """source[i] is the path of video i (str), len(source) their number; sorted by name, the same on every machine.
+
+    path is a folder (searched to the bottom), a glob ('**' too), a text file with one path a line, relative to its own
+    folder (blank lines and lines that start with # are ignored, the order is kept), or one video file. Folders and
+    globs give files that have a video's extension and no leading dot. Links that lead nowhere are kept: decoding
+    reports them.
+    UserError if nothing is found.
+    """
+
+    def __init__(self, path):
+        self.path = os.fspath(path)
+        self.root, self.names = _list_videos(os.path.expanduser(self.path))
+        self._manifest = None
+
+    def __len__(self):
+        return len(self.names)
+
+    def __getitem__(self, index):
+        return os.path.join(self.root, self.names[index])
+
+    def manifest(self):
+        """[[name, bytes, crc32], ...] in order; reads the two ends of every file, once."""
+        if self._manifest is None:
+            import concurrent.futures
+
+            with concurrent.futures.ThreadPoolExecutor(32) as pool:  # waiting for disks and networks, not computing
+                self._manifest = list(pool.map(lambda name: file_entry(self.root, name), self.names))
+        return self._manifest
+
+    def fingerprint(self):
+        """Hex digest of the manifest and of the rule by which clips are drawn; moving the folder does not change it."""
+        return fingerprint(self.manifest())
+
+
+def _list_videos(path):
+    """(root, names relative to it)."""
+    if not path:
+        raise UserError("data.path ''", 'is not set', FORMS)
+    if glob.has_magic(path) and not os.path.lexists(path):
+        found = [p for p in glob.glob(path, recursive=True) if not os.path.isdir(p)]
+        root = _fixed_part(path)
+    elif os.path.isdir(path):
+        found, root = _walk(path), path
+    elif os.path.isfile(path):
+        if _is_video(path):
+            return os.path.dirname(path), [os.path.basename(path)]
+        return os.path.dirname(path), _read_list(path)
+    else:
+        raise UserError(path, 'does not exist' if not os.path.lexists(path) else 'is no file and no folder', FORMS)
+    names = sorted(os.path.relpath(p, root or '.') for p in found if _is_video(p))
+    if not names:
+        raise UserError(
+            path, f'holds no video ({_describe(found)})', f'known extensions: {" ".join(sorted(VIDEO_EXTENSIONS))}'
+        )
+    return root, names
+
+
+def _is_video(path):
+    name = os.path.basename(path)
+    return not name.startswith('.') and os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS
+
+
+def _fixed_part(pattern):
+    """The folder before the first wildcard of a glob."""
+    while glob.has_magic(pattern):
+        pattern = os.path.dirname(pattern)
+    return pattern
+
+
+def _walk(folder):
+    """Every file below folder, through links to folders as well, but each real folder once: links may form a circle."""
+    found, seen = [], set()
+    for directory, subdirectories, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(directory)
+        if real in seen:
+            subdirectories.clear()
+            continue
+        seen.add(real)
+        subdirectories.sort()  # which of two links to one folder counts must not depend on the disk
+        found += [os.path.join(directory, name) for name in names]
+    return found
+
+
+def _read_list(path):
+    try:
+        with open(path, encoding='utf-8', errors='surrogateescape') as lines:
+            text = lines.read(1 << 20)
+            if '\0' in text:
+                raise UserError(path, 'is neither a known kind of video nor a text file', FORMS)
+            text += lines.read()
+    except OSError as error:
+        raise UserError(path, f'cannot be read ({error.strerror})', FORMS) from error
+    names = [line.strip() for line in text.splitlines()]
+    names = [name for name in names if name and not name.startswith('#')]
+    if not names:
+        raise UserError(path, 'is a list without a line', FORMS)
+    return names
+
+
+def _describe(found):
+    if not found:
+        return 'found no file at all'
+    kinds = collections.Counter(os.path.splitext(p)[1].lower() or 'no extension' for p in found)
+    return 'found only ' + ', '.join(f'{count} {kind}' for kind, count in kinds.most_common(5))
