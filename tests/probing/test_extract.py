@@ -87,6 +87,13 @@ def test_a_failure_halfway_leaves_the_old_file_and_nothing_else(tmp_path):
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [('a.npz', b'old')]
 
 
+def test_somebody_who_reads_the_old_file_keeps_it_whole(tmp_path):
+    (tmp_path / 'a.npz').write_bytes(b'old')
+    with open(tmp_path / 'a.npz', 'rb') as reader:
+        extract.write_features(tmp_path / 'a.npz', [np.zeros((1, 1, 1), np.float32)], grid=(1, 1), fps=1)
+        assert reader.read() == b'old'
+
+
 @pytest.mark.parametrize(
     ('given', 'short_side', 'patch_size', 'fitted'),
     [

@@ -34,11 +34,11 @@ def page(tmp_path):
     video.write_video(tmp_path / 'clip.mp4', array[None])
     report.write_report(
         tmp_path / 'report.html',
-        title='Demo <1>',
-        summary='It went well & fast.',
-        rows=[report.Row('Ratio', '0.52', 'below 1 < good')],
+        title='Demo <b>',
+        summary='It went <i>well</i> & fast.',
+        rows=[report.Row('Ratio', '0.52', 'below <u>1')],
         pictures=[
-            report.Picture('Array', 'as it is', array),
+            report.Picture('Array', 'as <s> is', array),
             report.Picture('Curve', '', (light, dark), alt='loss "falls"'),
             report.Picture('Clip', 'moves', str(tmp_path / 'clip.mp4')),
         ],
@@ -64,7 +64,7 @@ def test_pictures_arrive_unchanged_and_have_alt_texts(page):
 
 def test_text_is_escaped_and_shown(page):
     _, page = page
-    for words in ('Demo <1>', 'It went well & fast.', '0.52', 'below 1 < good', 'as it is'):
+    for words in ('Demo <b>', 'It went <i>well</i> & fast.', '0.52', 'below <u>1', 'as <s> is'):
         assert words in page.text
 
 
