@@ -1,30 +1,26 @@
-import argparse
 import dataclasses
 
 import numpy as np
 import pytest
 from flax import nnx
 
-from rvm_jax import features
-from rvm_jax.errors import DataError, UserError
+from rvm_jax import cli, pretrained
+from rvm_jax.data.video import iterate_frames
 from rvm_jax.models import build
 from rvm_jax.visualization import video
 
 
-@pytest.fixture
-def model(monkeypatch):
-    """A tiny random model that every path opens as."""
-    pretrained = pytest.importorskip('rvm_jax.pretrained')
-    arch = dataclasses.replace(build.SIZES['tiny'], image_size=16, encoder_layers=1, core_layers=1)
-    model = build.build(arch, rngs=nnx.Rngs(0))
-    monkeypatch.setattr(pretrained, 'load', lambda path, step=None: model)
-    return model
+@pytest.fixture(scope='module')
+def export(tmp_path_factory):
+    """The export folder of a tiny random model."""
+    arch = dataclasses.replace(build.SIZES['tiny'], image_size=16, encoder_layers=1, core_layers=1, decoder_width=0)
+    folder = tmp_path_factory.mktemp('model') / 'export'
+    pretrained.save_pretrained(nnx.jit(lambda: build.build(arch, rngs=nnx.Rngs(0)))(), folder)
+    return folder
 
 
-def command(*words):
-    parser = argparse.ArgumentParser()
-    features.add_arguments(parser)
-    features.run(parser.parse_args(['--model', 'tiny', *map(str, words)]))
+def command(*words, model='no model'):
+    return cli.run('features', ['--model', str(model), *map(str, words)])
 
 
 def make_video(path, num_frames=21, size=(16, 16), fps=10):
@@ -34,53 +30,60 @@ def make_video(path, num_frames=21, size=(16, 16), fps=10):
     return path
 
 
-def test_a_long_video_gives_what_encoding_it_at_once_gives(tmp_path, model):
-    from rvm_jax.data.video import iterate_frames
-
+def test_a_long_video_gives_what_encoding_it_at_once_gives(tmp_path, export):
     path = make_video(tmp_path / 'long.mp4', num_frames=603)
-    command('--video', path, '--output', tmp_path / 'out')
+    assert command('--video', path, '--output', tmp_path / 'out', model=export) == 0
     with np.load(tmp_path / 'out' / 'long.npz') as file:
         found, grid, fps = file['features'], file['grid'], file['fps']
-    expected_BTMD, _ = model.encode(np.stack(list(iterate_frames(path)))[None])
+    frames_THWC = np.stack(list(iterate_frames(path)))
+    expected_BTMD, _ = pretrained.load(export).encode(frames_THWC[None])
     assert found.shape == (603, 1 + 4, 64) and grid.tolist() == [2, 2] and fps == 10
     np.testing.assert_allclose(found, expected_BTMD[0], atol=1e-5)
 
 
-def test_several_videos_sizes_and_rates(tmp_path, model):
-    make_video(tmp_path / 'wide.mp4', size=(32, 64))
-    make_video(tmp_path / 'tall.mp4', size=(64, 32))
-    command('--video', tmp_path / 'wide.mp4', tmp_path / 'tall.mp4', '--output', tmp_path, '--fps', 5, '--size', 24)
+def test_several_videos_sizes_and_rates(tmp_path, export):
+    videos = make_video(tmp_path / 'wide.mp4', size=(32, 64)), make_video(tmp_path / 'tall.mp4', size=(64, 32))
+    assert command('--video', *videos, '--output', tmp_path, '--fps', 5, '--size', 24, model=export) == 0
     for name, grid in (('wide', [3, 6]), ('tall', [6, 3])):
         with np.load(tmp_path / f'{name}.npz') as file:
             assert file['grid'].tolist() == grid and file['fps'] == 5
             assert file['features'].shape == (11, 19, 64)
 
 
-def test_mistakes_are_found_before_the_model_is_loaded(tmp_path):
+def test_mistakes_are_found_before_the_model_is_loaded(tmp_path, capsys):
     first, second = tmp_path / 'a' / 'clip.mp4', tmp_path / 'b' / 'clip.mov'
     for path in (first, second):
         path.parent.mkdir()
         path.write_bytes(b'')
     out = tmp_path / 'out'
-    with pytest.raises(UserError, match=r'clip\.mov: would be written to .*like .*a/clip\.mp4'):
-        command('--video', first, second, '--output', out)
-    with pytest.raises(UserError, match='no such file'):
-        command('--video', tmp_path / 'gone.mp4', '--output', out)
-    with pytest.raises(UserError, match='--fps 0'):
-        command('--video', first, '--output', out, '--fps', 0)
     out.mkdir()
-    (out / 'clip.npz').write_bytes(b'precious')
-    with pytest.raises(UserError, match='already there; pass --overwrite'):
-        command('--video', first, '--output', out)
-    assert (out / 'clip.npz').read_bytes() == b'precious'
+    (out / 'there.npz').write_bytes(b'precious')
+    there = tmp_path / 'there.mp4'
+    there.write_bytes(b'')
+    for words, reason in [
+        (('--video', first, second), f'{second}: would be written to {out}/clip.npz, like {first}'),
+        (('--video', tmp_path / 'gone.mp4'), 'gone.mp4: there is no such file'),
+        (('--video', first, '--fps', 0), '--fps 0.0: must be above 0'),
+        (('--video', there), 'there.npz: is already there; pass --overwrite'),
+    ]:
+        assert command(*words, '--output', out) == 2
+        assert reason in capsys.readouterr().err
+    assert (out / 'there.npz').read_bytes() == b'precious'
 
 
-def test_overwrite_replaces_and_a_bad_video_does_not_stop_the_others(tmp_path, model):
+def test_a_size_below_a_patch_is_a_mistake(tmp_path, export, capsys):
+    path = make_video(tmp_path / 'clip.mp4')
+    assert command('--video', path, '--output', tmp_path, '--size', 0, model=export) == 2
+    assert 'size 0: a frame needs at least one patch of 8 pixels' in capsys.readouterr().err
+
+
+def test_overwrite_replaces_and_a_bad_video_does_not_stop_the_others(tmp_path, export, capsys):
     good, bad = make_video(tmp_path / 'good.mp4', num_frames=3), tmp_path / 'bad.mp4'
     bad.write_bytes(b'this is no video')
     (tmp_path / 'good.npz').write_bytes(b'old')
-    with pytest.raises(DataError, match=r'bad\.mp4 .*1 of 2 videos'):
-        command('--video', bad, good, '--output', tmp_path, '--overwrite')
+    assert command('--video', bad, good, '--output', tmp_path, '--overwrite', model=export) == 65
+    message = capsys.readouterr().err
+    assert 'bad.mp4' in message and '1 of 2 videos cannot be used' in message
     with np.load(tmp_path / 'good.npz') as file:
         assert len(file['features']) == 3
     assert sorted(file.name for file in tmp_path.iterdir()) == ['bad.mp4', 'good.mp4', 'good.npz']

@@ -1,4 +1,3 @@
-import argparse
 import dataclasses
 
 import av
@@ -6,9 +5,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rvm_jax import visualize
-from rvm_jax.errors import DataError, UserError
+from rvm_jax import cli, pretrained
+from rvm_jax.data.video import iterate_frames
 from rvm_jax.models import build
+from rvm_jax.models.rvm import RVM
 from rvm_jax.visualization import video
 
 ARCHITECTURE = dataclasses.replace(
@@ -17,16 +17,18 @@ ARCHITECTURE = dataclasses.replace(
 
 
 def command(*words):
-    parser = argparse.ArgumentParser()
-    visualize.add_arguments(parser)
-    visualize.run(parser.parse_args(['--model', 'tiny', *map(str, words)]))
+    return cli.run('visualize', list(map(str, words)))
 
 
-def open_as(monkeypatch, arch):
-    pretrained = pytest.importorskip('rvm_jax.pretrained')
-    model = build.build(arch, rngs=nnx.Rngs(0))
-    monkeypatch.setattr(pretrained, 'load', lambda path, step=None: model)
-    return model
+def export(folder, arch):
+    pretrained.save_pretrained(nnx.jit(lambda: build.build(arch, rngs=nnx.Rngs(0)))(), folder)
+    return folder
+
+
+@pytest.fixture(scope='module')
+def model(tmp_path_factory):
+    """The export folder of a tiny random model."""
+    return export(tmp_path_factory.mktemp('model') / 'export', ARCHITECTURE)
 
 
 @pytest.fixture(scope='module')
@@ -42,10 +44,10 @@ def num_frames(path):
         return sum(1 for _ in container.decode(video=0))
 
 
-def test_it_writes_every_picture_and_the_same_ones_again(tmp_path, monkeypatch, clip):
-    open_as(monkeypatch, ARCHITECTURE)
+def test_it_writes_every_picture_and_the_same_ones_again(tmp_path, model, clip):
     for folder in ('one', 'two'):
-        command('--video', clip, '--output', tmp_path / folder, '--frames', 10)
+        words = '--video', clip, '--output', tmp_path / folder, '--frames', 10
+        assert command('--model', model, *words) == 0
     names = sorted(file.name for file in (tmp_path / 'one').iterdir())
     assert names == [f'{stem}.{end}' for stem in ('kmeans', 'pca', 'reconstruction') for end in ('mp4', 'png')]
     for name in names:
@@ -55,37 +57,40 @@ def test_it_writes_every_picture_and_the_same_ones_again(tmp_path, monkeypatch, 
     assert num_frames(tmp_path / 'one' / 'reconstruction.mp4') == 6
 
 
-def test_targets_follow_the_sources_and_deltas_count_from_the_first_source(tmp_path, monkeypatch, clip):
-    model, calls = open_as(monkeypatch, ARCHITECTURE), []
-    original = type(model).reconstruct
+def test_targets_follow_the_sources_and_deltas_count_from_the_first_source(tmp_path, monkeypatch, model, clip):
+    calls, original = [], RVM.reconstruct
 
     def recorded(self, source, target, deltas, **rest):
         calls.append((source, target, deltas))
         return original(self, source, target, deltas, **rest)
 
-    monkeypatch.setattr(type(model), 'reconstruct', recorded)
-    command('--video', clip, '--output', tmp_path)
+    monkeypatch.setattr(RVM, 'reconstruct', recorded)
+    assert command('--model', model, '--video', clip, '--output', tmp_path) == 0
     assert np.concatenate([deltas[0] for _, _, deltas in calls]).tolist() == [4, 5, 6, 7, 8, 9, 10, 11]
-    for source, target, _ in calls:
-        assert source.shape == (1, 4, 32, 32, 3) and target.shape[2:] == (32, 32, 3)
-        assert (source == calls[0][0]).all() and not (target[0, 0] == source[0, 0]).all()
+    middle_THWC = np.stack(list(iterate_frames(clip)))[:, :, 8:40]
+    for source_BTHWC, target_BFHWC, deltas_BF in calls:
+        assert (source_BTHWC[0] == middle_THWC[:4]).all()
+        assert (target_BFHWC[0] == middle_THWC[deltas_BF[0]]).all()
 
 
-def test_weights_without_a_decoder_give_feature_pictures_and_say_why_not_more(tmp_path, monkeypatch, clip, capsys):
-    open_as(monkeypatch, dataclasses.replace(ARCHITECTURE, decoder_width=0))
-    command('--video', clip, '--output', tmp_path)
-    assert sorted(file.name for file in tmp_path.iterdir()) == ['kmeans.mp4', 'kmeans.png', 'pca.mp4', 'pca.png']
+def test_weights_without_a_decoder_give_feature_pictures_and_say_why_not_more(tmp_path, clip, capsys):
+    model = export(tmp_path / 'export', dataclasses.replace(ARCHITECTURE, decoder_width=0))
+    assert command('--model', model, '--video', clip, '--output', tmp_path / 'out') == 0
+    names = sorted(file.name for file in (tmp_path / 'out').iterdir())
+    assert names == ['kmeans.mp4', 'kmeans.png', 'pca.mp4', 'pca.png']
     assert 'no decoder' in capsys.readouterr().err
 
 
-def test_mistakes_are_kind(tmp_path, monkeypatch, clip):
-    open_as(monkeypatch, ARCHITECTURE)
-    with pytest.raises(UserError, match='--frames 4'):
-        command('--video', clip, '--output', tmp_path / 'out', '--frames', 4)
-    with pytest.raises(UserError, match='no such file'):
-        command('--video', tmp_path / 'gone.mp4', '--output', tmp_path / 'out')
+def test_mistakes_are_one_line_and_leave_nothing(tmp_path, model, clip, capsys):
     short = tmp_path / 'short.mp4'
     video.write_video(short, np.zeros((3, 32, 32, 3), np.uint8))
-    with pytest.raises(DataError, match='has 3 frames'):
-        command('--video', short, '--output', tmp_path / 'out')
+    for words, code, reason in [
+        (('--video', clip, '--frames', 4), 2, '--frames 4: 4 sources and a target are needed'),
+        (('--video', clip, '--fps', -1), 2, '--fps -1.0: must be above 0'),
+        (('--video', tmp_path / 'gone.mp4'), 2, 'gone.mp4: there is no such file'),
+        (('--video', short), 65, 'short.mp4: has 3 frames'),
+    ]:
+        assert command('--model', model, *words, '--output', tmp_path / 'out') == code
+        error = capsys.readouterr().err
+        assert reason in error and error.count('\n') == 1
     assert not (tmp_path / 'out').exists()
