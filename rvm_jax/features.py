@@ -90,12 +90,15 @@ def extract_video(model, path, output, short_side, fps, progress):
             yield features_TMD
 
     frames = extract.video_frames(path, short_side=short_side, patch_size=model.patch_size, fps=fps)
-    return extract.write_features(
-        output,
-        counted(extract.encode_stream(model, frames)),
-        grid=(height // model.patch_size, width // model.patch_size),
-        fps=fps or info.fps or math.nan,
-    )
+    try:
+        return extract.write_features(
+            output,
+            counted(extract.encode_stream(model, frames)),
+            grid=(height // model.patch_size, width // model.patch_size),
+            fps=fps or info.fps or math.nan,
+        )
+    finally:
+        progress.remove_task(task)
 
 
 if __name__ == '__main__':
