@@ -12,18 +12,26 @@ The first four are arrays for the device; the last two stay on the host.
 
 import numpy as np
 
+from rvm_jax.errors import DataError
+
 FAILED, TOO_SHORT = KINDS = ('failed', 'too short')
 ARRAYS = {'source_BTHWC': np.uint8, 'target_BFHWC': np.uint8, 'deltas_BF': np.int32, 'record_B': np.int64}
 
 
-def stack_clips(clips, step):
-    """Batch of clips, each {source_THWC, target_FHWC, deltas_F, record, failures}."""
+def stack_clips(clips):
+    """Batch, still without its step, of clips, each {source_THWC, target_FHWC, deltas_F, record, failures}.
+
+    DataError if one has failures only, because no video that was tried gave a clip.
+    """
+    for clip in clips:
+        if 'record' not in clip:
+            _, path, reason = clip['failures'][0]
+            raise DataError(path, reason, f'{len(clip["failures"])} videos in a row gave no clip, repair the data')
     return {
         'source_BTHWC': np.stack([clip['source_THWC'] for clip in clips]),
         'target_BFHWC': np.stack([clip['target_FHWC'] for clip in clips]),
         'deltas_BF': np.stack([clip['deltas_F'] for clip in clips]).astype(np.int32),
         'record_B': np.array([clip['record'] for clip in clips], np.int64),
-        'step': step,
         'failures': [tuple(failure) for clip in clips for failure in clip['failures']],
     }
 

@@ -23,7 +23,7 @@ from rvm_jax.data.video import open_video
 from rvm_jax.errors import DataError, Stopped, UserError
 
 MAX_ATTEMPTS = 10
-NO_RECORD = -1
+MIN_SHARED_BYTES = 4096  # smaller arrays are cheaper to copy than to share
 SAMPLING = ('num_source', 'num_target', 'clip_frames', 'min_gap', 'max_gap', 'source_start', 'delta_from')
 AUGMENTATION = ('flip', 'crop_area', 'crop_ratio', 'crop_level')
 
@@ -79,7 +79,7 @@ class ClipMaker:
         self.given_up = {}  # record -> why no worker may try it again
 
     def __call__(self, sample):
-        """{source_THWC, target_FHWC, deltas_F, record, failures}; record is -1, frames are missing, if no attempt works."""
+        """{source_THWC, target_FHWC, deltas_F, record, failures}; only failures if no attempt works."""
         failures, tried = [], []
         for attempt in range(min(MAX_ATTEMPTS, len(self.source))):
             rng = np.random.default_rng([self.seed, sample, attempt])
@@ -90,7 +90,7 @@ class ClipMaker:
             except DataError as error:
                 kind = TOO_SHORT if isinstance(error, TooShort) else FAILED
                 failures.append((kind, self.source[record], error.reason))
-        return {'record': NO_RECORD, 'failures': failures}
+        return {'failures': failures}
 
     def read(self, record, rng):
         """{source_THWC, target_FHWC, deltas_F} of one record. DataError if it gives no clip."""
@@ -157,15 +157,11 @@ class Loader:
     def __next__(self):
         while True:
             try:
-                clips = [next(self._iterator) for _ in range(self._rows)]
+                batch = next(self._iterator)
                 break
             except RuntimeError as error:  # what Grain raises for a worker that is gone
                 self._recover(error)
-        for clip in clips:
-            if clip['record'] == NO_RECORD:
-                _, path, reason = clip['failures'][0]
-                raise DataError(path, reason, f'none of {len(clip["failures"])} videos gave a clip; repair the data')
-        batch = stack_clips(clips, self.step)
+        batch['step'] = self.step
         self.step += 1
         return check_batch(batch, batch_size=self._rows, **self._shape)
 
@@ -190,8 +186,11 @@ class Loader:
         # Clips and not batches cross from the workers: all of them work on the next batch, and hold one between them.
         # The order is the same for any number of workers, because every element gives exactly one.
         clips = samples.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
+        options = grain.experimental.DatasetOptions(min_shm_size=MIN_SHARED_BYTES)
+        clips = grain.experimental.WithOptionsIterDataset(clips, options)
         options = grain.MultiprocessingOptions(self._num_workers, self._buffer)
-        return iter(clips.mp_prefetch(options, worker_init_fn=workers.start))
+        batches = clips.mp_prefetch(options, worker_init_fn=workers.start).batch(self._rows, batch_fn=stack_clips)
+        return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1))
 
     def _recover(self, error):
         """Start again at the current step without the files that held a worker; any other death is for the caller."""

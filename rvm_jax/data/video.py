@@ -24,6 +24,11 @@ from rvm_jax.errors import DataError
 # Decoders whose 'non-reference' flag is strict: such a frame is used by no other one. In H.265 it may be used by a
 # higher temporal layer, so there every frame is decoded.
 SKIPPABLE = ('h264',)
+# Playlists and scripts that call themselves a video could make FFmpeg open other files or addresses.
+CONTAINERS = {
+    'protocol_whitelist': 'file',
+    'format_whitelist': 'mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,h264,hevc,ivf,yuv4mpegpipe,gif',
+}
 EPSILON = 1e-6  # seconds: timestamps closer than this are the same
 FIX = 'remove or re-encode this video'
 
@@ -74,11 +79,8 @@ def open_video(path, timeout_s=None):
     path = os.fspath(path)
     _check_regular(path)
     try:
-        # 'file:' keeps names like 'a:b.mp4' from being read as a protocol; the whitelist keeps a playlist that calls
-        # itself a video from opening anything else.
-        container = av.open(
-            'file:' + os.path.abspath(path), container_options={'protocol_whitelist': 'file'}, timeout=timeout_s
-        )
+        # 'file:' keeps a name like 'a:b.mp4' from being read as a protocol.
+        container = av.open('file:' + os.path.abspath(path), container_options=CONTAINERS, timeout=timeout_s)
     except (av.FFmpegError, OSError) as error:
         raise DataError(path, f'cannot be opened as a video ({_reason(error)})', FIX) from error
     with container:
@@ -118,12 +120,14 @@ class Video:
         self._can_skip = stream.codec_context.name in SKIPPABLE
         self._rate = float(stream.average_rate or 0) or None
         self._tick_s = float(stream.time_base)
-        self._start_s = self._start()
         self._position = None  # decoding timestamp of the newest packet read
         self._reformatter = VideoReformatter()
+        self._start_s = 0
+        self._start_s = self._start()
 
     def info(self):
         """VideoInfo; decodes a frame, because only frames know their rotation."""
+        self._seek(None)
         frame = next(self._decode(), None)
         if frame is None:
             raise DataError(self.path, 'has no frame that can be decoded', FIX)
@@ -157,6 +161,7 @@ class Video:
 
     def stream(self, fps=None):
         """Yield frames (H, W, 3) uint8 from first to last: every one, or the nearest to each tick of fps."""
+        self._seek(None)
         if fps is None:
             yield from map(self._to_rgb, self._decode())
             return
@@ -288,6 +293,10 @@ class Video:
         return 0.5 / (self._rate or fps)
 
     def _start(self):
+        """Seconds at which the first picture is shown, on the file's own clock."""
+        if 'avi' in self._container.format.name:  # has decoding times only: the decoder says when pictures are shown
+            first = next(self._decode(), None)
+            return 0 if first is None or first.pts is None else first.pts * self._tick_s
         if self._stream.start_time is not None:
             return self._stream.start_time * self._tick_s
         return (self._container.start_time or 0) / av.time_base
