@@ -13,6 +13,7 @@ import math
 import os
 import re
 import shutil
+import time
 
 import jax
 
@@ -25,6 +26,7 @@ from rvm_jax.training.run_lock import confirm
 
 FOLDER = 'checkpoints'
 MAX_FAILURES = 3  # saves in a row that may fail before the run stops
+GRACE = 0.5  # seconds in which the other writers of a failed save come to their end, before its folder is removed
 SAVE_ERRORS = (OSError, RuntimeError, ValueError)  # what Orbax raises when a write fails; full disks are a ValueError
 
 
@@ -158,6 +160,7 @@ class Checkpoints:
 
     def _count_failure(self, step, size, error):
         self._failures, self._error = self._failures + 1, error
+        time.sleep(GRACE)
         if _is_first():
             checkpoint_folder.remove_unfinished(self._folder)
             room = f'needs about {_mb(size)}, {_mb(shutil.disk_usage(self._folder).free)} free'

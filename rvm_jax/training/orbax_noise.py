@@ -11,19 +11,19 @@ ORBAX = os.path.join('orbax', 'checkpoint')
 @contextlib.contextmanager
 def quiet_orbax():
     """Drop Orbax's log records, and the tracebacks of writes that finish after their save was given up."""
-    logger, before = logging.getLogger('absl'), sys.excepthook
+    logger, before = logging.getLogger('absl'), sys.unraisablehook
 
     def not_orbax(record):
         return ORBAX not in record.pathname
 
-    def hook(kind, error, trace):
-        if not (kind is RuntimeError and str(error) == 'Event loop is closed'):
-            before(kind, error, trace)
+    def hook(unraisable):
+        if str(unraisable.exc_value) != 'Event loop is closed':
+            before(unraisable)
 
     logger.addFilter(not_orbax)
-    sys.excepthook = hook
+    sys.unraisablehook = hook
     try:
         yield
     finally:
-        sys.excepthook = before
+        sys.unraisablehook = before
         logger.removeFilter(not_orbax)

@@ -123,7 +123,7 @@ class TensorBoard:
 
 def _plain(value):
     value = value.item() if hasattr(value, 'item') else value
-    return value if isinstance(value, int) or math.isfinite(value) else None
+    return value if value is not None and math.isfinite(value) else None
 
 
 def _append(path, line):

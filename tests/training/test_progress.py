@@ -1,0 +1,86 @@
+import io
+import os
+import subprocess
+import sys
+import time
+
+from rvm_jax.training.progress import Progress, format_line, format_seconds
+
+SCALARS = {
+    'loss': 0.0123,
+    'learning_rate': 1.2e-3,
+    'grad_norm': 0.52,
+    'clips_per_second': 85.1,
+    'mfu': 0.31,
+    'data_wait': 0.02,
+    'skipped_videos': 3,
+    'skipped_steps': 0,
+}
+
+
+def test_the_line_has_all_that_is_known():
+    assert format_line(1200, 5000, SCALARS, 754) == (
+        'step 1200/5000  loss 0.0123  lr 1.2e-03  |g| 0.52  85.1 clips/s  MFU 31 %  data wait 2 %  '
+        'skipped 3 videos  left 12:34'
+    )
+
+
+def test_what_is_not_known_is_left_out():
+    assert format_line(1, 9, {'loss': 1.0, 'mfu': None, 'skipped_steps': 2}) == 'step 1/9  loss 1  skipped 2 steps'
+
+
+def test_time_left_stays_sensible():
+    assert [format_seconds(s) for s in (0, 59.6, 3723, -5, 1e30)] == ['0:00', '1:00', '1:02:03', '0:00', '999:00:00']
+
+
+def test_time_left_follows_the_pace_and_not_the_wall_clock(monkeypatch):
+    seconds = iter([0.0, 100.0, 102.0, 104.0])
+    monkeypatch.setattr(time, 'monotonic', lambda: next(seconds))
+    monkeypatch.setattr(time, 'time', lambda: 1 / 0)
+    progress = Progress(10, io.StringIO())
+    progress.update(4)
+    assert progress.seconds_left() is None
+    progress.update(5)
+    assert progress.seconds_left() == 500
+    progress.update(9)
+    progress.update(12)
+    assert progress.seconds_left() == 0
+
+
+def test_without_a_terminal_only_logged_steps_make_a_line():
+    stream = io.StringIO()
+    with Progress(3, stream) as progress:
+        for step in (1, 2, 3):
+            progress.update(step, {'loss': 0.5} if step == 2 else None)
+    assert stream.getvalue().startswith('step 2/3  loss 0.5  left 0:0')
+    assert stream.getvalue().count('\n') == 1
+
+
+def test_a_terminal_shows_a_live_bar(monkeypatch):
+    monkeypatch.setenv('TERM', 'xterm')
+    monkeypatch.setenv('COLUMNS', '120')
+    ours, theirs = os.openpty()
+    with open(theirs, 'w') as stream, Progress(3, stream) as progress:
+        progress.update(1, {'loss': 0.5})
+        progress.update(3, {'loss': 0.25})
+    shown = os.read(ours, 10**6).decode()
+    os.close(ours)
+    assert 'step 3/3  loss 0.25' in shown
+    assert '\x1b[' in shown
+
+
+def test_a_run_outlives_who_reads_its_output():
+    code = """
+import sys
+from rvm_jax.training.progress import Progress, say
+with Progress(9) as progress:
+    for step in range(9):
+        progress.update(step, {'loss': 1.0})
+        say('notice')
+open(sys.argv[1], 'w').write('reached the end')
+"""
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run([sys.executable, '-c', code, '/dev/null'], stdout=writer, stderr=writer)
+    os.close(writer)
+    assert process.returncode == 0
