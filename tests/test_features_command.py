@@ -41,13 +41,12 @@ def test_a_long_video_gives_what_encoding_it_at_once_gives(tmp_path, export):
     np.testing.assert_allclose(found, expected_BTMD[0], atol=1e-5)
 
 
-def test_several_videos_sizes_and_rates(tmp_path, export):
-    videos = make_video(tmp_path / 'wide.mp4', size=(32, 64)), make_video(tmp_path / 'tall.mp4', size=(64, 32))
-    assert command('--video', *videos, '--output', tmp_path, '--fps', 5, '--size', 24, model=export) == 0
-    for name, grid in (('wide', [3, 6]), ('tall', [6, 3])):
-        with np.load(tmp_path / f'{name}.npz') as file:
-            assert file['grid'].tolist() == grid and file['fps'] == 5
-            assert file['features'].shape == (11, 19, 64)
+def test_size_and_rate_are_what_was_asked_for(tmp_path, export):
+    path = make_video(tmp_path / 'tall.mp4', size=(64, 32))
+    assert command('--video', path, '--output', tmp_path, '--fps', 5, '--size', 24, model=export) == 0
+    with np.load(tmp_path / 'tall.npz') as file:
+        assert file['grid'].tolist() == [6, 3] and file['fps'] == 5
+        assert file['features'].shape == (11, 19, 64)
 
 
 def test_mistakes_are_found_before_the_model_is_loaded(tmp_path, capsys):
