@@ -31,10 +31,17 @@ def run(name, argv):
 
     command = importlib.import_module(f'rvm_jax.{name}')
     parser = argparse.ArgumentParser(
-        f'rvm {name}', description=command.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        f'rvm {name}',
+        description=command.__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     command.add_arguments(parser)
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    args.overrides = [text.removeprefix('--config.') for text in rest if text.startswith('--config.')]
+    unknown = [text for text in rest if not (text.startswith('--config.') and 'config' in args)]
+    if unknown:
+        parser.error(f'unrecognized arguments: {" ".join(unknown)}')
     try:
         command.run(args)
     except (UserError, ConfigErrors) as error:

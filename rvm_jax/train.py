@@ -13,15 +13,17 @@ def add_arguments(parser):
     """Flags of `rvm train`."""
     parser.add_argument('--config', required=True, metavar='RECIPE', help='recipe, such as configs/rvm_s.py')
     parser.add_argument('--workdir', required=True, help='where checkpoints, numbers and pictures go')
-    parser.add_argument('overrides', nargs='*', metavar='--config.KEY=VALUE', help='set one key of the recipe')
+    parser.add_argument_group('any key of the recipe').add_argument(
+        '--config.KEY', metavar='VALUE', dest='overrides', help='set it; 1e4 is fine for an integer'
+    )
 
 
 def run(args):
     """Train until the recipe's steps are done."""
-    from rvm_jax import config
+    from rvm_jax import config, pretrained
     from rvm_jax.training.loop import train
 
-    train(config.load(args.config, args.overrides), args.workdir)
+    train(config.load(args.config, args.overrides), args.workdir, pretrained.load)
 
 
 if __name__ == '__main__':

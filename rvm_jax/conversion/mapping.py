@@ -28,8 +28,13 @@ def to_named(model):
 
 def named_shapes(model):
     """{name: shape} of `to_named`, also for a model without arrays."""
+    return tree_shapes(nnx.state(model))
+
+
+def tree_shapes(params):
+    """{name: shape} of a tree of parameters, or of their shapes."""
     shapes = {}
-    for name, leaf in _flat(nnx.state(model)).items():
+    for name, leaf in _flat(params).items():
         if STACK in name:
             shapes.update({name.replace(STACK, f'/{i}/'): leaf.shape[1:] for i in range(leaf.shape[0])})
         else:

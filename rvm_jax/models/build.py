@@ -4,6 +4,7 @@ import dataclasses
 
 from flax import nnx
 
+from rvm_jax.errors import UserError
 from rvm_jax.models import layers
 from rvm_jax.models.cores.rvmrnn import RVMRNN
 from rvm_jax.models.decoder import Decoder
@@ -81,10 +82,18 @@ SIZES = {  # RVM, supplement Tables 5 and 6; core MLP of S and head counts of th
 
 
 def architecture(model, image_size):
-    """The Architecture of a config's `model` sub-tree: a size and the switches that differ."""
+    """The Architecture of a config's `model` sub-tree: a size and the switches that differ.
+
+    Raises UserError if image_size, in pixels, is not made of whole patches.
+    """
     switches = ('encoder', 'core', 'block_order', 'gate_bias', 'state_norm', 'gelu', 'delta_embedding',
                 'position_resize', 'mask_ratio', 'shared_mask')  # fmt: skip
     sizes = SIZES[model.size]
+    if image_size % sizes.patch_size:
+        raise UserError(
+            f'config.data.image_size={image_size}', f'is not a multiple of the patch, {sizes.patch_size} pixels',
+            f'take {max(image_size // sizes.patch_size, 1) * sizes.patch_size}',
+        )  # fmt: skip
     return dataclasses.replace(
         sizes,
         core_mlp=model.core_mlp or sizes.core_mlp,

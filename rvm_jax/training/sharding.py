@@ -10,6 +10,7 @@ from rvm_jax.conversion.mapping import path_name
 from rvm_jax.errors import UserError
 
 BATCH = PartitionSpec(('data', 'fsdp'))
+DEVICE_ARRAYS = ('source_BTHWC', 'target_BFHWC', 'deltas_BF')  # of data/batch.py
 
 # Path of a parameter -> partition of its trailing axes; the layer axis of a stack in front of them is never split.
 # Optimizer moments have the same names. What no line fits is small and replicated.
@@ -57,7 +58,16 @@ def state_shardings(mesh, abstract_state):
     return jax.tree_util.tree_map_with_path(sharding, abstract_state)
 
 
+def check_batch(mesh, batch_size):
+    """Raise UserError unless the clips of a step divide over all devices."""
+    if batch_size % mesh.devices.size:
+        raise UserError(
+            f'config.batch_size={batch_size}', f'does not divide over {mesh.devices.size} devices',
+            f'take a multiple of {mesh.devices.size}',
+        )  # fmt: skip
+
+
 def place_batch(mesh, batch):
-    """This process's rows of a batch {name: numpy array} as global arrays, split over all devices."""
+    """The arrays of this process's rows of a batch as global arrays, split over all devices."""
     sharding = NamedSharding(mesh, BATCH)
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+    return {name: jax.make_array_from_process_local_data(sharding, batch[name]) for name in DEVICE_ARRAYS}

@@ -1,0 +1,15 @@
+"""RVM-B pre-training as in the paper (supplement, sections 7 and 8): batch 2048, 256 x 256, masks of 95 %.
+
+    rvm train --config configs/rvm_b.py --workdir runs/b --config.data.path=VIDEOS --config.batch_size=64
+
+The learning rate belongs to batch 2048: at another size set config.optim.peak_lr to 1.5e-4 x batch / 256.
+"""
+
+from rvm_jax import config
+
+
+def get_config():
+    """The recipe."""
+    c = config.default()
+    c.model.size = 'b'
+    return c

@@ -1,0 +1,76 @@
+"""A run from start to end: the table of contents of the project."""
+
+import contextlib
+import functools
+
+from rvm_jax.data.loader import make_loader
+from rvm_jax.data.sources.folder import FolderSource
+from rvm_jax.models import build
+from rvm_jax.objectives.pixel_loss import pixel_loss
+from rvm_jax.training import sharding, start
+from rvm_jax.training.checkpoint import Checkpoints
+from rvm_jax.training.evaluation import Evaluation
+from rvm_jax.training.optimizer import make_optimizer
+from rvm_jax.training.progress import Progress, say
+from rvm_jax.training.run_lock import run_lock
+from rvm_jax.training.run_log import RunLog
+from rvm_jax.training.signals import StopRequest
+from rvm_jax.training.state import make_state
+from rvm_jax.training.step import make_eval_step, make_train_step
+from rvm_jax.training.writer import Writer
+
+
+def train(config, workdir, load_initial):
+    """Train until config.steps are done; the same call goes on after any interruption.
+
+    load_initial(path) opens config.init_from. Raises UserError, before anything is compiled, if config, data, devices
+    and workdir do not fit together; Stopped or Interrupted after a signal, with everything saved; Diverged when steps
+    stay non-finite; DataError when too many videos fail.
+    """
+    arch, execution = build.architecture(config.model, config.data.image_size), build.execution(config.model)
+    source = FolderSource(config.data.path)
+    mesh = sharding.make_mesh(config.mesh)
+    sharding.check_batch(mesh, config.batch_size)
+    optimizer = make_optimizer(config.optim, config.steps)
+    objective = functools.partial(pixel_loss, **config.objective)
+    graphdef, abstract_state, create = make_state(arch, execution, optimizer, config.seed, mesh)
+    train_step = make_train_step(graphdef, optimizer, objective)
+    eval_step = make_eval_step(graphdef, objective)
+    position = {'seed': config.seed, 'batch_size': config.batch_size, 'fingerprint': source.fingerprint()}
+
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(run_lock(workdir))
+        stop = stack.enter_context(StopRequest())
+        keep = config.checkpoint
+        checkpoints = stack.enter_context(Checkpoints(workdir, keep.keep, keep.keep_every))
+        start.check_same_run(workdir, config, source, is_resumed=bool(checkpoints.steps()))
+        state, first = start.restore_or_create(config, checkpoints, abstract_state, create, load_initial)
+        if first == config.steps:
+            say(f'{workdir}: nothing to do, all {config.steps} steps are done')
+            return
+        say(start.summary(arch, config, source, mesh, abstract_state['params']))
+
+        loader = stack.enter_context(
+            make_loader(source, config.data, seed=config.seed, batch_size=config.batch_size, start_step=first)
+        )
+        writer = stack.enter_context(Writer(workdir, first))
+        progress = stack.enter_context(Progress(config.steps))
+        log = stack.enter_context(
+            contextlib.closing(RunLog(config, workdir, mesh, source, loader, writer, progress))
+        )
+        evaluation = Evaluation(config, mesh, eval_step, writer, arch.patch_size)
+
+        for step in range(first + 1, config.steps + 1):
+            stop.step = step
+            batch = log.next_batch()
+            state, metrics = train_step(state, batch)
+            log.finish(step, metrics)
+            is_last = step == config.steps
+            if is_last or stop.requested:
+                log.flush()
+                checkpoints.save_now(step, state, position)
+            elif step % keep.every == 0:
+                checkpoints.save(step, state, position)
+            if stop.requested and not is_last:
+                raise stop.ended(step)
+            evaluation.maybe(step, state['params'], batch, is_last)

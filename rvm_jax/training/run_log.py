@@ -1,0 +1,106 @@
+"""What is counted and logged around the steps: pace, time spent waiting for data, skipped videos and steps."""
+
+import collections
+import os
+import time
+
+from rvm_jax.data.failures import FailureLog
+from rvm_jax.errors import Diverged
+from rvm_jax.models import build
+from rvm_jax.training import cost, sharding
+from rvm_jax.training.optimizer import learning_rate
+
+
+class RunLog:
+    """Takes batches from the loader and numbers from the steps, and logs every config.log.every steps.
+
+    Numbers of a step are read one step later, while the next one runs, so the device never waits for the host.
+    """
+
+    def __init__(self, config, workdir, mesh, source, loader, writer, progress):
+        self._config, self._mesh, self._source = config, mesh, source
+        self._loader, self._writer, self._progress = loader, writer, progress
+        self._failures = FailureLog(os.path.join(workdir, 'data_report.json'), config.data.max_failures)
+        self._learning_rate = learning_rate(config.optim, config.steps)
+        self._records = collections.deque(maxlen=config.optim.max_nonfinite + 1)  # of the latest steps
+        self._pending = None  # (step, metrics) of the step in flight
+        self._clock_step = None  # the clock starts when the first step, which compiles, is done
+
+    def next_batch(self):
+        """The next batch on the devices; counts the wait, and the videos that had to be replaced."""
+        began = time.perf_counter()
+        batch = next(self._loader)
+        if self._clock_step is not None:
+            self._waited += time.perf_counter() - began
+        self._failures.update(batch)
+        self._records.append((batch['step'] + 1, batch['record_B']))
+        return sharding.place_batch(self._mesh, batch)
+
+    def finish(self, step, metrics):
+        """Take note of a step that was started, and read the numbers of the one before it."""
+        self.flush()
+        self._pending = step, metrics
+
+    def flush(self):
+        """Wait for the step in flight, and log it if it is its turn. Raises Diverged."""
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        in_a_row = int(metrics['skipped_in_a_row'])
+        if in_a_row >= self._config.optim.max_nonfinite:
+            raise self._diverged(step, in_a_row)
+        if self._clock_step is None:
+            self._start_clock(step)
+        if step % self._config.log.every == 0 or step == self._config.steps:
+            scalars = self._scalars(step, metrics)
+            self._progress.update(step, scalars)
+            self._writer.scalars(step, scalars)
+            self._failures.write()
+            self._start_clock(step)
+        else:
+            self._progress.update(step)
+
+    def close(self):
+        """Write down which videos failed."""
+        self._failures.write()
+
+    def _start_clock(self, step):
+        self._clock, self._clock_step, self._waited = time.perf_counter(), step, 0.0
+
+    def _scalars(self, step, metrics):
+        scalars = {
+            'loss': float(metrics['loss']),
+            'learning_rate': float(self._learning_rate(step - 1)),
+            'grad_norm': float(metrics['grad_norm']),
+            'skipped_videos': self._failures.report['failed'],
+            'skipped_steps': int(metrics['skipped_steps']),
+        }
+        steps, seconds = step - self._clock_step, time.perf_counter() - self._clock
+        return scalars | self._pace(steps, seconds) if steps else scalars
+
+    def _pace(self, steps, seconds):
+        config, devices = self._config, self._mesh.devices
+        clips = steps * config.batch_size / seconds
+        peak = cost.device_peak(devices.flat[0], config.model.precision)
+        flops = cost.train_flops(
+            build.architecture(config.model, config.data.image_size),
+            num_source=config.data.num_source,
+            num_target=config.data.num_target,
+            image_size=config.data.image_size,
+        )
+        pace = {
+            'clips_per_second': clips,
+            'clips_per_second_per_device': clips / devices.size,
+            'data_wait': min(self._waited / seconds, 1.0),
+        }
+        return pace | ({'mfu': clips * flops / (peak * devices.size)} if peak else {})
+
+    def _diverged(self, step, in_a_row):
+        records = {int(r) for s, rows in self._records if step - in_a_row < s <= step for r in rows}
+        names = ', '.join(self._source[record] for record in sorted(records)[:8])
+        more = f' and {len(records) - 8} more' if len(records) > 8 else ''
+        return Diverged(
+            f'step {step}',
+            f'{in_a_row} steps in a row were not finite, on {names}{more}',
+            'start again from the last checkpoint with a lower config.optim.peak_lr, or in float32',
+        )

@@ -1,0 +1,96 @@
+"""How a run begins: fresh, from someone's weights, or where it stopped; and what must not have changed since."""
+
+import importlib.metadata
+import json
+import math
+import os
+import sys
+
+import jax
+from flax import nnx
+
+from rvm_jax import config as configs
+from rvm_jax.conversion import mapping
+from rvm_jax.data.manifest import check_unchanged
+from rvm_jax.errors import UserError
+from rvm_jax.training import cost
+from rvm_jax.training.progress import say
+
+# What may differ between the parts of one run: it changes neither the clips nor the arithmetic beyond rounding.
+MAY_CHANGE = ('log.', 'checkpoint.', 'mesh.', 'model.attention', 'model.remat', 'init_from', 'data.path',
+              'data.eval_path', 'data.num_workers', 'data.decode_timeout', 'data.max_failures',
+              'data.allow_change')  # fmt: skip
+
+
+def check_same_run(workdir, config, source, is_resumed):
+    """Compare config and data with what the workdir's run began with; a fresh run writes both down.
+
+    Raises UserError with the differences.
+    """
+    path, manifest = os.path.join(workdir, 'config.json'), os.path.join(workdir, 'data_manifest.json')
+    if is_resumed and os.path.exists(path):
+        _compare_configs(path, config, workdir)
+    elif os.path.exists(manifest):
+        os.unlink(manifest)  # of an attempt that never saved a step
+    notice = check_unchanged(manifest, source, config.data.allow_change)
+    if notice:
+        say(notice)
+    version = importlib.metadata.version('rvm_jax')
+    run = {'version': version, 'command': ' '.join(sys.argv), 'config': config.to_dict()}
+    partial = f'{path}.partial'
+    with open(partial, 'w', encoding='utf-8') as file:
+        json.dump(run, file, indent=2)
+    os.replace(partial, path)
+
+
+def _compare_configs(path, config, workdir):
+    with open(path, encoding='utf-8') as file:
+        before = configs.flatten(configs.from_dict(json.load(file).get('config'), path))
+    now = configs.flatten(config)
+    changed = [
+        f'{key} was {before[key]!r}, now {now[key]!r}'
+        for key in now
+        if before[key] != now[key] and not key.startswith(MAY_CHANGE)
+    ]
+    if changed:
+        raise UserError(
+            workdir,
+            f'its run began with another config: {"; ".join(changed)}',
+            f'set it back, or start a new run elsewhere with --config.init_from={workdir}',
+        )
+
+
+def restore_or_create(config, checkpoints, abstract_state, create, load_initial):
+    """(state, steps done): from the newest good checkpoint, from config.init_from, or fresh."""
+    found = checkpoints.restore(abstract_state)
+    if found is not None:
+        step, state, _ = found
+        say(f'going on from step {step}')
+        return state, step
+    state = create()
+    if config.init_from:
+        state = state | {'params': _initial_params(config.init_from, load_initial, abstract_state['params'])}
+        say(f'starting from {config.init_from}')
+    return state, 0
+
+
+def _initial_params(path, load_initial, abstract_params):
+    params = nnx.to_pure_dict(nnx.state(load_initial(path)))
+    mapping.compare(mapping.tree_shapes(abstract_params), mapping.tree_shapes(params), path)
+    return jax.tree.map(lambda p, abstract: jax.device_put(p, abstract.sharding), params, abstract_params)
+
+
+def summary(arch, config, source, mesh, abstract_params):
+    """The first line of a run: how large, on what, how much work."""
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params))
+    flops = cost.train_flops(
+        arch,
+        num_source=config.data.num_source,
+        num_target=config.data.num_target,
+        image_size=config.data.image_size,
+    )
+    device = mesh.devices.flat[0].device_kind
+    return (
+        f'{config.model.size}: {parameters:,} parameters, {len(source)} videos, {flops / 1e9:.3g} GFLOP a clip, '
+        f'{config.batch_size} clips a step on {mesh.devices.size} x {device}'
+    )
