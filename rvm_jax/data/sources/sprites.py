@@ -23,7 +23,7 @@ def random_sprite(rng, hue, cycles):
     """
     kind = list(OUTLINES)[rng.integers(len(OUTLINES))]
     distance_HW = distance_field(_unit_radius(OUTLINES[kind](rng)))
-    color_HWC = random_texture(rng, hue, cycles, saturation=(0.5, 0.95), brightness=(0.5, 0.8, 1.0))
+    color_HWC = random_texture(rng, hue, cycles, saturation=(0.5, 0.95), brightness=(0.4, 0.8, 1.0))
     # A darker rim, part of the texture, parts neighbors of similar color.
     color_HWC = color_HWC * (0.55 + 0.45 * np.clip(distance_HW / 0.16, 0, 1))[..., None]
     return np.dstack([color_HWC, distance_HW]).astype(np.float32)
@@ -34,21 +34,25 @@ def random_texture(rng, hue, cycles, saturation, brightness):
 
     hue is in [0, 1), cycles as in `random_sprite`, saturation a range in [0, 1].
     """
-    hues = hue + rng.choice((-1, 1)) * np.array([0.1, 0.0, -0.1])
+    hues = hue + rng.choice((-1, 1)) * np.array([0.12, 0.0, -0.12])
     saturations = rng.uniform(*saturation, size=3)
     colors = [colorsys.hsv_to_rgb(h % 1, s, v) for h, s, v in zip(hues, saturations, brightness, strict=True)]
-    first_HW, second_HW = (1 / (1 + np.exp(-1.7 * smooth_field(rng, cycles))) for _ in range(2))
+    first_HW, second_HW = (1 / (1 + np.exp(-1.4 * smooth_field(rng, cycles))) for _ in range(2))
     shares_HW3 = np.stack([1 - first_HW, first_HW * (1 - second_HW), first_HW * second_HW], axis=-1)
     return shares_HW3 @ np.array(colors, np.float32)
 
 
 def smooth_field(rng, cycles):
-    """Draw a periodic random field_HW, (SIZE, SIZE), with mean 0, deviation 1 and about `cycles` waves a side."""
+    """Draw a periodic random field_HW, (SIZE, SIZE), with about `cycles` waves along a side.
+
+    Mean 0 and deviation 1 in its middle, so that no shape is of one color and every turn shows.
+    """
     frequency = np.hypot(np.fft.fftfreq(SIZE, 1 / SIZE)[:, None], np.fft.rfftfreq(SIZE, 1 / SIZE)[None])
-    band = np.exp(-0.5 * ((frequency / cycles - 0.7) / 0.4) ** 2) * (frequency > 0)
+    band = np.exp(-0.5 * ((frequency / cycles - 0.8) / 0.35) ** 2) * (frequency > 0)
     noise_HW = rng.standard_normal((SIZE, SIZE), np.float32)
     field_HW = np.fft.irfft2(np.fft.rfft2(noise_HW) * band.astype(np.float32), s=(SIZE, SIZE))
-    return field_HW / field_HW.std()
+    middle = slice(SIZE // 4, -SIZE // 4)
+    return (field_HW - field_HW[middle, middle].mean()) / field_HW[middle, middle].std()
 
 
 def distance_field(outline_N2):

@@ -52,8 +52,8 @@ def random_scene(
     width=64,
     *,
     num_objects=4,
-    speed=(0.5, 1.5),
-    camera_speed=(0.8, 1.6),
+    speed=(0.6, 1.6),
+    camera_speed=(1.0, 1.8),
     wavelength=24.0,
     motion_class=None,
     points_per_object=6,
@@ -73,12 +73,12 @@ def random_scene(
     unit = min(height, width) / 64
     hue = rng.uniform()
     cycles = TILE_SIDES * 64 / wavelength
-    texture_HWC = sprites.random_texture(rng, hue, cycles, saturation=(0.3, 0.65), brightness=(0.1, 0.45, 0.85))
+    texture_HWC = sprites.random_texture(rng, hue, cycles, saturation=(0.4, 0.75), brightness=(0.2, 0.55, 0.95))
     camera_step_4 = np.append(_velocity(rng, camera_speed, unit), rng.uniform((-0.015, -0.008), (0.015, 0.008)))
     cameras_T23 = _camera_path(camera_step_4, num_frames, height, width)
     far_to_near = np.append(np.sort(rng.uniform(1.4, 2.6, size=num_objects - 1))[::-1], rng.uniform(1.0, 1.3))
     # Hues keep their distance from the background's and from each other's.
-    hues = hue + 0.5 + 0.6 * ((rng.permutation(num_objects) + 0.5) / num_objects - 0.5)
+    hues = hue + 0.5 + 0.55 * ((rng.permutation(num_objects) + 0.5) / num_objects - 0.5)
     shapes = []
     for k, depth in enumerate(far_to_near):
         if k == num_objects - 1:
