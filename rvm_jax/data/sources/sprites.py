@@ -10,7 +10,7 @@ import colorsys
 import cv2
 import numpy as np
 
-SIZE = 256  # texels along each side of a sprite and of a background tile
+SIZE = 160  # texels along each side of a sprite and of a background tile
 EXTENT = 1.25  # a sprite spans [-EXTENT, EXTENT] in units of the shape's radius
 
 
