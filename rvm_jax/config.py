@@ -63,6 +63,7 @@ def default():
     m.softmax_dtype = 'float32'  # official_mixed only: attention weights stay float32, or go back to the input's dtype
     m.attention = 'auto'  # auto: fused where the device has it; xla, by_head, cudnn, see models/attention.py
     m.remat = 'dots'  # what is recomputed going back: none, dots (keep matrix products), full (keep nothing of a block)
+    m.unroll = False  # inline every layer instead of scanning: small models step faster on a CPU, but compile longer
     m.block_order = 'cross_mlp_self'  # as released; self_mlp_cross is the paper's Listing 2
     m.gate_bias = False  # the paper's Listing 1 has biases, its equations and the release have none
     m.state_norm = True  # norm on the state before it is attended to; absent from the paper's equations

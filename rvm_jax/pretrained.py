@@ -103,7 +103,7 @@ def _read_workdir(path, step):
 
     recipe = config.from_dict(read_run(path).get('config'), os.path.join(path, CONFIG))
     _, params = read_step(path, step)
-    arch = build.architecture(recipe.model, recipe.data.image_size)
+    arch = build.architecture(recipe.model, recipe.data)
     graphdef, _ = nnx.split(build.abstract(arch))
     return arch, mapping.to_named(nnx.merge(graphdef, params))
 

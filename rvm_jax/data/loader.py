@@ -194,12 +194,12 @@ class Loader:
 
     def _recover(self, error):
         """Start again at the current step without the files that held a worker; any other death is for the caller."""
-        notes = workers.notes_of_the_dead(self._clips.notes) if self._clips.notes else []
-        if not notes:
+        if 'terminated unexpectedly' not in str(error):
             raise error
+        notes = workers.notes_of_the_dead(self._clips.notes)
         stuck = [note for note in notes if note.is_timeout]
         if not stuck:
-            files = ', '.join(note.path for note in notes)
+            files = ', '.join(note.path for note in notes) or 'none'
             raise Stopped(f'A loader worker died ({error}). The last file that it read: {files}') from error
         reason = f'takes too long to decode (more than {self._clips.timeout_s:g} s, its worker was ended)'
         self._clips.given_up |= {note.record: reason for note in stuck}

@@ -48,6 +48,7 @@ class Architecture:
     mask_ratio: float = 0.95
     shared_mask: bool = False
     image_size: int = 256
+    delta_from: str = 'first'
 
 
 def _size(width, layers, heads, core_heads, core_mlp=None):
@@ -81,23 +82,24 @@ SIZES = {  # RVM, supplement Tables 5 and 6; core MLP of S and head counts of th
 }
 
 
-def architecture(model, image_size):
-    """The Architecture of a config's `model` sub-tree: a size and the switches that differ.
+def architecture(model, data):
+    """The Architecture of a config's `model` and `data` sub-trees: a size and the switches that differ.
 
-    Raises UserError if image_size, in pixels, is not made of whole patches.
+    Raises UserError if data.image_size is not made of whole patches.
     """
     switches = ('encoder', 'core', 'block_order', 'gate_bias', 'state_norm', 'gelu', 'delta_embedding',
                 'position_resize', 'mask_ratio', 'shared_mask')  # fmt: skip
     sizes = SIZES[model.size]
-    if image_size % sizes.patch_size:
+    if data.image_size % sizes.patch_size:
         raise UserError(
-            f'config.data.image_size={image_size}', f'is not a multiple of the patch, {sizes.patch_size} pixels',
-            f'take {max(image_size // sizes.patch_size, 1) * sizes.patch_size}',
+            f'config.data.image_size={data.image_size}', f'is not a multiple of the patch, {sizes.patch_size} pixels',
+            f'take {max(data.image_size // sizes.patch_size, 1) * sizes.patch_size}',
         )  # fmt: skip
     return dataclasses.replace(
         sizes,
         core_mlp=model.core_mlp or sizes.core_mlp,
-        image_size=image_size,
+        image_size=data.image_size,
+        delta_from=data.delta_from,
         **{name: model[name] for name in switches},
     )
 
@@ -107,7 +109,7 @@ def execution(model):
     precision = layers.PRECISIONS[model.precision]
     if model.precision == 'official_mixed':
         precision = dataclasses.replace(precision, weights=model.softmax_dtype)
-    return layers.Execution(precision, model.attention, model.remat)
+    return layers.Execution(precision, model.attention, model.remat, model.unroll)
 
 
 def build(arch, execution=layers.Execution(), *, rngs):  # noqa: B008 (frozen)

@@ -75,6 +75,8 @@ class RVM(nnx.Module):
                 f'these frames have batch {len(frames_BTHWC)} and {tokens} tokens',
                 'batch and frame size must not change within a stream; start a new one with state=None',
             )
+        if state is None:
+            state = self.core.init_state(len(frames_BTHWC), jax.ShapeDtypeStruct((tokens, self.encoder.width), jnp.float32))
         return self._encode(frames_BTHWC, state)
 
     def reconstruct(self, source, target, deltas, visible=None, key=None):

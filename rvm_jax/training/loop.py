@@ -27,7 +27,7 @@ def train(config, workdir, load_initial):
     and workdir do not fit together; Stopped or Interrupted after a signal, with everything saved; Diverged when steps
     stay non-finite; DataError when too many videos fail.
     """
-    arch, execution = build.architecture(config.model, config.data.image_size), build.execution(config.model)
+    arch, execution = build.architecture(config.model, config.data), build.execution(config.model)
     source = FolderSource(config.data.path)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(mesh, config.batch_size)

@@ -83,7 +83,7 @@ class RunLog:
         clips = steps * config.batch_size / seconds
         peak = cost.device_peak(devices.flat[0], config.model.precision)
         flops = cost.train_flops(
-            build.architecture(config.model, config.data.image_size),
+            build.architecture(config.model, config.data),
             num_source=config.data.num_source,
             num_target=config.data.num_target,
             image_size=config.data.image_size,

@@ -122,7 +122,7 @@ def test_truncated_mkv_gives_the_frames_that_are_there(tmp_path, write_video, re
     with open_video(path) as video:
         assert video.count(10) == 100  # the header still says so
         assert [read_number(frame) for frame in video.read([0, 10, 20], 10)] == [0, 10, 20]
-    with pytest.raises(DataError, match='ends before it should|is damaged'):
+    with pytest.raises(DataError, match='ends before it should'):
         read_frames(path, [0, 90], fps=10)
 
 
