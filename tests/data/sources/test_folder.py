@@ -1,0 +1,81 @@
+import os
+
+import pytest
+
+from rvm_jax.data.sources.folder import FolderSource
+from rvm_jax.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in ('b.mp4', 'a.MOV', 'sub/c.mkv', 'notes.txt', '._b.mp4', 'sub/picture.png'):
+        path = tmp_path / 'videos' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(name.encode() * 10)
+    return tmp_path / 'videos'
+
+
+def names(source):
+    return [os.path.relpath(source[i], source.root) for i in range(len(source))]
+
+
+def test_a_folder_gives_its_videos_sorted_and_nothing_else(folder):
+    source = FolderSource(folder)
+    assert names(source) == ['a.MOV', 'b.mp4', 'sub/c.mkv']
+    assert all(os.path.isfile(source[i]) for i in range(3))
+
+
+def test_globs_lists_and_single_files(folder, tmp_path):
+    assert names(FolderSource(f'{folder}/*.mp4')) == ['b.mp4']
+    assert names(FolderSource(f'{folder}/**/*.m*')) == ['a.MOV', 'b.mp4', 'sub/c.mkv'][1:]
+    assert names(FolderSource(folder / 'b.mp4')) == ['b.mp4']
+    listing = tmp_path / 'list.txt'
+    listing.write_text('# mine\n\nvideos/sub/c.mkv\n  videos/b.mp4  \n/elsewhere/d.mp4\n')
+    source = FolderSource(listing)
+    assert [source[i] for i in range(3)] == [f'{folder}/sub/c.mkv', f'{folder}/b.mp4', '/elsewhere/d.mp4']
+
+
+def test_links_in_a_circle_end_and_dangling_ones_are_kept(folder):
+    (folder / 'sub' / 'up').symlink_to(folder)
+    (folder / 'lost.mp4').symlink_to(folder / 'nowhere')
+    assert names(FolderSource(folder)) == ['a.MOV', 'b.mp4', 'lost.mp4', 'sub/c.mkv']
+    assert len(FolderSource(folder).fingerprint()) > 8
+
+
+@pytest.mark.parametrize(
+    'make, reason',
+    [
+        (lambda p: p / 'nowhere', 'does not exist'),
+        (lambda p: p / 'empty', 'found no file at all'),
+        (lambda p: p / 'pictures', 'found only 2 .png, 1 .txt'),
+        (lambda p: f'{p}/*.mp4', 'found no file'),
+        (lambda p: p / 'list.txt', 'is a list without a line'),
+        (lambda p: p / 'weights.bin', 'neither a known kind of video nor a text file'),
+        (lambda p: '', 'is not set'),
+    ],
+)
+def test_nothing_to_read_is_said_at_once(tmp_path, make, reason):
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'pictures').mkdir()
+    for name in ('a.png', 'b.png', 'c.txt'):
+        (tmp_path / 'pictures' / name).touch()
+    (tmp_path / 'list.txt').write_text('# nothing\n')
+    (tmp_path / 'weights.bin').write_bytes(b'\0\1\2')
+    with pytest.raises(UserError, match=reason):
+        FolderSource(make(tmp_path))
+
+
+def test_fingerprint_follows_content_and_not_place(folder, tmp_path):
+    before = FolderSource(folder).fingerprint()
+    moved = tmp_path / 'moved'
+    folder.rename(moved)
+    assert FolderSource(moved).fingerprint() == before
+    (moved / 'b.mp4').write_bytes(b'X' + b'b.mp4' * 10)
+    changed = FolderSource(moved).fingerprint()
+    (moved / 'b.mp4').rename(moved / 'd.mp4')
+    assert len({before, changed, FolderSource(moved).fingerprint()}) == 3
+
+
+def test_a_fifo_in_the_folder_is_not_opened(folder):
+    os.mkfifo(folder / 'pipe.mp4')
+    assert ['pipe.mp4', -1, 0] in FolderSource(folder).manifest()
