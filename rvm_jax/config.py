@@ -86,7 +86,9 @@ def default():
     d.clip_frames = 64  # frames a clip spans at most
     d.min_gap = 4  # frames from the last source to a target, inclusive
     d.max_gap = 48
-    d.source_start = 'first'  # first: frame 0 of the clip (supplement 7); random: wherever all gaps still fit (main text)
+    d.source_start = (
+        'first'  # first: frame 0 of the clip (supplement 7); random: wherever all gaps still fit (main text)
+    )
     d.delta_from = 'first'  # deltas counted from the first source frame (release) or the last (paper)
     d.flip = 0.5  # probability of a horizontal flip, one draw a clip
     d.crop_area = (0.3, 1.0)  # fraction of the frame
@@ -166,7 +168,9 @@ def set_value(config, key, value):
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         near = near or [name for name in known if name.split('.')[-1] == key.split('.')[-1]]
-        raise UserError(f'--config.{key}', 'there is no such key', f'did you mean {near[0]}?' if near else 'see config.py')
+        raise UserError(
+            f'--config.{key}', 'there is no such key', f'did you mean {near[0]}?' if near else 'see config.py'
+        )
     section, _, name = key.rpartition('.')
     (config[section] if section else config)[name] = _parse(key, value, known[key])
 
@@ -200,7 +204,7 @@ def _parse(key, text, default):
     """Text in the type of the default value."""
     if isinstance(default, str):
         if text == 'None':
-            raise UserError(f'--config.{key}=None', 'is not text', f"leave it empty, --config.{key}=, for none")
+            raise UserError(f'--config.{key}=None', 'is not text', f'leave it empty, --config.{key}=, for none')
         return text
     try:
         value = ast.literal_eval(text.strip().capitalize() if isinstance(default, bool) else text)
@@ -240,7 +244,12 @@ def check(config):
 
     for key, choices in CHOICES.items():
         near = difflib.get_close_matches(str(flat[key]), choices, n=1)
-        expect(flat[key] in choices, key, 'there is no such choice', f'did you mean {near[0]}?' if near else f'take one of {", ".join(choices)}')
+        expect(
+            flat[key] in choices,
+            key,
+            'there is no such choice',
+            f'did you mean {near[0]}?' if near else f'take one of {", ".join(choices)}',
+        )
     for key in POSITIVE:
         expect(flat[key] > 0, key, 'must be above 0', 'give a positive number')
     for key in NOT_NEGATIVE:
@@ -257,7 +266,12 @@ def check(config):
     for key in ('mesh.data', 'mesh.fsdp'):
         expect(flat[key] == -1 or flat[key] > 0, key, 'is a number of devices', 'give -1 (what is left), or 1 or more')
     expect((flat['mesh.data'], flat['mesh.fsdp']) != (-1, -1), 'mesh.data', 'and mesh.fsdp are both -1', 'fix one')
-    expect(flat['data.min_gap'] <= flat['data.max_gap'], 'data.min_gap', f'is above max_gap={flat["data.max_gap"]}', 'lower it')
+    expect(
+        flat['data.min_gap'] <= flat['data.max_gap'],
+        'data.min_gap',
+        f'is above max_gap={flat["data.max_gap"]}',
+        'lower it',
+    )
     last = flat['data.num_source'] - 1 + flat['data.max_gap']
     expect(last < flat['data.clip_frames'], 'data.clip_frames', f'the farthest target is frame {last} of the clip',
            f'give {last + 1} or more, or lower max_gap')  # fmt: skip

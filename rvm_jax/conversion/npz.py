@@ -15,7 +15,9 @@ def read_npz(path):
     try:
         with zipfile.ZipFile(path) as archive:
             _check_sizes(path, archive)
-            return {info.filename.removesuffix('.npy'): _read_member(path, archive, info) for info in archive.infolist()}
+            return {
+                info.filename.removesuffix('.npy'): _read_member(path, archive, info) for info in archive.infolist()
+            }
     except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
         raise UserError(path, f'not a readable .npz file ({error})', 'download it again') from error
 
@@ -42,7 +44,9 @@ def _read_member(path, archive, info):
             raise UserError(path, f'{info.filename} holds {dtype}, not float32', 'released weights are float32')
         size = int(np.prod(shape, dtype=object)) * dtype.itemsize
         if size > info.file_size:
-            raise UserError(path, f'{info.filename} declares {size:,} bytes, holds {info.file_size:,}', 'download it again')
+            raise UserError(
+                path, f'{info.filename} declares {size:,} bytes, holds {info.file_size:,}', 'download it again'
+            )
         data = member.read(size)
         if len(data) != size:
             raise UserError(path, f'{info.filename} ends early', 'download it again')

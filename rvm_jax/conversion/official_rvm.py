@@ -58,7 +58,9 @@ def to_official(model):
     """{released key: array} of a model, the inverse of `read_official`."""
     arrays, unknown = mapping.translate(mapping.to_named(model), mapping.invert(TABLE))
     if unknown:
-        raise UserError('model', f'{", ".join(unknown[:4])} have no place in the released layout', 'use save_pretrained')
+        raise UserError(
+            'model', f'{", ".join(unknown[:4])} have no place in the released layout', 'use save_pretrained'
+        )
     kernel = arrays[KERNEL]
     arrays[KERNEL] = kernel.reshape(1, model.patch_size, model.patch_size, 3, kernel.shape[-1])
     return arrays

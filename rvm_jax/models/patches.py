@@ -18,6 +18,4 @@ def to_patches(pixels_BHWC, patch_size):
 def to_pixels(patches_BNP, grid, patch_size):
     """Lay patches (..., N, P*P*C) out as frames (..., H, W, C)."""
     h, w = grid
-    return rearrange(
-        patches_BNP, '... (h w) (p q c) -> ... (h p) (w q) c', h=h, w=w, p=patch_size, q=patch_size
-    )
+    return rearrange(patches_BNP, '... (h w) (p q c) -> ... (h p) (w q) c', h=h, w=w, p=patch_size, q=patch_size)

@@ -1,4 +1,4 @@
-"""Fixed position codes: the sine-cosine table of RVM and how it is resized. NumPy: they are constants of the program."""
+"""Fixed position codes: the sine-cosine table of RVM and how it is resized. NumPy, as constants of the program."""
 
 import functools
 

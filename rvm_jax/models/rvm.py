@@ -67,17 +67,15 @@ class RVM(nnx.Module):
         """
         frames_BTHWC = self._checked(frames_BTHWC, 'frames', 'B, T, H, W, 3')
         h, w = patches.grid_size(*frames_BTHWC.shape[2:4], self.patch_size)
-        tokens = self.num_prefix_tokens + h * w
-        leaves = [leaf for leaf in jax.tree.leaves(state) if leaf.ndim > 1 and leaf.shape[:2] != (len(frames_BTHWC), tokens)]
-        if leaves:
+        tokens_MD = jax.ShapeDtypeStruct((self.num_prefix_tokens + h * w, self.encoder.width), jnp.float32)
+        first_state = self.core.init_state(len(frames_BTHWC), tokens_MD)
+        if state is not None and jax.tree.map(jnp.shape, state) != jax.tree.map(jnp.shape, first_state):
             raise UserError(
-                f'state of shape {leaves[0].shape}',
-                f'these frames have batch {len(frames_BTHWC)} and {tokens} tokens',
+                f'state of shape {jax.tree.map(jnp.shape, state)}',
+                f'frames of shape {frames_BTHWC.shape} go with {jax.tree.map(jnp.shape, first_state)}',
                 'batch and frame size must not change within a stream; start a new one with state=None',
             )
-        if state is None:
-            state = self.core.init_state(len(frames_BTHWC), jax.ShapeDtypeStruct((tokens, self.encoder.width), jnp.float32))
-        return self._encode(frames_BTHWC, state)
+        return self._encode(frames_BTHWC, first_state if state is None else state)
 
     def reconstruct(self, source, target, deltas, visible=None, key=None):
         """Rebuild masked target frames from source frames.

@@ -26,6 +26,7 @@ from rvm_jax.training.run_lock import confirm
 
 FOLDER = 'checkpoints'
 MAX_FAILURES = 3  # saves in a row that may fail before the run stops
+SLICED = 2**20  # bytes from which the devices that hold copies of an array each write a part of it
 GRACE = 0.5  # seconds in which the other writers of a failed save come to their end, before its folder is removed
 SAVE_ERRORS = (OSError, RuntimeError, ValueError)  # what Orbax raises when a write fails; full disks are a ValueError
 
@@ -55,7 +56,7 @@ class Checkpoints:
             checkpoint_folder.name_strays(self._folder)
         self._stack.enter_context(quiet_orbax())
         self._orbax = ocp.AsyncCheckpointer(
-            ocp.CompositeCheckpointHandler(),
+            ocp.CompositeCheckpointHandler(state=_array_handler(), data=ocp.JsonCheckpointHandler()),
             async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest),
         )
         self._finisher = self._stack.enter_context(concurrent.futures.ThreadPoolExecutor(1, 'checkpoint'))
@@ -126,15 +127,16 @@ class Checkpoints:
         step, manifest = found
         path = step_path(self._folder, step)
         _compare(path, manifest['tree'], describe(abstract_state), self._workdir)
-        items = ocp.args.Composite(state=ocp.args.StandardRestore(abstract_state), data=ocp.args.JsonRestore())
-        restored = self._orbax.restore(path, args=items)
+        layout = ocp.checkpoint_utils.construct_restore_args(abstract_state)
+        state_args = ocp.args.PyTreeRestore(item=abstract_state, restore_args=layout)
+        restored = self._orbax.restore(path, args=ocp.args.Composite(state=state_args, data=ocp.args.JsonRestore()))
         self._on_disk = step
         return step, restored.state, restored.data
 
     def _start(self, step, state, data):
         import orbax.checkpoint as ocp
 
-        items = ocp.args.Composite(state=ocp.args.StandardSave(state), data=ocp.args.JsonSave(data))
+        items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave(data))
         self._orbax.save(step_path(self._folder, step), args=items, force=True)
 
     def _write_manifest(self):
@@ -178,6 +180,15 @@ class Checkpoints:
         free, wanted = shutil.disk_usage(self._folder).free, 2 * state_bytes(state)
         if free < wanted:
             say(f'checkpoint {step}: {self._folder} has {_mb(free)} free, {_mb(wanted)} would be safe')
+
+
+def _array_handler():
+    """Orbax's handler for a pytree, without its habit of compiling a slice for each shape of a small copied array."""
+    import orbax.checkpoint as ocp
+
+    arrays = ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=SLICED)
+    registry = ocp.type_handlers.create_type_handler_registry((jax.Array, arrays))
+    return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
 def read_step(workdir, step=None):

@@ -55,9 +55,7 @@ def train(config, workdir, load_initial):
         )
         writer = stack.enter_context(Writer(workdir, first))
         progress = stack.enter_context(Progress(config.steps))
-        log = stack.enter_context(
-            contextlib.closing(RunLog(config, workdir, mesh, source, loader, writer, progress))
-        )
+        log = stack.enter_context(contextlib.closing(RunLog(config, workdir, mesh, source, loader, writer, progress)))
         evaluation = Evaluation(config, mesh, eval_step, writer, arch.patch_size)
 
         for step in range(first + 1, config.steps + 1):

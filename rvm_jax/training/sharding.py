@@ -35,9 +35,7 @@ def make_mesh(mesh, devices=None):
     known = int(np.prod([size for size in sizes.values() if size != -1]))
     shape = [len(devices) // known if size == -1 else size for size in sizes.values()]
     if np.prod(shape) != len(devices):
-        raise UserError(
-            f'config.mesh {sizes}', f'does not divide {len(devices)} devices', 'set one of the axes to -1'
-        )
+        raise UserError(f'config.mesh {sizes}', f'does not divide {len(devices)} devices', 'set one of the axes to -1')
     return jax.sharding.Mesh(np.asarray(devices).reshape(shape), tuple(sizes))
 
 

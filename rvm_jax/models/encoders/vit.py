@@ -14,9 +14,7 @@ class ViT(nnx.Module):
 
     mean, std, num_prefix_tokens = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1
 
-    def __init__(
-        self, *, patch_size, width, depth, heads, head_dim, mlp, gelu, position_resize, execution, rngs
-    ):
+    def __init__(self, *, patch_size, width, depth, heads, head_dim, mlp, gelu, position_resize, execution, rngs):
         self.patch_size, self.width, self.position_resize = patch_size, width, position_resize
         self.tokens_dtype = execution.precision.tokens
         self.patch_embed = layers.Dense(patch_size * patch_size * 3, width, rngs=rngs)
