@@ -90,7 +90,8 @@ def write_reconstructions(model, frames_THWC, folder):
     side = min(frames_THWC.shape[1:3])  # the model was trained on squares, and so are its decoder's positions
     frames_THWC = extract.cut(frames_THWC, side, side)
     source_THWC, target_FHWC = frames_THWC[:NUM_SOURCE], frames_THWC[NUM_SOURCE:NUM_DELTAS]
-    deltas_F = np.arange(NUM_SOURCE, NUM_SOURCE + len(target_FHWC))
+    counted_from = 0 if model.architecture.delta_from == 'first' else NUM_SOURCE - 1
+    deltas_F = np.arange(NUM_SOURCE, NUM_SOURCE + len(target_FHWC)) - counted_from
     pixels_FHWC, visible_FV = rebuild(model, source_THWC, target_FHWC, deltas_F)
     shown = slice(None, None, max(1, len(deltas_F) // PANEL_COLUMNS))
     clip = (target_FHWC, pixels_FHWC, visible_FV, deltas_F)

@@ -58,10 +58,9 @@ class Writer:
     def loss_curve(self):
         """Draw images/loss.png from metrics.jsonl; nothing before two losses are logged."""
         if self._is_first:
-            logged = _read(self._metrics)
-            losses = [(entry['step'], entry['loss']) for entry in logged if entry.get('loss') is not None]
-            if len(losses) > 1:
-                self._try('images', self._write_image, 'loss.png', _encode(_draw(losses, logged)))
+            curve_HWC = draw_losses(read_metrics(self._metrics))
+            if curve_HWC is not None:
+                self._try('images', self._write_image, 'loss.png', _encode(curve_HWC))
 
     def _open_board(self, folder, step):
         self._board = TensorBoard(folder, step)
@@ -139,8 +138,8 @@ def _append(path, line):
             raise
 
 
-def _read(path):
-    """The logged objects; a line that a kill left half written is left out."""
+def read_metrics(path):
+    """The objects logged in a metrics.jsonl; a line that a kill left half written is left out."""
     entries = []
     if os.path.exists(path):
         with open(path, 'rb') as file:
@@ -152,7 +151,7 @@ def _read(path):
 
 def _drop_after(path, step):
     if os.path.exists(path):
-        kept = [json.dumps(entry) for entry in _read(path) if entry['step'] <= step]
+        kept = [json.dumps(entry) for entry in read_metrics(path) if entry['step'] <= step]
         _replace(path, ''.join(f'{line}\n' for line in kept).encode())
 
 
@@ -168,12 +167,16 @@ def _encode(image_HWC):
     return cv2.imencode('.png', np.ascontiguousarray(image_HWC[..., ::-1]))[1].tobytes()
 
 
-def _draw(losses, logged):
+def draw_losses(logged, dark=False):
+    """The loss curve of logged objects as uint8 HWC, or None before two losses are there."""
     from rvm_jax.visualization.curves import loss_curve
 
+    losses = [(entry['step'], entry['loss']) for entry in logged if entry.get('loss') is not None]
+    if len(losses) < 2:
+        return None
     held_out = [(entry['step'], entry['eval_loss']) for entry in logged if entry.get('eval_loss') is not None]
     levels = []
     for name, label in TRIVIAL.items():
         values = [entry[f'eval_{name}'] for entry in logged if entry.get(f'eval_{name}') is not None]
         levels += [(label, values[-1])] if values else []
-    return loss_curve(*zip(*losses, strict=True), held_out, levels)
+    return loss_curve(*zip(*losses, strict=True), held_out, levels, dark)

@@ -1,0 +1,21 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test lint
+
+demo: .venv/package
+	$(BIN)/rvm demo
+
+test: .venv/test
+	$(BIN)/python -m pytest
+
+lint: .venv/dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# Constraints make installs repeatable; a package index may be set in pip's own configuration.
+.venv/package .venv/test .venv/dev: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+		--editable '.$(if $(filter-out package,$(notdir $@)),[$(notdir $@)])'
+	touch $@

@@ -1,0 +1,177 @@
+"""Render videos, pre-train a tiny model on them, export and evaluate it, and write report.html.
+
+Example:
+    rvm demo --output runs/demo
+
+Takes under ten minutes on two CPU cores. Started again, it goes on where it was stopped.
+"""
+
+import os
+import sys
+
+NUM_TRAIN, NUM_HELD_OUT = 400, 64
+SIDE = 64  # pixels of the rendered videos; the model sees crops
+FRAMES_SHOWN = 24
+
+
+def add_arguments(parser):
+    """Flags of `rvm demo`."""
+    parser.add_argument('--output', default='runs/demo', help='folder for videos, model and report (runs/demo)')
+    parser.add_argument('--config', default='configs/tiny.py', metavar='RECIPE', help='recipe (configs/tiny.py)')
+
+
+def run(args):
+    """Run all parts; what is there already from an earlier start is kept."""
+    from rvm_jax import config, pretrained
+    from rvm_jax.training.loop import train
+
+    folders = {name: os.path.join(args.output, name) for name in ('videos/train', 'videos/held_out', 'train', 'export')}
+    paths = [f'data.path={folders["videos/train"]}', f'data.eval_path={folders["videos/held_out"]}']
+    recipe = config.load(args.config, [*paths, *args.overrides])
+    render(folders['videos/train'], NUM_TRAIN, seed=recipe.seed, fps=recipe.data.fps)
+    render(folders['videos/held_out'], NUM_HELD_OUT, seed=recipe.seed + 1, fps=recipe.data.fps)
+    train(recipe, folders['train'], pretrained.load)
+    model = pretrained.load(folders['train'])
+    pretrained.save_pretrained(model, folders['export'], facts={'Trained on': f'{NUM_TRAIN} rendered videos'})
+    model = pretrained.load(folders['export'])
+    losses, panel_HWC = evaluate(model, recipe)
+    report = os.path.join(args.output, 'report.html')
+    write_page(report, model, recipe, losses, panel_HWC, folders)
+    print_table(losses, report)
+
+
+def render(folder, count, *, seed, fps):
+    """Render the demo videos into a folder, with a progress bar if somebody is watching."""
+    from rich.progress import Progress
+
+    from rvm_jax.data.sources.synthetic_videos import write_videos
+
+    with Progress(disable=not sys.stdout.isatty()) as progress:
+        task = progress.add_task(f'rendering {count} videos', total=count)
+        write_videos(
+            folder,
+            count,
+            seed=seed,
+            height=SIDE,
+            width=SIDE,
+            fps=fps,
+            progress=lambda done, total: progress.update(task, completed=done),
+        )
+
+
+def evaluate(model, recipe):
+    """Held-out losses of the exported model, beside the trivial predictors, and a reconstruction panel."""
+    import functools
+
+    from flax import nnx
+
+    from rvm_jax.data.sources.folder import FolderSource
+    from rvm_jax.objectives.pixel_loss import pixel_loss
+    from rvm_jax.training import evaluation, sharding
+    from rvm_jax.training.step import make_eval_step
+
+    graphdef, params = nnx.split(model)
+    eval_step = make_eval_step(graphdef, functools.partial(pixel_loss, **recipe.objective))
+    mesh = sharding.make_mesh(recipe.mesh)
+    source = FolderSource(recipe.data.eval_path)
+    losses, batch, out = evaluation.held_out_losses(recipe, mesh, eval_step, params, source)
+    return losses, evaluation.picture(batch, out, model.patch_size)
+
+
+def features_picture(model, frames_THWC, truth_THWC=None):
+    """PCA and K-means of unrolled features, frame by frame, beside the video."""
+    import numpy as np
+
+    from rvm_jax.probing import extract
+    from rvm_jax.visualization.clusters import feature_panel
+
+    features_TMD = np.concatenate(list(extract.encode_stream(model, frames_THWC)))
+    grid = [side // model.patch_size for side in frames_THWC.shape[1:3]]
+    features_ThwD = extract.patch_grid(features_TMD, grid, model.num_prefix_tokens)
+    return feature_panel(frames_THWC, features_ThwD, truth_THWC, first=4)
+
+
+def write_page(path, model, recipe, losses, panel_HWC, folders):
+    """Write report.html."""
+    import numpy as np
+
+    from rvm_jax.data.sources.folder import FolderSource
+    from rvm_jax.data.sources.synthetic import noise_square
+    from rvm_jax.probing import extract
+    from rvm_jax.training.writer import draw_losses, read_metrics
+    from rvm_jax.visualization.overlays import tint
+    from rvm_jax.visualization.report import Picture, write_report
+
+    logged = read_metrics(os.path.join(folders['train'], 'metrics.jsonl'))
+    held_out = FolderSource(recipe.data.eval_path)[0]
+    frames = extract.video_frames(held_out, short_side=SIDE, patch_size=model.patch_size)
+    frames_THWC = np.stack(list(frames))[:FRAMES_SHOWN]
+    noise_THWC, mask_THW = noise_square(np.random.default_rng(recipe.seed), FRAMES_SHOWN, size=2 * SIDE)
+    pictures = [
+        Picture(
+            'Loss',
+            'Mean squared error of the pixels of the target frames. The dashed levels are the two trivial predictors.',
+            tuple(draw_losses(logged, dark) for dark in (False, True)),
+        ),
+        Picture(
+            'Reconstruction of held-out clips',
+            f'From {recipe.data.num_source} source frames and {1 - recipe.model.mask_ratio:.0%} of the patches of a '
+            'later frame, the model paints that frame. Δ counts frames from the first source frame.',
+            panel_HWC,
+        ),
+        Picture(
+            'Features of a held-out clip',
+            'The first three principal components of the features as colors, and K-means with five clusters; both are '
+            'fitted to all frames of the clip at once.',
+            features_picture(model, frames_THWC),
+        ),
+        Picture(
+            'Features of the noise square',
+            'A square of noise moves over noise: a single frame shows nothing, only motion tells. The last row is the '
+            'truth. This model is small and never saw noise in training.',
+            features_picture(model, noise_THWC, tint(noise_THWC, mask_THW)),
+        ),
+    ]
+    summary = (
+        f'{recipe.steps:,} steps of {recipe.batch_size} clips; held-out error '
+        f'{losses["loss"] / better(losses):.2f} of the better trivial predictor'
+    )
+    write_report(path, title='RVM demo', summary=summary, rows=rows(losses), pictures=pictures)
+
+
+def better(losses):
+    """The loss of the better trivial predictor."""
+    return min(losses['copy_last'], losses['mean_color'])
+
+
+def rows(losses):
+    """The results as rows of the report and of the terminal."""
+    from rvm_jax.visualization.report import Row
+
+    return [
+        Row('model', f'{losses["loss"]:.5f}', 'mean squared error on held-out clips'),
+        Row('copy the last source frame', f'{losses["copy_last"]:.5f}', 'as if nothing moved'),
+        Row('mean color', f'{losses["mean_color"]:.5f}', 'one color, the mean of the source frames'),
+        Row('model / better of the two', f'{losses["loss"] / better(losses):.3f}', 'below 1: it learned to see motion'),
+    ]
+
+
+def print_table(losses, report):
+    """The end of the demo, for the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title='held-out clips')
+    table.add_column('predictor')
+    table.add_column('error', justify='right')
+    for row in rows(losses):
+        table.add_row(row.name, row.value)
+    console = Console(soft_wrap=True)
+    console.print(table)
+    console.print(f'report: {os.path.abspath(report)}', highlight=False, markup=False)
+
+
+if __name__ == '__main__':
+    from rvm_jax import cli
+
+    cli.main(['demo', *sys.argv[1:]])
