@@ -2,7 +2,11 @@
 
 Time is counted in ticks: tick k of a target rate lies k / fps seconds after the first picture, and its frame is the one
 whose presentation timestamp is nearest (the earlier of two that are equally near). Frame numbers are never used, so
-variable frame rates, edit lists and a first timestamp other than 0 need no special case. Frames come upright, as RGB.
+variable frame rates, edit lists and a first timestamp other than 0 need no special case. Frames come upright, as
+8-bit RGB; more bits are cut to 8, HDR is not tone-mapped, and mirroring or other than square pixels stay as stored.
+
+A file can be sound in part. The call fails if a frame that is asked for, or one between it and its keyframe, is damaged
+or missing, whatever the rest of the file is like.
 """
 
 import bisect
