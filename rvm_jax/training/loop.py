@@ -5,6 +5,7 @@ import functools
 
 from rvm_jax.data.loader import make_loader
 from rvm_jax.data.sources.folder import FolderSource
+from rvm_jax.errors import DataError, Stopped
 from rvm_jax.models import build
 from rvm_jax.objectives.pixel_loss import pixel_loss
 from rvm_jax.training import sharding, start
@@ -60,7 +61,12 @@ def train(config, workdir, load_initial):
 
         for step in range(first + 1, config.steps + 1):
             stop.step = step
-            batch = log.next_batch()
+            try:
+                batch = log.next_batch()
+            except (Stopped, DataError):  # no more clips: keep what is there
+                log.flush()
+                checkpoints.save_now(step - 1, state, position)
+                raise
             state, metrics = train_step(state, batch)
             log.finish(step, metrics)
             is_last = step == config.steps

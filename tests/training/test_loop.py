@@ -1,0 +1,151 @@
+"""Whole runs of the real command on real MP4 files: what is killed goes on as if it had never stopped."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from rvm_jax import config, pretrained
+from rvm_jax.data.sources.synthetic_videos import write_videos
+from rvm_jax.errors import Diverged, UserError
+from rvm_jax.training.loop import train
+
+SMALL = [
+    'model.unroll=false',
+    'data.image_size=16',
+    'batch_size=4',
+    'log.every=1',
+    'log.images_every=0',
+    'log.eval_clips=4',
+]
+
+
+@pytest.fixture(scope='module')
+def videos(tmp_path_factory):
+    """A folder of eight short videos."""
+    folder = tmp_path_factory.mktemp('videos')
+    write_videos(folder, 8, seed=0, num_frames=24, height=24, width=24, num_workers=0)
+    return str(folder)
+
+
+def recipe(videos, *overrides):
+    return config.load(
+        'configs/tiny.py',
+        [*SMALL, f'data.path={videos}', 'data.num_workers=0', 'mesh.data=-1', 'batch_size=8', *overrides],
+    )
+
+
+def command(videos, workdir, *overrides):
+    flags = [f'--config.{override}' for override in (*SMALL, f'data.path={videos}', 'data.num_workers=1', *overrides)]
+    return [sys.executable, '-m', 'rvm_jax.train', '--config', 'configs/tiny.py', '--workdir', str(workdir), *flags]
+
+
+def start(*args):
+    env = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
+    return subprocess.Popen(command(*args), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True)
+
+
+def losses(workdir):
+    """{step: loss} of the log, each step once."""
+    entries = [json.loads(line) for line in open(os.path.join(workdir, 'metrics.jsonl'), encoding='utf-8')]
+    found = [(entry['step'], entry['loss']) for entry in entries if 'loss' in entry]
+    assert len(found) == len(dict(found))
+    return dict(found)
+
+
+def wait_for_step(process, step):
+    for line in process.stdout:
+        if line.startswith(f'step {step}/'):
+            return
+    raise AssertionError(f'the run ended before step {step}')
+
+
+def test_a_run_that_is_stopped_and_killed_ends_like_one_that_never_was(videos, tmp_path):
+    reference, disturbed = tmp_path / 'reference', tmp_path / 'disturbed'
+    steps = 'steps=14', 'checkpoint.every=3'
+    undisturbed = start(videos, reference, *steps)
+    assert undisturbed.wait(timeout=300) == 0, undisturbed.stdout.read()
+
+    stopped = start(videos, disturbed, *steps)
+    wait_for_step(stopped, 4)
+    stopped.send_signal(signal.SIGTERM)
+    output, _ = stopped.communicate(timeout=300)
+    assert stopped.returncode == 75, output
+    assert 'the same command line goes on' in output
+
+    killed = start(videos, disturbed, *steps, 'data.num_workers=2')
+    wait_for_step(killed, 9)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.communicate(timeout=300)
+
+    resumed = start(videos, disturbed, *steps)
+    output, _ = resumed.communicate(timeout=300)
+    assert resumed.returncode == 0, output
+    assert 'going on from step' in output
+    assert losses(disturbed) == losses(reference)
+    assert sorted(losses(disturbed)) == list(range(1, 15))
+
+    finished = start(videos, disturbed, *steps)
+    output, _ = finished.communicate(timeout=300)
+    assert finished.returncode == 0 and 'nothing to do' in output
+
+
+def test_ctrl_c_saves_and_says_how_to_go_on(videos, tmp_path):
+    process = start(videos, tmp_path / 'run', 'steps=500')
+    wait_for_step(process, 2)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: loader workers get it too
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 130, output
+    assert 'saved at step' in output
+    assert os.listdir(tmp_path / 'run' / 'checkpoints')
+
+
+def test_a_workdir_holds_what_the_contract_says_and_opens_as_a_model(videos, tmp_path):
+    workdir = str(tmp_path / 'run')
+    train(recipe(videos, 'steps=2', f'data.eval_path={videos}'), workdir, pretrained.load)
+    assert {'config.json', 'checkpoints', 'metrics.jsonl', 'tensorboard', 'images', 'data_report.json'} <= set(
+        os.listdir(workdir)
+    )
+    assert {'loss.png', 'reconstruction_00000002.png'} <= set(os.listdir(os.path.join(workdir, 'images')))
+    model = pretrained.load(workdir)
+    assert model.architecture.image_size == 16
+
+    with pytest.raises(UserError, match='optim.peak_lr was 0.002, now 0.01'):
+        train(recipe(videos, 'steps=2', 'optim.peak_lr=0.01'), workdir, pretrained.load)
+    started = str(tmp_path / 'started')
+    train(recipe(videos, 'steps=1', 'optim.peak_lr=0.0', f'init_from={workdir}'), started, pretrained.load)
+    a, b = (pretrained.load(path).encoder.patch_embed.kernel[...] for path in (workdir, started))
+    assert (a == b).all()
+
+
+def test_a_changed_dataset_is_refused_with_the_difference(videos, tmp_path):
+    folder, workdir = str(tmp_path / 'videos'), str(tmp_path / 'run')
+    write_videos(folder, 4, seed=0, num_frames=24, height=24, width=24, num_workers=0)
+    train(recipe(folder, 'steps=1'), workdir, pretrained.load)
+    os.rename(os.path.join(folder, 'clip_00002.mp4'), os.path.join(folder, 'other.mp4'))
+    with pytest.raises(UserError, match='added other.mp4; removed clip_00002.mp4'):
+        train(recipe(folder, 'steps=1'), workdir, pretrained.load)
+
+
+def test_a_run_that_stays_nonfinite_stops_and_names_step_and_records(videos, tmp_path):
+    broken = recipe(
+        videos,
+        'steps=50',
+        'optim.peak_lr=1e38',
+        'optim.warmup=0.0',
+        'optim.clip_norm=0.0',
+        'checkpoint.every=1',
+        'optim.max_nonfinite=3',
+    )
+    with pytest.raises(Diverged, match=r'step \d+: 3 steps in a row were not finite, on .*clip_0000'):
+        train(broken, str(tmp_path / 'run'), pretrained.load)
+    pretrained.load(str(tmp_path / 'run'))
+
+
+def test_a_batch_that_does_not_divide_over_the_devices_is_refused_at_once(videos, tmp_path):
+    with pytest.raises(UserError, match='batch_size=6: does not divide over 8 devices'):
+        train(recipe(videos, 'batch_size=6'), str(tmp_path / 'run'), pretrained.load)
+    assert not (tmp_path / 'run').exists()
