@@ -12,6 +12,7 @@ from flax import nnx
 from rvm_jax.errors import UserError
 
 STACK = '/blocks/'  # models/layers.py: Stack keeps its layers under this attribute, on a leading axis
+SHOWN = 6  # names of each kind that an error lists
 
 
 def to_named(model):
@@ -61,16 +62,21 @@ def from_named(model, named, origin):
 
 def compare(expected, found, origin):
     """Raise UserError listing what is missing, unexpected or of another shape; both are {name: shape}."""
-    lines = [f'missing {name} {expected[name]}' for name in sorted(expected.keys() - found.keys())]
-    lines += [f'unexpected {name} {found[name]}' for name in sorted(found.keys() - expected.keys())]
-    lines += [
-        f'{name} is {found[name]}, expected {expected[name]}'
-        for name in sorted(expected.keys() & found.keys())
-        if tuple(expected[name]) != tuple(found[name])
-    ]
-    if lines:
-        shown = '; '.join(lines[:12]) + (f'; and {len(lines) - 12} more' if len(lines) > 12 else '')
-        raise UserError(origin, f'its arrays do not fit the model: {shown}', 'check that this is the right file')
+    both = sorted(expected.keys() & found.keys())
+    kinds = (
+        [f'missing {name} {expected[name]}' for name in sorted(expected.keys() - found.keys())],
+        [f'unexpected {name} {found[name]}' for name in sorted(found.keys() - expected.keys())],
+        [f'{n} is {found[n]}, expected {expected[n]}' for n in both if tuple(found[n]) != tuple(expected[n])],
+    )
+    shown = [line for lines in kinds for line in lines[:SHOWN] + _rest(lines)]
+    if shown:
+        raise UserError(
+            origin, f'its arrays do not fit the model: {"; ".join(shown)}', 'check that this is the right file'
+        )
+
+
+def _rest(lines):
+    return [f'and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
 
 
 def translate(named, table):

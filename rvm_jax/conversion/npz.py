@@ -1,12 +1,17 @@
 """Reading other people's `.npz` files: no pickles, and sizes are checked before anything is allocated."""
 
+import tokenize
 import zipfile
+import zlib
 
 import numpy as np
 
 from rvm_jax.errors import UserError
 
+# NumPy parses a header as Python source, and a hostile one can make any part of that fail.
+HEADER_ERRORS = (ValueError, KeyError, RecursionError, MemoryError, tokenize.TokenError)
 MAX_MEMBERS = 20_000
+MAX_AXES = 5  # of the patch kernel, which has the most
 MAX_INFLATION = 8  # weights hardly compress; a small file that declares far more than it holds is an attack
 
 
@@ -18,12 +23,15 @@ def read_npz(path):
             return {
                 info.filename.removesuffix('.npy'): _read_member(path, archive, info) for info in archive.infolist()
             }
-    except (zipfile.BadZipFile, NotImplementedError, EOFError) as error:
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError) as error:
         raise UserError(path, f'not a readable .npz file ({error})', 'download it again') from error
 
 
 def _check_sizes(path, archive):
     members = archive.infolist()
+    for info in members:
+        if info.flag_bits & 1 or info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise UserError(path, f'{info.filename} is encrypted or packed in an unusual way', 'save it with numpy')
     declared = sum(info.file_size for info in members)
     stored = sum(info.compress_size for info in members)
     if len(members) > MAX_MEMBERS or declared > MAX_INFLATION * stored + 2**20:
@@ -38,10 +46,12 @@ def _read_member(path, archive, info):
             version = np.lib.format.read_magic(member)
             read_header = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
             shape, fortran_order, dtype = read_header[version](member)
-        except (ValueError, KeyError) as error:
+        except HEADER_ERRORS as error:
             raise UserError(path, f'{info.filename} is not a plain array ({error})', 'download it again') from error
         if dtype != np.float32 or fortran_order:
             raise UserError(path, f'{info.filename} holds {dtype}, not float32', 'released weights are float32')
+        if len(shape) > MAX_AXES or any(length < 0 for length in shape):
+            raise UserError(path, f'{info.filename} declares the shape {shape}', 'released weights have none like it')
         size = int(np.prod(shape, dtype=object)) * dtype.itemsize
         if size > info.file_size:
             raise UserError(

@@ -1,4 +1,4 @@
-"""The released RVM layout (google-deepmind/representations4d): an `.npz` of float32 arrays without any configuration."""
+"""The released RVM layout (google-deepmind/representations4d): an `.npz` of float32 arrays and no configuration."""
 
 import dataclasses
 
@@ -7,7 +7,7 @@ import numpy as np
 from rvm_jax.conversion import mapping
 from rvm_jax.conversion.npz import read_npz
 from rvm_jax.errors import UserError
-from rvm_jax.models.build import Architecture
+from rvm_jax.models import build
 
 KERNEL = 'tokenizer/patch_embedding/Conv_0/kernel'  # released as a 3-D convolution with a leading axis of one
 
@@ -36,19 +36,18 @@ TABLE = (
 def read_official(path):
     """(architecture, named arrays) of a released file, with or without the decoder keys.
 
-    Raises UserError for a file that is not one, listing keys that have no place.
+    Raises UserError for a file that is not one, listing the keys that are missing, have no place or are misshapen.
     """
     arrays = read_npz(path)
     if KERNEL not in arrays or arrays[KERNEL].ndim != 5 or arrays[KERNEL].shape[0] != 1:
         found = ', '.join(sorted(arrays)[:4]) or 'no arrays'
         raise UserError(path, f'not a released RVM file: no {KERNEL}; it has {found} ...', 'give an RVM .npz')
-    named, unknown = mapping.translate(arrays, TABLE)
-    if unknown:
-        raise UserError(path, f'unexpected {", ".join(unknown[:12])}', 'check that this is a released RVM file')
     try:
         arch = infer_architecture(arrays)
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(path, f'sizes cannot be read: {error} is missing or misshapen', 'check the file') from error
+    mapping.compare(released_shapes(arch), {key: array.shape for key, array in arrays.items()}, path)
+    named, _ = mapping.translate(arrays, TABLE)
     kernel = arrays[KERNEL]
     named['encoder/patch_embed/kernel'] = kernel.reshape(-1, kernel.shape[-1])
     return arch, named
@@ -64,6 +63,12 @@ def to_official(model):
     kernel = arrays[KERNEL]
     arrays[KERNEL] = kernel.reshape(1, model.patch_size, model.patch_size, 3, kernel.shape[-1])
     return arrays
+
+
+def released_shapes(arch):
+    """{released key: shape} of a model of this architecture."""
+    shapes, _ = mapping.translate(mapping.named_shapes(build.abstract(arch)), mapping.invert(TABLE))
+    return shapes | {KERNEL: (1, arch.patch_size, arch.patch_size, 3, arch.width)}
 
 
 def write_npz(file, arrays):
@@ -86,7 +91,7 @@ def infer_architecture(arrays):
     sizes |= _stack_sizes(arrays, 'core', 'rnn_core/transformer/xa_blocks_', f'{core}/attention')
     if sizes['decoder_width']:
         sizes |= _stack_sizes(arrays, 'decoder', 'decoder/xa_blocks_', 'decoder/xa_blocks_0/attention')
-    return dataclasses.replace(Architecture(), **sizes)
+    return dataclasses.replace(build.Architecture(), **sizes)
 
 
 def _stack_sizes(arrays, part, prefix, attention):

@@ -157,7 +157,7 @@ class Stack(nnx.Module):
 
     def __init__(self, make_block, depth, *, execution, rngs):
         self.execution = execution
-        self.blocks = nnx.vmap(make_block)(rngs.fork(split=depth))
+        self.blocks = nnx.vmap(make_block)(rngs.split(depth))
 
     def __call__(self, x, *context):
         graphdef, stacked = nnx.split(self.blocks)
