@@ -65,7 +65,8 @@ def train(config, workdir, load_initial):
                 batch = log.next_batch()
             except (Stopped, DataError):  # no more clips: keep what is there
                 log.flush()
-                checkpoints.save_now(step - 1, state, position)
+                if step - 1 > first:
+                    checkpoints.save_now(step - 1, state, position)
                 raise
             state, metrics = train_step(state, batch)
             log.finish(step, metrics)
