@@ -5,6 +5,8 @@ program would. 'by_head' takes one head of one clip at a time, so that its score
 computes them again going back. 'cudnn' is NVIDIA's fused kernel, for bfloat16 alone.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -25,7 +27,7 @@ def attention(query_BQHd, key_BKHd, value_BKHd, execution):
         implementation = _best(query_BQHd, key_BKHd, value_BKHd)
     if implementation == 'cudnn':
         return jax.nn.dot_product_attention(query_BQHd, key_BKHd, value_BKHd, implementation='cudnn')
-    query_BQHd = query_BQHd * query_BQHd.shape[-1] ** -0.5
+    query_BQHd = query_BQHd / math.sqrt(query_BQHd.shape[-1])
     if implementation == 'by_head':
         return _by_head(query_BQHd, key_BKHd, value_BKHd, execution.unroll)
     return _xla(query_BQHd, key_BKHd, value_BKHd, execution.precision)

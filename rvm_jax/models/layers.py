@@ -93,8 +93,13 @@ class MLP(nnx.Module):
 
 
 def layer_norm(width, dtype, *, epsilon=1e-6, use_bias=True, rngs):
-    """LayerNorm over the last axis, statistics in float32, output in dtype."""
-    return nnx.LayerNorm(width, epsilon=epsilon, use_bias=use_bias, dtype=dtype, rngs=rngs)
+    """LayerNorm over the last axis, computed in float32, output in dtype."""
+    return nnx.LayerNorm(width, epsilon=epsilon, use_bias=use_bias, dtype=dtype, promote_dtype=_as_they_are, rngs=rngs)
+
+
+def _as_they_are(arrays, *, dtype):
+    """Keeps NNX from rounding input, scale and bias to dtype first; Linen and the release round the result alone."""
+    return arrays
 
 
 class Block(nnx.Module):

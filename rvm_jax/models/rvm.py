@@ -96,13 +96,21 @@ class RVM(nnx.Module):
                 f'both need one frame size that is a multiple of the patch, {self.patch_size}',
                 'resize or crop the frames',
             )
+        if len(source) != len(target):
+            raise UserError(
+                f'source {source.shape} and target {target.shape}', 'hold unequal numbers of clips', 'pair them up'
+            )
+        if deltas is not None:
+            deltas = _checked_integers(deltas, 'deltas', target.shape[:2], 'B, F')
         if visible is None:
             key = jax.random.key(0) if key is None else key
             num_patches = (height // self.patch_size) * (width // self.patch_size)
             visible = masking.random_visible(
                 key, target.shape[:2], num_patches, self.mask_ratio, shared=self.shared_mask
             )
-        return self._reconstruct(source, target, deltas, jnp.asarray(visible))
+        else:
+            visible = _checked_integers(visible, 'visible', target.shape[:2], 'B, F, V')
+        return self._reconstruct(source, target, deltas, visible)
 
     def step(self, frame_BHWC, state=None):
         """One frame of a stream: features (B, M, D) and the next state."""
@@ -142,6 +150,15 @@ class RVM(nnx.Module):
         if frames.dtype != jnp.uint8 and not jnp.issubdtype(frames.dtype, jnp.floating):
             raise UserError(f'{name} of {frames.dtype}', 'pixels are uint8, or float in [0, 1]', 'convert them')
         return jnp.asarray(frames)
+
+
+def _checked_integers(values, name, leading, axes):
+    values = values if isinstance(values, jax.Array) else np.asarray(values)
+    if values.ndim != len(axes.split()) or values.shape[: len(leading)] != leading:
+        raise UserError(f'{name} of shape {values.shape}', f'expected ({axes}) with (B, F) = {leading}', 'reshape them')
+    if not jnp.issubdtype(values.dtype, jnp.integer):
+        raise UserError(f'{name} of {values.dtype}', 'they are counted in whole numbers', 'convert them to integers')
+    return jnp.asarray(values)
 
 
 def to_unit_range(frames):
