@@ -1,116 +1,189 @@
-"""What a clip costs, from the sizes alone: FLOPs, memory, and the share of a chip's peak that a rate amounts to.
+"""What training costs, from shapes alone: FLOPs of a clip, bytes of memory, and the peak of known devices.
 
-A compiler's count cannot be used in the log: it counts the body of a scan once. One multiply-add is two FLOPs; norms,
-softmax, activations and the loss are left out; training is three times the forward pass, whatever is recomputed.
+One multiply-add is 2 FLOPs; matrix products only. Training is 3 times the forward pass by convention, whatever is
+recomputed. The compiler's own count is no substitute: it counts the body of a loop once.
 """
 
+import math
+from typing import NamedTuple
+
 import jax
+import jax.numpy as jnp
 
 from rvm_jax.models import build, masking
+from rvm_jax.models.decoder import NUM_DELTAS
 
-PEAKS = {  # dense FLOP/s of one chip in bfloat16, by the start of JAX's device kind (vendors' data sheets)
-    'NVIDIA H200': 989e12,
-    'NVIDIA H100 PCIe': 756e12,
-    'NVIDIA H100': 989e12,
-    'NVIDIA A100': 312e12,
-    'TPU v4': 275e12,
-    'TPU v5 lite': 197e12,
-    'TPU v5e': 197e12,
-    'TPU v5': 459e12,
-    'TPU v6': 918e12,
+# device_kind -> dense FLOP/s in bfloat16, and in float32 at JAX's default precision for matrix products: TF32 on GPUs,
+# one bfloat16 pass on TPUs. From the makers' data sheets.
+PEAKS = {
+    'NVIDIA A100': (312e12, 156e12),
+    'NVIDIA H100 PCIe': (756e12, 378e12),
+    'NVIDIA H100 80GB HBM3': (989e12, 495e12),
+    'NVIDIA H200': (989e12, 495e12),
+    'NVIDIA GH200': (989e12, 495e12),
+    'TPU v4': (275e12, 275e12),
+    'TPU v5 lite': (197e12, 197e12),
+    'TPU v5e': (197e12, 197e12),
+    'TPU v5p': (459e12, 459e12),
+    'TPU v5': (459e12, 459e12),
+    'TPU v6 lite': (918e12, 918e12),
+    'TPU v6e': (918e12, 918e12),
 }
 
 
+class Attention(NamedTuple):
+    """Attentions of one shape that run side by side: `groups` sequences of queries, each with its own keys."""
+
+    groups: int
+    queries: int
+    keys: int
+    heads: int
+    head_dim: int
+
+
+class Blocks(NamedTuple):
+    """Transformer blocks of one shape, as often as a clip passes through one; tokens are those of a clip."""
+
+    passes: int
+    tokens: int
+    width: int
+    mlp: int
+    attentions: tuple[Attention, ...]
+
+
 def forward_flops(arch, *, num_source, num_target, image_size):
-    """FLOPs of one clip's forward pass, {part: FLOPs}; the parts add up to the whole."""
-    patches = (image_size // arch.patch_size) ** 2
-    tokens, visible = patches + 1, masking.num_visible(patches, arch.mask_ratio) + 1
-    patch_values, width = arch.patch_size**2 * 3, arch.width
-    embedded = num_source * patches + num_target * (visible - 1)
-    core = _cross_blocks(arch, 'core', width, groups=1, queries=tokens, keys=tokens) + 2 * 4 * tokens * width**2
-    flops = {
-        'patch embedding': 2 * embedded * patch_values * width,
-        'encoder, source': num_source * _blocks(arch, tokens),
-        'encoder, targets': num_target * _blocks(arch, visible),
-        'core': num_source * core,
-    }
-    if arch.decoder_width:
-        keys, narrow = num_source * tokens, arch.decoder_width
-        flops |= {
-            'decoder': _cross_blocks(arch, 'decoder', narrow, groups=num_target, queries=tokens, keys=keys),
-            'embedder and detokenizer': 2
-            * narrow
-            * ((keys + num_target * visible) * width + num_target * patches * patch_values),
-        }
-    return flops
+    """FLOPs of one clip's forward pass by part; the parts do not overlap, so their sum is the whole.
+
+    As this model computes it: hidden patches are not embedded, and all targets share one set of source keys and
+    values. 'decoder_attention' is the products of queries, keys and values in the decoder, 'decoder' its other work.
+    """
+    num_patches, num_visible = _patches(arch, image_size)
+    blocks = _blocks(arch, num_source, num_target, image_size)
+    decoder_attention = blocks['decoder'].passes * sum(map(_score_flops, blocks['decoder'].attentions))
+    patch = 3 * arch.patch_size**2
+    embedded = num_source * (num_patches + 1) + num_target * (num_visible + 1)
+    gates = num_source * 4 * 2 * (num_patches + 1) * arch.width**2
+    flops = {name: part.passes * _block_flops(part) for name, part in blocks.items()}
+    return {
+        'patch_embed': 2 * (num_source * num_patches + num_target * num_visible) * patch * arch.width,
+        'encoder_source': flops['encoder_source'],
+        'encoder_target': flops['encoder_target'],
+        'core': flops['core'] + gates,
+        'decoder': flops['decoder'] - decoder_attention,
+        'decoder_attention': decoder_attention,
+        'embedder_detokenizer': 2 * arch.decoder_width
+        * (embedded * arch.width + num_target * (NUM_DELTAS * arch.delta_embedding + num_patches * patch)),
+    }  # fmt: skip
 
 
-def train_flops(arch, **clip):
-    """FLOPs of one clip's training step; clip as in `forward_flops`."""
-    return 3 * sum(forward_flops(arch, **clip).values())
+def train_flops(arch, *, num_source, num_target, image_size):
+    """FLOPs of one clip in training: 3 times the forward pass."""
+    return 3.0 * sum(forward_flops(arch, num_source=num_source, num_target=num_target, image_size=image_size).values())
 
 
 def device_peak(device, precision):
-    """Peak FLOP/s of a device in the given precision of the config; None where it is not known (CPUs, float32)."""
-    if precision == 'float32':
-        return None  # how float32 products run (TF32, several bfloat16 passes) is the compiler's choice
-    return next((peak for kind, peak in PEAKS.items() if device.device_kind.startswith(kind)), None)
+    """Dense FLOP/s of a JAX device in a config's `model.precision`; None where it is not known, as for every CPU."""
+    known = [kind for kind in PEAKS if device.device_kind.startswith(kind)]
+    return PEAKS[max(known, key=len)][precision == 'float32'] if known else None
 
 
-def memory(arch, *, batch_size, num_source, num_target, image_size, remat, half):
-    """Bytes on one device that holds a whole model, {part: bytes}.
+def memory(arch, execution, batch, *, num_source, num_target, image_size):
+    """Bytes that a train step of `batch` clips holds on one device, by what holds them; an estimate, within 1.3 times
+    the compiler's on small models.
 
-    Weights, gradients and the two moments of AdamW are float32. Activations are what the backward pass keeps of
-    every block: with remat 'full' its input, with 'dots' also the products with parameters, with 'none' all
-    intermediates; plus the working set of one decoder block. half: activations are bfloat16. An estimate, within a
-    factor of two of the compiler's own figure; `rvm plan` asks the compiler.
+    weights, gradients: 4 a parameter; optimizer: 8, AdamW's two moments. activations: what the backward pass reads
+    of every block under the remat policy, with remat also all of the one block that is being recomputed, and the
+    frames as float32 pixels and patches. Attention scores count for implementation 'xla' alone: the others never
+    write them out, and 'auto' is taken to find one of those. Copies that a compiler adds are not counted.
     """
-    patches = (image_size // arch.patch_size) ** 2
-    tokens, visible = patches + 1, masking.num_visible(patches, arch.mask_ratio) + 1
-    size, keys = 2 if half else 4, num_source * tokens
-    encoded = num_source * tokens + num_target * visible
-    kept = {
-        part: count * _kept_values(arch, part, remat) * layers
-        for part, count, layers in (
-            ('encoder', encoded, arch.encoder_layers),
-            ('core', num_source * tokens, arch.core_layers),
-            ('decoder', num_target * tokens, arch.decoder_layers if arch.decoder_width else 0),
-        )
-    }
-    scores = arch.decoder_heads * num_target * tokens * keys if arch.decoder_width else 0
-    if remat == 'none':
-        scores *= arch.decoder_layers
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(build.abstract(arch)))
+    frames = (num_source + 2 * num_target) * 3 * image_size**2 * 4
+    blocks = _blocks(arch, num_source, num_target, image_size).values()
+    everything = [_block_bytes(part, execution) for part in blocks]
+    if execution.remat == 'none':
+        kept, recomputed = everything, 0
+    else:
+        kept, recomputed = [_kept_bytes(part, execution) for part in blocks], max(everything)
+    activations = sum(part.passes * size for part, size in zip(blocks, kept, strict=True)) + recomputed + 2 * frames
+    weights = 4 * num_parameters(arch)
     return {
-        'weights': 4 * parameters,
-        'gradients': 4 * parameters,
-        'optimizer': 8 * parameters,
-        'activations': batch_size * (size * sum(kept.values()) + 2 * 4 * scores),
+        'weights': weights,
+        'optimizer': 2 * weights,
+        'gradients': weights,
+        'activations': batch * activations,
     }
 
 
-def _blocks(arch, tokens):
-    """FLOPs of the encoder's blocks on one frame."""
-    inner = arch.encoder_heads * arch.encoder_head_dim
-    products = tokens * (4 * arch.width * inner + 2 * arch.width * arch.encoder_mlp)
-    return 2 * arch.encoder_layers * (products + 2 * tokens**2 * inner)
+def num_parameters(arch):
+    """Parameters of a model, decoder included where it has one; nothing is allocated."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(build.abstract(arch)))
 
 
-def _cross_blocks(arch, part, width, *, groups, queries, keys):
-    """FLOPs of a stack of cross-attention blocks; keys and values are projected once for all groups."""
-    layers, heads, head_dim, mlp = (getattr(arch, f'{part}_{name}') for name in ('layers', 'heads', 'head_dim', 'mlp'))
-    inner, rows = heads * head_dim, groups * queries
-    products = rows * (6 * width * inner + 2 * width * mlp) + 2 * keys * width * inner
-    scores = 2 * rows * (keys + queries) * inner
-    return 2 * layers * (products + scores)
+def _patches(arch, image_size):
+    num_patches = (image_size // arch.patch_size) ** 2
+    return num_patches, masking.num_visible(num_patches, arch.mask_ratio)
 
 
-def _kept_values(arch, part, remat):
-    """Values a token of a block leaves behind for the backward pass."""
-    width = arch.decoder_width if part == 'decoder' else arch.width
-    inner = getattr(arch, f'{part}_heads') * getattr(arch, f'{part}_head_dim')
-    mlp, attentions = getattr(arch, f'{part}_mlp'), 1 if part == 'encoder' else 2
-    if remat == 'full':
-        return width
-    products = width + mlp + width + attentions * (3 * inner + width)
-    return products if remat == 'dots' else products + 3 * mlp + attentions * (2 * width + inner) + 3 * width
+def _blocks(arch, num_source, num_target, image_size):
+    num_patches, num_visible = _patches(arch, image_size)
+    frame, seen = num_patches + 1, num_visible + 1
+
+    def encoder(frames, tokens):
+        attention = Attention(frames, tokens, tokens, arch.encoder_heads, arch.encoder_head_dim)
+        return Blocks(arch.encoder_layers, frames * tokens, arch.width, arch.encoder_mlp, (attention,))
+
+    core = Attention(1, frame, frame, arch.core_heads, arch.core_head_dim)
+    decoder = (
+        Attention(1, num_target * frame, num_source * frame, arch.decoder_heads, arch.decoder_head_dim),
+        Attention(num_target, frame, frame, arch.decoder_heads, arch.decoder_head_dim),
+    )
+    return {
+        'encoder_source': encoder(num_source, frame),
+        'encoder_target': encoder(num_target, seen),
+        'core': Blocks(num_source * arch.core_layers, frame, arch.width, arch.core_mlp, (core, core)),
+        'decoder': Blocks(
+            arch.decoder_layers if arch.decoder_width else 0,
+            num_target * frame,
+            arch.decoder_width,
+            arch.decoder_mlp,
+            decoder,
+        ),
+    }
+
+
+def _block_flops(part):
+    projections = sum(
+        2 * 2 * a.groups * (a.queries + a.keys) * part.width * a.heads * a.head_dim for a in part.attentions
+    )
+    return projections + sum(map(_score_flops, part.attentions)) + 2 * 2 * part.tokens * part.width * part.mlp
+
+
+def _score_flops(a):
+    return 2 * 2 * a.groups * a.queries * a.keys * a.heads * a.head_dim
+
+
+def _block_bytes(part, execution):
+    """All that differentiation keeps of a block: per norm three float32 arrays and its output; queries, keys, values
+    and the attention's output; six arrays of the MLP's width, from the GELU; scores and weights with 'xla'.
+    """
+    precision = execution.precision
+    item = jnp.dtype(precision.block).itemsize
+    norms = (len(part.attentions) + 1) * part.tokens * part.width * (3 * 4 + item)
+    size = norms + item * (_attention_values(part) + 6 * part.tokens * part.mlp)
+    if execution.implementation == 'xla':
+        weights = item if precision.weights == 'input' else 4
+        size += sum(a.groups * a.heads * a.queries * a.keys * (4 + weights) for a in part.attentions)
+    return size
+
+
+def _kept_bytes(part, execution):
+    """What remat keeps of a block: its input, and with 'dots' also the products with parameters."""
+    size = part.tokens * part.width * jnp.dtype(execution.precision.tokens).itemsize
+    if execution.remat == 'dots':
+        products = _attention_values(part) + part.tokens * part.mlp
+        size += products * jnp.dtype(execution.precision.block).itemsize
+    return size
+
+
+def _attention_values(part):
+    """Numbers in queries, keys, values and outputs."""
+    return sum(2 * a.groups * (a.queries + a.keys) * a.heads * a.head_dim for a in part.attentions)
