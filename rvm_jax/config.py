@@ -124,7 +124,7 @@ def default():
     g.images_every = 5000  # steps between pictures, 0: only at the end
     g.eval_every = 5000  # steps between evaluations on data.eval_path
     g.eval_clips = 256  # held-out clips an evaluation
-    return c
+    return c.lock()  # a recipe cannot add a key by misspelling one
 
 
 def load(path, overrides=()):
@@ -196,7 +196,12 @@ def from_dict(values, origin):
         raise UserError(origin, f'lacks or adds the keys {wrong}', 'use the version of rvm_jax that wrote it')
     for key, value in stored.items():
         section, _, name = key.rpartition('.')
-        (config[section] if section else config)[name] = tuple(value) if isinstance(value, list | tuple) else value
+        try:
+            (config[section] if section else config)[name] = tuple(value) if isinstance(value, list | tuple) else value
+        except TypeError:
+            raise UserError(origin, f'has {key}={value!r}', 'was it written by rvm_jax?') from None
+    for problem in check(config):
+        raise UserError(origin, str(problem), 'was it written by rvm_jax?')
     return config
 
 
@@ -214,8 +219,10 @@ def _parse(key, text, default):
         value = int(value)
     if isinstance(default, float) and type(value) is int:
         value = float(value)
-    if isinstance(default, tuple) and isinstance(value, list | tuple) and len(value) == len(default):
-        value = tuple(float(item) for item in value)
+    if isinstance(default, tuple):
+        is_like_default = isinstance(value, list | tuple) and len(value) == len(default)
+        are_numbers = is_like_default and all(isinstance(item, int | float) for item in value)
+        value = tuple(map(float, value)) if are_numbers else text
     if type(value) is not type(default):
         raise UserError(
             f'--config.{key}={text}', f'expected {type(default).__name__}', f'give something like {default!r}'
@@ -225,12 +232,15 @@ def _parse(key, text, default):
 
 def _run_recipe(path):
     try:
-        config = runpy.run_path(path)['get_config']()
-    except KeyError:
-        raise UserError(path, 'has no get_config()', 'start from configs/tiny.py') from None
-    except (AttributeError, SyntaxError, TypeError) as error:
-        raise UserError(path, str(error).replace('\n', ' '), 'correct the recipe') from error
-    return config.lock()
+        names = runpy.run_path(path)
+        if 'get_config' not in names:
+            raise UserError(path, 'has no get_config()', 'start from configs/tiny.py')
+        config = names['get_config']()
+    except (AttributeError, ImportError, LookupError, NameError, SyntaxError, TypeError, ValueError) as error:
+        raise UserError(path, str(error).strip('"').replace('\\n', ' ').replace('\n', ' '), 'correct it') from error
+    if not isinstance(config, ml_collections.ConfigDict) or flatten(config).keys() != flatten(default()).keys():
+        raise UserError(path, 'get_config() does not return a changed config.default()', 'start from configs/tiny.py')
+    return config
 
 
 def check(config):
@@ -257,9 +267,11 @@ def check(config):
     for key in FRACTIONS:
         expect(0 <= flat[key] <= 1, key, 'is a fraction', 'give a number from 0 to 1')
     for key in ('data.crop_area', 'data.crop_ratio'):
-        low, high = flat[key]
-        expect(0 < low <= high, key, 'must be a range above 0', 'give (low, high)')
-    expect(flat['data.crop_area'][1] <= 1, 'data.crop_area', 'is a fraction of the frame', 'give at most 1.0')
+        pair = flat[key]
+        expect(len(pair) == 2 and 0 < pair[0] <= pair[1], key, 'must be a range above 0', 'give (low, high)')
+    expect(
+        max(flat['data.crop_area'], default=0) <= 1, 'data.crop_area', 'is a fraction of the frame', 'give at most 1'
+    )
     expect(flat['model.mask_ratio'] < 1, 'model.mask_ratio', 'hides every patch', 'give less than 1')
     expect(not flat['model.encoder_path'] or flat['model.encoder'] != 'vit', 'model.encoder_path',
            'is for an imported encoder, and config.model.encoder is vit', 'leave it empty')  # fmt: skip

@@ -1,0 +1,182 @@
+import json
+import pathlib
+
+import pytest
+
+from rvm_jax import config as configs
+from rvm_jax.errors import ConfigErrors, UserError
+
+RECIPES = sorted(pathlib.Path(__file__).parents[1].glob('configs/**/*.py'))
+TINY = 'configs/tiny.py'
+
+
+def problems(*overrides):
+    """What loading the tiny recipe with these overrides complains about."""
+    with pytest.raises(ConfigErrors) as error:
+        configs.load(TINY, overrides)
+    return [str(problem) for problem in error.value.errors]
+
+
+def recipe(tmp_path, body):
+    path = tmp_path / 'recipe.py'
+    path.write_text(f'from rvm_jax import config\n\n\ndef get_config():\n    c = config.default()\n    {body}\n')
+    return path
+
+
+@pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_builds(path):
+    from rvm_jax.conversion import mapping
+    from rvm_jax.models import build
+    from rvm_jax.training.optimizer import make_optimizer
+
+    config = configs.load(path)
+    model = build.abstract(build.architecture(config.model, config.data), build.execution(config.model))
+    assert {name.split('/')[0] for name in mapping.named_shapes(model)} == {'encoder', 'core', 'decoder'}
+    make_optimizer(config.optim, config.steps)
+
+
+def test_there_is_a_recipe_for_every_size():
+    assert {configs.load(path).model.size for path in RECIPES} == set(configs.SIZES)
+
+
+def test_choices_are_the_names_that_the_code_knows():
+    from rvm_jax.models import build, layers
+
+    assert set(configs.SIZES) == set(build.SIZES)
+    assert set(configs.CHOICES['model.encoder']) == set(build.ENCODERS)
+    assert set(configs.CHOICES['model.core']) == set(build.CORES)
+    assert set(configs.CHOICES['model.precision']) == set(layers.PRECISIONS)
+    assert set(configs.flatten(configs.default())) >= set(configs.CHOICES)
+
+
+@pytest.mark.parametrize(
+    ('override', 'value'),
+    [
+        ('steps=1e4', 10_000),
+        ('steps=10_000', 10_000),
+        ('optim.peak_lr=3e-4', 3e-4),
+        ('optim.peak_lr=1', 1.0),
+        ('model.unroll=false', False),
+        ('model.unroll=TRUE', True),
+        ('data.crop_area=(0.5, 1)', (0.5, 1.0)),
+        ('data.crop_area=[0.5,1.0]', (0.5, 1.0)),
+        ('data.path=a=b', 'a=b'),
+        ('data.path=123', '123'),
+        ('data.path=', ''),
+        ('mesh.fsdp=-1', -1),
+    ],
+)
+def test_an_override_takes_the_type_of_its_default(override, value):
+    config = configs.load(TINY)
+    key, text = configs.parse_override(override)
+    configs.set_value(config, key, text)
+    found = configs.flatten(config)[key]
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ('override', 'message'),
+    [
+        ('optim.peaklr=1', '--config.optim.peaklr: there is no such key; did you mean optim.peak_lr?'),
+        ('stepz=1', 'did you mean steps?'),
+        ('peak_lr=1', 'did you mean optim.peak_lr?'),
+        ('optim=1', '--config.optim: there is no such key'),
+        ('zzz=1', 'there is no such key; see config.py'),
+        ('steps', 'steps: has no value; write --config.steps=VALUE'),
+        ('steps=1.5', '--config.steps=1.5: expected int; give something like 6000'),
+        ('steps=many', 'expected int'),
+        ('steps=True', 'expected int'),
+        ('steps=None', 'expected int'),
+        ('optim.peak_lr=nan', 'expected float'),
+        ('model.unroll=2', 'expected bool'),
+        ('data.path=None', '--config.data.path=None: is not text; leave it empty'),
+        ('data.crop_area=(0.1,0.2,0.3)', 'expected tuple'),
+        ('data.crop_area=("a","b")', 'expected tuple; give something like (0.3, 1.0)'),
+        ('data.crop_area=(None,1)', 'expected tuple'),
+        ('model.size=bb', 'config.model.size=bb: there is no such choice; did you mean b?'),
+        ('model.remat=everything', 'take one of none, dots, full'),
+        ('model.precision=float16', 'did you mean float32?'),
+        ('steps=0', 'config.steps=0: must be above 0'),
+        ('optim.peak_lr=-1', 'must not be negative'),
+        ('data.flip=1.5', 'is a fraction'),
+        ('model.mask_ratio=1', 'hides every patch'),
+        ('model.encoder_path=x', 'is for an imported encoder'),
+        ('data.crop_area=(0.5,0.1)', 'must be a range above 0'),
+        ('data.crop_area=(0.5,2)', 'is a fraction of the frame'),
+        ('data.min_gap=8', 'is above max_gap=7'),
+        ('data.max_gap=13', 'the farthest target is frame 16 of the clip; give 17 or more'),
+        ('data.clip_frames=65', 'the delta embedding counts to 63'),
+        ('mesh.fsdp=0', 'is a number of devices'),
+    ],
+)
+def test_a_mistake_is_named_with_its_fix(override, message):
+    [problem] = problems(override)
+    assert message in problem and '\n' not in problem
+
+
+def test_two_axes_cannot_both_take_what_is_left():
+    [problem] = problems('mesh.data=-1', 'mesh.fsdp=-1')
+    assert 'config.mesh.data=-1: and mesh.fsdp are both -1' in problem
+
+
+def test_all_mistakes_are_told_at_once():
+    found = problems('optim.peaklr=1', 'steps=many', 'model.size=xl', 'data.flip=2', 'data.min_gap=9')
+    assert len(found) == 5
+
+
+def test_a_recipe_cannot_invent_a_key(tmp_path):
+    with pytest.raises(UserError, match=r'recipe\.py.*peaklr.*Did you mean "peak_lr"'):
+        configs.load(recipe(tmp_path, 'c.optim.peaklr = 1.0; return c'))
+
+
+@pytest.mark.parametrize(
+    ('body', 'reason'),
+    [
+        ('c.optim.peak_lr = "high"; return c', 'peak_lr'),
+        ('return d', "name 'd' is not defined"),
+        ('import no_such_module', 'no_such_module'),
+        ('return c.no_such_key', 'no_such_key'),
+        ('return (', 'never closed'),
+        ('c.data.crop_area = (0.1,); return c', 'must be a range above 0'),
+        ('pass', 'does not return a changed config.default'),
+    ],
+)
+def test_a_broken_recipe_is_one_line(tmp_path, body, reason):
+    with pytest.raises((UserError, ConfigErrors), match=reason) as error:
+        configs.load(recipe(tmp_path, body))
+    assert '\n' not in str(error.value)
+
+
+def test_a_file_that_is_no_recipe_is_named(tmp_path):
+    (tmp_path / 'empty.py').write_text('')
+    with pytest.raises(UserError, match=r'has no get_config\(\)'):
+        configs.load(tmp_path / 'empty.py')
+    with pytest.raises(UserError, match='there is no such recipe'):
+        configs.load('configs/none.py')
+
+
+def test_shipped_recipes_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert configs.load(TINY).model.size == 'tiny'
+
+
+def test_a_stored_config_comes_back():
+    config = configs.load(TINY, ['data.crop_area=(0.5,0.9)', 'steps=7'])
+    stored = json.dumps(config.to_dict())
+    assert configs.from_dict(json.loads(stored), 'here').to_dict() == config.to_dict()
+
+
+@pytest.mark.parametrize(
+    ('change', 'reason'),
+    [
+        ({'stepz': 1}, 'here: lacks or adds the keys stepz'),
+        ({'steps': 'many'}, "here: has steps='many'"),
+        ({'data': 3}, 'lacks or adds the keys'),
+        ({'batch_size': -1}, 'config.batch_size=-1: must be above 0'),
+    ],
+)
+def test_a_damaged_stored_config_is_explained(change, reason):
+    with pytest.raises(UserError, match=reason):
+        configs.from_dict(configs.default().to_dict() | change, 'here')
+    with pytest.raises(UserError, match='lacks or adds'):
+        configs.from_dict(['not a config'], 'here')
