@@ -11,7 +11,7 @@ from rvm_jax import config
 def get_config():
     """The recipe."""
     c = config.default()
-    c.steps = 6000
+    c.steps = 4500
     c.batch_size = 8
     c.model.size = 'tiny'
     c.model.precision = 'float32'
@@ -23,10 +23,11 @@ def get_config():
     c.data.clip_frames = 16
     c.data.min_gap = 1
     c.data.max_gap = 7
+    c.data.crop_area = (0.5, 1.0)
     c.data.num_workers = 1
     c.optim.peak_lr = 2e-3
     c.log.every = 100
-    c.log.eval_every = 2000
-    c.log.images_every = 2000
+    c.log.eval_every = 1500
+    c.log.images_every = 1500
     c.checkpoint.every = 1000
     return c
