@@ -5,6 +5,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -69,7 +70,7 @@ def write_video(path, frames_THWC, *, fps=10, crf=14):
         raise UserError(f'{height} x {width}', 'H.264 in yuv420p needs an even height and width', 'round them to even')
     partial = _partial(path)
     with av.open(str(partial), 'w', format='mp4') as container:
-        stream = container.add_stream('libx264', rate=fps)
+        stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width, stream.pix_fmt = height, width, 'yuv420p'
         stream.codec_context.gop_size = 8  # clips begin anywhere, so a key frame is never far
         # One thread, and none of x264's shortcuts for this very CPU: the same frames always give the same bytes.
