@@ -44,9 +44,14 @@ def model_card(model, facts):
         **facts,
     }
     return TEMPLATE.format(
-        rows='\n'.join(f'| {name} | {text} |' for name, text in rows.items()),
+        rows='\n'.join(f'| {name} | {_cell(text)} |' for name, text in rows.items()),
         prefixes=', '.join(f'`{prefix}.`' for prefix in prefixes),
     )
+
+
+def _cell(text):
+    """Text that cannot break out of its table cell."""
+    return ' '.join(text.replace('|', '\\|').split())
 
 
 def preprocessor(model):

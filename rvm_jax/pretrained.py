@@ -9,6 +9,7 @@ import tempfile
 
 from flax import nnx
 
+from rvm_jax.config import CHOICES
 from rvm_jax.conversion import mapping, official_rvm
 from rvm_jax.conversion.safetensors import read_safetensors, safetensors_bytes
 from rvm_jax.errors import UserError
@@ -27,6 +28,10 @@ def load(path, *, step=None, precision='float32'):
     kind = model_kind(path)
     if step is not None and kind != 'workdir':
         raise UserError(f'--step {step}', f'{path} holds one model', 'leave the step out')
+    if precision not in layers.PRECISIONS:
+        raise UserError(
+            f'precision={precision!r}', 'there is no such choice', f'take one of {", ".join(layers.PRECISIONS)}'
+        )
     arch, arrays = {'official': _read_official, 'export': _read_export, 'workdir': _read_workdir}[kind](path, step)
     model = build.abstract(arch, layers.Execution(layers.PRECISIONS[precision]))
     return mapping.from_named(model, arrays, path)
@@ -44,6 +49,16 @@ def model_kind(path):
         return 'workdir'
     found = 'there is nothing' if not os.path.exists(path) else f'it holds {", ".join(sorted(names)[:5]) or "no model"}'
     raise UserError(path, f'not a model: {found}', 'name an export folder, a workdir, or a released RVM .npz')
+
+
+def read_architecture(path):
+    """The Architecture at any model path, without its weights where that is possible; UserError as in `load`."""
+    kind = model_kind(path)
+    if kind == 'official':
+        return official_rvm.read_official(path)[0]
+    if kind == 'export':
+        return _read_export_architecture(path)
+    return _run_architecture(path)
 
 
 def save_pretrained(model, folder, *, facts=None):
@@ -77,6 +92,7 @@ def save_official(model, path):
         with _removed_on_error(file.name):
             official_rvm.write_npz(file, arrays)
             file.flush()
+            os.fchmod(file.fileno(), 0o644)  # a temporary file's is for the owner alone
             os.replace(file.name, path)
 
 
@@ -93,17 +109,25 @@ def _read_official(path, _):
 
 
 def _read_export(path, _):
-    arch = _architecture(_read_json(os.path.join(path, CONFIG)).get('architecture'), path)
-    return arch, read_safetensors(os.path.join(path, WEIGHTS))
+    return _read_export_architecture(path), read_safetensors(os.path.join(path, WEIGHTS))
+
+
+def _read_export_architecture(path):
+    return _architecture(_read_json(os.path.join(path, CONFIG)).get('architecture'), path)
+
+
+def _run_architecture(path):
+    from rvm_jax import config
+
+    recipe = config.from_dict(read_run(path).get('config'), os.path.join(path, CONFIG))
+    return build.architecture(recipe.model, recipe.data)
 
 
 def _read_workdir(path, step):
-    from rvm_jax import config
     from rvm_jax.training.checkpoint import read_step
 
-    recipe = config.from_dict(read_run(path).get('config'), os.path.join(path, CONFIG))
+    arch = _run_architecture(path)
     _, params = read_step(path, step)
-    arch = build.architecture(recipe.model, recipe.data)
     graphdef, _ = nnx.split(build.abstract(arch))
     return arch, mapping.to_named(nnx.merge(graphdef, params))
 
@@ -115,11 +139,14 @@ def _architecture(values, path):
         wrong = sorted(set(values) ^ set(fields)) if isinstance(values, dict) else ['architecture']
         raise UserError(path, f'its {CONFIG} lacks or adds {", ".join(wrong[:8])}', 'was it written by rvm_jax?')
     for name, value in values.items():
-        limits = {'encoder': build.ENCODERS, 'core': build.CORES}.get(name)
-        bad = type(value) is not fields[name] or (isinstance(value, int) and not 0 <= value <= LARGEST)
-        if bad or (limits is not None and value not in limits):
+        fits = type(value) is fields[name] and (not isinstance(value, str) or value in _choices(name))
+        if not fits or not (isinstance(value, str) or 0 <= value <= LARGEST):
             raise UserError(path, f'its {CONFIG} has {name}={value!r}', 'was it written by rvm_jax?')
     return build.Architecture(**values)
+
+
+def _choices(name):
+    return CHOICES.get(f'model.{name}') or CHOICES[f'data.{name}']
 
 
 def _read_json(path):
@@ -142,8 +169,12 @@ def _write_folder(folder, contents):
                 file.write(data)
         os.chmod(partial, 0o755)  # mkdtemp's is for the owner alone
         if os.path.isdir(folder):
-            shutil.rmtree(folder)
-        os.rename(partial, folder)
+            aside = f'{partial}.old'  # a half deleted export must not look like one
+            os.rename(folder, aside)
+            os.rename(partial, folder)
+            shutil.rmtree(aside)
+        else:
+            os.rename(partial, folder)
 
 
 @contextlib.contextmanager

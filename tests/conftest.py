@@ -1,6 +1,54 @@
 """Eight CPU devices for every test, set before JAX is first imported."""
 
+import json
 import os
+
+import numpy as np
+import pytest
 
 os.environ['JAX_PLATFORMS'] = os.environ.get('JAX_PLATFORMS', 'cpu')
 os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+
+
+@pytest.fixture(scope='session')
+def make_workdir():
+    """make_workdir(folder, steps): a workdir of the tiny recipe as training leaves it, without training."""
+
+    def make(folder, steps=(10, 20)):
+        import jax.numpy as jnp
+        from flax import nnx
+
+        from rvm_jax import config as configs
+        from rvm_jax.conversion import mapping
+        from rvm_jax.models import build
+        from rvm_jax.training.checkpoint import Checkpoints
+        from rvm_jax.training.run_lock import run_lock
+
+        config = configs.load('configs/tiny.py', ['data.path=/private/clips/', 'steps=20'])
+        model = build.abstract(build.architecture(config.model, config.data))
+        shapes = mapping.named_shapes(model)
+        with run_lock(folder), Checkpoints(folder) as checkpoints:
+            for step in steps:
+                named = {name: np.full(shape, step, np.float32) for name, shape in shapes.items()}
+                params = nnx.to_pure_dict(nnx.state(mapping.from_named(model, named, 'test')))
+                checkpoints.save(step, {'step': jnp.int32(step), 'params': params}, {})
+        command = (
+            '/home/me/bin/rvm train --config configs/tiny.py --workdir /home/me/w --config.data.path=/private/clips/'
+        )
+        files = {
+            'config.json': {'version': '0.1.0', 'command': command, 'config': config.to_dict()},
+            'data_manifest.json': {'sampler_version': 1, 'files': [['a.mp4', 1, 2], ['b.mp4', 3, 4]]},
+            'data_report.json': {'clips': 160, 'failed': 3, 'too_short': 0, 'next_step': 20, 'reasons': {}},
+        }
+        for name, contents in files.items():
+            (folder / name).write_text(json.dumps(contents))
+        logged = [
+            {'step': 10, 'loss': 0.5, 'clips_per_second': 2.0}, {'step': 10, 'eval_loss': 0.4, 'eval_copy_last': 0.7},
+            {'step': 20, 'loss': 0.25, 'clips_per_second': 2.5}, {'step': 20, 'eval_loss': None},
+        ]  # fmt: skip
+        (folder / 'metrics.jsonl').write_text(''.join(f'{json.dumps(entry)}\n' for entry in logged) + '{"step": 2')
+        (folder / 'images').mkdir()
+        (folder / 'images' / 'loss.png').write_bytes(b'')
+        return folder
+
+    return make

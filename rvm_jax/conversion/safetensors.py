@@ -4,7 +4,7 @@ from rvm_jax.errors import UserError
 
 
 def read_safetensors(path):
-    """{name: numpy array} of a .safetensors file; raises UserError if it is damaged."""
+    """{name: float32 array} of a .safetensors file; raises UserError if it is damaged or holds other numbers."""
     import safetensors
     import safetensors.numpy
 
@@ -12,6 +12,9 @@ def read_safetensors(path):
         arrays = safetensors.numpy.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(path, f'not a readable safetensors file ({error})', 'copy or download it again') from error
+    other = [f'{name} ({array.dtype})' for name, array in arrays.items() if array.dtype != 'float32']
+    if other:
+        raise UserError(path, f'weights are float32, not so {", ".join(other[:4])}', 'convert them')
     return {name.replace('.', '/'): array for name, array in arrays.items()}
 
 

@@ -1,0 +1,207 @@
+"""Say what a recipe, workdir, export folder, released RVM .npz or video is.
+
+Examples:
+    rvm info configs/rvm_s.py
+    rvm info configs/rvm_s.py --config.data.num_source=1
+    rvm info runs/s
+    rvm info cat.mp4
+"""
+
+import dataclasses
+import json
+import os
+import sys
+
+from rvm_jax.errors import UserError
+
+# Fields of an architecture that do not make it another model than a preset.
+CIRCUMSTANCES = ('mask_ratio', 'shared_mask', 'image_size', 'delta_from')
+
+
+def add_arguments(parser):
+    """Flags of `rvm info`."""
+    parser.add_argument('config', metavar='PATH', help='recipe, workdir, export folder, released RVM .npz, or video')
+    parser.add_argument_group('any key of a recipe').add_argument(
+        '--config.KEY', metavar='VALUE', dest='overrides', help='set it before looking'
+    )
+
+
+def run(args):
+    """Print a few lines."""
+    path, overrides = args.config, args.overrides
+    if path.endswith('.py'):
+        return print(describe_recipe(path, overrides))
+    if overrides:
+        raise UserError(f'--config.{overrides[0]}', f'{path} is no recipe', 'leave it out')
+    if os.path.isfile(path) and not path.endswith('.npz'):
+        return print(table(video_rows(path)))
+    from rvm_jax import pretrained
+
+    kind = pretrained.model_kind(path)
+    if kind == 'workdir':
+        return print(table(workdir_rows(path)))
+    return print(table(model_rows(path, kind)))
+
+
+def table(rows):
+    """[(what, text)] as aligned lines."""
+    width = max(len(what) for what, _ in rows)
+    return '\n'.join(f'{what:{width}}  {text}' for what, text in rows)
+
+
+def describe_recipe(path, overrides):
+    """What a recipe builds and costs, then every key with its value."""
+    from rvm_jax import config as configs
+    from rvm_jax.models import build
+    from rvm_jax.training import cost
+
+    config = configs.load(path, overrides)
+    data = config.data
+    arch = build.architecture(config.model, data)
+    sizes = {'num_source': data.num_source, 'num_target': data.num_target, 'image_size': data.image_size}
+    rows = [
+        ('recipe', path),
+        *architecture_rows(arch),
+        ('clip', f'{data.num_source} source and {data.num_target} target frames of {data.image_size} x '
+                 f'{data.image_size} pixels at {data.fps:g} a second'),
+        ('training', f'{config.steps:,} steps of {config.batch_size:,} clips, {config.steps * config.batch_size:,} in '
+                     f'all, {cost.train_flops(arch, **sizes) / 1e9:,.1f} GFLOP a clip'),
+    ]  # fmt: skip
+    return f'{table(rows)}\n\n{key_listing(config)}'
+
+
+def key_listing(config):
+    """One line a key; those that differ from the defaults say so."""
+    from rvm_jax import config as configs
+
+    before, now = configs.flatten(configs.default()), configs.flatten(config)
+    width = max(map(len, now))
+    lines = ['keys (set one with --config.KEY=VALUE; config.py says what each means)']
+    for key in sorted(now, key=lambda key: ('.' in key, key)):
+        changed = f'    (default {before[key]!r})' if now[key] != before[key] else ''
+        lines.append(f'  {key:{width}}  {now[key]!r}{changed}')
+    return '\n'.join(lines)
+
+
+def architecture_rows(arch):
+    """Parameters, parts, and which preset it is."""
+    from rvm_jax.training.cost import num_parameters
+
+    with_decoder, without = num_parameters(arch), num_parameters(dataclasses.replace(arch, decoder_width=0))
+    decoder = f'width {arch.decoder_width}, {arch.decoder_layers} layers, {arch.decoder_heads} heads'
+    return [
+        ('parameters', f'{with_decoder:,} with decoder, {without:,} without' if arch.decoder_width else
+                       f'{without:,}, no decoder'),
+        ('size', preset(arch)),
+        ('encoder', f'{arch.encoder}, patch {arch.patch_size}, width {arch.width}, {arch.encoder_layers} layers, '
+                    f'{arch.encoder_heads} heads'),
+        ('core', f'{arch.core}, {arch.core_layers} layers, {arch.core_heads} heads, MLP {arch.core_mlp}'),
+        ('decoder', decoder if arch.decoder_width else 'none'),
+    ]  # fmt: skip
+
+
+def preset(arch):
+    """The preset that an architecture is, or the nearest one with what differs."""
+    from rvm_jax.models import build
+
+    def differences(size):
+        expected = dataclasses.asdict(build.SIZES[size])
+        return {
+            name: f'{name} {value}, not {expected[name]}'
+            for name, value in dataclasses.asdict(arch).items()
+            if value != expected[name] and name not in CIRCUMSTANCES
+            and (arch.decoder_width or not name.startswith('decoder_'))
+        }  # fmt: skip
+
+    near = min(build.SIZES, key=lambda size: len(differences(size)))
+    found = differences(near)
+    if len(found) > 4:
+        return 'none of the presets'
+    return near + (f' but {"; ".join(found.values())}' if found else '')
+
+
+def model_rows(path, kind):
+    """An export folder or a released file."""
+    from rvm_jax import pretrained
+
+    arch = pretrained.read_architecture(path)
+    weights = os.path.join(path, pretrained.WEIGHTS) if kind == 'export' else path
+    what = 'export folder' if kind == 'export' else 'released RVM file'
+    rows = [(what, path), *architecture_rows(arch)]
+    rows.append(('weights', f'float32, {os.path.getsize(weights):,} bytes'))
+    if kind == 'export':
+        rows.append(('trained at', f'{arch.image_size} x {arch.image_size} pixels, {arch.mask_ratio:.0%} masked'))
+    return rows
+
+
+def workdir_rows(path):
+    """A run: what, how far, with which numbers, and where to look."""
+    from rvm_jax import config as configs
+    from rvm_jax import pretrained
+    from rvm_jax.training.checkpoint import FOLDER
+    from rvm_jax.training.checkpoint_folder import find_steps
+    from rvm_jax.training.run_facts import run_facts
+
+    run = pretrained.read_run(path)
+    config = configs.from_dict(run.get('config'), path)
+    steps = find_steps(os.path.join(path, FOLDER))
+    done = steps[-1] if steps else 0
+    state = 'finished' if done >= config.steps else 'not finished; the same train command goes on'
+    rows = [
+        ('workdir', f'{path} ({state})'),
+        *architecture_rows(pretrained.read_architecture(path))[:2],
+        *((what.lower(), text) for what, text in run_facts(path, run, config, done).items()),
+        ('checkpoints', ', '.join(map(str, steps)) or 'none'),
+    ]
+    return rows + _run_state(path, config.steps)
+
+
+def _run_state(path, steps):
+    """Rows for what may be there: numbers, a lock, videos that failed, pictures."""
+    from rvm_jax.training.progress import format_line
+    from rvm_jax.training.writer import read_metrics
+
+    rows = []
+    if logged := [entry for entry in read_metrics(os.path.join(path, 'metrics.jsonl')) if 'loss' in entry]:
+        rows.append(('last logged', format_line(logged[-1]['step'], steps, logged[-1])))
+    if owner := _read_json(os.path.join(path, 'run.lock')):
+        rows.append(('run.lock', f'process {owner.get("pid")} on {owner.get("host")} since {owner.get("since")}'))
+    if report := _read_json(os.path.join(path, 'data_report.json')):
+        failed, clips = report.get('failed'), report.get('clips')
+        rows.append(('videos', f'{clips} clips read, {failed} could not be (data_report.json)'))
+    images = os.path.join(path, 'images')
+    names = sorted(os.listdir(images)) if os.path.isdir(images) else []
+    if names:
+        rows.append(('pictures', f'{images}: {", ".join(names[-3:])}' + (' ...' if len(names) > 3 else '')))
+    return rows
+
+
+def _read_json(path):
+    try:
+        with open(path, encoding='utf-8') as file:
+            values = json.load(file)
+    except (OSError, ValueError):  # absent, or being written just now
+        return None
+    return values if isinstance(values, dict) else None
+
+
+def video_rows(path):
+    """A video file."""
+    from rvm_jax.data import video
+
+    info = video.probe(path)
+    unknown = 'not stated'
+    return [
+        ('video', path),
+        ('size', f'{info.width} x {info.height} pixels, upright' + (
+            f' after turning by {info.rotation} degrees' if info.rotation else '')),
+        ('frames', f'{info.num_frames:,}' if info.num_frames else unknown),
+        ('rate', f'{info.fps:.3f} frames a second' if info.fps else unknown),
+        ('duration', f'{info.duration_s:.2f} s' if info.duration_s else unknown),
+    ]  # fmt: skip
+
+
+if __name__ == '__main__':
+    from rvm_jax import cli
+
+    cli.main(['info', *sys.argv[1:]])

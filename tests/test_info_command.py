@@ -1,0 +1,123 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from rvm_jax import cli, info, pretrained
+from rvm_jax.conversion import mapping
+from rvm_jax.models import build
+from rvm_jax.visualization import video
+
+
+@pytest.fixture
+def shown(capsys):
+    """shown(words) -> {what: text} of what `rvm info` prints, by the first column."""
+
+    def show(*words):
+        assert cli.run('info', [str(word) for word in words]) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if line]
+        return {line.split()[0]: ' '.join(line.split()[1:]) for line in lines} | {'lines': len(lines)}
+
+    return show
+
+
+@pytest.mark.parametrize(
+    ('size', 'parameters'),
+    [
+        ('s', '67,480,448 with decoder, 33,222,272 without'),
+        ('b', '160,270,848 with decoder, 125,816,064 without'),
+        ('l', '409,069,824 with decoder, 374,483,968 without'),
+        ('h', '776,895,488 with decoder, 742,178,560 without'),
+    ],
+)
+def test_a_recipe_tells_its_parameters(shown, size, parameters):
+    rows = shown(f'configs/rvm_{size}.py')
+    assert rows['parameters'] == parameters and rows['size'] == size
+
+
+def test_a_recipe_tells_its_work_and_lists_every_key(shown):
+    from rvm_jax import config as configs
+    from rvm_jax.training import cost
+
+    rows, config = shown('configs/rvm_s.py'), configs.load('configs/rvm_s.py')
+    flops = cost.train_flops(build.SIZES['s'], num_source=4, num_target=4, image_size=256)
+    assert f'{flops / 1e9:,.1f} GFLOP a clip' in rows['training'] and '2,048,000,000 in all' in rows['training']
+    assert set(configs.flatten(config)) <= set(rows)
+    assert rows['model.size'] == "'s'" and rows['optim.peak_lr'] == '0.0012'
+
+
+def test_overrides_are_applied_and_marked(shown):
+    rows = shown('configs/rvm_s.py', '--config.model.core_mlp=1536', '--config.steps=1e3')
+    assert rows['parameters'].startswith('65,905,536 with decoder')
+    assert rows['size'] == 's but core_mlp 1536, not 2048'
+    assert rows['steps'] == '1000 (default 1000000)'
+
+
+def test_a_workdir_tells_how_far_it_came_and_where_to_look(shown, make_workdir, tmp_path):
+    rows = shown(make_workdir(tmp_path / 'run'))
+    assert rows['workdir'].endswith('(finished)') and rows['size'] == 'tiny'
+    assert rows['recipe'] == 'rvm train --config configs/tiny.py' and rows['data'] == 'clips, 2 videos'
+    assert rows['trained'] == 'for 20 of 20 steps, 160 clips' and rows['checkpoints'] == '10, 20'
+    assert rows['last'] == 'logged step 20/20 loss 0.25 2.5 clips/s'
+    assert rows['videos'] == '160 clips read, 3 could not be (data_report.json)'
+    assert 'loss.png' in rows['pictures'] and rows['lines'] < 16
+
+
+def test_a_workdir_before_its_first_step_is_shown_too(shown, make_workdir, tmp_path):
+    run = make_workdir(tmp_path / 'run', steps=())
+    for name in ('metrics.jsonl', 'data_report.json', 'images/loss.png'):
+        (run / name).unlink()
+    (run / 'run.lock').write_text('{"pid": 7, "host": "here", "since": "today"}')
+    rows = shown(run)
+    assert 'the same train command goes on' in rows['workdir'] and rows['checkpoints'] == 'none'
+    assert rows['run.lock'] == 'process 7 on here since today' and 'pictures' not in rows
+
+
+def test_exports_and_released_files_tell_their_sizes(shown, tmp_path):
+    arch = dataclasses.replace(build.SIZES['tiny'], core_layers=1, patch_size=16, image_size=48)
+    model = build.abstract(arch)
+    named = {name: np.zeros(shape, np.float32) for name, shape in mapping.named_shapes(model).items()}
+    model = mapping.from_named(model, named, 'zeros')
+    pretrained.save_pretrained(model, tmp_path / 'export')
+    pretrained.save_official(model, tmp_path / 'rvm.npz')
+    for path, what in ((tmp_path / 'export', 'export'), (tmp_path / 'rvm.npz', 'released')):
+        rows = shown(path)
+        assert what in rows and rows['size'] == 'tiny but patch_size 16, not 8; core_layers 1, not 2'
+        assert rows['parameters'].startswith(f'{sum(array.size for array in named.values()):,} with decoder')
+        assert rows['core'] == 'rvmrnn, 1 layers, 2 heads, MLP 256' and rows['weights'].startswith('float32, ')
+    assert shown(tmp_path / 'export')['trained'] == 'at 48 x 48 pixels, 95% masked'
+
+
+def test_a_model_without_a_decoder_is_compared_without_it():
+    assert info.preset(dataclasses.replace(build.SIZES['s'], decoder_width=0)) == 's'
+    assert info.preset(dataclasses.replace(build.SIZES['s'], mask_ratio=0.5)) == 's'
+    assert info.preset(build.Architecture(width=1, core_mlp=1, encoder_mlp=1, encoder_heads=1, core_heads=1)) == (
+        'none of the presets'
+    )
+
+
+def test_a_video_tells_its_size_and_length(shown, tmp_path):
+    frames = np.zeros((20, 16, 32, 3), np.uint8)
+    video.write_video(tmp_path / 'clip.mp4', frames, 10)
+    rows = shown(tmp_path / 'clip.mp4')
+    assert rows['size'] == '32 x 16 pixels, upright' and rows['frames'] == '20'
+    assert rows['rate'] == '10.000 frames a second' and rows['duration'] == '2.00 s'
+
+
+@pytest.mark.parametrize(
+    ('words', 'code', 'reason'),
+    [
+        (['configs/none.py'], 2, 'there is no such recipe'),
+        (['configs/tiny.py', '--config.stepz=1'], 2, 'did you mean steps?'),
+        (['nowhere'], 2, 'not a model: there is nothing'),
+        (['nowhere', '--config.steps=1'], 2, '--config.steps=1: nowhere is no recipe'),
+        (['{tmp}/text.txt'], 65, 'cannot be opened as a video'),
+        (['{tmp}/other.npz'], 2, 'not a released RVM file'),
+    ],
+)
+def test_what_is_nothing_known_is_one_line(tmp_path, capsys, words, code, reason):
+    (tmp_path / 'text.txt').write_text('some text')
+    np.savez(tmp_path / 'other.npz', a=np.zeros(3, np.float32))
+    assert cli.run('info', [word.format(tmp=tmp_path) for word in words]) == code
+    message = capsys.readouterr().err
+    assert reason in message and message.count('\n') == 1
