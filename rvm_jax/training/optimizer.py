@@ -11,7 +11,8 @@ NOT_DECAYED = ('bias', 'scale', 'cls_token', 'mask_token')  # by name: attention
 
 def learning_rate(optim, steps):
     """Optimizer step -> learning rate: linear from 0 over `warmup` of all steps, then cosine to `end_lr`."""
-    return optax.warmup_cosine_decay_schedule(0.0, optim.peak_lr, round(optim.warmup * steps), steps, optim.end_lr)
+    warmup = min(round(optim.warmup * steps), steps - 1)  # optax wants a step to decay in
+    return optax.warmup_cosine_decay_schedule(0.0, optim.peak_lr, warmup, steps, optim.end_lr)
 
 
 def make_optimizer(optim, steps):

@@ -28,7 +28,7 @@ def make_train_step(graphdef, optimizer, objective):
         in_a_row, in_total = nonfinite_steps(opt_state)
         metrics = {
             'loss': loss,
-            'grad_norm': optax.global_norm(gradients),
+            'grad_norm': optax.tree.norm(gradients),
             'skipped_steps': in_total,
             'skipped_in_a_row': in_a_row,
         }
