@@ -16,7 +16,7 @@ DEVICE_ARRAYS = ('source_BTHWC', 'target_BFHWC', 'deltas_BF')  # of data/batch.p
 # Optimizer moments have the same names. What no line fits is small and replicated.
 PARTITIONS = (
     (r'(query|key|value)/kernel$', ('fsdp', None, None)),
-    (r'out/kernel$', (None, None, 'fsdp')),
+    (r'attention/out/kernel$', (None, None, 'fsdp')),
     (r'mlp/dense_in/kernel$', ('fsdp', None)),
     (r'mlp/dense_out/kernel$', (None, 'fsdp')),
     (r'(update|reset)/kernel$', ('fsdp', None)),
