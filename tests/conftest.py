@@ -1,13 +1,17 @@
-"""Eight CPU devices for every test, set before JAX is first imported."""
+"""Eight CPU devices for every test, and programs compiled once a session; set before JAX is first imported."""
 
 import json
 import os
+import tempfile
 
 import numpy as np
 import pytest
 
-os.environ['JAX_PLATFORMS'] = os.environ.get('JAX_PLATFORMS', 'cpu')
+os.environ.setdefault('JAX_PLATFORMS', 'cpu')
 os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+COMPILED = tempfile.TemporaryDirectory(prefix='rvm_jax_compiled_')
+os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', COMPILED.name)
+os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 
 
 @pytest.fixture(scope='session')
