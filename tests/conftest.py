@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 
 os.environ.setdefault('JAX_PLATFORMS', 'cpu')
-os.environ['XLA_FLAGS'] = os.environ.get('XLA_FLAGS', '') + ' --xla_force_host_platform_device_count=8'
+FLAGS = (
+    '--xla_force_host_platform_device_count=8',
+    '--xla_backend_optimization_level=0',  # programs that run for milliseconds need no machine code of the best kind
+    '--xla_llvm_disable_expensive_passes=true',
+)
+os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *FLAGS])
 COMPILED = tempfile.TemporaryDirectory(prefix='rvm_jax_compiled_')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', COMPILED.name)
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')

@@ -10,11 +10,16 @@ RECIPES = sorted(pathlib.Path(__file__).parents[1].glob('configs/**/*.py'))
 TINY = 'configs/tiny.py'
 
 
-def problems(*overrides):
-    """What loading the tiny recipe with these overrides complains about."""
-    with pytest.raises(ConfigErrors) as error:
-        configs.load(TINY, overrides)
-    return [str(problem) for problem in error.value.errors]
+@pytest.fixture
+def problems(tmp_path):
+    """problems(*overrides): what loading the defaults with these overrides complains about."""
+
+    def load(*overrides):
+        with pytest.raises(ConfigErrors) as error:
+            configs.load(recipe(tmp_path, 'return c'), overrides)
+        return [str(problem) for problem in error.value.errors]
+
+    return load
 
 
 def recipe(tmp_path, body):
@@ -83,7 +88,7 @@ def test_an_override_takes_the_type_of_its_default(override, value):
         ('optim=1', '--config.optim: there is no such key'),
         ('zzz=1', 'there is no such key; see config.py'),
         ('steps', 'steps: has no value; write --config.steps=VALUE'),
-        ('steps=1.5', '--config.steps=1.5: expected int; give something like 6000'),
+        ('steps=1.5', '--config.steps=1.5: expected int; give something like 1000000'),
         ('steps=many', 'expected int'),
         ('steps=True', 'expected int'),
         ('steps=None', 'expected int'),
@@ -103,24 +108,24 @@ def test_an_override_takes_the_type_of_its_default(override, value):
         ('model.encoder_path=x', 'is for an imported encoder'),
         ('data.crop_area=(0.5,0.1)', 'must be a range above 0'),
         ('data.crop_area=(0.5,2)', 'is a fraction of the frame'),
-        ('data.min_gap=8', 'is above max_gap=7'),
-        ('data.max_gap=13', 'the farthest target is frame 16 of the clip; give 17 or more'),
+        ('data.min_gap=49', 'is above max_gap=48'),
+        ('data.max_gap=61', 'the farthest target is frame 64 of the clip; give 65 or more'),
         ('data.clip_frames=65', 'the delta embedding counts to 63'),
         ('mesh.fsdp=0', 'is a number of devices'),
     ],
 )
-def test_a_mistake_is_named_with_its_fix(override, message):
+def test_a_mistake_is_named_with_its_fix(problems, override, message):
     [problem] = problems(override)
     assert message in problem and '\n' not in problem
 
 
-def test_two_axes_cannot_both_take_what_is_left():
+def test_two_axes_cannot_both_take_what_is_left(problems):
     [problem] = problems('mesh.data=-1', 'mesh.fsdp=-1')
     assert 'config.mesh.data=-1: and mesh.fsdp are both -1' in problem
 
 
-def test_all_mistakes_are_told_at_once():
-    found = problems('optim.peaklr=1', 'steps=many', 'model.size=xl', 'data.flip=2', 'data.min_gap=9')
+def test_all_mistakes_are_told_at_once(problems):
+    found = problems('optim.peaklr=1', 'steps=many', 'model.size=xl', 'data.flip=2', 'data.min_gap=49')
     assert len(found) == 5
 
 
