@@ -18,14 +18,15 @@ from rvm_jax.training.run_lock import run_lock
 
 PRELUDE = """
 import resource, sys, time
-import jax, jax.numpy as jnp
+import jax.numpy as jnp
+import numpy as np
 from rvm_jax.errors import UserError
 from rvm_jax.training import checkpoint_folder, checksums
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.training.run_lock import run_lock
 
 workdir = sys.argv[1]
-noise = jax.random.normal(jax.random.key(0), (256, 1024))
+noise = jnp.asarray(np.random.default_rng(0).standard_normal((256, 1024), np.float32))
 
 def state(step):
     return {'params': {f'w{i}': noise + step for i in range(4)}}
@@ -89,7 +90,7 @@ def killed(tmp_path_factory):
 @pytest.mark.parametrize('moment', MOMENTS)
 def test_a_killed_run_goes_on_from_its_last_complete_step(killed, moment, capsys):
     workdir = killed[moment]
-    noise = np.asarray(jax.random.normal(jax.random.key(0), (256, 1024)))
+    noise = np.random.default_rng(0).standard_normal((256, 1024), np.float32)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     leaf = jax.ShapeDtypeStruct(noise.shape, noise.dtype, sharding=sharding)
     target = {'params': {f'w{i}': leaf for i in range(4)}}
