@@ -7,7 +7,7 @@ _CALLS = {
     'save_pretrained': ('rvm_jax.pretrained', 'save_pretrained'),
     'save_official': ('rvm_jax.pretrained', 'save_official'),
 }
-__all__ = list(_CALLS)  # noqa: PLE0604
+__all__ = list(_CALLS)
 
 
 def __getattr__(name):

@@ -1,9 +1,12 @@
 """Finds the command, shows help, and turns a user's mistake into one line and an exit code."""
 
 import argparse
+import contextlib
 import importlib
+import os
 import sys
 
+SIGPIPE_CODE = 141  # what a shell reports for a program whose reader went away
 COMMANDS = {
     'demo': 'render videos, pre-train a tiny model on them, and write a report',
     'train': 'pre-train from videos; the same line resumes',
@@ -53,8 +56,15 @@ def run(name, argv):
     except KeyboardInterrupt:
         print(f'rvm {name}: stopped by Ctrl-C', file=sys.stderr)
         return 130
-    except BrokenPipeError:
-        return 0
+    except BrokenPipeError:  # `rvm info ... | head`
+        with contextlib.suppress(OSError):  # standard output may be no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SIGPIPE_CODE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        print(f'rvm {name}: {error.filename}: {error.strerror}; check the path and its permissions', file=sys.stderr)
+        return 2
     return 0
 
 

@@ -42,6 +42,7 @@ NOT_NEGATIVE = (
     'optim.clip_norm', 'checkpoint.keep_every', 'log.images_every',
 )  # fmt: skip
 FRACTIONS = ('model.mask_ratio', 'data.flip', 'data.max_failures', 'optim.warmup', 'optim.b1', 'optim.b2')
+BELOW_ONE = ('model.mask_ratio', 'optim.b1', 'optim.b2')
 
 
 def default():
@@ -272,7 +273,10 @@ def check(config):
     expect(
         max(flat['data.crop_area'], default=0) <= 1, 'data.crop_area', 'is a fraction of the frame', 'give at most 1'
     )
-    expect(flat['model.mask_ratio'] < 1, 'model.mask_ratio', 'hides every patch', 'give less than 1')
+    for key in BELOW_ONE:
+        expect(flat[key] < 1, key, 'must be below 1', 'give less than 1')
+    expect(flat['model.softmax_dtype'] == 'float32' or flat['model.precision'] == 'official_mixed',
+           'model.softmax_dtype', 'is a switch of official_mixed', 'leave it at float32')  # fmt: skip
     expect(not flat['model.encoder_path'] or flat['model.encoder'] != 'vit', 'model.encoder_path',
            'is for an imported encoder, and config.model.encoder is vit', 'leave it empty')  # fmt: skip
     for key in ('mesh.data', 'mesh.fsdp'):

@@ -25,6 +25,7 @@ def run(args):
     """Run all parts; what is there already from an earlier start is kept."""
     from rvm_jax import config, pretrained
     from rvm_jax.training.loop import train
+    from rvm_jax.training.run_facts import run_facts
 
     folders = {name: os.path.join(args.output, name) for name in ('videos/train', 'videos/held_out', 'train', 'export')}
     paths = [f'data.path={folders["videos/train"]}', f'data.eval_path={folders["videos/held_out"]}']
@@ -33,7 +34,8 @@ def run(args):
     render(folders['videos/held_out'], NUM_HELD_OUT, seed=recipe.seed + 1, fps=recipe.data.fps)
     train(recipe, folders['train'], pretrained.load)
     model = pretrained.load(folders['train'])
-    pretrained.save_pretrained(model, folders['export'], facts={'Trained on': f'{NUM_TRAIN} rendered videos'})
+    facts = run_facts(folders['train'], pretrained.read_run(folders['train']), recipe, recipe.steps)
+    pretrained.save_pretrained(model, folders['export'], facts=facts)
     model = pretrained.load(folders['export'])
     losses, panel_HWC = evaluate(model, recipe)
     report = os.path.join(args.output, 'report.html')
@@ -68,12 +70,12 @@ def evaluate(model, recipe):
     from flax import nnx
 
     from rvm_jax.data.sources.folder import FolderSource
-    from rvm_jax.objectives.pixel_loss import pixel_loss
+    from rvm_jax.objectives.pixel_loss import compared_losses
     from rvm_jax.training import evaluation, sharding
     from rvm_jax.training.step import make_eval_step
 
     graphdef, params = nnx.split(model)
-    eval_step = make_eval_step(graphdef, functools.partial(pixel_loss, **recipe.objective))
+    eval_step = make_eval_step(graphdef, functools.partial(compared_losses, **recipe.objective))
     mesh = sharding.make_mesh(recipe.mesh)
     source = FolderSource(recipe.data.eval_path)
     losses, batch, out = evaluation.held_out_losses(recipe, mesh, eval_step, params, source)

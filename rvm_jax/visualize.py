@@ -64,7 +64,7 @@ def run(args):
 def write_feature_pictures(model, frames_THWC, folder):
     """Write pca and kmeans, .png (moments spread over the video) and .mp4 (the video beside its features)."""
     from rvm_jax.probing import extract
-    from rvm_jax.visualization import canvas, clusters, video
+    from rvm_jax.visualization import canvas, clusters, movies
     from rvm_jax.visualization.overlays import blend
 
     size = frames_THWC.shape[1:3]
@@ -75,17 +75,17 @@ def write_feature_pictures(model, frames_THWC, folder):
     pca_THWC = clusters.pca_colors(features_ThwD, size)
     kmeans_THWC = clusters.label_colors(clusters.kmeans_labels(features_ThwD), size)
     videos = [('video', frames_THWC), ('PCA', pca_THWC)]
-    canvas.write_png(os.path.join(folder, 'pca.png'), video.contact_sheet(videos))
-    video.write_video(os.path.join(folder, 'pca.mp4'), video.side_by_side(videos))
+    canvas.write_png(os.path.join(folder, 'pca.png'), movies.contact_sheet(videos))
+    movies.write_video(os.path.join(folder, 'pca.mp4'), movies.side_by_side(videos))
     videos = [('video', frames_THWC), ('K-means', kmeans_THWC), ('overlay', blend(frames_THWC, kmeans_THWC))]
-    canvas.write_png(os.path.join(folder, 'kmeans.png'), video.contact_sheet(videos))
-    video.write_video(os.path.join(folder, 'kmeans.mp4'), video.side_by_side(videos))
+    canvas.write_png(os.path.join(folder, 'kmeans.png'), movies.contact_sheet(videos))
+    movies.write_video(os.path.join(folder, 'kmeans.mp4'), movies.side_by_side(videos))
 
 
 def write_reconstructions(model, frames_THWC, folder):
     """Write reconstruction.png, up to eight targets in columns, and .mp4, every target in turn."""
     from rvm_jax.probing import extract
-    from rvm_jax.visualization import canvas, reconstruction, video
+    from rvm_jax.visualization import canvas, movies, reconstruction
 
     side = min(frames_THWC.shape[1:3])  # the model was trained on squares, and so are its decoder's positions
     frames_THWC = extract.cut(frames_THWC, side, side)
@@ -103,7 +103,7 @@ def write_reconstructions(model, frames_THWC, folder):
     grid = (side // model.patch_size, side // model.patch_size)
     mask_FHW = reconstruction.mask_from_visible(visible_FV, grid, model.patch_size)
     stages = reconstruction.stages(target_FHWC, pixels_FHWC, mask_FHW)
-    video.write_video(os.path.join(folder, 'reconstruction.mp4'), video.side_by_side(list(stages.items())))
+    movies.write_video(os.path.join(folder, 'reconstruction.mp4'), movies.side_by_side(list(stages.items())))
 
 
 def rebuild(model, source_THWC, target_FHWC, deltas_F):

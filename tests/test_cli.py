@@ -76,7 +76,7 @@ def test_every_command_is_a_module_too():
         (Diverged('step 9', 'not finite', 'lower the rate'), 76, 'rvm fake: step 9: not finite; lower the rate\n'),
         (Interrupted('saved step 5'), 130, 'rvm fake: saved step 5\n'),
         (KeyboardInterrupt(), 130, 'rvm fake: stopped by Ctrl-C\n'),
-        (BrokenPipeError(), 0, ''),
+        (BrokenPipeError(), 141, ''),
     ],
     ids=['done', 'mistake', 'config', 'data', 'stopped', 'diverged', 'interrupted', 'ctrl-c', 'closed pipe'],
 )

@@ -104,7 +104,7 @@ def test_an_override_takes_the_type_of_its_default(override, value):
         ('steps=0', 'config.steps=0: must be above 0'),
         ('optim.peak_lr=-1', 'must not be negative'),
         ('data.flip=1.5', 'is a fraction'),
-        ('model.mask_ratio=1', 'hides every patch'),
+        ('model.mask_ratio=1', 'must be below 1'),
         ('model.encoder_path=x', 'is for an imported encoder'),
         ('data.crop_area=(0.5,0.1)', 'must be a range above 0'),
         ('data.crop_area=(0.5,2)', 'is a fraction of the frame'),

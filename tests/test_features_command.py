@@ -7,7 +7,7 @@ from flax import nnx
 from rvm_jax import cli, pretrained
 from rvm_jax.data.video import iterate_frames
 from rvm_jax.models import build
-from rvm_jax.visualization import video
+from rvm_jax.visualization import movies
 
 
 @pytest.fixture(scope='module')
@@ -26,7 +26,7 @@ def command(*words, model='no model'):
 def make_video(path, num_frames=21, size=(16, 16), fps=10):
     rng = np.random.default_rng(0)
     picture = rng.integers(0, 256, (*size, 3), np.uint8)
-    video.write_video(path, (np.roll(picture, shift, axis=1) for shift in range(num_frames)), fps)
+    movies.write_video(path, (np.roll(picture, shift, axis=1) for shift in range(num_frames)), fps)
     return path
 
 

@@ -6,7 +6,7 @@ import pytest
 from rvm_jax import cli, info, pretrained
 from rvm_jax.conversion import mapping
 from rvm_jax.models import build
-from rvm_jax.visualization import video
+from rvm_jax.visualization import movies
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def test_a_model_without_a_decoder_is_compared_without_it():
 
 def test_a_video_tells_its_size_and_length(shown, tmp_path):
     frames = np.zeros((20, 16, 32, 3), np.uint8)
-    video.write_video(tmp_path / 'clip.mp4', frames, 10)
+    movies.write_video(tmp_path / 'clip.mp4', frames, 10)
     rows = shown(tmp_path / 'clip.mp4')
     assert rows['size'] == '32 x 16 pixels, upright' and rows['frames'] == '20'
     assert rows['rate'] == '10.000 frames a second' and rows['duration'] == '2.00 s'

@@ -9,7 +9,7 @@ from rvm_jax import cli, pretrained
 from rvm_jax.data.video import iterate_frames
 from rvm_jax.models import build
 from rvm_jax.models.rvm import RVM
-from rvm_jax.visualization import video
+from rvm_jax.visualization import movies
 
 ARCHITECTURE = dataclasses.replace(
     build.SIZES['tiny'], image_size=32, encoder_layers=1, core_layers=1, decoder_layers=1, mask_ratio=0.8
@@ -35,7 +35,7 @@ def model(tmp_path_factory):
 def clip(tmp_path_factory):
     path = tmp_path_factory.mktemp('clip') / 'clip.mp4'
     picture = np.random.default_rng(0).integers(0, 256, (32, 48, 3), np.uint8)
-    video.write_video(path, (np.roll(picture, shift, axis=1) for shift in range(12)))
+    movies.write_video(path, (np.roll(picture, shift, axis=1) for shift in range(12)))
     return path
 
 
@@ -83,7 +83,7 @@ def test_weights_without_a_decoder_give_feature_pictures_and_say_why_not_more(tm
 
 def test_mistakes_are_one_line_and_leave_nothing(tmp_path, model, clip, capsys):
     short = tmp_path / 'short.mp4'
-    video.write_video(short, np.zeros((3, 32, 32, 3), np.uint8))
+    movies.write_video(short, np.zeros((3, 32, 32, 3), np.uint8))
     for words, code, reason in [
         (('--video', clip, '--frames', 4), 2, '--frames 4: 4 sources and a target are needed'),
         (('--video', clip, '--fps', -1), 2, '--fps -1.0: must be above 0'),

@@ -55,6 +55,11 @@ def read_official(path):
 
 def to_official(model):
     """{released key: array} of a model, the inverse of `read_official`."""
+    released = build.Architecture()
+    for switch in ('block_order', 'gelu', 'position_resize'):
+        value = getattr(model.architecture, switch)
+        if value != getattr(released, switch):
+            raise UserError(f'{switch}={value}', 'cannot be told from a released file', 'use save_pretrained')
     arrays, unknown = mapping.translate(mapping.to_named(model), mapping.invert(TABLE))
     if unknown:
         raise UserError(

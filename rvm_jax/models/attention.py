@@ -2,7 +2,7 @@
 
 Scores (heads x queries x keys) are the largest arrays of the model. 'xla' writes them to memory, as any array
 program would. 'by_head' takes one head of one clip at a time, so that its scores stay in the cache of a CPU, and
-computes them again going back. 'cudnn' is NVIDIA's fused kernel, for bfloat16 alone.
+computes them again going back. 'cudnn' is NVIDIA's fused kernel, for bfloat16 alone. A TPU has plain 'xla' so far.
 """
 
 import math
@@ -10,6 +10,8 @@ import math
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+
+from rvm_jax.errors import UserError
 
 LARGE_SCORES = 2**18  # scores of one head above which they fall out of a CPU's cache; below, 'xla' is as fast
 
@@ -33,6 +35,16 @@ def attention(query_BQHd, key_BKHd, value_BKHd, execution):
     return _xla(query_BQHd, key_BKHd, value_BKHd, execution.precision)
 
 
+def check_device(execution):
+    """Raise UserError if a fused kernel is asked for where it does not run."""
+    if execution.implementation == 'cudnn' and (
+        jax.default_backend() != 'gpu' or execution.precision.block != jnp.bfloat16 or execution.precision.half_logits
+    ):
+        raise UserError(
+            'config.model.attention=cudnn', 'runs on NVIDIA GPUs in bf16 alone', 'take auto, or model.precision=bf16'
+        )
+
+
 def _best(query_BQHd, key_BKHd, value_BKHd):
     backend = jax.default_backend()
     half = all(x.dtype == jnp.bfloat16 for x in (query_BQHd, key_BKHd, value_BKHd))
@@ -52,9 +64,11 @@ def _xla(query_BQHd, key_BKHd, value_BKHd, precision):
 
 
 def _by_head(query_BQHd, key_BKHd, value_BKHd, unroll):
-    heads = [rearrange(x, 'b n h d -> (b h) n d') for x in (query_BQHd, key_BKHd, value_BKHd)]
-    out = jax.vmap(_one_head)(*heads) if unroll else jax.lax.map(lambda qkv: _one_head(*qkv), heads)
-    return rearrange(out, '(b h) n d -> b n h d', b=query_BQHd.shape[0])
+    # The axis of one makes the products inside batched, which remat 'dots' recomputes instead of storing all scores.
+    heads = [rearrange(x, 'b n h d -> (b h) 1 n d') for x in (query_BQHd, key_BKHd, value_BKHd)]
+    one_head = jax.vmap(_one_head)
+    out = jax.vmap(one_head)(*heads) if unroll else jax.lax.map(lambda qkv: one_head(*qkv), heads)
+    return rearrange(out, '(b h) 1 n d -> b n h d', b=query_BQHd.shape[0])
 
 
 @jax.custom_vjp

@@ -148,10 +148,7 @@ def build(arch, execution=layers.Execution(), *, rngs):  # noqa: B008 (frozen)
         delta_embedding=arch.delta_embedding,
         **shared,
     )
-    return RVM(
-        arch, encoder, core, decoder or None,
-        mask_ratio=arch.mask_ratio, shared_mask=arch.shared_mask, image_size=arch.image_size,
-    )  # fmt: skip
+    return RVM(arch, encoder, core, decoder or None)
 
 
 def abstract(arch, execution=layers.Execution()):  # noqa: B008 (frozen)

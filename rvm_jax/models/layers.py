@@ -1,8 +1,8 @@
 """The pieces every transformer here is made of: dense, attention, MLP, pre-norm blocks, and a scanned stack of them.
 
 Precision follows the data, as in the released code: a `Dense` computes in the dtype of its input, so what the norms
-put out decides what a block computes in. `Precision` names those outputs (spec: section 6 of the RVM paper, and the
-dtypes of the released model).
+put out decides what a block computes in. `Precision` names those outputs (RVM, supplement on precision, and the dtypes
+of the released model).
 """
 
 import dataclasses
@@ -60,6 +60,7 @@ class Dense(nnx.Module):
         self.bias = nnx.Param(jnp.zeros(self.out_shape)) if use_bias else None
 
     def __call__(self, x):
+        """x (..., *in_shape) -> (..., *out_shape)."""
         contracted = len(self.in_shape)
         axes = tuple(range(x.ndim - contracted, x.ndim)), tuple(range(contracted))
         y = jax.lax.dot_general(x, self.kernel[...].astype(x.dtype), (axes, ((), ())))
@@ -77,6 +78,7 @@ class Attention(nnx.Module):
         self.out = Dense((heads, head_dim), width, rngs=rngs)
 
     def __call__(self, x_BQD, kv_BKD):
+        """Returns (B, Q, D)."""
         return self.out(attention(self.query(x_BQD), self.key(kv_BKD), self.value(kv_BKD), self.execution))
 
 
@@ -89,6 +91,7 @@ class MLP(nnx.Module):
         self.dense_out = Dense(hidden, width, kernel_init=xavier_uniform, rngs=rngs)
 
     def __call__(self, x):
+        """x (..., D) -> (..., D)."""
         return self.dense_out(jax.nn.gelu(self.dense_in(x), approximate=self.approximate))
 
 
@@ -113,6 +116,7 @@ class Block(nnx.Module):
         self.mlp = MLP(width, mlp, gelu=gelu, rngs=rngs)
 
     def __call__(self, x_BMD):
+        """Returns (B, M, D)."""
         y_BMD = self.attention_norm(x_BMD)
         x_BMD = x_BMD + self.attention(y_BMD, y_BMD)
         return x_BMD + self.mlp(self.mlp_norm(x_BMD))
@@ -137,6 +141,7 @@ class CrossBlock(nnx.Module):
         self.attention = Attention(width, heads, head_dim, execution=execution, rngs=rngs)
 
     def __call__(self, x_BGQD, kv_BKD):
+        """Returns (B, G, Q, D)."""
         for part in self.order.split('_'):
             x_BGQD = x_BGQD + getattr(self, f'_{part}')(x_BGQD, kv_BKD)
         return x_BGQD
@@ -165,6 +170,7 @@ class Stack(nnx.Module):
         self.blocks = nnx.vmap(make_block)(rngs.split(depth))
 
     def __call__(self, x, *context):
+        """Apply every block in turn to x; context goes to each of them."""
         graphdef, stacked = nnx.split(self.blocks)
 
         def body(x, params):

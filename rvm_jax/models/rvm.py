@@ -43,11 +43,14 @@ class RVM(nnx.Module):
     (weights released without one): then the model encodes but does not reconstruct.
     """
 
-    def __init__(self, architecture, encoder, core, decoder, *, mask_ratio=0.95, shared_mask=False, image_size=256):
+    def __init__(self, architecture, encoder, core, decoder):
         self.architecture = architecture
         self.encoder, self.core, self.decoder = encoder, core, decoder
-        self.mask_ratio, self.shared_mask = mask_ratio, shared_mask
-        self.image_size = image_size  # pixels it is trained at; any size from one patch on works
+
+    @property
+    def image_size(self):
+        """Pixels on a side that it is trained at; any size from one patch on works."""
+        return self.architecture.image_size
 
     @property
     def patch_size(self):
@@ -106,7 +109,7 @@ class RVM(nnx.Module):
             key = jax.random.key(0) if key is None else key
             num_patches = (height // self.patch_size) * (width // self.patch_size)
             visible = masking.random_visible(
-                key, target.shape[:2], num_patches, self.mask_ratio, shared=self.shared_mask
+                key, target.shape[:2], num_patches, self.architecture.mask_ratio, shared=self.architecture.shared_mask
             )
         else:
             visible = _checked_integers(visible, 'visible', target.shape[:2], 'B, F, V')

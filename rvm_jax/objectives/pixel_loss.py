@@ -11,28 +11,45 @@ def pixel_loss(model, batch, key, *, region='all', patch_norm=False):
 
     Returns (loss, Reconstruction). The loss is the mean over clips, targets, pixels and channels in float32: over
     every pixel, or with region 'masked' over the hidden patches alone. patch_norm gives each target patch zero mean
-    and unit variance first (MAE); the paper does not.
+    and unit variance first (MAE), and the model learns to paint those; the paper does not.
     """
     out = model.reconstruct(batch['source_BTHWC'], batch['target_BFHWC'], batch['deltas_BF'], key=key)
-    target_BFNP = patches.to_patches(to_unit_range(batch['target_BFHWC']), model.patch_size)
-    if patch_norm:
-        mean, var = target_BFNP.mean(-1, keepdims=True), target_BFNP.var(-1, keepdims=True)
-        target_BFNP = (target_BFNP - mean) / jnp.sqrt(var + 1e-6)
-    error_BFN = jnp.square(patches.to_patches(out.pixels, model.patch_size) - target_BFNP).mean(-1)
-    if region == 'all':
-        return error_BFN.mean(), out
-    hidden_BFN = masking.hidden_mask(out.visible, error_BFN.shape[-1])
-    return (error_BFN * hidden_BFN).sum() / hidden_BFN.sum(), out
+    target_BFNP, mean_BFN1, std_BFN1 = _target_patches(model, batch, patch_norm)
+    painted_BFNP = patches.to_patches(out.pixels, model.patch_size)
+    return _mean_error(painted_BFNP, (target_BFNP - mean_BFN1) / std_BFN1, out.visible, region), out
 
 
-def trivial_losses(batch):
-    """Pixel loss of two predictors that learn nothing: {'copy_last', 'mean_color'}, to set a loss beside.
+def compared_losses(model, batch, key, *, region='all', patch_norm=False):
+    """The loss beside that of two predictors that learn nothing, by the same rule, and the Reconstruction in pixels.
 
-    copy_last shows the last source frame again, mean_color the mean color of the source frames of the clip.
+    {'loss', 'copy_last', 'mean_color'}: copy_last shows the last source frame again, mean_color the mean color of the
+    clip's source frames.
     """
-    source_BTHWC, target_BFHWC = (to_unit_range(batch[name]) for name in ('source_BTHWC', 'target_BFHWC'))
-    mean_B11111C = source_BTHWC.mean((1, 2, 3), keepdims=True)
-    return {
-        'copy_last': jnp.square(source_BTHWC[:, -1:] - target_BFHWC).mean(),
-        'mean_color': jnp.square(mean_B11111C - target_BFHWC).mean(),
-    }
+    loss, out = pixel_loss(model, batch, key, region=region, patch_norm=patch_norm)
+    target_BFNP, mean_BFN1, std_BFN1 = _target_patches(model, batch, patch_norm)
+    source_BTHWC = to_unit_range(batch['source_BTHWC'])
+    trivial = {'copy_last': source_BTHWC[:, -1:], 'mean_color': source_BTHWC.mean((1, 2, 3), keepdims=True)}
+    losses = {'loss': loss}
+    for name, frames in trivial.items():
+        frames = jnp.broadcast_to(frames, batch['target_BFHWC'].shape)
+        error = (patches.to_patches(frames, model.patch_size) - target_BFNP) / std_BFN1
+        losses[name] = _mean_error(error, 0.0, out.visible, region)
+    painted_BFNP = patches.to_patches(out.pixels, model.patch_size) * std_BFN1 + mean_BFN1
+    grid = patches.grid_size(*out.pixels.shape[2:4], model.patch_size)
+    return losses, out._replace(pixels=patches.to_pixels(painted_BFNP, grid, model.patch_size))
+
+
+def _target_patches(model, batch, patch_norm):
+    """Target patches, and the mean and deviation that the model's patches are relative to."""
+    target_BFNP = patches.to_patches(to_unit_range(batch['target_BFHWC']), model.patch_size)
+    if not patch_norm:
+        return target_BFNP, 0.0, 1.0
+    return target_BFNP, target_BFNP.mean(-1, keepdims=True), jnp.sqrt(target_BFNP.var(-1, keepdims=True) + 1e-6)
+
+
+def _mean_error(painted_BFNP, target_BFNP, visible_BFV, region):
+    error_BFN = jnp.square(painted_BFNP - target_BFNP).mean(-1)
+    if region == 'all':
+        return error_BFN.mean()
+    hidden_BFN = masking.hidden_mask(visible_BFV, error_BFN.shape[-1])
+    return (error_BFN * hidden_BFN).sum() / hidden_BFN.sum()

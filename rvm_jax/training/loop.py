@@ -7,7 +7,8 @@ from rvm_jax.data.loader import make_loader
 from rvm_jax.data.sources.folder import FolderSource
 from rvm_jax.errors import DataError, Stopped
 from rvm_jax.models import build
-from rvm_jax.objectives.pixel_loss import pixel_loss
+from rvm_jax.models.attention import check_device
+from rvm_jax.objectives.pixel_loss import compared_losses, pixel_loss
 from rvm_jax.training import sharding, start
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.training.evaluation import Evaluation
@@ -30,22 +31,25 @@ def train(config, workdir, load_initial):
     """
     arch, execution = build.architecture(config.model, config.data), build.execution(config.model)
     source = FolderSource(config.data.path)
+    held_out = FolderSource(config.data.eval_path) if config.data.eval_path else None
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(mesh, config.batch_size)
+    check_device(execution)
     optimizer = make_optimizer(config.optim, config.steps)
     objective = functools.partial(pixel_loss, **config.objective)
     graphdef, abstract_state, create = make_state(arch, execution, optimizer, config.seed, mesh)
     train_step = make_train_step(graphdef, optimizer, objective)
-    eval_step = make_eval_step(graphdef, objective)
+    eval_step = make_eval_step(graphdef, functools.partial(compared_losses, **config.objective))
     position = {'seed': config.seed, 'batch_size': config.batch_size, 'fingerprint': source.fingerprint()}
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(run_lock(workdir))
         stop = stack.enter_context(StopRequest())
         keep = config.checkpoint
-        checkpoints = stack.enter_context(Checkpoints(workdir, keep.keep, keep.keep_every))
+        fingerprint = start.config_hash(config)
+        checkpoints = stack.enter_context(Checkpoints(workdir, keep.keep, keep.keep_every, fingerprint))
         start.check_same_run(workdir, config, source, is_resumed=bool(checkpoints.steps()))
-        state, first = start.restore_or_create(config, checkpoints, abstract_state, create, load_initial)
+        state, first = start.restore_or_create(config, checkpoints, position, abstract_state, create, load_initial)
         if first == config.steps:
             say(f'{workdir}: nothing to do, all {config.steps} steps are done')
             return
@@ -57,25 +61,29 @@ def train(config, workdir, load_initial):
         writer = stack.enter_context(Writer(workdir, first))
         progress = stack.enter_context(Progress(config.steps))
         log = stack.enter_context(contextlib.closing(RunLog(config, workdir, mesh, source, loader, writer, progress)))
-        evaluation = Evaluation(config, mesh, eval_step, writer, arch.patch_size)
+        evaluation = Evaluation(config, mesh, eval_step, writer, arch.patch_size, held_out)
 
-        for step in range(first + 1, config.steps + 1):
-            stop.step = step
-            try:
+        done = first
+        try:
+            for step in range(first + 1, config.steps + 1):
+                stop.step = step
                 batch = log.next_batch()
-            except (Stopped, DataError):  # no more clips: keep what is there
+                state, metrics = train_step(state, batch)
+                done, is_last = step, step == config.steps
+                log.finish(step, metrics)
+                losses = evaluation.maybe(step, state['params'], batch, is_last)
+                is_saved = is_last or stop.requested or step % keep.every == 0
+                if is_saved or losses:  # the log must not lack a step that a resumed run will not repeat
+                    log.flush(losses)
+                    writer.loss_curve()
+                if is_last or stop.requested:
+                    checkpoints.save_now(step, state, position)
+                elif is_saved:
+                    checkpoints.save(step, state, position)
+                if stop.requested and not is_last:
+                    raise stop.ended(step)
+        except (Stopped, DataError):  # no more clips, or a signal: keep what is done
+            if done > first:
                 log.flush()
-                if step - 1 > first:
-                    checkpoints.save_now(step - 1, state, position)
-                raise
-            state, metrics = train_step(state, batch)
-            log.finish(step, metrics)
-            is_last = step == config.steps
-            if is_last or stop.requested:
-                log.flush()
-                checkpoints.save_now(step, state, position)
-            elif step % keep.every == 0:
-                checkpoints.save(step, state, position)
-            if stop.requested and not is_last:
-                raise stop.ended(step)
-            evaluation.maybe(step, state['params'], batch, is_last)
+                checkpoints.save_now(done, state, position)
+            raise

@@ -41,8 +41,8 @@ class RunLog:
         self.flush()
         self._pending = step, metrics
 
-    def flush(self):
-        """Wait for the step in flight, and log it if it is its turn. Raises Diverged."""
+    def flush(self, held_out=None):
+        """Wait for the step in flight, and log it if it is its turn or has held-out losses. Raises Diverged."""
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
@@ -51,18 +51,18 @@ class RunLog:
             raise self._diverged(step, in_a_row)
         if self._clock_step is None:
             self._start_clock(step)
-        if step % self._config.log.every == 0 or step == self._config.steps:
+        if held_out or step % self._config.log.every == 0 or step == self._config.steps:
             scalars = self._scalars(step, metrics)
             self._progress.update(step, scalars)
-            self._writer.scalars(step, scalars)
-            self._failures.write()
+            self._writer.scalars(step, scalars | (held_out or {}))
+            self._writer.report(self._failures)
             self._start_clock(step)
         else:
             self._progress.update(step)
 
     def close(self):
         """Write down which videos failed."""
-        self._failures.write()
+        self._writer.report(self._failures)
 
     def _start_clock(self, step):
         self._clock, self._clock_step, self._waited = time.perf_counter(), step, 0.0
@@ -102,5 +102,5 @@ class RunLog:
         return Diverged(
             f'step {step}',
             f'{in_a_row} steps in a row were not finite, on {names}{more}',
-            'start again from the last checkpoint with a lower config.optim.peak_lr, or in float32',
+            'the last checkpoint is good: start a new run from it with --config.init_from, and a lower optim.peak_lr',
         )

@@ -1,9 +1,12 @@
 """How a run begins: fresh, from someone's weights, or where it stopped; and what must not have changed since."""
 
+import contextlib
+import hashlib
 import importlib.metadata
 import json
 import math
 import os
+import shlex
 import sys
 
 import jax
@@ -27,25 +30,42 @@ def check_same_run(workdir, config, source, is_resumed):
 
     Raises UserError with the differences.
     """
-    path, manifest = os.path.join(workdir, 'config.json'), os.path.join(workdir, 'data_manifest.json')
+    names = 'config.json', 'data_manifest.json', 'data_report.json'
+    path, manifest, report = (os.path.join(workdir, name) for name in names)
     if is_resumed and os.path.exists(path):
         _compare_configs(path, config, workdir)
-    elif os.path.exists(manifest):
-        os.unlink(manifest)  # of an attempt that never saved a step
+    if not is_resumed:
+        _remove(manifest, report)  # of an attempt that never saved a step
     notice = check_unchanged(manifest, source, config.data.allow_change)
     if notice:
+        _remove(report)  # it is about files that have changed
         say(notice)
     version = importlib.metadata.version('rvm_jax')
-    run = {'version': version, 'command': ' '.join(sys.argv), 'config': config.to_dict()}
+    run = {'version': version, 'command': shlex.join(sys.argv), 'config': config.to_dict()}
     partial = f'{path}.partial'
     with open(partial, 'w', encoding='utf-8') as file:
         json.dump(run, file, indent=2)
     os.replace(partial, path)
 
 
+def config_hash(config):
+    """A few hex digits that tell configs apart."""
+    return hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _remove(*paths):
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
 def _compare_configs(path, config, workdir):
-    with open(path, encoding='utf-8') as file:
-        before = configs.flatten(configs.from_dict(json.load(file).get('config'), path))
+    try:
+        with open(path, encoding='utf-8') as file:
+            stored = json.load(file)['config']
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(path, f'cannot be read ({error})', 'remove it to go on with the config given now') from error
+    before = configs.flatten(configs.from_dict(stored, path))
     now = configs.flatten(config)
     changed = [
         f'{key} was {before[key]!r}, now {now[key]!r}'
@@ -60,18 +80,28 @@ def _compare_configs(path, config, workdir):
         )
 
 
-def restore_or_create(config, checkpoints, abstract_state, create, load_initial):
-    """(state, steps done): from the newest good checkpoint, from config.init_from, or fresh."""
+def restore_or_create(config, checkpoints, position, abstract_state, create, load_initial):
+    """(state, steps done): from the newest good checkpoint, from config.init_from, or fresh.
+
+    Raises UserError if the clips after that checkpoint would not be those that its run would have seen.
+    """
     found = checkpoints.restore(abstract_state)
     if found is not None:
-        step, state, _ = found
+        step, state, saved = found
+        if saved != position and not config.data.allow_change:
+            changed = ', '.join(f'{name} was {saved.get(name)}, now {position[name]}' for name in position)
+            raise UserError(
+                f'step {step}',
+                f'was saved in another stream of clips ({changed})',
+                'restore data and config, or go on with --config.data.allow_change=true',
+            )
         say(f'going on from step {step}')
         return state, step
-    state = create()
-    if config.init_from:
-        state = state | {'params': _initial_params(config.init_from, load_initial, abstract_state['params'])}
-        say(f'starting from {config.init_from}')
-    return state, 0
+    if not config.init_from:
+        return create(), 0
+    params = _initial_params(config.init_from, load_initial, abstract_state['params'])
+    say(f'starting from {config.init_from}')
+    return create() | {'params': params}, 0
 
 
 def _initial_params(path, load_initial, abstract_params):

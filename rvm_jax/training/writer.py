@@ -55,6 +55,11 @@ class Writer:
             if self._board is not None:
                 self._try('tensorboard', self._board.image, step, name, png, image_HWC.shape)
 
+    def report(self, failures):
+        """Write data_report.json, the videos that could not be used."""
+        if self._is_first:
+            self._try('data_report.json', failures.write)
+
     def loss_curve(self):
         """Draw images/loss.png from metrics.jsonl; nothing before two losses are logged."""
         if self._is_first:

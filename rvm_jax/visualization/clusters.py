@@ -6,8 +6,8 @@ Constructions of the RVM figures: every (t, row, column) vector of one video is 
 import numpy as np
 
 from rvm_jax.errors import UserError
+from rvm_jax.visualization.movies import contact_sheet
 from rvm_jax.visualization.overlays import PALETTE, blend
-from rvm_jax.visualization.video import contact_sheet
 
 
 def pca_colors(features_ThwD, size, seed=0):

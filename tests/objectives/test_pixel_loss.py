@@ -7,7 +7,7 @@ import pytest
 
 from rvm_jax.models import patches
 from rvm_jax.models.rvm import Reconstruction
-from rvm_jax.objectives.pixel_loss import pixel_loss, trivial_losses
+from rvm_jax.objectives.pixel_loss import compared_losses, pixel_loss
 
 RNG = np.random.default_rng(0)
 BATCH = {
@@ -73,7 +73,23 @@ def test_a_perfect_reconstruction_costs_nothing():
 
 def test_the_trivial_predictors_copy_the_last_source_frame_or_show_its_mean_color():
     source, target = BATCH['source_BTHWC'] / 255, BATCH['target_BFHWC'] / 255
-    found = trivial_losses(BATCH)
+    found, out = compared_losses(Oracle(), BATCH, None)
+    assert float(found['loss']) == pytest.approx(loss(), rel=1e-6)
     assert float(found['copy_last']) == pytest.approx(np.square(source[:, -1:] - target).mean(), rel=1e-6)
     means = np.stack([clip.reshape(-1, 3).mean(0) for clip in source])[:, None, None, None]
     assert float(found['mean_color']) == pytest.approx(np.square(means - target).mean(), rel=1e-6)
+    np.testing.assert_allclose(out.pixels, PIXELS, atol=1e-6)
+
+
+@pytest.mark.parametrize('options', [{'region': 'masked'}, {'patch_norm': True}])
+def test_the_trivial_predictors_are_judged_by_the_rule_of_the_model(options):
+    still = np.repeat(BATCH['source_BTHWC'][:, -1:], 2, axis=1)
+    model, target = Oracle(), target_patches()
+    painted = np.asarray(patches.to_patches(still / 255, 4))
+    if options.get('patch_norm'):  # a model that says what copying would, in the units it is asked for
+        painted = (painted - target.mean(-1, keepdims=True)) / np.sqrt(target.var(-1, keepdims=True) + 1e-6)
+    pixels = patches.to_pixels(jnp.asarray(painted, jnp.float32), (2, 2), 4)
+    model.reconstruct = lambda *_, **__: Reconstruction(pixels, jnp.asarray(VISIBLE), None)
+    found, out = compared_losses(model, BATCH, None, **options)
+    assert float(found['loss']) == pytest.approx(float(found['copy_last']), rel=1e-4)
+    np.testing.assert_allclose(out.pixels, still / 255, atol=1e-4)

@@ -7,7 +7,7 @@ import pytest
 from rvm_jax import config as configs
 from rvm_jax.models import build
 from rvm_jax.models.layers import Execution
-from rvm_jax.objectives.pixel_loss import pixel_loss
+from rvm_jax.objectives.pixel_loss import compared_losses, pixel_loss
 from rvm_jax.training import sharding
 from rvm_jax.training.optimizer import make_optimizer
 from rvm_jax.training.state import make_state
@@ -114,7 +114,7 @@ def test_the_buffers_of_the_old_state_are_reused(one):
 
 
 def test_an_evaluation_sets_the_loss_beside_the_trivial_ones(one):
-    eval_step = make_eval_step(one.graphdef, pixel_loss)
+    eval_step = make_eval_step(one.graphdef, compared_losses)
     losses, out = jax.eval_shape(eval_step, one.abstract['params'], BATCH, jax.random.key(0))
     assert set(losses) == {'loss', 'copy_last', 'mean_color'} and all(loss.shape == () for loss in losses.values())
     assert out.pixels.shape == BATCH['target_BFHWC'].shape and out.visible.shape == (8, 2, 2)

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from rvm_jax.visualization import report, video
+from rvm_jax.visualization import movies, report
 
 
 class Page(HTMLParser):
@@ -31,7 +31,7 @@ class Page(HTMLParser):
 def page(tmp_path):
     rng = np.random.default_rng(0)
     array, light, dark = rng.integers(0, 256, (3, 8, 8, 3), np.uint8)
-    video.write_video(tmp_path / 'clip.mp4', array[None])
+    movies.write_video(tmp_path / 'clip.mp4', array[None])
     report.write_report(
         tmp_path / 'report.html',
         title='Demo <b>',

@@ -27,6 +27,7 @@ class ViT(nnx.Module):
         self.norm = layers.layer_norm(width, self.tokens_dtype, rngs=rngs)
 
     def __call__(self, pixels_BHWC):
+        """Tokens of whole frames, (B, M, D)."""
         patches_BNP = patches.to_patches(pixels_BHWC, self.patch_size)
         return self._encode(self._embed(patches_BNP) + self._positions(pixels_BHWC))
 
