@@ -63,7 +63,7 @@ def test_an_export_folder_reads_back_bit_for_bit(tmp_path, switches):
     model = make_model(dataclasses.replace(ARCHITECTURE, **switches))
     rvm_jax.save_pretrained(model, tmp_path / 'deep' / 'export')
     found = rvm_jax.from_pretrained(tmp_path / 'deep' / 'export')
-    assert found.architecture == model.architecture and found.mask_ratio == 0.5 and found.image_size == 24
+    assert found.architecture == model.architecture
     assert_same(found, model)
 
 
