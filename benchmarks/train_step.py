@@ -9,6 +9,7 @@ products in the precision's dtype, measured before, between and after the steps;
 """
 
 import argparse
+import functools
 import os
 import statistics
 import time
@@ -63,8 +64,9 @@ def compare(size, precision, flags):
     ours = layers.Execution(layers.PRECISIONS[precision], flags.attention, flags.remat, flags.unroll)
     plain = layers.Execution(layers.PRECISIONS[precision], 'xla', 'none', unroll=True)
     arch = build.SIZES[size]
+    objective = functools.partial(pixel_loss, **configs.default().objective)
     work = cost.train_flops(arch, **CLIP)
-    rows = {'ours': measure(arch, ours, pixel_loss, flags)}
+    rows = {'ours': measure(arch, ours, objective, flags)}
     print_row(size, precision, 'ours', rows['ours'], work)
     if not flags.only_ours:
         rows['released'] = measure(arch, plain, released_loss, flags)
@@ -78,7 +80,7 @@ def compare(size, precision, flags):
             f'{relative_time(rows["ours"]) / recorded:.2f}, to be at most {GOAL}'
         )
     if flags.count:
-        lowered, _, _ = lower_step(arch, plain, pixel_loss, flags.batch)
+        lowered, _, _ = lower_step(arch, plain, objective, flags.batch)
         counted = lowered.compile({'xla_backend_optimization_level': 0}).cost_analysis()['flops'] / flags.batch
         print(f'     GFLOP a clip: {work / 1e9:.1f} analytic, {counted / 1e9:.1f} counted, {counted / work - 1:+.1%}')
 
@@ -149,7 +151,7 @@ def released_loss(model, batch, key):
     source_BTHWC, target_BFHWC, deltas_BF = (batch[name] for name in ('source_BTHWC', 'target_BFHWC', 'deltas_BF'))
     num_target, grid = deltas_BF.shape[1], patches.grid_size(*target_BFHWC.shape[2:4], model.patch_size)
     num_patches = grid[0] * grid[1]
-    visible_BFV = masking.random_visible(key, deltas_BF.shape, num_patches, model.mask_ratio)
+    visible_BFV = masking.random_visible(key, deltas_BF.shape, num_patches, model.architecture.mask_ratio)
     target_BFHWC = to_unit_range(target_BFHWC)
     features_BTMD, _ = model.encode(source_BTHWC)
     tokens_BFMD = targets.shared_encoder_tokens(model.encoder, target_BFHWC, visible_BFV)

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
+from rvm_jax import config as configs
 from rvm_jax.models import build, layers
 from rvm_jax.objectives.pixel_loss import pixel_loss
 from rvm_jax.training import cost
@@ -49,8 +50,7 @@ def compiled(function, execution, *args):
     def run(params, *args):
         return function(nnx.merge(graphdef, params), *args)
 
-    # Counts and buffers are settled before machine code is made, so that may be made quickly.
-    return jax.jit(run).lower(params, *args).compile({'xla_backend_optimization_level': 0})
+    return jax.jit(run).lower(params, *args).compile()
 
 
 def compiled_flops(function, *args):
@@ -70,7 +70,8 @@ def batch_of(clips):
 
 
 def gradients(model, batch):
-    return nnx.grad(lambda model: pixel_loss(model, batch, jax.random.key(0))[0])(model)
+    options = configs.default().objective
+    return nnx.grad(lambda model: pixel_loss(model, batch, jax.random.key(0), **options)[0])(model)
 
 
 @pytest.mark.parametrize(('size', 'teraflops'), SIZES)
