@@ -10,10 +10,13 @@ import math
 import jax
 import jax.numpy as jnp
 from einops import rearrange
+from jax.ad_checkpoint import checkpoint_name
 
 from rvm_jax.errors import UserError
 
-LARGE_SCORES = 2**18  # scores of one head above which they fall out of a CPU's cache; below, 'xla' is as fast
+LARGE_SCORES = 2**14  # scores of one head above which 'by_head' is faster on a CPU
+SCORES_AT_ONCE = 2**18  # as many heads go together as have this many scores: they fit the cache, the loop stays short
+KEPT = 'attention'  # name of what 'by_head' needs going back, for remat to keep: see layers.Stack
 
 
 def attention(query_BQHd, key_BKHd, value_BKHd, execution):
@@ -64,11 +67,14 @@ def _xla(query_BQHd, key_BKHd, value_BKHd, precision):
 
 
 def _by_head(query_BQHd, key_BKHd, value_BKHd, unroll):
-    # The axis of one makes the products inside batched, which remat 'dots' recomputes instead of storing all scores.
-    heads = [rearrange(x, 'b n h d -> (b h) 1 n d') for x in (query_BQHd, key_BKHd, value_BKHd)]
-    one_head = jax.vmap(_one_head)
-    out = jax.vmap(one_head)(*heads) if unroll else jax.lax.map(lambda qkv: one_head(*qkv), heads)
-    return rearrange(out, '(b h) 1 n d -> b n h d', b=query_BQHd.shape[0])
+    heads = [rearrange(x, 'b n h d -> (b h) n d') for x in (query_BQHd, key_BKHd, value_BKHd)]
+    if unroll:
+        out = jax.vmap(_one_head)(*heads)
+    else:
+        # Even one at a time is a batch: remat 'dots' stores products without a batch axis, so not the scores.
+        at_once = max(1, SCORES_AT_ONCE // (query_BQHd.shape[1] * key_BKHd.shape[1]))
+        out = jax.lax.map(lambda qkv: _one_head(*qkv), heads, batch_size=at_once)
+    return rearrange(out, '(b h) n d -> b n h d', b=query_BQHd.shape[0])
 
 
 @jax.custom_vjp
@@ -82,7 +88,8 @@ def _one_head_forward(query_Qd, key_Kd, value_Kd):
     weights_QK = jnp.exp(logits_QK - top_Q1)
     total_Q1 = weights_QK.sum(-1, keepdims=True)
     out_Qd = (jnp.dot(weights_QK.astype(value_Kd.dtype), value_Kd) / total_Q1).astype(query_Qd.dtype)
-    return out_Qd, (query_Qd, key_Kd, value_Kd, out_Qd, top_Q1 + jnp.log(total_Q1))
+    out_Qd, log_total_Q1 = checkpoint_name((out_Qd, top_Q1 + jnp.log(total_Q1)), KEPT)
+    return out_Qd, (query_Qd, key_Kd, value_Kd, out_Qd, log_total_Q1)
 
 
 def _one_head_backward(saved, grad_Qd):

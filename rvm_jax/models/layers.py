@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from rvm_jax.models.attention import attention
+from rvm_jax.models.attention import KEPT, attention
 
 lecun_normal = nnx.initializers.lecun_normal()
 xavier_uniform = nnx.initializers.xavier_uniform()
@@ -176,7 +176,9 @@ class Stack(nnx.Module):
         def body(x, params):
             return nnx.merge(graphdef, params)(x, *context), None
 
-        policies = {'dots': jax.checkpoint_policies.dots_with_no_batch_dims_saveable, 'full': None}
+        keep = jax.checkpoint_policies
+        dots = keep.save_from_both_policies(keep.dots_with_no_batch_dims_saveable, keep.save_only_these_names(KEPT))
+        policies = {'dots': dots, 'full': None}
         unroll = self.execution.unroll
         if self.execution.remat != 'none':
             # Inside a loop nothing can be merged with the forward pass anyway; unrolled, it must be prevented.
