@@ -273,6 +273,8 @@ def check(config):
     expect(
         max(flat['data.crop_area'], default=0) <= 1, 'data.crop_area', 'is a fraction of the frame', 'give at most 1'
     )
+    expect(flat['model.mask_ratio'] > 0 or flat['objective.region'] == 'all', 'model.mask_ratio',
+           'leaves nothing hidden for objective.region=masked', 'raise it')  # fmt: skip
     for key in BELOW_ONE:
         expect(flat[key] < 1, key, 'must be below 1', 'give less than 1')
     expect(flat['model.softmax_dtype'] == 'float32' or flat['model.precision'] == 'official_mixed',

@@ -68,8 +68,10 @@ def notes_of_the_dead(folder):
     notes = []
     for pid in sorted(set(os.listdir(folder)) - alive):
         with open(os.path.join(folder, pid)) as file:
-            first, *rest = file.read().splitlines()
-        notes.append(Note(*json.loads(first), is_timeout=any(line.startswith('Timeout') for line in rest)))
+            lines = file.read().splitlines()
+        if lines:  # else it died before the note was written
+            is_timeout = any(line.startswith('Timeout') for line in lines[1:])
+            notes.append(Note(*json.loads(lines[0]), is_timeout=is_timeout))
         os.remove(os.path.join(folder, pid))
     return notes
 
