@@ -11,7 +11,7 @@ from rvm_jax import config
 def get_config():
     """The recipe."""
     c = config.default()
-    c.steps = 4500
+    c.steps = 4000
     c.batch_size = 8
     c.model.size = 'tiny'
     c.model.precision = 'float32'
@@ -27,7 +27,7 @@ def get_config():
     c.data.num_workers = 1
     c.optim.peak_lr = 2e-3
     c.log.every = 100
-    c.log.eval_every = 1500
-    c.log.images_every = 1500
+    c.log.eval_every = 2000
+    c.log.images_every = 2000
     c.checkpoint.every = 1000
     return c
