@@ -111,12 +111,14 @@ def write_page(path, model, recipe, losses, panel_HWC, folders):
     frames = extract.video_frames(held_out, short_side=SIDE, patch_size=model.patch_size)
     frames_THWC = np.stack(list(frames))[:FRAMES_SHOWN]
     noise_THWC, mask_THW = noise_square(np.random.default_rng(recipe.seed), FRAMES_SHOWN, size=2 * SIDE)
+    curves = tuple(draw_losses(logged, dark) for dark in (False, True))
+    loss = Picture(
+        'Loss',
+        'Mean squared error of the pixels of the target frames. The dashed levels are the two trivial predictors.',
+        curves,
+    )
     pictures = [
-        Picture(
-            'Loss',
-            'Mean squared error of the pixels of the target frames. The dashed levels are the two trivial predictors.',
-            tuple(draw_losses(logged, dark) for dark in (False, True)),
-        ),
+        *([loss] if curves[0] is not None else []),  # a run of a few steps has no curve
         Picture(
             'Reconstruction of held-out clips',
             f'From {recipe.data.num_source} source frames and {1 - recipe.model.mask_ratio:.0%} of the patches of a '
