@@ -4,26 +4,33 @@ import contextlib
 import logging
 import os
 import sys
+import traceback
 
 ORBAX = os.path.join('orbax', 'checkpoint')
 
 
 @contextlib.contextmanager
 def quiet_orbax():
-    """Drop Orbax's log records, and the tracebacks of writes that finish after their save was given up."""
-    logger, before = logging.getLogger('absl'), sys.unraisablehook
+    """Drop Orbax's log records, and the tracebacks of writes that finish after their save was given up.
+
+    asyncio logs such a write's exception when its future is collected, at a time of the collector's choosing.
+    """
+    loggers, before = [logging.getLogger(name) for name in ('absl', 'asyncio')], sys.unraisablehook
 
     def not_orbax(record):
-        return ORBAX not in record.pathname
+        raised_in = traceback.extract_tb(record.exc_info[2]) if record.exc_info else []
+        return not any(ORBAX in path for path in (record.pathname, *(frame.filename for frame in raised_in)))
 
     def hook(unraisable):
         if str(unraisable.exc_value) != 'Event loop is closed':
             before(unraisable)
 
-    logger.addFilter(not_orbax)
+    for logger in loggers:
+        logger.addFilter(not_orbax)
     sys.unraisablehook = hook
     try:
         yield
     finally:
         sys.unraisablehook = before
-        logger.removeFilter(not_orbax)
+        for logger in loggers:
+            logger.removeFilter(not_orbax)
