@@ -21,7 +21,7 @@ CHOICES = {
     'model.core': ('rvmrnn',),
     'model.precision': ('float32', 'official_mixed', 'bf16'),
     'model.softmax_dtype': ('float32', 'input'),
-    'model.attention': ('auto', 'xla', 'by_head', 'cudnn'),
+    'model.attention': ('auto', 'xla', 'by_head', 'cudnn', 'pallas'),
     'model.remat': ('none', 'dots', 'full'),
     'model.block_order': ('cross_mlp_self', 'self_mlp_cross'),
     'model.gelu': ('tanh', 'erf'),
@@ -30,16 +30,18 @@ CHOICES = {
     'data.source_start': ('first', 'random'),
     'data.delta_from': ('first', 'last'),
     'data.crop_level': ('clip', 'frame'),
+    'mesh.sharded': ('params', 'optimizer'),
 }
 
 POSITIVE = (
     'steps', 'batch_size', 'data.num_source', 'data.num_target', 'data.fps', 'data.image_size', 'data.clip_frames',
     'data.min_gap', 'data.decode_timeout', 'optim.eps', 'optim.max_nonfinite', 'checkpoint.every', 'checkpoint.keep',
     'log.every', 'log.eval_every', 'log.eval_clips',
+    'hosts.start_timeout', 'hosts.heartbeat', 'hosts.step_timeout', 'profile.first',
 )  # fmt: skip
 NOT_NEGATIVE = (
     'seed', 'model.core_mlp', 'data.num_workers', 'optim.peak_lr', 'optim.end_lr', 'optim.weight_decay',
-    'optim.clip_norm', 'checkpoint.keep_every', 'log.images_every',
+    'optim.clip_norm', 'checkpoint.keep_every', 'log.images_every', 'profile.steps',
 )  # fmt: skip
 FRACTIONS = ('model.mask_ratio', 'data.flip', 'data.max_failures', 'optim.warmup', 'optim.b1', 'optim.b2')
 BELOW_ONE = ('model.mask_ratio', 'optim.b1', 'optim.b2')
@@ -62,7 +64,7 @@ def default():
     m.shared_mask = False  # one mask for the whole batch, as the released demo draws it
     m.precision = 'bf16'  # float32, official_mixed (as released), bf16
     m.softmax_dtype = 'float32'  # official_mixed only: attention weights stay float32, or go back to the input's dtype
-    m.attention = 'auto'  # auto: fused where the device has it; xla, by_head, cudnn, see models/attention.py
+    m.attention = 'auto'  # auto: fused where the device has it; xla, by_head, cudnn, pallas, see models/attention.py
     m.remat = 'dots'  # what is recomputed going back: none, dots (keep matrix products), full (keep nothing of a block)
     m.unroll = False  # inline every layer instead of scanning: small models step faster on a CPU, but compile longer
     m.block_order = 'cross_mlp_self'  # as released; self_mlp_cross is the paper's Listing 2
@@ -112,8 +114,14 @@ def default():
     t.max_nonfinite = 5  # non-finite steps in a row before the run stops (ours)
 
     c.mesh = ml_collections.ConfigDict()
-    c.mesh.data = -1  # devices along each axis, -1 takes what is left
-    c.mesh.fsdp = 1
+    c.mesh.data = -1  # devices along each axis, -1 takes what is left; across slices of TPUs comes before within
+    c.mesh.fsdp = 1  # weights, gradients and optimizer state are split over this axis, the batch over both
+    c.mesh.sharded = 'params'  # params: all of those (FSDP); optimizer: its state alone, weights replicated (ZeRO-1)
+
+    h = c.hosts = ml_collections.ConfigDict()  # only where several processes train together
+    h.start_timeout = 300  # seconds to wait for all processes at the start
+    h.heartbeat = 100  # seconds of silence after which a process counts as dead and the others stop
+    h.step_timeout = 1800  # seconds without a step after which a process stops, compiling not counted
 
     k = c.checkpoint = ml_collections.ConfigDict()
     k.every = 1000  # steps between saves; the last step is always saved
@@ -125,6 +133,10 @@ def default():
     g.images_every = 5000  # steps between pictures, 0: only at the end
     g.eval_every = 5000  # steps between evaluations on data.eval_path
     g.eval_clips = 256  # held-out clips an evaluation
+
+    f = c.profile = ml_collections.ConfigDict()
+    f.steps = 0  # steps traced with XProf into the workdir's tensorboard folder, 0: none
+    f.first = 10  # the first of them, counted from where this start of the run began
     return c.lock()  # a recipe cannot add a key by misspelling one
 
 

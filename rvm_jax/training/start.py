@@ -20,8 +20,8 @@ from rvm_jax.training import cost
 from rvm_jax.training.progress import say
 
 # What may differ between the parts of one run: it changes neither the clips nor the arithmetic beyond rounding.
-MAY_CHANGE = ('log.', 'checkpoint.', 'mesh.', 'model.attention', 'model.remat', 'model.unroll', 'init_from',
-              'data.path', 'data.eval_path', 'data.num_workers', 'data.decode_timeout', 'data.max_failures',
+MAY_CHANGE = ('log.', 'checkpoint.', 'mesh.', 'hosts.', 'profile.', 'model.attention', 'model.remat', 'model.unroll',
+              'init_from', 'data.path', 'data.eval_path', 'data.num_workers', 'data.decode_timeout', 'data.max_failures',
               'data.allow_change')  # fmt: skip
 
 
