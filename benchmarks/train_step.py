@@ -21,7 +21,7 @@ import numpy as np
 from einops import rearrange, repeat
 
 from rvm_jax import config as configs
-from rvm_jax.models import build, layers, masking, patches, targets
+from rvm_jax.models import build, layers, patches, targets
 from rvm_jax.models.decoder import flatten_time
 from rvm_jax.models.rvm import to_unit_range
 from rvm_jax.objectives.pixel_loss import pixel_loss
@@ -141,9 +141,10 @@ def lower_step(arch, execution, objective, batch_size):
     config = configs.default()
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     optimize = optimizer.make_optimizer(config.optim, config.steps)
-    graphdef, _, create = state.make_state(arch, execution, optimize, config.seed, mesh)
+    graphdef, abstract_state, create = state.make_state(arch, execution, optimize, config.seed, mesh)
     train_state, batch = create(), sharding.place_batch(mesh, random_batch(batch_size))
-    return step.make_train_step(graphdef, optimize, objective).lower(train_state, batch), train_state, batch
+    train_step = step.make_train_step(graphdef, optimize, objective, abstract_state)
+    return train_step.lower(train_state, batch), train_state, batch
 
 
 def random_batch(batch_size):
@@ -156,12 +157,11 @@ def random_batch(batch_size):
     }
 
 
-def released_loss(model, batch, key):
+def released_loss(model, batch, visible_BFV):
     """The pixel loss with every target frame as a clip of its own, which projects the source tokens again."""
     source_BTHWC, target_BFHWC, deltas_BF = (batch[name] for name in ('source_BTHWC', 'target_BFHWC', 'deltas_BF'))
     num_target, grid = deltas_BF.shape[1], patches.grid_size(*target_BFHWC.shape[2:4], model.patch_size)
     num_patches = grid[0] * grid[1]
-    visible_BFV = masking.random_visible(key, deltas_BF.shape, num_patches, model.architecture.mask_ratio)
     target_BFHWC = to_unit_range(target_BFHWC)
     features_BTMD, _ = model.encode(source_BTHWC)
     tokens_BFMD = targets.shared_encoder_tokens(model.encoder, target_BFHWC, visible_BFV)

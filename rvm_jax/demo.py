@@ -67,6 +67,7 @@ def evaluate(model, recipe):
     """Held-out losses of the exported model, beside the trivial predictors, and a reconstruction panel."""
     import functools
 
+    import jax
     from flax import nnx
 
     from rvm_jax.data.sources.folder import FolderSource
@@ -75,8 +76,9 @@ def evaluate(model, recipe):
     from rvm_jax.training.step import make_eval_step
 
     graphdef, params = nnx.split(model)
-    eval_step = make_eval_step(graphdef, functools.partial(compared_losses, **recipe.objective))
     mesh = sharding.make_mesh(recipe.mesh)
+    params = jax.device_put(nnx.to_pure_dict(params), sharding.state_shardings(mesh, nnx.to_pure_dict(params)))
+    eval_step = make_eval_step(graphdef, functools.partial(compared_losses, **recipe.objective), params)
     source = FolderSource(recipe.data.eval_path)
     losses, batch, out = evaluation.held_out_losses(recipe, mesh, eval_step, params, source)
     return losses, evaluation.picture(batch, out, model.patch_size)

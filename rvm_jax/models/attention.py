@@ -29,7 +29,7 @@ def attention(query_BQHd, key_BKHd, value_BKHd, execution):
     if execution.precision.half_logits:
         implementation = 'xla'
     elif implementation == 'auto':
-        implementation = _best(query_BQHd, key_BKHd, value_BKHd)
+        implementation = _best(query_BQHd, key_BKHd, value_BKHd, execution.platform or jax.default_backend())
     if implementation == 'cudnn':
         return jax.nn.dot_product_attention(query_BQHd, key_BKHd, value_BKHd, implementation='cudnn')
     query_BQHd = query_BQHd / math.sqrt(query_BQHd.shape[-1])
@@ -40,21 +40,21 @@ def attention(query_BQHd, key_BKHd, value_BKHd, execution):
 
 def check_device(execution):
     """Raise UserError if a fused kernel is asked for where it does not run."""
+    platform, precision = execution.platform or jax.default_backend(), execution.precision
     if execution.implementation == 'cudnn' and (
-        jax.default_backend() != 'gpu' or execution.precision.block != jnp.bfloat16 or execution.precision.half_logits
+        platform != 'gpu' or precision.block != jnp.bfloat16 or precision.half_logits
     ):
         raise UserError(
             'config.model.attention=cudnn', 'runs on NVIDIA GPUs in bf16 alone', 'take auto, or model.precision=bf16'
         )
 
 
-def _best(query_BQHd, key_BKHd, value_BKHd):
-    backend = jax.default_backend()
+def _best(query_BQHd, key_BKHd, value_BKHd, platform):
     half = all(x.dtype == jnp.bfloat16 for x in (query_BQHd, key_BKHd, value_BKHd))
-    if backend == 'gpu' and half and query_BQHd.shape[-1] % 8 == 0:
+    if platform == 'gpu' and half and query_BQHd.shape[-1] % 8 == 0:
         return 'cudnn'
     large = query_BQHd.shape[1] * key_BKHd.shape[1] > LARGE_SCORES
-    return 'by_head' if backend == 'cpu' and large else 'xla'
+    return 'by_head' if platform == 'cpu' and large else 'xla'
 
 
 def _xla(query_BQHd, key_BKHd, value_BKHd, precision):

@@ -104,12 +104,12 @@ def architecture(model, data):
     )
 
 
-def execution(model):
-    """The Execution of a config's `model` sub-tree."""
+def execution(model, platform=''):
+    """The Execution of a config's `model` sub-tree, for devices of platform ('cpu', 'gpu', 'tpu'; '': the default)."""
     precision = layers.PRECISIONS[model.precision]
     if model.precision == 'official_mixed':
         precision = dataclasses.replace(precision, weights=model.softmax_dtype)
-    return layers.Execution(precision, model.attention, model.remat, model.unroll)
+    return layers.Execution(precision, model.attention, model.remat, model.unroll, platform)
 
 
 def build(arch, execution=layers.Execution(), *, rngs):  # noqa: B008 (frozen)

@@ -7,6 +7,7 @@ of the released model).
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -40,14 +41,18 @@ PRECISIONS = {
 class Execution:
     """How a model is computed, which never changes what it computes beyond rounding.
 
-    implementation: 'auto', 'xla', 'by_head' or 'cudnn', see attention.py. remat: 'none', 'dots' or 'full', see `Stack`.
-    unroll: inline every scanned layer; the compiler's cost analysis counts the body of a loop only once.
+    implementation: of attention, see attention.py, for the devices of `platform` ('cpu', 'gpu', 'tpu'; '': JAX's
+    default). remat: 'none', 'dots' or 'full', see `Stack`. unroll: inline every scanned layer; the compiler's cost
+    analysis counts the body of a loop only once. gather: makes the parameters of one layer whole where a device holds
+    but a part of each, see training/sharding.py.
     """
 
     precision: Precision = PRECISIONS['float32']
     implementation: str = 'auto'
     remat: str = 'none'
     unroll: bool = False
+    platform: str = ''
+    gather: Callable | None = None
 
 
 class Dense(nnx.Module):
@@ -161,8 +166,8 @@ class CrossBlock(nnx.Module):
 class Stack(nnx.Module):
     """Blocks of one shape, parameters stacked on a leading axis and scanned, so compile time ignores depth.
 
-    Going back, remat 'none' keeps all activations, 'dots' recomputes everything but the products with parameters,
-    'full' recomputes the block.
+    Going back, remat 'none' keeps all activations, 'dots' recomputes everything but the products with parameters and
+    what a fused attention wants, 'full' recomputes the block. Gathered parameters are never kept.
     """
 
     def __init__(self, make_block, depth, *, execution, rngs):
@@ -172,18 +177,31 @@ class Stack(nnx.Module):
     def __call__(self, x, *context):
         """Apply every block in turn to x; context goes to each of them."""
         graphdef, stacked = nnx.split(self.blocks)
+        remat, unroll, gather = self.execution.remat, self.execution.unroll, self.execution.gather
 
         def body(x, params):
+            params = gather(nnx.to_pure_dict(params)) if gather else params
             return nnx.merge(graphdef, params)(x, *context), None
 
-        keep = jax.checkpoint_policies
-        dots = keep.save_from_both_policies(keep.dots_with_no_batch_dims_saveable, keep.save_only_these_names(KEPT))
-        policies = {'dots': dots, 'full': None}
-        unroll = self.execution.unroll
-        if self.execution.remat != 'none':
+        if remat != 'none' or gather:
             # Inside a loop nothing can be merged with the forward pass anyway; unrolled, it must be prevented.
-            body = jax.checkpoint(body, policy=policies[self.execution.remat], prevent_cse=unroll)
+            body = jax.checkpoint(body, policy=KEEP[remat], prevent_cse=unroll)
         return jax.lax.scan(body, x, stacked, unroll=unroll)[0]
+
+
+def _all_but_weights(primitive, *_, **__):
+    """Whole weights, and copies of them in another dtype or shape, are not kept: they are gathered again."""
+    return primitive.name not in ('all_gather', 'convert_element_type', 'reshape')
+
+
+KEEP = {  # remat -> what `jax.checkpoint` saves
+    'none': _all_but_weights,
+    'dots': jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+        jax.checkpoint_policies.save_only_these_names(KEPT),
+    ),
+    'full': jax.checkpoint_policies.nothing_saveable,
+}
 
 
 def _as_tuple(shape):

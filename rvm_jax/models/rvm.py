@@ -106,14 +106,17 @@ class RVM(nnx.Module):
         if deltas is not None:
             deltas = _checked_integers(deltas, 'deltas', target.shape[:2], 'B, F')
         if visible is None:
-            key = jax.random.key(0) if key is None else key
-            num_patches = (height // self.patch_size) * (width // self.patch_size)
-            visible = masking.random_visible(
-                key, target.shape[:2], num_patches, self.architecture.mask_ratio, shared=self.architecture.shared_mask
-            )
+            visible = self.random_visible(jax.random.key(0) if key is None else key, target.shape)
         else:
             visible = _checked_integers(visible, 'visible', target.shape[:2], 'B, F, V')
         return self._reconstruct(source, target, deltas, visible)
+
+    def random_visible(self, key, target_shape):
+        """Draw the patches (B, F, V) that stay visible of targets (B, F, H, W, 3), at this model's mask ratio."""
+        height, width = target_shape[2:4]
+        num_patches = (height // self.patch_size) * (width // self.patch_size)
+        arch = self.architecture
+        return masking.random_visible(key, target_shape[:2], num_patches, arch.mask_ratio, shared=arch.shared_mask)
 
     def step(self, frame_BHWC, state=None):
         """One frame of a stream: features (B, M, D) and the next state."""

@@ -6,26 +6,26 @@ from rvm_jax.models import masking, patches
 from rvm_jax.models.rvm import to_unit_range
 
 
-def pixel_loss(model, batch, key, *, region='all', patch_norm=False):
-    """Reconstruct the batch's targets with masks drawn by key.
+def pixel_loss(model, batch, visible_BFV, *, region='all', patch_norm=False):
+    """Reconstruct the batch's targets from their visible patches.
 
     Returns (loss, Reconstruction). The loss is the mean over clips, targets, pixels and channels in float32: over
     every pixel, or with region 'masked' over the hidden patches alone. patch_norm gives each target patch zero mean
     and unit variance first (MAE), and the model learns to paint those; the paper does not.
     """
-    out = model.reconstruct(batch['source_BTHWC'], batch['target_BFHWC'], batch['deltas_BF'], key=key)
+    out = model.reconstruct(batch['source_BTHWC'], batch['target_BFHWC'], batch['deltas_BF'], visible_BFV)
     target_BFNP, mean_BFN1, std_BFN1 = _target_patches(model, batch, patch_norm)
     painted_BFNP = patches.to_patches(out.pixels, model.patch_size)
     return _mean_error(painted_BFNP, (target_BFNP - mean_BFN1) / std_BFN1, out.visible, region), out
 
 
-def compared_losses(model, batch, key, *, region='all', patch_norm=False):
+def compared_losses(model, batch, visible_BFV, *, region='all', patch_norm=False):
     """The loss beside that of two predictors that learn nothing, by the same rule, and the Reconstruction in pixels.
 
     {'loss', 'copy_last', 'mean_color'}: copy_last shows the last source frame again, mean_color the mean color of the
     clip's source frames.
     """
-    loss, out = pixel_loss(model, batch, key, region=region, patch_norm=patch_norm)
+    loss, out = pixel_loss(model, batch, visible_BFV, region=region, patch_norm=patch_norm)
     target_BFNP, mean_BFN1, std_BFN1 = _target_patches(model, batch, patch_norm)
     source_BTHWC = to_unit_range(batch['source_BTHWC'])
     trivial = {'copy_last': source_BTHWC[:, -1:], 'mean_color': source_BTHWC.mean((1, 2, 3), keepdims=True)}

@@ -1,6 +1,7 @@
 """A run from start to end: the table of contents of the project."""
 
 import contextlib
+import dataclasses
 import functools
 
 from rvm_jax.data.loader import make_loader
@@ -29,17 +30,21 @@ def train(config, workdir, load_initial):
     and workdir do not fit together; Stopped or Interrupted after a signal, with everything saved; Diverged when steps
     stay non-finite; DataError when too many videos fail.
     """
-    arch, execution = build.architecture(config.model, config.data), build.execution(config.model)
+    arch = build.architecture(config.model, config.data)
     source = FolderSource(config.data.path)
     held_out = FolderSource(config.data.eval_path) if config.data.eval_path else None
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(mesh, config.batch_size)
+    execution = build.execution(config.model, mesh.devices.flat[0].platform)
     check_device(execution)
+    gather = sharding.make_gather(mesh, config.mesh.sharded, execution.precision)
+    execution = dataclasses.replace(execution, gather=gather)
     optimizer = make_optimizer(config.optim, config.steps)
     objective = functools.partial(pixel_loss, **config.objective)
-    graphdef, abstract_state, create = make_state(arch, execution, optimizer, config.seed, mesh)
-    train_step = make_train_step(graphdef, optimizer, objective)
-    eval_step = make_eval_step(graphdef, functools.partial(compared_losses, **config.objective))
+    graphdef, abstract_state, create = make_state(arch, execution, optimizer, config.seed, mesh, config.mesh.sharded)
+    train_step = make_train_step(graphdef, optimizer, objective, abstract_state, gather)
+    compared = functools.partial(compared_losses, **config.objective)
+    eval_step = make_eval_step(graphdef, compared, abstract_state['params'], gather)
     position = {'seed': config.seed, 'batch_size': config.batch_size, 'fingerprint': source.fingerprint()}
 
     with contextlib.ExitStack() as stack:

@@ -1,15 +1,24 @@
-"""Devices: the mesh, which axis of which parameter is split over it, and how a batch gets there."""
+"""Devices: the mesh, which axis of which parameter is split over it, and how a batch gets there.
 
+A train step runs on every device by itself, on its own clips (`jax.shard_map`), so what crosses devices is written
+here and nowhere else: a layer's weights are gathered where it is used, and the gradients' transpose of that scatters
+their sum (ZeRO-3, FSDP: arXiv 1910.02054, 2304.11277).
+"""
+
+import functools
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.experimental import mesh_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rvm_jax.conversion.mapping import path_name
+from rvm_jax.conversion.mapping import STACK, path_name
 from rvm_jax.errors import UserError
 
-BATCH = PartitionSpec(('data', 'fsdp'))
+AXES = ('data', 'fsdp')
+BATCH = PartitionSpec(AXES)
 DEVICE_ARRAYS = ('source_BTHWC', 'target_BFHWC', 'deltas_BF')  # of data/batch.py
 
 # Path of a parameter -> partition of its trailing axes; the layer axis of a stack in front of them is never split.
@@ -28,7 +37,8 @@ PARTITIONS = (
 def make_mesh(mesh, devices=None):
     """A Mesh with axes 'data' and 'fsdp'; -1 takes the devices that the other axis leaves.
 
-    Raises UserError if the sizes do not use up all devices.
+    Where devices come in several slices, joined by a slower network, 'data' goes across slices first, so that weights
+    are gathered within one. Raises UserError if the sizes do not use up all devices, or split 'fsdp' across slices.
     """
     devices = jax.devices() if devices is None else devices
     sizes = {'data': mesh.data, 'fsdp': mesh.fsdp}
@@ -36,24 +46,104 @@ def make_mesh(mesh, devices=None):
     shape = [len(devices) // known if size == -1 else size for size in sizes.values()]
     if np.prod(shape) != len(devices):
         raise UserError(f'config.mesh {sizes}', f'does not divide {len(devices)} devices', 'set one of the axes to -1')
-    return jax.sharding.Mesh(np.asarray(devices).reshape(shape), tuple(sizes))
+    slices = len({getattr(device, 'slice_index', 0) for device in devices})
+    if shape[0] % slices:
+        raise UserError(
+            f'config.mesh {sizes}', f'splits weights across {slices} slices', f'make data a multiple of {slices}'
+        )
+    if slices > 1:
+        arranged = mesh_utils.create_hybrid_device_mesh((shape[0] // slices, shape[1]), (slices, 1), devices)
+    else:
+        arranged = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+    return jax.sharding.Mesh(arranged, AXES)
 
 
-def state_shardings(mesh, abstract_state):
-    """A NamedSharding for every leaf of a train state, by `PARTITIONS`."""
+def partition(path, shape):
+    """The PartitionSpec of a leaf with this path and shape, by `PARTITIONS`."""
+    spec = next((spec for pattern, spec in PARTITIONS if re.search(pattern, path_name(path))), ())
+    return PartitionSpec(*(None,) * (len(shape) - len(spec)), *spec) if spec else PartitionSpec()
+
+
+def state_shardings(mesh, abstract_state, sharded='params'):
+    """A NamedSharding for every leaf of a train state; with sharded 'optimizer' its 'params' are replicated."""
 
     def sharding(path, leaf):
-        spec = next((spec for pattern, spec in PARTITIONS if re.search(pattern, path_name(path))), ())
-        spec = (None,) * (leaf.ndim - len(spec)) + spec if spec else ()
+        if sharded == 'optimizer' and path_name(path).startswith('params/'):
+            return NamedSharding(mesh, PartitionSpec())
+        spec = partition(path, leaf.shape)
         for size, axis in zip(leaf.shape, spec, strict=False):
             if axis and size % mesh.shape[axis]:
                 raise UserError(
                     f'config.mesh.{axis}={mesh.shape[axis]}', f'does not divide {path_name(path)} {leaf.shape}',
                     'take a smaller power of two',
                 )  # fmt: skip
-        return NamedSharding(mesh, PartitionSpec(*spec))
+        return NamedSharding(mesh, spec)
 
     return jax.tree_util.tree_map_with_path(sharding, abstract_state)
+
+
+def make_gather(mesh, sharded, precision):
+    """gather(params) -> params with whole arrays, for use on a device's part of them; None where nothing is split.
+
+    It leaves the stacks of layers alone: each `Stack` gathers a layer when it comes to it. Where all products are in
+    bfloat16, weights travel in bfloat16; gradients are always summed in float32.
+    """
+    if sharded == 'optimizer' or mesh.shape['fsdp'] == 1:
+        return None
+    dtype = jnp.bfloat16 if precision.tokens == precision.block == jnp.bfloat16 else jnp.float32
+
+    def gather(params):
+        def leaf(path, x):
+            spec = partition(path, x.shape)
+            if 'fsdp' not in spec or STACK in path_name(path):
+                return x
+            return _gathered(x, spec.index('fsdp'), dtype)
+
+        return jax.tree_util.tree_map_with_path(leaf, params)
+
+    return gather
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _gathered(x, axis, dtype):
+    return jax.lax.all_gather(x.astype(dtype), 'fsdp', axis=axis, tiled=True)
+
+
+def _gathered_forward(x, axis, dtype):
+    return _gathered(x, axis, dtype), None
+
+
+def _gathered_backward(axis, dtype, _, grad):
+    return (_scattered_sum(grad.astype(jnp.float32), axis),)
+
+
+_gathered.defvjp(_gathered_forward, _gathered_backward)
+
+
+def _scattered_sum(grad, axis):
+    return jax.lax.psum_scatter(grad, 'fsdp', scatter_dimension=axis, tiled=True)
+
+
+def mean_gradients(gradients, weight_specs, gradient_specs):
+    """Each device's gradients of its own clips' mean loss -> its part of the mean gradient over all devices.
+
+    Gradients of split weights come already summed over 'fsdp', by `make_gather`.
+    """
+
+    def reduce(grad, weight_spec, wanted):
+        if 'fsdp' not in wanted:
+            return mean(grad)
+        if 'fsdp' not in weight_spec:
+            grad = _scattered_sum(grad, wanted.index('fsdp'))
+        return mean(grad / jax.lax.axis_size('fsdp'), ('data',))
+
+    return jax.tree.map(reduce, gradients, weight_specs, gradient_specs)
+
+
+def mean(tree, axes=AXES):
+    """The mean over the devices along axes, within a device's program; an axis of one device costs nothing."""
+    axes = tuple(axis for axis in axes if jax.lax.axis_size(axis) > 1)
+    return jax.lax.pmean(tree, axes) if axes else tree
 
 
 def check_batch(mesh, batch_size):

@@ -8,8 +8,11 @@ from rvm_jax.models import build
 from rvm_jax.training import sharding
 
 
-def make_state(arch, execution, optimizer, seed, mesh):
-    """(graphdef, abstract state with shardings, function that creates the state in place on the mesh)."""
+def make_state(arch, execution, optimizer, seed, mesh, sharded='params'):
+    """(graphdef, abstract state with shardings, function that creates the state in place on the mesh).
+
+    sharded: 'params' or 'optimizer', what the mesh axis 'fsdp' splits, see `sharding.state_shardings`.
+    """
 
     def create():
         model_key, train_key = jax.random.split(jax.random.key(seed))
@@ -24,6 +27,6 @@ def make_state(arch, execution, optimizer, seed, mesh):
 
     graphdef = nnx.split(build.abstract(arch, execution))[0]
     abstract = jax.eval_shape(create)
-    shardings = sharding.state_shardings(mesh, abstract)
+    shardings = sharding.state_shardings(mesh, abstract, sharded)
     abstract = jax.tree.map(lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s), abstract, shardings)
     return graphdef, abstract, jax.jit(create, out_shardings=shardings)

@@ -5,25 +5,49 @@ import functools
 import jax
 import optax
 from flax import nnx
+from jax.sharding import PartitionSpec
 
+from rvm_jax.training import sharding
 from rvm_jax.training.optimizer import nonfinite_steps
 
 
-def make_train_step(graphdef, optimizer, objective):
+def make_train_step(graphdef, optimizer, objective, abstract_state, gather=None):
     """train_step(state, batch) -> (state, metrics), jitted; the old state's buffers are reused.
 
-    objective(model, batch, key) -> (loss, anything). The masks of step s follow from the run's key and s alone.
+    objective(model, batch, visible_BFV) -> (loss, anything), the loss a mean over clips. It sees one device's clips,
+    with parameters that `gather` makes whole. The masks of step s follow from the run's key and s alone, whatever the
+    devices. abstract_state says by its shardings where everything lies; the optimizer works on parts of the weights
+    if its state lies in parts.
     """
+    abstract_params = abstract_state['params']
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
+    mesh = shardings['step'].mesh
+    weight_specs = jax.tree.map(lambda leaf: leaf.sharding.spec, abstract_params)
+    gradient_shardings = sharding.state_shardings(mesh, abstract_params)
+    gradient_specs = jax.tree.map(lambda leaf: leaf.spec, gradient_shardings)
 
-    @functools.partial(jax.jit, donate_argnums=0)
+    @functools.partial(
+        jax.shard_map,
+        mesh=mesh,
+        in_specs=(weight_specs, sharding.BATCH, sharding.BATCH),
+        out_specs=(PartitionSpec(), gradient_specs),
+        check_vma=False,
+    )
+    def loss_and_gradients(params, batch, visible_BFV):
+        def loss_of(params):
+            return objective(_merge(graphdef, params, gather), batch, visible_BFV)
+
+        (loss, _), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+        gradients = sharding.mean_gradients(gradients, weight_specs, gradient_specs)
+        return sharding.mean(loss), gradients
+
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
     def train_step(state, batch):
         key = jax.random.fold_in(jax.random.wrap_key_data(state['key']), state['step'])
-
-        def loss_of(params):
-            return objective(nnx.merge(graphdef, params), batch, key)
-
-        (loss, _), gradients = jax.value_and_grad(loss_of, has_aux=True)(state['params'])
-        updates, opt_state = optimizer.update(gradients, state['opt_state'], state['params'])
+        visible_BFV = _draw_visible(graphdef, state['params'], batch, key)
+        loss, gradients = loss_and_gradients(state['params'], batch, visible_BFV)
+        params = jax.lax.with_sharding_constraint(state['params'], gradient_shardings)
+        updates, opt_state = optimizer.update(gradients, state['opt_state'], params)
         in_a_row, in_total = nonfinite_steps(opt_state)
         metrics = {
             'loss': loss,
@@ -31,17 +55,38 @@ def make_train_step(graphdef, optimizer, objective):
             'skipped_steps': in_total,
             'skipped_in_a_row': in_a_row,
         }
-        params = optax.apply_updates(state['params'], updates)
+        params = optax.apply_updates(params, updates)
         return state | {'step': state['step'] + 1, 'params': params, 'opt_state': opt_state}, metrics
 
     return train_step
 
 
-def make_eval_step(graphdef, compared_losses):
+def make_eval_step(graphdef, compared_losses, abstract_params, gather=None):
     """eval_step(params, batch, key) -> (losses, Reconstruction), jitted: ours beside the trivial predictors."""
+    weight_specs = jax.tree.map(lambda leaf: leaf.sharding.spec, abstract_params)
+
+    @functools.partial(
+        jax.shard_map,
+        mesh=jax.tree.leaves(abstract_params)[0].sharding.mesh,
+        in_specs=(weight_specs, sharding.BATCH, sharding.BATCH),
+        out_specs=(PartitionSpec(), sharding.BATCH),
+        check_vma=False,
+    )
+    def losses_and_reconstruction(params, batch, visible_BFV):
+        losses, out = compared_losses(_merge(graphdef, params, gather), batch, visible_BFV)
+        return sharding.mean(losses), out
 
     @jax.jit
     def eval_step(params, batch, key):
-        return compared_losses(nnx.merge(graphdef, params), batch, key)
+        return losses_and_reconstruction(params, batch, _draw_visible(graphdef, params, batch, key))
 
     return eval_step
+
+
+def _merge(graphdef, params, gather):
+    return nnx.merge(graphdef, params if gather is None else gather(params))
+
+
+def _draw_visible(graphdef, params, batch, key):
+    """The masks of all clips of a step, drawn together: what a clip gets does not depend on the device it is on."""
+    return nnx.merge(graphdef, params).random_visible(key, batch['target_BFHWC'].shape)

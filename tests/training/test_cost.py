@@ -71,7 +71,8 @@ def batch_of(clips):
 
 def gradients(model, batch):
     options = configs.default().objective
-    return nnx.grad(lambda model: pixel_loss(model, batch, jax.random.key(0), **options)[0])(model)
+    visible_BFV = model.random_visible(jax.random.key(0), batch['target_BFHWC'].shape)
+    return nnx.grad(lambda model: pixel_loss(model, batch, visible_BFV, **options)[0])(model)
 
 
 @pytest.mark.parametrize(('size', 'teraflops'), SIZES)

@@ -1,8 +1,12 @@
+import collections
 import dataclasses
+import math
+import re
 
 import jax
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding
 
 from rvm_jax import config as configs
 from rvm_jax.models import build
@@ -27,15 +31,18 @@ BATCH = {
 class Run:
     """A mesh, its compiled step, and one fresh state kept on the host, because a step uses up the one it is given."""
 
-    def __init__(self, data, fsdp, fresh=None):
+    def __init__(self, data, fsdp, fresh=None, sharded='params', **options):
         config = configs.default()
         config.mesh.data, config.mesh.fsdp = data, fsdp
         config.optim.warmup = 0.0
         self.mesh = sharding.make_mesh(config.mesh, jax.devices()[: data * fsdp])
         optimizer = make_optimizer(config.optim, 10)
-        self.graphdef, self.abstract, create = make_state(ARCHITECTURE, Execution(), optimizer, 0, self.mesh)
+        execution = Execution(**options)
+        self.gather = sharding.make_gather(self.mesh, sharded, execution.precision)
+        execution = dataclasses.replace(execution, gather=self.gather)
+        self.graphdef, self.abstract, create = make_state(ARCHITECTURE, execution, optimizer, 0, self.mesh, sharded)
         self.fresh = jax.device_get(create()) if fresh is None else fresh
-        self._step = make_train_step(self.graphdef, optimizer, pixel_loss)
+        self._step = make_train_step(self.graphdef, optimizer, pixel_loss, self.abstract, self.gather)
 
     def state(self, **changes):
         return jax.device_put(self.fresh | changes, jax.tree.map(lambda leaf: leaf.sharding, self.abstract))
@@ -66,9 +73,10 @@ def host(tree):
     return [np.array(leaf) for leaf in jax.tree.leaves(tree)]
 
 
-@pytest.mark.parametrize(('data', 'fsdp'), [(8, 1), (2, 4)])
-def test_eight_devices_equal_one(one, losses, data, fsdp):
-    np.testing.assert_allclose(Run(data, fsdp, one.fresh).losses(), losses, rtol=1e-5)
+@pytest.mark.parametrize('remat', ['none', 'dots', 'full'])
+@pytest.mark.parametrize(('data', 'fsdp', 'sharded'), [(8, 1, 'params'), (2, 4, 'params'), (2, 4, 'optimizer')])
+def test_eight_devices_equal_one(one, losses, data, fsdp, sharded, remat):
+    np.testing.assert_allclose(Run(data, fsdp, one.fresh, sharded, remat=remat).losses(), losses, rtol=1e-5)
 
 
 def test_steps_learn_and_repeat_to_the_last_bit(one, losses):
@@ -114,7 +122,46 @@ def test_the_buffers_of_the_old_state_are_reused(one):
 
 
 def test_an_evaluation_sets_the_loss_beside_the_trivial_ones(one):
-    eval_step = make_eval_step(one.graphdef, compared_losses)
+    eval_step = make_eval_step(one.graphdef, compared_losses, one.abstract['params'])
     losses, out = jax.eval_shape(eval_step, one.abstract['params'], BATCH, jax.random.key(0))
     assert set(losses) == {'loss', 'copy_last', 'mean_color'} and all(loss.shape == () for loss in losses.values())
     assert out.pixels.shape == BATCH['target_BFHWC'].shape and out.visible.shape == (8, 2, 2)
+
+
+def moved(data, fsdp, sharded, remat):
+    """{collective: largest number of values that one of the compiled step's puts out on a device}."""
+    run = Run(data, fsdp, {}, sharded, remat=remat)
+    batch = jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=NamedSharding(run.mesh, sharding.BATCH)), BATCH
+    )
+    program = run._step.lower(run.abstract, batch).compile().as_text()
+    largest = collections.Counter()
+    for shapes, kind in re.findall(r' = (.*?) (all-gather|all-reduce|reduce-scatter)(?:-start)?\(', program):
+        sizes = [math.prod(map(int, dims.split(','))) for dims in re.findall(r'\[([\d,]+)\]', shapes)]
+        largest[kind] = max([largest[kind], *sizes])
+    return largest
+
+
+@pytest.fixture
+def deep(monkeypatch):
+    """Stacks of three layers; returns the number of values in an MLP kernel of a layer."""
+    deep = dataclasses.replace(ARCHITECTURE, encoder_layers=3, decoder_layers=3)
+    monkeypatch.setitem(globals(), 'ARCHITECTURE', deep)
+    return deep.width * deep.encoder_mlp
+
+
+@pytest.mark.parametrize('remat', ['none', 'dots'])
+def test_weights_are_gathered_a_layer_at_a_time_and_gradients_scattered(deep, remat):
+    found = moved(1, 8, 'params', remat)
+    assert found['all-gather'] == deep
+    assert found['reduce-scatter'] == deep / 8
+    assert found['all-reduce'] <= 3 * 256  # biases
+    found = moved(2, 4, 'params', remat)  # what is left to add up across slices is in parts already
+    assert found['all-gather'] == deep and found['all-reduce'] == 3 * deep / 4
+
+
+def test_the_other_shardings_do_move_all_parameters_or_gradients(deep):
+    assert moved(8, 1, 'params', 'dots')['all-reduce'] == 3 * deep
+    found = moved(1, 8, 'optimizer', 'dots')
+    assert found['all-gather'] == 3 * deep and found['reduce-scatter'] == 3 * deep / 8
+    assert found['all-reduce'] <= 3 * 256
