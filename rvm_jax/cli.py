@@ -30,7 +30,7 @@ def main(argv=None):
 
 def run(name, argv):
     """Run one command; returns its exit code."""
-    from rvm_jax.errors import ConfigErrors, Stopped, UserError
+    from rvm_jax.errors import ConfigErrors, Stopped, Unavailable, UserError
 
     command = importlib.import_module(f'rvm_jax.{name}')
     parser = argparse.ArgumentParser(
@@ -50,7 +50,7 @@ def run(name, argv):
     except (UserError, ConfigErrors) as error:
         print(f'rvm {name}: {error}', file=sys.stderr)
         return error.exit_code
-    except Stopped as error:
+    except (Stopped, Unavailable) as error:
         print(f'rvm {name}: {error}', file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:

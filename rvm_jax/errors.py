@@ -41,6 +41,16 @@ class Interrupted(Stopped):
     exit_code = 130
 
 
+class Unavailable(Exception):
+    """A disk or store that failed again and again in a way that may pass; the last good step stays usable."""
+
+    exit_code = Stopped.exit_code
+
+    def __init__(self, path, reason):
+        super().__init__(f'{path}: does not answer ({reason}); start again once it does')
+        self.path, self.reason = path, reason
+
+
 class ConfigErrors(Exception):
     """Every mistake found in a config, one line each."""
 

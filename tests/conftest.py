@@ -2,7 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
 import tempfile
+import urllib.request
 
 import numpy as np
 import pytest
@@ -17,6 +20,45 @@ os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *FLAGS])
 COMPILED = tempfile.TemporaryDirectory(prefix='rvm_jax_compiled_')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', COMPILED.name)
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
+
+
+class Store:
+    """A bucket of its own in the stand-in store, which can be told to fail."""
+
+    def __init__(self, url, bucket):
+        self.path = f'gs://{bucket}/runs/one'
+        self._faults = f'{url}/faults/{bucket}'
+
+    def fail(self, rate, status=503, only=''):
+        rule = {'rate': rate, 'status': status, 'only': only}
+        urllib.request.urlopen(self._faults, json.dumps(rule).encode()).read()
+
+    @property
+    def failed(self):
+        """Requests that failed since the last call of fail."""
+        return json.loads(urllib.request.urlopen(self._faults).read())['failed']
+
+
+@pytest.fixture(scope='session')
+def gcs_server():
+    """The address of a stand-in for Google Cloud Storage, which this process and its children talk to from now on."""
+    program = os.path.join(os.path.dirname(__file__), 'gcs_server.py')
+    with subprocess.Popen([sys.executable, program], stdout=subprocess.PIPE, text=True) as server:
+        url = server.stdout.readline().strip()
+        os.environ['STORAGE_EMULATOR_HOST'] = os.environ['TENSORSTORE_GCS_HTTP_URL'] = url
+        os.environ['GOOGLE_AUTH_TOKEN_FOR_TESTING'], os.environ['FSSPEC_GCS_TOKEN'] = 'none', 'anon'
+        os.environ['GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT'] = 'false'  # asks for the kind of bucket by gRPC
+        yield url
+        server.kill()
+
+
+@pytest.fixture
+def store(gcs_server, request, monkeypatch):
+    """A Store; waits between tries are short."""
+    from rvm_jax import storage
+
+    monkeypatch.setattr(storage, 'FIRST_WAIT', 0.001)
+    return Store(gcs_server, f'bucket-{abs(hash(request.node.nodeid))}')
 
 
 @pytest.fixture(scope='session')

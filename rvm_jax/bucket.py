@@ -1,0 +1,128 @@
+"""Objects in Google Cloud Storage, named gs://bucket/path, through Google's own client.
+
+Every failure is an OSError: FileNotFoundError, PermissionError, FileExistsError where a condition did not hold, and
+errno.EAGAIN for what may pass (429, 5xx, a broken or silent connection). Nothing is tried again here.
+"""
+
+import base64
+import contextlib
+import errno
+import functools
+import hashlib
+import importlib.util
+import os
+
+from rvm_jax.errors import UserError
+
+SCHEME = 'gs://'
+TIMEOUT = 60.0  # seconds without a byte, after which a request counts as failed
+PASSING = (408, 429, 500, 502, 503, 504)
+ABSENT = 0  # the version of an object that is not there
+
+
+def read(path):
+    """(bytes, version) of an object."""
+    with _errors(path):
+        blob = _blob(path)
+        data = blob.download_as_bytes(timeout=TIMEOUT, retry=None)
+        return data, blob.generation
+
+
+def write(path, data, version=None):
+    """Put an object, whole or not at all; only in place of the given version, where there is one."""
+    with _errors(path):
+        _blob(path).upload_from_string(
+            data, 'application/octet-stream', timeout=TIMEOUT, retry=None, if_generation_match=version
+        )
+
+
+def exists(path):
+    """Whether there is an object, or any below it."""
+    with _errors(path):
+        bucket, name = _split(path)
+        listed = _client().list_blobs(bucket, prefix=name, delimiter='/', timeout=TIMEOUT, retry=None)
+        return any(blob.name == name for blob in listed) or f'{name}/' in listed.prefixes
+
+
+def names(folder):
+    """Names of the objects and folders directly in a folder."""
+    with _errors(folder):
+        bucket, prefix = _split(folder, is_folder=True)
+        listed = _client().list_blobs(bucket, prefix=prefix, delimiter='/', timeout=TIMEOUT, retry=None)
+        found = [blob.name for blob in listed] + [name.rstrip('/') for name in listed.prefixes]
+        return [name[len(prefix) :] for name in found if name != prefix]
+
+
+def files(folder):
+    """{name: bytes} of every object below a folder."""
+    with _errors(folder):
+        bucket, prefix = _split(folder, is_folder=True)
+        listed = _client().list_blobs(bucket, prefix=prefix, timeout=TIMEOUT, retry=None)
+        return {blob.name[len(prefix) :]: blob.size for blob in listed if not blob.name.endswith('/')}
+
+
+def digest(path, kind):
+    """A checksum of an object in hex; its MD5 is known to the store and costs no download."""
+    with _errors(path):
+        blob = _blob(path)
+        blob.reload(timeout=TIMEOUT, retry=None)
+        if kind == 'md5' and blob.md5_hash:
+            return base64.b64decode(blob.md5_hash).hex()
+    return hashlib.new(kind, read(path)[0]).hexdigest()
+
+
+def remove(path):
+    """Delete an object."""
+    with _errors(path):
+        _blob(path).delete(timeout=TIMEOUT, retry=None)
+
+
+@contextlib.contextmanager
+def _errors(path):
+    """Every error of the client and what it builds on, as an OSError that names the path."""
+    import requests
+    from google.api_core import exceptions as api
+    from google.auth import exceptions as auth
+
+    try:
+        yield
+    except api.NotFound:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from None
+    except api.PreconditionFailed:
+        raise FileExistsError(errno.EEXIST, 'is of another version', path) from None
+    except (api.Forbidden, api.Unauthorized) as error:
+        raise PermissionError(errno.EACCES, _reason(error), path) from error
+    except api.GoogleAPICallError as error:
+        number = errno.EAGAIN if error.code in PASSING else errno.EINVAL
+        raise OSError(number, f'{_reason(error)} ({error.code})', path) from error
+    except auth.TransportError as error:
+        raise OSError(errno.EAGAIN, _reason(error), path) from error
+    except auth.GoogleAuthError as error:
+        raise PermissionError(errno.EACCES, _reason(error), path) from error
+    except requests.RequestException as error:
+        raise OSError(errno.EAGAIN, f'{type(error).__name__}', path) from error
+
+
+@functools.cache
+def _client():
+    from google.cloud import storage
+
+    return storage.Client()
+
+
+def _blob(path):
+    bucket, name = _split(path)
+    return _client().bucket(bucket).blob(name)
+
+
+def _split(path, is_folder=False):
+    """(bucket, name within it). Raises UserError where the libraries for buckets are not installed."""
+    if importlib.util.find_spec('gcsfs') is None:
+        raise UserError(path, 'needs libraries that are not installed', "run pip install 'rvm_jax[gcs]'")
+    bucket, _, name = os.fspath(path).removeprefix(SCHEME).partition('/')
+    name = name.strip('/')
+    return bucket, f'{name}/' if is_folder and name else name
+
+
+def _reason(error):
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
