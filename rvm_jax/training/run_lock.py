@@ -1,11 +1,11 @@
 """Keeps two runs out of one workdir: `run.lock` says who trains there.
 
 A run that died leaves its lock behind. On the same machine the process table tells; a lock from another machine is
-believed as long as it shows signs of life, a fresh modification time every HEARTBEAT seconds.
+believed as long as it shows signs of life, a fresh modification time every HEARTBEAT seconds. `store_lock` has the
+same for a bucket.
 """
 
 import contextlib
-import datetime
 import json
 import os
 import socket
@@ -13,7 +13,10 @@ import tempfile
 import threading
 import time
 
+from rvm_jax import storage
 from rvm_jax.errors import UserError
+from rvm_jax.training import lock_owner, store_lock
+from rvm_jax.training.lock_owner import is_mine, who
 from rvm_jax.training.progress import say
 
 NAME = 'run.lock'
@@ -29,23 +32,24 @@ def run_lock(workdir):
     Raises UserError when another run holds it, or when the workdir cannot be written.
     """
     path = os.path.join(workdir, NAME)
+    acquire, beat, release = (
+        (store_lock.acquire, store_lock.beat, store_lock.release)
+        if storage.is_remote(workdir)
+        else (_acquire, _beat, _release)
+    )
     try:
-        os.makedirs(workdir, exist_ok=True)
-        while not _create(path):
-            _judge(path)
+        acquire(path)
     except OSError as error:
         raise UserError(workdir, f'cannot be written ({error.strerror})', 'choose another --workdir') from error
     ended = threading.Event()
-    beat = threading.Thread(target=_beat, args=(path, ended), name='run_lock', daemon=True)
-    beat.start()
+    beating = threading.Thread(target=beat, args=(path, ended), name='run_lock', daemon=True)
+    beating.start()
     try:
         yield
     finally:
         ended.set()
-        beat.join()
-        if _is_mine(_read(path)):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(path)
+        beating.join()
+        release(path)
 
 
 def confirm(workdir):
@@ -55,23 +59,41 @@ def confirm(workdir):
     A lock that someone deleted is put back.
     """
     path = os.path.join(workdir, NAME)
+    other = (store_lock.confirm if storage.is_remote(workdir) else _confirm)(path)
+    if other is not None:
+        fix = 'start again once no other run writes here'
+        raise UserError(path, f'this run does not hold it any more, but {who(other)}', fix)
+
+
+def _acquire(path):
+    os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
+    while not _create(path):
+        _judge(path)
+
+
+def _release(path):
+    if is_mine(_read(path)):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _confirm(path):
+    """The owner if it is not this process, else None; a lock that someone deleted is put back."""
     owner = _read(path)
     if owner is None and _create(path):
         say(f'{path}: was deleted while this run goes on; put back')
-    elif not _is_mine(owner):
-        fix = 'start again once no other run writes here'
-        raise UserError(path, f'this run does not hold it any more, but {_who(owner)}', fix)
+        return None
+    return None if is_mine(owner) else owner
 
 
 def _create(path):
     """Write the lock unless there is one; True if it is ours now."""
-    mine = {**_identity(), 'since': datetime.datetime.now().astimezone().isoformat(timespec='seconds')}
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
         return False
     with os.fdopen(descriptor, 'w') as file:
-        json.dump(mine, file)
+        json.dump(lock_owner.describe(), file)
     return True
 
 
@@ -84,13 +106,13 @@ def _judge(path):
     if owner is None:
         return
     if owner and _lives(path, owner):
-        if owner['host'] == socket.gethostname():
+        if lock_owner.is_here(owner):
             fix = f'wait until it ends, stop it (kill {owner["pid"]}), or choose another --workdir'
         else:
             fix = f'wait (it counts as dead after {SILENCE / 60:.0f} silent minutes), or choose another --workdir'
-        raise UserError(path, f'in use by {_who(owner)}', fix)
+        raise UserError(path, f'in use by {who(owner)}', fix)
     if _clear(path, owner):
-        say(f'{path}: taken over from {_who(owner)}, which is gone')
+        say(f'{path}: taken over from {who(owner)}, which is gone')
 
 
 def _clear(path, owner):
@@ -111,9 +133,8 @@ def _clear(path, owner):
 
 
 def _lives(path, owner):
-    if owner['host'] == socket.gethostname():
-        started = _started(owner['pid'])
-        return started is not None and started == owner['start']
+    if lock_owner.is_here(owner):
+        return lock_owner.runs(owner)
     with tempfile.NamedTemporaryFile(dir=os.path.dirname(path) or '.') as now, contextlib.suppress(FileNotFoundError):
         # Both times come from the file system's clock, so a clock that is off on either machine does not matter.
         return os.stat(now.name).st_mtime - os.stat(path).st_mtime < SILENCE
@@ -122,7 +143,7 @@ def _lives(path, owner):
 
 def _beat(path, ended):
     while not ended.wait(HEARTBEAT):
-        if _is_mine(_read(path)):
+        if is_mine(_read(path)):
             with contextlib.suppress(OSError):  # a file system that hiccups; the next beat tries again
                 os.utime(path)
 
@@ -131,33 +152,8 @@ def _read(path):
     """The owner that a lock names: {} if it is unreadable, None if there is no lock."""
     try:
         with open(path, 'rb') as file:
-            owner = json.load(file)
+            return lock_owner.parse(file.read())
     except FileNotFoundError:
         return None
-    except (OSError, ValueError):
+    except OSError:
         return {}
-    return owner if isinstance(owner, dict) and {'host', 'pid', 'start', 'since'} <= owner.keys() else {}
-
-
-def _identity():
-    return {'host': socket.gethostname(), 'pid': os.getpid(), 'start': _started(os.getpid())}
-
-
-def _is_mine(owner):
-    return bool(owner) and _identity().items() <= owner.items()
-
-
-def _started(pid):
-    """When a process began, as machine boot and clock ticks since; None if it does not run (a zombie does not)."""
-    try:
-        with open(f'/proc/{pid}/stat', 'rb') as file:
-            fields = file.read().rpartition(b')')[2].split()  # the name before it may hold spaces
-        with open('/proc/sys/kernel/random/boot_id') as file:
-            boot = file.read().strip()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] in (b'Z', b'X') else f'{boot} {fields[19].decode()}'
-
-
-def _who(owner):
-    return f'process {owner["pid"]} on {owner["host"]} since {owner["since"]}' if owner else 'an unknown run'
