@@ -77,6 +77,17 @@ def remove(path):
         _blob(path).delete(timeout=TIMEOUT, retry=None)
 
 
+def orbax_errors():
+    """What Orbax lets through when a bucket fails, beside OSError and ValueError."""
+    if importlib.util.find_spec('gcsfs') is None:
+        return ()
+    import aiohttp
+    from gcsfs.retry import ChecksumError, HttpError
+    from google.auth.exceptions import GoogleAuthError
+
+    return aiohttp.ClientError, ChecksumError, HttpError, GoogleAuthError
+
+
 @contextlib.contextmanager
 def _errors(path):
     """Every error of the client and what it builds on, as an OSError that names the path."""

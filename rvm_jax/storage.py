@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import shutil
 import time
@@ -101,6 +102,11 @@ def remove_folder(folder):
         remove(os.path.join(folder, name))
 
 
+def free_bytes(folder):
+    """Room that is left; a bucket has no end."""
+    return math.inf if is_remote(folder) else shutil.disk_usage(folder).free
+
+
 def retried(path, act):
     """act(), tried again while it raises what may pass. Raises Unavailable when it does not."""
     for tried in range(1, TRIES + 1):
@@ -143,7 +149,7 @@ def _replace(path, data, durable):
 
 def _files(folder):
     paths = [os.path.join(root, name) for root, _, names in os.walk(folder) for name in names]
-    return {os.path.relpath(path, folder): os.path.getsize(path) for path in paths}
+    return {os.path.relpath(path, folder): os.path.getsize(path) for path in paths if os.path.isfile(path)}
 
 
 def _digest(path, kind):

@@ -1,15 +1,21 @@
-"""The steps in a checkpoint folder: which there are, which is good, which go. The disk is asked every time."""
+"""The steps in a checkpoint folder: which there are, which is good, which go. The disk is asked every time.
+
+A bucket cannot rename: there Orbax writes into the step's own folder, and COMMITTED into it at the very end, so that
+an unfinished save is a numbered folder without it. It is written last, after our manifest, and deleted first.
+"""
 
 import glob
 import os
 import re
 import shutil
 
-from rvm_jax.errors import UserError
+from rvm_jax import storage
+from rvm_jax.errors import Unavailable, UserError
 from rvm_jax.training import checksums
 from rvm_jax.training.progress import say
 
 LEFTOVER = '.orbax-checkpoint-tmp'  # how Orbax marks a step that is not complete
+COMMITTED = 'commit_success.txt'  # how it marks one that is
 SHOWN = 5  # names that a message lists
 
 
@@ -20,7 +26,8 @@ def step_path(folder, step):
 
 def find_steps(folder):
     """The steps that have a manifest, oldest first."""
-    return [step for step in _numbered(folder) if os.path.exists(os.path.join(step_path(folder, step), checksums.NAME))]
+    needed = {checksums.NAME, COMMITTED} if storage.is_remote(folder) else {checksums.NAME}
+    return [step for step in _numbered(folder) if needed <= set(storage.names(step_path(folder, step)))]
 
 
 def find_good_step(folder, step=None):
@@ -49,20 +56,26 @@ def find_good_step(folder, step=None):
 
 def name_strays(folder):
     """Say in one line what lies in the folder and is no step with a manifest."""
-    strays = sorted(set(_names(folder)) - {str(step) for step in find_steps(folder)})
+    strays = sorted(set(storage.names(folder)) - {str(step) for step in find_steps(folder)})
     if strays:
         say(f'{folder}: ignored, not steps of this run: {some_of(strays)}')
 
 
 def unfinished(folder, step='*'):
     """The folders of saves and deletions that did not come to their end."""
-    return glob.glob(os.path.join(glob.escape(folder), f'{step}{LEFTOVER}*'))
+    if not storage.is_remote(folder):
+        return glob.glob(os.path.join(glob.escape(folder), f'{step}{LEFTOVER}*'))
+    paths = [step_path(folder, number) for number in (_numbered(folder) if step == '*' else [step])]
+    return [path for path in paths if COMMITTED not in storage.names(path)]
 
 
 def remove_unfinished(folder):
     """Delete them. Only for who holds the run lock: they look the same while a save is in flight."""
     for path in unfinished(folder):
-        shutil.rmtree(path, ignore_errors=True)
+        if storage.is_remote(path):
+            _remove(path, 'unfinished save')
+        else:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def rotate(folder, newest, keep, keep_every):
@@ -74,13 +87,23 @@ def rotate(folder, newest, keep, keep_every):
     steps = [step for step in find_steps(folder) if step <= newest]
     for step in steps[: -max(1, keep)]:
         if not (keep_every and step % keep_every == 0):
-            path = step_path(folder, step)
-            aside = f'{path}{LEFTOVER}-deleted'  # a half deleted step must not look like one
-            try:
-                os.rename(path, aside)
-                shutil.rmtree(aside)
-            except OSError as error:
-                say(f'{path}: old step not deleted ({error.strerror})')
+            _remove(step_path(folder, step), 'old step')
+
+
+def _remove(path, what):
+    """Delete a step in an order in which a half deleted one never looks like a step."""
+    try:
+        if storage.is_remote(path):
+            storage.remove(os.path.join(path, COMMITTED))
+            storage.remove_folder(path)
+        else:
+            aside = f'{path}{LEFTOVER}-deleted'
+            os.rename(path, aside)
+            shutil.rmtree(aside)
+    except OSError as error:
+        say(f'{path}: {what} not deleted ({error.strerror})')
+    except Unavailable as error:
+        say(f'{path}: {what} not deleted ({error.reason})')
 
 
 def some_of(names):
@@ -90,8 +113,4 @@ def some_of(names):
 
 
 def _numbered(folder):
-    return sorted(int(name) for name in _names(folder) if re.fullmatch('0|[1-9][0-9]*', name))
-
-
-def _names(folder):
-    return os.listdir(folder) if os.path.isdir(folder) else []
+    return sorted(int(name) for name in storage.names(folder) if re.fullmatch('0|[1-9][0-9]*', name))

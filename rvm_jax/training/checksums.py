@@ -1,10 +1,14 @@
-"""The manifest of a folder: size and SHA-256 of each file, and a digest of the manifest itself."""
+"""The manifest of a folder: size and checksum of each file, and a digest of the manifest itself."""
 
 import hashlib
 import json
 import os
 
+from rvm_jax import storage
+from rvm_jax.errors import Unavailable
+
 NAME = 'rvm_manifest.json'
+KINDS = ('sha256', 'md5')  # md5 in a bucket, where the store has it at hand
 
 
 class Damaged(Exception):
@@ -16,22 +20,22 @@ def write_manifest(folder, contents):
 
     Files directly in the folder are left out: Orbax still rewrites them, and a restore does not need them.
     """
-    files = {name: _measure(os.path.join(folder, name)) for name in _nested_files(folder)}
+    kind = 'md5' if storage.is_remote(folder) else 'sha256'
+    files = {
+        name: {'size': size, kind: storage.digest(os.path.join(folder, name), kind)}
+        for name, size in storage.files(folder).items()
+        if os.path.dirname(name)
+    }
     manifest = {**contents, 'files': files}
-    path = os.path.join(folder, NAME)
-    with open(f'{path}.tmp', 'w') as file:
-        json.dump({**manifest, 'digest': _digest(manifest)}, file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(f'{path}.tmp', path)
+    values = {**manifest, 'digest': _digest(manifest)}
+    storage.write_json(os.path.join(folder, NAME), values, indent=1, durable=True)
 
 
 def read_manifest(folder):
     """The manifest's contents, checked against its own digest. Raises Damaged."""
     path = os.path.join(folder, NAME)
     try:
-        with open(path, 'rb') as file:
-            manifest = json.load(file)
+        manifest = storage.read_json(path)
     except FileNotFoundError:
         raise Damaged(f'{path} is missing') from None
     except (OSError, ValueError) as error:
@@ -44,33 +48,29 @@ def read_manifest(folder):
 def verify(folder):
     """Compare every file with the manifest, sizes first, and return it. Raises Damaged at the first difference."""
     manifest = read_manifest(folder)
+    sizes = storage.files(folder)
     for name, expected in manifest['files'].items():
         path = os.path.join(folder, name)
-        size = os.path.getsize(path) if os.path.isfile(path) else None
-        if size is None:
+        if name not in sizes:
             raise Damaged(f'{path} is missing')
-        if size != expected['size']:
-            raise Damaged(f'{path} has {size} bytes instead of {expected["size"]}')
+        if sizes[name] != expected['size']:
+            raise Damaged(f'{path} has {sizes[name]} bytes instead of {expected["size"]}')
     for name, expected in manifest['files'].items():
-        path = os.path.join(folder, name)
-        try:
-            found = _measure(path)
-        except OSError as error:
-            raise Damaged(f'{path} cannot be read ({error.strerror})') from error
-        if found != expected:
-            raise Damaged(f'{path} does not match its checksum')
+        [kind] = [kind for kind in KINDS if kind in expected]
+        if _checksum(os.path.join(folder, name), kind) != expected[kind]:
+            raise Damaged(f'{os.path.join(folder, name)} does not match its checksum')
     return manifest
 
 
-def _nested_files(folder):
-    for root, _, names in os.walk(folder):
-        if root != str(folder):
-            yield from sorted(os.path.relpath(os.path.join(root, name), folder) for name in names)
-
-
-def _measure(path):
-    with open(path, 'rb') as file:
-        return {'size': os.fstat(file.fileno()).st_size, 'sha256': hashlib.file_digest(file, 'sha256').hexdigest()}
+def _checksum(path, kind):
+    try:
+        return storage.digest(path, kind)
+    except OSError as error:
+        raise Damaged(f'{path} cannot be read ({error.strerror})') from error
+    except Unavailable as error:
+        if storage.is_remote(path):  # nothing there can be read now
+            raise
+        raise Damaged(f'{path} cannot be read ({error.reason})') from error  # a part of the disk that went bad
 
 
 def _digest(manifest):
