@@ -1,0 +1,147 @@
+# shellcheck shell=bash
+# shellcheck disable=SC2154  # options come from tpu.sh
+# Trains until the run's steps are done: starts, follows, and starts again after a preemption. Sourced by tpu.sh.
+
+verdict='' log_at=0
+
+newest_step() {  # the newest checkpoint's step, 0 without one: what a restart has to beat
+    local listing
+    listing=$(ask '' gcloud storage ls "${workdir%/}/checkpoints/" 2> /dev/null) || listing=''
+    printf '0\n%s\n' "$listing" | sed -n 's#^\(.*/\)\{0,1\}\([0-9][0-9]*\)/\{0,1\}$#\2#p' | sort -n | tail -n 1
+}
+
+follow_log() {  # what the first host has written since the last time
+    on_hosts 0 "bash $host_script log_from $log_at" > "$scratch/log" || return 0
+    cat "$scratch/log"
+    log_at=$((log_at + $(wc -c < "$scratch/log")))
+}
+
+codes() { sed -n "s/^RVM_HOST $1 ended \([0-9]*\)\$/$2/p" "$scratch/report" | sort -n; }
+
+judge() {  # from each host's word to a verdict; fails while the training goes on
+    local ended_code
+    for ended_code in 2 65 76 130; do  # starting again would not help
+        if codes '[0-9]*' '\1' | grep -q -x "$ended_code"; then
+            verdict="failed $ended_code"
+            return
+        fi
+    done
+    if (($(count_word running) > 0)); then
+        (($(count_word running) < hosts)) || return 1
+        first_end=${first_end:-$SECONDS}
+        ((SECONDS - first_end >= grace)) || return 1
+        say "some hosts are still running $grace s after the first one ended; they are ended too"
+        ask_hosts end || true
+        verdict=again
+    elif (($(count_word stopped) > 0)); then
+        verdict=stopped
+    elif (($(count_word 'ended 0') == hosts)); then
+        verdict=finished
+    elif codes '[0-9]*' '\1' | grep -q -x -E '75|1[3-9][0-9]' || (($(count_word 'lost|idle') + $(count_silent) > 0)); then
+        verdict=again
+    else
+        verdict="failed $(codes '[0-9]*' '\1' | tail -n 1)"
+    fi
+}
+
+watch_slice() {  # fails when the slice is gone, with the verdict
+    if ! read_state; then
+        state=UNKNOWN
+    fi
+    case $state in
+        ACTIVE | UNKNOWN) return 0 ;;
+        NONE | DELETING) verdict=deleted ;;
+        *)
+            say "$name in $zone is $state: preempted or broken"
+            verdict=recreate
+            ;;
+    esac
+    return 1
+}
+
+watch_run() {  # until there is a verdict
+    local unreachable=0 first_end=''
+    verdict=''
+    while watch_slice; do
+        if ask_hosts; then
+            unreachable=0
+            follow_log
+            if $dry_run; then
+                say 'and so on; after exit code 75 or a preemption: delete if it is broken, create, install, start as above'
+                verdict=finished
+                return
+            fi
+            judge && return
+        elif ((++unreachable >= patience)); then
+            verdict=recreate  # Google says ACTIVE, but a host is gone
+            [[ $state == ACTIVE ]] || verdict=offline
+            return
+        fi
+        pause "$poll"
+    done
+}
+
+bring_up() {  # the slice, the packages and the training, each only where it is missing
+    if [[ $verdict == recreate ]]; then
+        delete_here || return
+        verdict=again
+    fi
+    create_slice || return
+    count_hosts || return
+    if ! $dry_run && anything_running; then
+        say 'the training is already running; following it'
+        return
+    fi
+    log_at=0
+    install_on_hosts || return
+    if ! start_on_hosts; then
+        ask_hosts end || true
+        return 1
+    fi
+}
+
+show_ends() {  # which host ended how, with its last words
+    local number
+    sed -n 's/^RVM_HOST \([0-9]*\) ended \([0-9]*\)$/host \1 ended with exit code \2/p' "$scratch/report" | sort -k 2 -n >&2
+    number=$(codes '\([0-9]*\)' '\2 \1' | awk -v code="$1" '$1 == code {print $2; exit}')
+    say "last lines of host ${number:-0}:"
+    on_hosts "${number:-0}" 'tail -n 20 rvm_jax/run/log' >&2 || true
+}
+
+conclude() {  # ends this script when the verdict is final
+    case $verdict in
+        finished)
+            say "finished; the slice is still there: launch/tpu.sh delete ends its cost"
+            exit 0
+            ;;
+        failed*)
+            ask_hosts stop || true
+            show_ends "${verdict#failed }"
+            die "${verdict#failed }" 'the training ended for a reason that starting again does not mend; the slice is still there'
+            ;;
+        stopped) die 75 'stopped by launch/tpu.sh stop, everything saved; the same line goes on' ;;
+        deleted) die 75 "$name was deleted by someone; the same line makes it again and goes on" ;;
+        offline) die 75 'Google cannot be reached from here; the training goes on by itself, the same line follows it again' ;;
+    esac
+}
+
+train() {
+    local best barren=0 step brought
+    trap 'die 130 "the training goes on by itself; the same line follows it again, launch/tpu.sh stop ends it"' INT
+    best=$(newest_step)
+    bring_up || die $? "nothing was started; the slice, if there is one, is still there"
+    while :; do
+        watch_run
+        conclude
+        step=$(newest_step)
+        barren=$((step > best ? 0 : barren + 1))
+        best=$((step > best ? step : best))
+        brought=false
+        until $brought; do
+            ((barren <= retries)) || die 75 "$retries starts without a new checkpoint after step $best; see launch/tpu.sh logs"
+            say "starting again after step $best"
+            pause $((poll * (1 << (barren < 6 ? barren : 6))))
+            if bring_up; then brought=true; else barren=$((barren + 1)); fi
+        done
+    done
+}
