@@ -13,6 +13,7 @@ COMMANDS = {
     'export': 'write any model as an export folder or a released RVM .npz',
     'features': 'features of videos, one .npz each',
     'visualize': 'pictures and videos of what a model sees',
+    'plan': 'memory, time and what binds, before any device is paid for; TPU slices compiled ahead of time',
     'info': 'what a config, workdir, export, .npz or video is',
 }
 

@@ -1,0 +1,205 @@
+"""Say what a recipe needs before any device is paid for: memory, traffic, time, and which of them binds.
+
+With --topology the real training step is compiled for that TPU slice, which need not exist (in a minute or two, with
+libtpu: pip install 'rvm_jax[tpu]'); with --device it is an estimate. Several recipes, slices or numbers of devices
+give a table.
+
+Examples:
+    rvm plan --config configs/rvm_s.py --device h100 --devices 8 --config.batch_size=512
+    rvm plan --config configs/rvm_h.py --topology v6e:16x16
+    rvm plan --config configs/rvm_s.py configs/rvm_l.py --topology v6e:4x4 v5e:4x4 --config.batch_size=128
+"""
+
+import math
+import re
+import sys
+
+from rvm_jax.errors import UserError
+
+LABELS = {'compute': 'compute', 'memory': 'HBM', 'links': 'interconnect', 'input': 'decoding'}
+HEADER = ('recipe', 'on', 'clips a device', 'GiB a device', 'fits', 'HBM GB a clip', 'compute ms', 'HBM ms',
+          'interconnect ms', 'decoding ms', 'binds', 'step ms', 'days', 'cores')  # fmt: skip
+
+
+def add_arguments(parser):
+    """Flags of `rvm plan`."""
+    parser.add_argument('--config', required=True, nargs='+', metavar='PATH', help='recipes, such as configs/rvm_s.py')
+    parser.add_argument('--topology', nargs='+', default=[], metavar='NAME', help='TPU slices, such as v6e:16x16')
+    parser.add_argument('--device', nargs='+', default=[], metavar='KIND', help='estimate: v5e, v5p, v6e, a100, h100, '
+                        'h200 (default: v6e)')  # fmt: skip
+    parser.add_argument('--devices', nargs='+', type=int, default=[], metavar='N', help='estimate: how many of them '
+                        '(default: 256, or fewer if the batch does not divide)')  # fmt: skip
+    parser.add_argument(
+        '--utilization', type=float, default=0.4, help='share of the peak FLOP/s that is reached (default: 0.4)'
+    )
+    parser.add_argument('--markdown', action='store_true', help='a table, as docs/scaling.md holds')
+    parser.add_argument_group('any key of a recipe').add_argument(
+        '--config.KEY', metavar='VALUE', dest='overrides', help='set it first, as for rvm train'
+    )
+
+
+def run(args):
+    """Print one forecast in a few lines, or several as a table."""
+    if not 0 < args.utilization <= 1:
+        raise UserError(f'--utilization {args.utilization:g}', 'is a share of the peak', 'give 0.4 or the like')
+    from rvm_jax import config as configs
+
+    recipes = [(path, configs.load(path, args.overrides)) for path in args.config]
+    forecasts = list(_forecasts(recipes, args))
+    if args.markdown or len(forecasts) > 1:
+        return print(as_table(forecasts, args.utilization, args.markdown))
+    path, forecast = forecasts[0]
+    print(as_lines(path, forecast, args.utilization))
+
+
+def _forecasts(recipes, args):
+    """(path, Forecast) of every recipe on every slice and every number of devices; what cannot be is found first."""
+    from rvm_jax.training import forecast
+    from rvm_jax.training.aot_process import compile_ahead
+
+    kinds = args.device or ([] if args.topology and not args.devices else ['v6e'])
+    for _, config in recipes:
+        for topology in args.topology:
+            _check_slice(config, topology)
+    estimates = [
+        (path, forecast.estimated(config, kind, devices))
+        for path, config in recipes
+        for kind in kinds
+        for devices in args.devices or [math.gcd(config.batch_size, 256)]
+    ]
+    for path, config in recipes:
+        for topology in args.topology:
+            outcome = compile_ahead(config, topology, f'{path} for {topology}')
+            yield path, forecast.compiled(config, topology, outcome)
+    yield from estimates
+
+
+def _check_slice(config, topology):
+    """Raise UserError, before anything is compiled, if the batch does not divide over a slice of known TPUs."""
+    from rvm_jax.training import chips, estimate
+
+    name, _, shape = topology.partition(':')
+    if name in chips.CHIPS and re.fullmatch(r'[1-9]\d*(x[1-9]\d*)*', shape):
+        estimate.mesh_sizes(config, math.prod(map(int, shape.split('x'))))
+
+
+def as_lines(path, forecast, utilization):
+    """One forecast."""
+    from rvm_jax.info import table
+    from rvm_jax.models import build
+    from rvm_jax.training import cost, estimate
+
+    config = forecast.config
+    arch = build.architecture(config.model, config.data)
+    flops = estimate.flops_by_part(config)
+    data, fsdp = estimate.mesh_sizes(config, forecast.devices)
+    on = forecast.place if forecast.compile_seconds is None else (
+        f'{forecast.place}, {forecast.devices} x {forecast.device_kind}')  # fmt: skip
+    rows = [
+        ('recipe', f'{path}: {cost.num_parameters(arch):,} parameters, {config.steps:,} steps of '
+                   f'{config.batch_size:,} clips'),
+        ('on', f'{on}: mesh data {data} x fsdp {fsdp}, {config.batch_size // forecast.devices} clips a device'),
+        ('training', f'{_number(sum(flops.values()) / 1e9)} GFLOP a clip: ' + ', '.join(
+            f'{part} {_number(value / 1e9)}' for part, value in flops.items())),
+        ('memory', _memory(forecast)),
+        *_collectives(forecast.collectives),
+        *(_time(forecast, utilization) if forecast.seconds else []),
+        ('source', _source(forecast)),
+    ]  # fmt: skip
+    return table(rows) + _remedies(forecast)
+
+
+def _memory(forecast):
+    parts = ', '.join(f'{part} {size / 2**30:.2f}' for part, size in forecast.parts.items())
+    has = '' if forecast.has is None else f' of {forecast.has / 2**30:.2f}'
+    verdict = {'yes': 'fits', 'maybe': 'may fit', 'no': 'does not fit'}[forecast.fits]
+    by = f', {(forecast.needs - forecast.has) / 2**30:.1f} too many' if forecast.fits == 'no' else ''
+    return f'{verdict}: {forecast.needs / 2**30:.2f}{has} GiB a device{by} ({parts})'
+
+
+def _collectives(kinds):
+    texts = [f'{kind} {one["count"]:,} x, {one["size"] / 1e9:.2f} GB' for kind, one in kinds.items()]
+    return [('collectives', 'a step: ' + '; '.join(texts))] if texts else []
+
+
+def _time(forecast, utilization):
+    """Rows about seconds: at peak rates by resource, then of a step and a run."""
+    step = forecast.step_seconds(utilization)
+    reached = forecast.seconds['compute'] / step
+    limit = '' if reached > 0.99 * utilization else f'; {LABELS[_slowest(forecast)]} allows no {utilization:.0%}'
+    roofline = ', '.join(f'{LABELS[name]} {_number(value * 1e3)}' for name, value in forecast.seconds.items())
+    cores = ', '.join(f'{count:,} for {form}' for form, count in forecast.cores(utilization).items())
+    return [
+        ('roofline', f'ms a step at peak rates: {roofline}; {LABELS[forecast.binds]} binds'),
+        ('step', f'{_number(step * 1e3)} ms at {reached:.0%} of the peak FLOP/s{limit}'),
+        ('run', f'{_duration(forecast.days(utilization))}, {forecast.config.batch_size / step:,.0f} clips/s'),
+        ('input', f'{cores} (cores; the hosts have {forecast.host_cores:,})'),
+    ]
+
+
+def _slowest(forecast):
+    return max(('memory', 'links'), key=forecast.seconds.get)
+
+
+def _number(value):
+    return f'{value:,.0f}' if value >= 100 else f'{value:.3g}'
+
+
+def _duration(days):
+    unit, per_day = ('days', 1) if days >= 1 else ('hours', 24) if days * 24 >= 1 else ('minutes', 1440)
+    return f'{_number(days * per_day)} {unit}'
+
+
+def _source(forecast):
+    if forecast.compile_seconds is None:
+        return 'estimate from shapes; --topology v6e:16x16 compiles the real step'
+    return f'compiled in {forecast.compile_seconds:.0f} s; HBM traffic counted in the program, FLOPs from shapes'
+
+
+def _remedies(forecast):
+    if forecast.fits != 'no':
+        return ''
+    if not forecast.remedies:
+        return '\nnothing that a config can change makes it fit; take more devices, or larger ones'
+    lines = ['\nwould fit, by estimate:']
+    for changes, needs in forecast.remedies:
+        flags = ' '.join(f'--config.{key}={value}' for key, value in changes)
+        lines.append(f'  {flags}   ({needs / 2**30:.1f} GiB)')
+    return '\n'.join(lines)
+
+
+def as_table(forecasts, utilization, markdown):
+    """Several forecasts, a line each."""
+    cells = [HEADER, *(_cells(path, forecast, utilization) for path, forecast in forecasts)]
+    if markdown:
+        rule = ['---', '---'] + ['---:'] * (len(HEADER) - 2)
+        return '\n'.join(f'| {" | ".join(row)} |' for row in [cells[0], rule, *cells[1:]])
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    aligned = [str.ljust] * 2 + [str.rjust] * (len(HEADER) - 2)
+    return '\n'.join(
+        '  '.join(align(text, width) for align, text, width in zip(aligned, row, widths, strict=True)) for row in cells
+    )
+
+
+def _cells(path, forecast, utilization):
+    name = path.rpartition('/')[2].removesuffix('.py')
+    clips = forecast.config.batch_size // forecast.devices
+    has = '' if forecast.has is None else f' of {forecast.has / 2**30:.1f}'
+    first = (name, forecast.place, str(clips), f'{forecast.needs / 2**30:.1f}{has}', forecast.fits)
+    if not forecast.seconds:
+        return (*first, *['-'] * (len(HEADER) - len(first)))
+    return (
+        *first,
+        f'{forecast.traffic / clips / 1e9:.1f}',
+        *(f'{value * 1e3:,.1f}' for value in forecast.seconds.values()),
+        LABELS[forecast.binds],
+        f'{forecast.step_seconds(utilization) * 1e3:,.0f}',
+        f'{forecast.days(utilization):,.2f}',
+        f'{next(iter(forecast.cores(utilization).values())):,}',
+    )
+
+
+if __name__ == '__main__':
+    from rvm_jax import cli
+
+    cli.main(['plan', *sys.argv[1:]])

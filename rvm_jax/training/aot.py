@@ -1,0 +1,138 @@
+"""Compile the training step for TPUs that are not there, and read from the program what it needs.
+
+A process of its own, `python -m rvm_jax.training.aot REQUEST RESULT` with JSON files for both, started by
+aot_process.py: libtpu wants its environment set before JAX starts, prints much, and can take its process down.
+"""
+
+import dataclasses
+import functools
+import json
+import re
+import sys
+import time
+
+import jax
+import jax.numpy as jnp
+from jax.experimental import topologies
+from jax.sharding import NamedSharding
+
+from rvm_jax import config as configs
+from rvm_jax.errors import UserError
+from rvm_jax.models import build
+from rvm_jax.models.attention import check_device
+from rvm_jax.objectives.pixel_loss import pixel_loss
+from rvm_jax.training import hlo, hlo_traffic, sharding
+from rvm_jax.training.optimizer import make_optimizer
+from rvm_jax.training.state import make_state
+from rvm_jax.training.step import make_train_step
+
+EXAMPLES = 'give one such as v6e:16x16, v5e:4x4, v5p:4x4x4 or v6e:1x1'
+UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
+
+
+def main(request_path, result_path):
+    """Compile what the request asks for; the result has 'compiled', 'shortage' or 'mistake'."""
+    with open(request_path, encoding='utf-8') as file:
+        request = json.load(file)
+    try:
+        result = compile_step(configs.from_dict(request['config'], 'the recipe'), request['topology'])
+    except UserError as error:
+        result = {'mistake': [error.value, error.reason, error.fix]}
+    with open(result_path, 'w', encoding='utf-8') as file:
+        json.dump(result, file)
+
+
+def compile_step(config, topology):
+    """{'compiled': figures of the program}, or {'shortage': {'needs', 'has'}} in bytes if memory does not suffice.
+
+    Raises UserError for a topology that libtpu does not know, or that config does not fit.
+    """
+    devices = abstract_devices(topology)
+    facts = {'devices': len(devices), 'device_kind': devices[0].device_kind}
+    began = time.monotonic()
+    try:
+        compiled = trace_step(config, devices).lower(lowering_platforms=('tpu',)).compile()
+    except jax.errors.JaxRuntimeError as error:
+        shortage = read_shortage(str(error))
+        if shortage is None:
+            raise
+        return {'shortage': facts | shortage | {'seconds': time.monotonic() - began}}
+    return {'compiled': facts | figures(compiled, len(devices)) | {'seconds': time.monotonic() - began}}
+
+
+def abstract_devices(topology):
+    """The devices of a slice as the compiler knows them; raises UserError for a name that is none."""
+    _, _, shape = topology.partition(':')
+    alone = {'chips_per_host_bounds': (1, 1, 1)} if shape and set(shape.split('x')) == {'1'} else {}
+    try:
+        return topologies.get_topology_desc(topology, 'tpu', **alone).devices
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).removeprefix('INVALID_ARGUMENT: ').splitlines()[0]
+        raise UserError(f'--topology {topology}', f'libtpu does not know it ({reason})', EXAMPLES) from None
+
+
+def trace_step(config, devices):
+    """The train step of `loop.train` on these devices, traced with shapes alone."""
+    arch = build.architecture(config.model, config.data)
+    mesh = sharding.make_mesh(config.mesh, devices)
+    sharding.check_batch(mesh, config.batch_size)
+    execution = build.execution(config.model, devices[0].platform)
+    check_device(execution)
+    gather = sharding.make_gather(mesh, config.mesh.sharded, execution.precision)
+    execution = dataclasses.replace(execution, gather=gather)
+    optimizer = make_optimizer(config.optim, config.steps)
+    objective = functools.partial(pixel_loss, **config.objective)
+    graphdef, abstract_state, _ = make_state(arch, execution, optimizer, config.seed, mesh, config.mesh.sharded)
+    train_step = make_train_step(graphdef, optimizer, objective, abstract_state, gather)
+    return train_step.trace(abstract_state, abstract_batch(config, mesh))
+
+
+def abstract_batch(config, mesh):
+    """Shapes of a step's arrays, with where they lie on the mesh."""
+    data, clips = config.data, config.batch_size
+    frame = (data.image_size, data.image_size, 3)
+    arrays = {
+        'source_BTHWC': ((clips, data.num_source, *frame), jnp.uint8),
+        'target_BFHWC': ((clips, data.num_target, *frame), jnp.uint8),
+        'deltas_BF': ((clips, data.num_target), jnp.int32),
+    }
+    placed = NamedSharding(mesh, sharding.BATCH)
+    return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=placed) for name, (shape, dtype) in arrays.items()}
+
+
+def figures(compiled, devices):
+    """What a compiled program needs on each device, in bytes: memory, traffic of main memory, collectives by kind."""
+    memory = compiled.memory_analysis()
+    program = hlo.parse(compiled.as_text())
+    times, unknown = hlo.runs(program)
+    kinds = {}
+    for one in hlo.collectives(program, times, devices):
+        total = kinds.setdefault(one.kind, {'count': 0, 'size': 0, 'moved': 0})
+        total['count'] += one.times
+        total['size'] += one.times * one.size
+        total['moved'] += one.moved
+    arguments = memory.argument_size_in_bytes
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return {
+        'needs': arguments + results + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
+        'arguments': arguments,
+        'traffic': hlo_traffic.traffic(program, times),
+        'collectives': kinds,
+        'loops_of_unknown_length': len(unknown),
+    }
+
+
+def read_shortage(message):
+    """{'needs', 'has'} in bytes from the compiler's message about memory; None if it is about something else."""
+    if 'RESOURCE_EXHAUSTED' not in message:
+        return None
+    for pattern in (r'\(([\d.]+)([KMGT]?)\) exceeds available \w+ \(([\d.]+)([KMGT]?)\)',
+                    r'Used ([\d.]+)([KMGT]?) of ([\d.]+)([KMGT]?) hbm'):  # fmt: skip
+        if found := re.search(pattern, message):
+            needs, needs_unit, has, has_unit = found.groups()
+            return {'needs': float(needs) * UNITS[needs_unit], 'has': float(has) * UNITS[has_unit]}
+    return None
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])

@@ -1,0 +1,81 @@
+"""Starts aot.py: sets what libtpu wants, keeps its noise away, shows that something goes on, says what went wrong."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+from rvm_jax.errors import UserError
+
+ENVIRONMENT = {
+    'JAX_PLATFORMS': 'cpu',
+    'TPU_SKIP_MDS_QUERY': '1',  # else libtpu looks for a TPU machine's metadata, and waits
+    'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # a compiler needs no TPU to itself
+    # The compiler's least effort: a tenth of the time, the memory within a few percent of that of the default.
+    'JAX_EXEC_TIME_OPTIMIZATION_EFFORT': '-1',
+    'JAX_MEMORY_FITTING_EFFORT': '-1',
+}
+STACK = '--fibers_default_thread_stack_size=16777216'  # the compiler's own stack overflows on some of our programs
+
+
+def compile_ahead(config, topology, label):
+    """Compile config's train step for a TPU slice; returns what `aot.compile_step` does.
+
+    label says what on the progress line. Raises UserError for a slice or config that cannot be, if libtpu is not
+    installed, and if the compiler crashes.
+    """
+    if importlib.util.find_spec('libtpu') is None:
+        raise UserError(
+            f'--topology {topology}', 'needs libtpu, which is not installed here',
+            "pip install 'rvm_jax[tpu]', in an environment of its own, or leave --topology out for an estimate",
+        )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix='rvm_plan_') as folder:
+        request, result, log = (os.path.join(folder, name) for name in ('request.json', 'result.json', 'log.txt'))
+        with open(request, 'w', encoding='utf-8') as file:
+            json.dump({'config': config.to_dict(), 'topology': topology}, file)
+        with open(log, 'wb') as file:
+            code = _run([sys.executable, '-m', 'rvm_jax.training.aot', request, result], file, label)
+        if code:
+            _explain(code, log, topology)
+        with open(result, encoding='utf-8') as file:
+            outcome = json.load(file)
+    if 'mistake' in outcome:
+        raise UserError(*outcome['mistake'])
+    return outcome
+
+
+def _run(command, log, label):
+    """The exit code of a command that writes to log; on a terminal, seconds count up on one line meanwhile."""
+    arguments = ' '.join([os.environ.get('LIBTPU_INIT_ARGS', ''), STACK]).strip()
+    environment = os.environ | ENVIRONMENT | {'LIBTPU_INIT_ARGS': arguments}
+    environment.pop('XLA_FLAGS', None)  # those are for another compiler
+    is_seen, began = sys.stderr.isatty(), time.monotonic()
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment) as process:
+        try:
+            while process.poll() is None:
+                if is_seen:
+                    seconds = time.monotonic() - began
+                    print(f'\rcompiling {label}  {seconds:.0f} s ', end='', file=sys.stderr, flush=True)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(1 if is_seen else None)
+        finally:
+            process.kill()
+            if is_seen:
+                print('\r\x1b[K', end='', file=sys.stderr, flush=True)
+    return process.returncode
+
+
+def _explain(code, log, topology):
+    with open(log, encoding='utf-8', errors='replace') as file:
+        text = file.read()
+    if code < 0:
+        raise UserError(
+            f'--topology {topology}', f'the TPU compiler ended with {signal.Signals(-code).name}',
+            'try another batch, remat or mesh; if it was killed, free some memory',
+        )  # fmt: skip
+    raise RuntimeError(f'the compiler process failed for {topology}:\n{text[-4000:]}')

@@ -1,0 +1,118 @@
+"""What a step of a recipe needs of each device, from shapes alone: memory by part, traffic, time on the wires.
+
+Arithmetic beside cost.py, which has a clip's FLOPs and a block's activations. Nothing is compiled, no device touched.
+"""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import AbstractMesh
+
+from rvm_jax.errors import UserError
+from rvm_jax.models import build
+from rvm_jax.training import chips, cost, sharding
+from rvm_jax.training.optimizer import make_optimizer
+
+# How often what differentiation could keep of a block crosses main memory: written, read by its consumer, read going
+# back; scores of attention besides: several passes of a softmax and of its gradient. Plus one more forward pass if some
+# of it is computed again. Fitted to the TPU compiler's count of S and L on one v6e, which they meet within 15 %.
+PASSES, PASSES_OF_SCORES, RECOMPUTED, RECOMPUTED_SCORES = 3, 7, 1, 2
+STATE_PASSES = 8  # AdamW: weights, gradients and two moments read, three of them and the gradients written
+
+
+def clip(config):
+    """The sizes of a clip, as the functions of cost.py want them."""
+    data = config.data
+    return {'num_source': data.num_source, 'num_target': data.num_target, 'image_size': data.image_size}
+
+
+def flops_by_part(config):
+    """{'encoder', 'core', 'decoder'}: FLOPs of a clip in training."""
+    forward = cost.forward_flops(build.architecture(config.model, config.data), **clip(config))
+    parts = {'encoder': ('patch_embed', 'encoder_source', 'encoder_target'), 'core': ('core',)}
+    parts['decoder'] = [name for name in forward if name not in (*parts['encoder'], 'core')]
+    return {part: 3.0 * sum(forward[name] for name in names) for part, names in parts.items()}
+
+
+def mesh_sizes(config, devices):
+    """(data, fsdp) of a config on so many devices; raises UserError if they or the batch do not divide."""
+    data, fsdp = config.mesh.data, config.mesh.fsdp
+    data = devices // fsdp if data == -1 else data
+    fsdp = devices // data if fsdp == -1 and data else fsdp
+    if data * fsdp != devices:
+        raise UserError(
+            f'config.mesh.data={config.mesh.data}, fsdp={config.mesh.fsdp}', f'does not divide {devices} devices',
+            'set one of the axes to -1',
+        )  # fmt: skip
+    if config.batch_size % devices:
+        raise UserError(
+            f'config.batch_size={config.batch_size}', f'does not divide over {devices} devices',
+            f'take a multiple of {devices}',
+        )  # fmt: skip
+    return data, fsdp
+
+
+def memory(config, platform, devices):
+    """Bytes on one device by part: 'weights', 'gradients', 'optimizer' as the mesh splits them, 'activations'.
+
+    Within 1.3 times the compiler's on a CPU; a TPU pads odd sizes and head dims, up to 1.6 times the activations.
+    """
+    sizes = mesh_sizes(config, devices)
+    arch, execution = build.architecture(config.model, config.data), build.execution(config.model, platform)
+    params = nnx.to_pure_dict(nnx.state(build.abstract(arch)))
+    state = {
+        'params': params,
+        'opt_state': jax.eval_shape(make_optimizer(config.optim, config.steps).init, params),
+    }
+    split = sharding.state_shardings(AbstractMesh(sizes, ('data', 'fsdp')), state, config.mesh.sharded)
+    weights, optimizer = (_bytes_here(state[part], split[part]) for part in ('params', 'opt_state'))
+    activations = cost.memory(arch, execution, config.batch_size // devices, **clip(config))['activations']
+    return {'weights': weights, 'gradients': weights, 'optimizer': optimizer, 'activations': activations}
+
+
+def traffic(config, platform, devices):
+    """Bytes that a step reads from and writes to one device's main memory; see the constants above."""
+    arch, execution = build.architecture(config.model, config.data), build.execution(config.model, platform)
+
+    def kept(implementation):
+        whole = build.dataclasses.replace(execution, remat='none', implementation=implementation)
+        return cost.memory(arch, whole, config.batch_size // devices, **clip(config))['activations']
+
+    fused, again = kept('auto'), execution.remat != 'none'
+    scores = kept('xla') - fused if execution.implementation == 'xla' else 0
+    parts = memory(config, platform, devices)
+    state = STATE_PASSES * parts['optimizer'] / 2 + (2 + again) * weight_bytes(arch, execution)
+    return (PASSES + RECOMPUTED * again) * fused + (PASSES_OF_SCORES + RECOMPUTED_SCORES * again) * scores + state
+
+
+def weight_bytes(arch, execution):
+    """Bytes of all weights as they travel and are multiplied: see `sharding.make_gather`."""
+    precision = execution.precision
+    half = precision.tokens == precision.block == jnp.bfloat16
+    return cost.num_parameters(arch) * (2 if half else 4)
+
+
+def link_seconds(config, chip, devices):
+    """Seconds that a step's collectives take at the links' full rates, were nothing else to do.
+
+    Split weights are gathered forward and back, their gradients scattered; what is left of each gradient is summed over
+    'data'. With mesh.sharded=optimizer gradients are scattered and new weights gathered once.
+    """
+    data, fsdp = mesh_sizes(config, devices)
+    arch, execution = build.architecture(config.model, config.data), build.execution(config.model)
+    whole, gathered = 4 * cost.num_parameters(arch), 2 * weight_bytes(arch, execution)
+    if config.mesh.sharded == 'optimizer':
+        gathered = whole
+    inside = fsdp if chips.platform(chip) == 'tpu' else min(fsdp, chip.host_chips)
+    rate = chip.link_rate if fsdp == inside else chip.network_rate
+    seconds = (gathered + whole) * (1 - 1 / fsdp) / rate
+    near = data if chips.platform(chip) == 'tpu' else min(data, max(chip.host_chips // fsdp, 1))
+    far, part = data // near, whole / fsdp
+    return seconds + 2 * part * (1 - 1 / near) / chip.link_rate + 2 * part / near * (1 - 1 / far) / chip.network_rate
+
+
+def _bytes_here(tree, shardings):
+    leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
+    return sum(math.prod(split.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, split in leaves)

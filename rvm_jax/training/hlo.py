@@ -1,0 +1,184 @@
+"""The text of a compiled XLA program, read as data: which computation runs how often, what is gathered and reduced.
+
+The compiler's own totals count the body of a loop once, however often it runs; here a body counts as often as its loop
+says: by `known_trip_count` where the compiler writes it (CPU, GPU), else by the constant that the loop's condition
+compares with (TPU), which for a `jax.lax.scan` is its length.
+"""
+
+import math
+import re
+from collections import Counter
+from typing import NamedTuple
+
+# Bytes an element; narrower than a byte counts as one.
+ITEM_SIZES = {'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2, 'f32': 4, 's32': 4, 'u32': 4, 'f64': 8, 's64': 8, 'u64': 8,
+              'c64': 8, 'c128': 16, 'token': 0}  # fmt: skip
+COLLECTIVES = ('all-gather', 'reduce-scatter', 'all-reduce', 'collective-permute', 'all-to-all')
+ARRAY = re.compile(r'\b(\w+)\[([\d,]*)\](?:\{([^}]*)\})?')
+
+
+class Instruction(NamedTuple):
+    """`name = shape opcode(operands), attributes`; operands are names of the same computation."""
+
+    name: str
+    shape: str
+    opcode: str
+    operands: tuple[str, ...]
+    inside: str  # of the operands' brackets, as written: the value of a constant, the number of a parameter
+    attributes: str
+    is_root: bool
+
+
+class Program(NamedTuple):
+    """computations: name -> {instruction name: Instruction}, in order; entry: where it begins."""
+
+    computations: dict[str, dict[str, Instruction]]
+    entry: str
+
+
+class Collective(NamedTuple):
+    """A collective operation of one device: `size` bytes of the whole array, `group` devices, run `times` times."""
+
+    kind: str
+    size: int
+    group: int
+    times: int
+
+    @property
+    def moved(self):
+        """Bytes that a device must at least receive in all runs: a reduction gathers once more than it scatters."""
+        share = {'all-reduce': 2 * (1 - 1 / self.group), 'collective-permute': 1}.get(self.kind, 1 - 1 / self.group)
+        return self.times * self.size * share
+
+
+def parse(text):
+    """A Program from the text of an HLO module, as `compiled.as_text()` gives it."""
+    computations, entry, current = {}, None, None
+    for line in text.splitlines():
+        if line.endswith('{') and line[:1] not in (' ', '') and not line.startswith('HloModule'):
+            name = re.match(r'(?:ENTRY )?%?([\w.\-]+)', line)[1]
+            current = computations[name] = {}
+            entry = name if line.startswith('ENTRY') else entry
+        elif current is not None and line.startswith('  ') and (found := _instruction(line)):
+            current[found.name] = found
+    return Program(computations, entry)
+
+
+def runs(program):
+    """({computation: how often it runs}, loops whose length cannot be read and count once).
+
+    Only computations that control reaches are in it: what is fused into one instruction runs with that instruction.
+    """
+    times, unknown = Counter(), []
+
+    def visit(name, count):
+        times[name] += count
+        for instruction in program.computations[name].values():
+            if instruction.opcode == 'while':
+                length = _trip_count(program, instruction)
+                if length is None:
+                    unknown.append(instruction.name)
+                visit(_called(instruction, 'body')[0], count * (length or 1))
+            elif instruction.opcode in ('call', 'conditional', 'async-start'):
+                keys = ('to_apply', 'calls', 'branch_computations', 'true_computation', 'false_computation')
+                for called in _called(instruction, *keys):
+                    visit(called, count)
+
+    visit(program.entry, 1)
+    return dict(times), unknown
+
+
+def collectives(program, times, devices):
+    """Every Collective of a program, in order of appearance; those over one device are left out.
+
+    devices: how many there are, for a group that is all of them. What a TPU writes as a fused reduction of which each
+    device keeps its slice is a reduce-scatter.
+    """
+    found = []
+    for name, count in times.items():
+        for instruction in program.computations[name].values():
+            found += _collectives_of(program, program.computations[name], instruction, count, devices)
+    return [collective for collective in found if collective.group > 1]
+
+
+def num_bytes(shape):
+    """Bytes of a shape as HLO writes it, tuples included, without padding."""
+    return sum(
+        math.prod(int(size) for size in sizes.split(',') if size) * ITEM_SIZES.get(dtype, 1)
+        for dtype, sizes, _ in ARRAY.findall(shape)
+    )
+
+
+def fused(program, instruction):
+    """The computation inside a fusion; None for any other instruction."""
+    return program.computations[_called(instruction, 'calls')[0]] if instruction.opcode == 'fusion' else None
+
+
+def _instruction(line):
+    head = re.match(r'  (ROOT )?%?([\w.\-]+) = ', line)
+    if head is None:
+        return None
+    start = head.end()
+    end = _closing(line, start) + 1 if line[start] == '(' else line.index(' ', start)
+    shape, rest = line[start:end], line[end:].lstrip()
+    bracket = rest.index('(')
+    close = _closing(rest, bracket)
+    inside = rest[bracket + 1 : close]
+    operands = tuple(re.findall(r'%([\w.\-]+)', inside))
+    return Instruction(head[2], shape, rest[:bracket], operands, inside, rest[close + 1 :], bool(head[1]))
+
+
+def _closing(text, start):
+    """Where the bracket that opens at start closes."""
+    depth = 0
+    for match in re.finditer(r'[()]', text[start:]):
+        depth += 1 if match[0] == '(' else -1
+        if depth == 0:
+            return start + match.start()
+    raise ValueError(f'no closing bracket in {text[:80]}')
+
+
+def _called(instruction, *keys):
+    names = []
+    for key in keys:
+        for one, many in re.findall(rf'\b{key}=(?:%?([\w.\-]+)|\{{([^}}]*)\}})', instruction.attributes):
+            names += [one] if one else re.findall(r'%?([\w.\-]+)', many)
+    return names
+
+
+def _trip_count(program, loop):
+    stated = re.search(r'known_trip_count":\{"n":"(\d+)"', loop.attributes)
+    if stated:
+        return int(stated[1])
+    condition = program.computations[_called(loop, 'condition')[0]]
+    root = next(found for found in condition.values() if found.is_root)
+    bounds = [condition[name].inside for name in root.operands if condition[name].opcode == 'constant']
+    is_count = root.opcode == 'compare' and 'direction=LT' in root.attributes
+    return int(bounds[0]) if is_count and len(bounds) == 1 and bounds[0].isdigit() else None
+
+
+def _collectives_of(program, computation, instruction, count, devices):
+    if instruction.opcode == 'fusion':
+        inside = fused(program, instruction)
+        called = _called(instruction, 'calls')[0]
+        nested = [c for i in inside.values() for c in _collectives_of(program, inside, i, count, devices)]
+        is_scatter = 'all-reduce-scatter' in called or 'reduce-scatter' in called
+        return [c._replace(kind='reduce-scatter') if is_scatter else c for c in nested]
+    kind = instruction.opcode.removesuffix('-start')
+    if kind not in COLLECTIVES:
+        return []
+    group = _group_size(instruction.attributes, devices) if kind != 'collective-permute' else devices
+    size = sum(num_bytes(computation[name].shape) for name in instruction.operands)
+    return [Collective(kind, size * group if kind == 'all-gather' else size, group, count)]
+
+
+def _group_size(attributes, devices):
+    """Devices of a group, from one of the three ways to write replica_groups."""
+    if listed := re.search(r'replica_groups=\{\{([\d,]+)\}', attributes):
+        return len(listed[1].split(','))
+    if counted := re.search(r'replica_groups=\[\d+,(\d+)\]<=', attributes):
+        return int(counted[1])
+    if named := re.search(r'replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}', attributes):
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", named[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", named[2]))
+    return devices
