@@ -40,6 +40,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
             except Refused as refusal:
                 status, headers, content = refusal.args[0], {}, {'error': {'code': refusal.args[0], 'message': 'no'}}
         content = json.dumps(content).encode() if isinstance(content, dict) else content
+        content = b'' if status in (204, 304) else content
         self.send_response(status)
         for name, value in {'Content-Type': 'application/json', **headers, 'Content-Length': len(content)}.items():
             self.send_header(name, str(value))

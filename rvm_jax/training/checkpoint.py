@@ -3,7 +3,8 @@
 Orbax writes; this module adds what it lacks: a manifest with checksums, which is written into the step's temporary
 folder just before Orbax renames it, so that a step appears with its manifest or not at all, whenever the process is
 killed. A step without a manifest was therefore not written here and is not used. Which steps exist is read from the
-disk each time: a list kept in memory would still name a save that failed. The workdir is on a POSIX file system.
+disk each time: a list kept in memory would still name a save that failed. What a bucket does differently is in
+`checkpoint_folder`.
 """
 
 import concurrent.futures
@@ -12,12 +13,12 @@ import importlib.metadata
 import math
 import os
 import re
-import shutil
 import time
 
 import jax
 
-from rvm_jax.errors import UserError
+from rvm_jax import bucket, storage
+from rvm_jax.errors import Unavailable, UserError
 from rvm_jax.training import checkpoint_folder, checksums
 from rvm_jax.training.checkpoint_folder import step_path
 from rvm_jax.training.orbax_noise import quiet_orbax
@@ -28,7 +29,8 @@ FOLDER = 'checkpoints'
 MAX_FAILURES = 3  # saves in a row that may fail before the run stops
 SLICED = 2**20  # bytes from which the devices that hold copies of an array each write a part of it
 GRACE = 0.5  # seconds in which the other writers of a failed save come to their end, before its folder is removed
-SAVE_ERRORS = (OSError, RuntimeError, ValueError)  # what Orbax raises when a write fails; full disks are a ValueError
+# What is raised when a write fails; Orbax makes full disks a ValueError.
+SAVE_ERRORS = (OSError, RuntimeError, ValueError, Unavailable)
 
 
 class Checkpoints:
@@ -39,7 +41,7 @@ class Checkpoints:
     """
 
     def __init__(self, workdir, keep=3, keep_every=0, config_hash=''):
-        self._workdir, self._folder = workdir, os.path.abspath(os.path.join(workdir, FOLDER))
+        self._workdir, self._folder = workdir, storage.absolute(os.path.join(workdir, FOLDER))
         self._keep, self._keep_every, self._config_hash = keep, keep_every, config_hash
         self._failures, self._error = 0, None  # in a row
         self._on_disk = None  # the step whose state was last saved or restored
@@ -51,7 +53,7 @@ class Checkpoints:
 
         if _is_first():
             confirm(self._workdir)
-            os.makedirs(self._folder, exist_ok=True)
+            storage.make_folder(self._folder)
             checkpoint_folder.remove_unfinished(self._folder)
             checkpoint_folder.name_strays(self._folder)
         self._stack.enter_context(quiet_orbax())
@@ -76,9 +78,6 @@ class Checkpoints:
         self.wait()
         if step == self._on_disk and step in self.steps():
             return
-        if _is_first():
-            confirm(self._workdir)
-            self._warn_if_full(step, state)
         self._contents = {
             'step': step,
             'code': f'rvm_jax {_version()}',
@@ -86,8 +85,11 @@ class Checkpoints:
             'tree': describe(state),
         }
         try:
+            if _is_first():
+                confirm(self._workdir)
+                self._warn_if_full(step, state)
             self._start(step, state, data)
-        except SAVE_ERRORS as error:
+        except _save_errors(self._folder) as error:
             self._count_failure(step, state_bytes(state), error)
         else:
             self._outcome = self._finisher.submit(self._finish, step, state_bytes(state))
@@ -148,7 +150,7 @@ class Checkpoints:
         """In the finishing thread: wait for the commit, then make room."""
         try:
             self._orbax.wait_until_finished()
-        except SAVE_ERRORS as error:
+        except _save_errors(self._folder) as error:
             self._count_failure(step, size, error)
             return
         self._failures, self._error, self._on_disk = 0, None, step
@@ -164,12 +166,16 @@ class Checkpoints:
         self._failures, self._error = self._failures + 1, error
         time.sleep(GRACE)
         if _is_first():
-            checkpoint_folder.remove_unfinished(self._folder)
-            room = f'needs about {_mb(size)}, {_mb(shutil.disk_usage(self._folder).free)} free'
+            with contextlib.suppress(Unavailable):  # a store that is away; the next start cleans up
+                checkpoint_folder.remove_unfinished(self._folder)
+            free = storage.free_bytes(self._folder)
+            room = f'needs about {_mb(size)}' + (f', {_mb(free)} free' if free < math.inf else '')
             count = f'failure {self._failures} of {MAX_FAILURES} in a row'
             say(f'checkpoint {step} not written: {_reason(error)} ({room}); the next save tries again, {count}')
 
     def _give_up(self, step):
+        if storage.is_remote(self._folder):
+            raise Unavailable(step_path(self._folder, step), _reason(self._error)) from self._error
         raise UserError(
             step_path(self._folder, step),
             f'could not be saved ({_reason(self._error)})',
@@ -177,7 +183,7 @@ class Checkpoints:
         ) from self._error
 
     def _warn_if_full(self, step, state):
-        free, wanted = shutil.disk_usage(self._folder).free, 2 * state_bytes(state)
+        free, wanted = storage.free_bytes(self._folder), 2 * state_bytes(state)
         if free < wanted:
             say(f'checkpoint {step}: {self._folder} has {_mb(free)} free, {_mb(wanted)} would be safe')
 
@@ -199,7 +205,7 @@ def read_step(workdir, step=None):
     import numpy as np
     import orbax.checkpoint as ocp
 
-    folder = os.path.abspath(os.path.join(workdir, FOLDER))
+    folder = storage.absolute(os.path.join(workdir, FOLDER))
     found = checkpoint_folder.find_good_step(folder, step)
     if found is None:
         raise UserError(workdir, 'has no checkpoint', 'train there first, or name another model path')
@@ -245,6 +251,10 @@ def _unequal(saved, wanted, kind):
         for name in sorted(saved.keys() & wanted.keys())
         if saved[name][kind] != wanted[name][kind]
     ]
+
+
+def _save_errors(folder):
+    return (*SAVE_ERRORS, *bucket.orbax_errors()) if storage.is_remote(folder) else SAVE_ERRORS
 
 
 def _reason(error):

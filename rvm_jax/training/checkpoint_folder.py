@@ -84,7 +84,10 @@ def rotate(folder, newest, keep, keep_every):
     Unless keep_every is 0 its multiples stay too. Steps after the newest, which a run leaves behind when it goes back
     because they are damaged, do not count: they must not push out the good ones.
     """
-    steps = [step for step in find_steps(folder) if step <= newest]
+    try:
+        steps = [step for step in find_steps(folder) if step <= newest]
+    except Unavailable as error:
+        return say(f'old steps not deleted: {error}')
     for step in steps[: -max(1, keep)]:
         if not (keep_every and step % keep_every == 0):
             _remove(step_path(folder, step), 'old step')
