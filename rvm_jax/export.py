@@ -12,6 +12,7 @@ workdir knows of its training; it can be uploaded to a model hub as it is.
 import os
 import sys
 
+from rvm_jax import storage
 from rvm_jax.errors import UserError
 
 FORMATS = ('pretrained', 'official')
@@ -53,6 +54,8 @@ def check_output(model, output, form):
     if (form == 'official') != output.endswith('.npz'):
         fix = 'let --output end in .npz' if form == 'official' else 'add --format official, or name a folder'
         raise UserError(f'--output {output}', f'is no name for --format {form}', fix)
+    if storage.is_remote(output):
+        raise UserError(f'--output {output}', 'is in a bucket', 'export to this machine, and copy it there')
     if os.path.exists(output) and os.path.realpath(output) == os.path.realpath(model):
         raise UserError(f'--output {output}', 'is the model itself', 'choose another --output')
     if form == 'official' and os.path.exists(output):

@@ -8,10 +8,10 @@ Examples:
 """
 
 import dataclasses
-import json
 import os
 import sys
 
+from rvm_jax import storage
 from rvm_jax.errors import UserError
 
 # Fields of an architecture that do not make it another model than a preset.
@@ -170,16 +170,14 @@ def _run_state(path, steps):
         failed, clips = report.get('failed'), report.get('clips')
         rows.append(('videos', f'{clips} clips read, {failed} could not be (data_report.json)'))
     images = os.path.join(path, 'images')
-    names = sorted(os.listdir(images)) if os.path.isdir(images) else []
-    if names:
+    if names := storage.names(images):
         rows.append(('pictures', f'{images}: {", ".join(names[-3:])}' + (' ...' if len(names) > 3 else '')))
     return rows
 
 
 def _read_json(path):
     try:
-        with open(path, encoding='utf-8') as file:
-            values = json.load(file)
+        values = storage.read_json(path)
     except (OSError, ValueError):  # absent, or being written just now
         return None
     return values if isinstance(values, dict) else None

@@ -9,6 +9,7 @@ import tempfile
 
 from flax import nnx
 
+from rvm_jax import storage
 from rvm_jax.config import CHOICES
 from rvm_jax.conversion import mapping, official_rvm
 from rvm_jax.conversion.safetensors import read_safetensors, safetensors_bytes
@@ -42,12 +43,12 @@ def model_kind(path):
     path = os.fspath(path)
     if os.path.isfile(path) and path.endswith('.npz'):
         return 'official'
-    names = os.listdir(path) if os.path.isdir(path) else []
+    names = storage.names(path)
     if CONFIG in names and WEIGHTS in names:
         return 'export'
     if CONFIG in names and 'checkpoints' in names:
         return 'workdir'
-    found = 'there is nothing' if not os.path.exists(path) else f'it holds {", ".join(sorted(names)[:5]) or "no model"}'
+    found = 'there is nothing' if not storage.exists(path) else f'it holds {", ".join(sorted(names)[:5]) or "no model"}'
     raise UserError(path, f'not a model: {found}', 'name an export folder, a workdir, or a released RVM .npz')
 
 
@@ -151,8 +152,7 @@ def _choices(name):
 
 def _read_json(path):
     try:
-        with open(path, encoding='utf-8') as file:
-            values = json.load(file)
+        values = storage.read_json(path)
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(path, f'cannot be read ({error})', 'copy the folder again') from error
     if not isinstance(values, dict):

@@ -19,6 +19,7 @@ from rvm_jax import bucket
 from rvm_jax.errors import Unavailable
 
 TRIES = 6
+PARTIAL = '.partial'  # the end of a name while it is written
 FIRST_WAIT = 0.25  # seconds, doubled after each try: 8 in all
 PASSING = {
     errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EIO,
@@ -133,7 +134,7 @@ def _read(path):
 
 
 def _replace(path, data, durable):
-    partial = f'{path}.partial'
+    partial = f'{path}{PARTIAL}'
     try:
         with open(partial, 'wb') as file:
             file.write(data)

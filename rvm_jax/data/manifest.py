@@ -9,6 +9,7 @@ import os
 import stat
 import zlib
 
+from rvm_jax import storage
 from rvm_jax.errors import UserError
 
 SAMPLER_VERSION = 1  # raise it when a change of code makes other clips from the same files and seed
@@ -55,12 +56,11 @@ def check_unchanged(path, source, allow_change=False):
     with the differences otherwise, or if the saved manifest cannot be read.
     """
     new = {'sampler_version': SAMPLER_VERSION, 'files': source.manifest()}
-    if not os.path.exists(path):
-        _write_json(path, new)
+    if not storage.exists(path):
+        storage.write_json(path, new)
         return None
     try:
-        with open(path, encoding='utf-8') as file:
-            old = json.load(file)
+        old = storage.read_json(path)
         lines = compare_manifests(old['files'], new['files'])
         old_version = old['sampler_version']
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -78,12 +78,5 @@ def check_unchanged(path, source, allow_change=False):
             f'changed since this run began ({summary})',
             'restore the files, or go on with --config.data.allow_change=true',
         )
-    _write_json(path, new)
+    storage.write_json(path, new)
     return f'the data changed since this run began, going on as allowed: {summary}'
-
-
-def _write_json(path, content):
-    temporary = f'{path}.{os.getpid()}.tmp'
-    with open(temporary, 'w', encoding='utf-8') as file:
-        json.dump(content, file)
-    os.replace(temporary, path)

@@ -1,9 +1,9 @@
 """What a workdir says about how its parameters came about, in words that may be published with them."""
 
-import json
 import os
 import re
 
+from rvm_jax import storage
 from rvm_jax.training.writer import read_metrics
 
 PLACE = re.compile(r'(?<![^=])/.*/')  # the folders of an absolute path, alone or behind '='
@@ -54,8 +54,7 @@ def recipe_line(command):
 def _data(workdir, config):
     name = _basename(config.data.path)
     try:
-        with open(os.path.join(workdir, 'data_manifest.json'), encoding='utf-8') as file:
-            count = len(json.load(file)['files'])
+        count = len(storage.read_json(os.path.join(workdir, 'data_manifest.json'))['files'])
         return f'{name}, {count:,} video{"s" * (count != 1)}'
     except (OSError, ValueError, LookupError, TypeError):  # facts for people; a run without them is still a run
         return name

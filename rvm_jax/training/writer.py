@@ -1,6 +1,7 @@
 """Where numbers and pictures go: metrics.jsonl, PNG files and TensorBoard. Only the first process writes.
 
-A run outlives its log: a write that fails costs one warning, not the training.
+A run outlives its log: a write that fails costs one warning, not the training. The log of a run in a bucket is written
+to this machine's disk and copied from there.
 """
 
 import contextlib
@@ -12,6 +13,9 @@ import time
 import jax
 import numpy as np
 
+from rvm_jax import storage
+from rvm_jax.errors import Unavailable
+from rvm_jax.training.mirror import Mirror
 from rvm_jax.training.progress import say
 
 TRIVIAL = {'copy_last': 'copy the last source frame', 'mean_color': 'mean color of the source'}  # drawn as levels
@@ -25,12 +29,17 @@ class Writer:
     """
 
     def __init__(self, workdir, step=0):
-        self._metrics, self._images = os.path.join(workdir, 'metrics.jsonl'), os.path.join(workdir, 'images')
-        self._warned, self._board = set(), None
+        self._warned, self._board, self._mirror = set(), None, None
+        self._retries = storage.retries.total()
         self._is_first = jax.process_index() == 0
+        if self._is_first and storage.is_remote(workdir):
+            self._mirror = Mirror(workdir, lambda error: error and self._warn(workdir, error))
+            self._mirror.start(continued='metrics.jsonl')
+        self._folder = self._mirror.folder if self._mirror else workdir
+        self._metrics, self._images = (os.path.join(self._folder, name) for name in ('metrics.jsonl', 'images'))
         if self._is_first:
             self._try('metrics.jsonl', _drop_after, self._metrics, step)
-            self._try('tensorboard', self._open_board, os.path.join(workdir, 'tensorboard'), step)
+            self._try('tensorboard', self._open_board, os.path.join(self._folder, 'tensorboard'), step)
 
     def __enter__(self):
         return self
@@ -38,11 +47,15 @@ class Writer:
     def __exit__(self, *_):
         if self._board is not None:
             self._try('tensorboard', self._board.close)
+        if self._mirror is not None:
+            self._mirror.close()
 
     def scalars(self, step, values):
         """Log numbers by name; call it once a step. What is not finite becomes null."""
         if self._is_first:
             values = {name: _plain(value) for name, value in values.items()}
+            if retries := storage.retries.total() - self._retries:
+                values['store_retries'] = retries
             self._try('metrics.jsonl', _append, self._metrics, json.dumps({'step': int(step), **values}))
             if self._board is not None:
                 self._try('tensorboard', self._board.scalars, step, values)
@@ -58,7 +71,8 @@ class Writer:
     def report(self, failures):
         """Write data_report.json, the videos that could not be used."""
         if self._is_first:
-            self._try('data_report.json', failures.write)
+            path = os.path.join(self._folder, 'data_report.json')
+            self._try('data_report.json', storage.write_json, path, failures.report, 1)
 
     def loss_curve(self):
         """Draw images/loss.png from metrics.jsonl; nothing before two losses are logged."""
@@ -67,20 +81,31 @@ class Writer:
             if curve_HWC is not None:
                 self._try('images', self._write_image, 'loss.png', _encode(curve_HWC))
 
+    def flush(self):
+        """Wait until all that was written is where it belongs. Call it before a checkpoint is saved."""
+        if self._mirror is not None:
+            if self._board is not None:
+                self._try('tensorboard', self._board.flush)
+            self._mirror.copy()
+
     def _open_board(self, folder, step):
         self._board = TensorBoard(folder, step)
 
     def _write_image(self, name, png):
         os.makedirs(self._images, exist_ok=True)
-        _replace(os.path.join(self._images, name), png)
+        storage.write(os.path.join(self._images, name), png)
 
     def _try(self, what, write, *args):
         try:
             write(*args)
-        except OSError as error:
-            if what not in self._warned:
-                self._warned.add(what)
-                say(f'{what}: not written ({error.strerror or error}); training goes on, said once')
+        except (OSError, Unavailable) as error:
+            self._warn(what, error)
+
+    def _warn(self, what, error):
+        if what not in self._warned:
+            self._warned.add(what)
+            reason = error.reason if isinstance(error, Unavailable) else error.strerror or error
+            say(f'{what}: not written ({reason}); training goes on, said once')
 
 
 class TensorBoard:
@@ -113,6 +138,11 @@ class TensorBoard:
         picture = self._summary.Image(height=height, width=width, colorspace=colors, encoded_image_string=png)
         self._add(step, [{'tag': name, 'image': picture}])
 
+    def flush(self):
+        """Write what is left."""
+        self._events.flush()
+        self._flushed = time.monotonic()
+
     def close(self):
         """Write what is left, and close the file."""
         self._events.close()
@@ -121,8 +151,7 @@ class TensorBoard:
         summary = self._summary(value=[self._summary.Value(**value) for value in values])
         self._events.write_event(self._event(wall_time=time.time(), step=step, summary=summary))
         if time.monotonic() - self._flushed > FLUSH:
-            self._events.flush()
-            self._flushed = time.monotonic()
+            self.flush()
 
 
 def _plain(value):
@@ -146,24 +175,17 @@ def _append(path, line):
 def read_metrics(path):
     """The objects logged in a metrics.jsonl; a line that a kill left half written is left out."""
     entries = []
-    if os.path.exists(path):
-        with open(path, 'rb') as file:
-            for line in file:
-                with contextlib.suppress(ValueError):
-                    entries.append(json.loads(line))
+    if storage.exists(path):
+        for line in storage.read(path).splitlines():
+            with contextlib.suppress(ValueError):
+                entries.append(json.loads(line))
     return [entry for entry in entries if isinstance(entry, dict) and 'step' in entry]
 
 
 def _drop_after(path, step):
     if os.path.exists(path):
         kept = [json.dumps(entry) for entry in read_metrics(path) if entry['step'] <= step]
-        _replace(path, ''.join(f'{line}\n' for line in kept).encode())
-
-
-def _replace(path, data):
-    with open(f'{path}.tmp', 'wb') as file:
-        file.write(data)
-    os.replace(f'{path}.tmp', path)
+        storage.write(path, ''.join(f'{line}\n' for line in kept).encode())
 
 
 def _encode(image_HWC):
