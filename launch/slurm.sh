@@ -19,7 +19,7 @@ usage: launch/slurm.sh --nodes N --gpus-per-node K [options] -- train ARGUMENTS
   --cpus-per-gpu C     cores of each process, for reading videos; default 8
   --partition P, --account A, --time T    as for sbatch
   --name NAME          of the job; default rvm
-  --logs DIR           where logs go, on a disk that all nodes share; default: slurm in this checkout
+  --logs DIR           where logs go, on a disk that all nodes share; default: runs/slurm in this checkout
   --flags NAME[,NAME]  compiler flags of launch/flags.sh: overlap, pipeline, combine; none by default, none measured
   --dry-run            show every command, run none
 
@@ -88,12 +88,16 @@ submit() {
 need_job() { [[ -n $job ]] || die 2 "which job? launch/slurm.sh $verb JOB, with the number that sbatch gave"; }
 
 stop() {
+    $dry_run || [[ -d $logs ]] || die 2 "$logs: there is no such folder; say with --logs where the job's logs are"
     run touch "$logs/$job.stop"  # read by slurm_job.sh: this one does not queue again
-    run scancel --signal=TERM "$job" || die 2 "job $job could not be asked to stop, Slurm's reason is above"
+    if ! run scancel --signal=TERM "$job"; then
+        rm "$logs/$job.stop"
+        die 2 "job $job could not be asked to stop, Slurm's reason is above"
+    fi
     say "job $job has been asked to save and end; launch/slurm.sh status $job shows when it has"
 }
 
-verb=submit nodes='' gpus='' cpus=8 name=rvm logs=$repo/slurm xla_flags='' job='' dry_run=false placing=() training=()
+verb=submit nodes='' gpus='' cpus=8 name=rvm logs=$repo/runs/slurm xla_flags='' job='' dry_run=false placing=() training=()
 case ${1-} in
     '')
         usage

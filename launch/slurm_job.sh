@@ -25,10 +25,8 @@ progress() {  # fails after too many starts without a new checkpoint
     [[ ! -f $barren_file ]] || read -r best starts < "$barren_file"
     step=$(newest_step) || true
     step=${step:-0}
-    if ((step > best)); then
-        starts=0
-    fi
-    printf '%s %s\n' "$step" $((starts + 1)) > "$barren_file"
+    starts=$((step > best ? 0 : starts + 1))
+    printf '%s %s\n' "$step" "$starts" > "$barren_file"
     ((starts < retries))
 }
 

@@ -32,7 +32,7 @@ install_packages() {
         python=$(python_for_us) && "$python" -m venv "$venv" || return
     fi
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$src/constraints.txt" \
-        --editable "${src}[tpu]" && "$venv/bin/rvm" --help > /dev/null
+        --editable "${src}[tpu,gcs]" && "$venv/bin/rvm" --help > /dev/null
 }
 
 install() {

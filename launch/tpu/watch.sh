@@ -138,7 +138,7 @@ train() {
         best=$((step > best ? step : best))
         brought=false
         until $brought; do
-            ((barren <= retries)) || die 75 "$retries starts without a new checkpoint after step $best; see launch/tpu.sh logs"
+            ((barren < retries)) || die 75 "$retries starts without a new checkpoint after step $best; see launch/tpu.sh logs"
             say "starting again after step $best"
             pause $((poll * (1 << (barren < 6 ? barren : 6))))
             if bring_up; then brought=true; else barren=$((barren + 1)); fi
