@@ -1,8 +1,8 @@
 """Videos that could not be used: counted, named with their reason, and a stop when there are too many."""
 
-import json
 import os
 
+from rvm_jax import storage
 from rvm_jax.data.batch import FAILED, TOO_SHORT
 from rvm_jax.errors import DataError, UserError
 
@@ -42,10 +42,7 @@ class FailureLog:
 
     def write(self):
         """Write the file, whole or not at all."""
-        temporary = f'{self.path}.{os.getpid()}.tmp'
-        with open(temporary, 'w', encoding='utf-8') as file:
-            json.dump(self.report, file, indent=1)
-        os.replace(temporary, self.path)
+        storage.write_json(self.path, self.report, indent=1)
 
     def share(self):
         """Failed attempts over attempts that a sound video could have served, in [0, 1]."""
@@ -70,11 +67,10 @@ class FailureLog:
 
 
 def _read(path):
-    if not os.path.exists(path):
+    if not storage.exists(path):
         return {'clips': 0, 'failed': 0, 'too_short': 0, 'next_step': 0, 'reasons': {}}
     try:
-        with open(path, encoding='utf-8') as file:
-            report = json.load(file)
+        report = storage.read_json(path)
         if not {'clips', 'failed', 'too_short', 'next_step', 'reasons'} <= report.keys():
             raise ValueError('keys are missing')
     except (OSError, ValueError, AttributeError) as error:

@@ -81,6 +81,7 @@ def train(config, workdir, load_initial):
                 if is_saved or losses:  # the log must not lack a step that a resumed run will not repeat
                     log.flush(losses)
                     writer.loss_curve()
+                    writer.flush()
                 if is_last or stop.requested:
                     checkpoints.save_now(step, state, position)
                 elif is_saved:

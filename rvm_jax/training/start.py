@@ -1,6 +1,5 @@
 """How a run begins: fresh, from someone's weights, or where it stopped; and what must not have changed since."""
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -13,6 +12,7 @@ import jax
 from flax import nnx
 
 from rvm_jax import config as configs
+from rvm_jax import storage
 from rvm_jax.conversion import mapping
 from rvm_jax.data.manifest import check_unchanged
 from rvm_jax.errors import UserError
@@ -32,20 +32,18 @@ def check_same_run(workdir, config, source, is_resumed):
     """
     names = 'config.json', 'data_manifest.json', 'data_report.json'
     path, manifest, report = (os.path.join(workdir, name) for name in names)
-    if is_resumed and os.path.exists(path):
+    if is_resumed and storage.exists(path):
         _compare_configs(path, config, workdir)
     if not is_resumed:
-        _remove(manifest, report)  # of an attempt that never saved a step
+        storage.remove(manifest)  # of an attempt that never saved a step
+        storage.remove(report)
     notice = check_unchanged(manifest, source, config.data.allow_change)
     if notice:
-        _remove(report)  # it is about files that have changed
+        storage.remove(report)  # it is about files that have changed
         say(notice)
     version = importlib.metadata.version('rvm_jax')
     run = {'version': version, 'command': shlex.join(sys.argv), 'config': config.to_dict()}
-    partial = f'{path}.partial'
-    with open(partial, 'w', encoding='utf-8') as file:
-        json.dump(run, file, indent=2)
-    os.replace(partial, path)
+    storage.write_json(path, run, indent=2)
 
 
 def config_hash(config):
@@ -53,16 +51,9 @@ def config_hash(config):
     return hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _remove(*paths):
-    for path in paths:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-
-
 def _compare_configs(path, config, workdir):
     try:
-        with open(path, encoding='utf-8') as file:
-            stored = json.load(file)['config']
+        stored = storage.read_json(path)['config']
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(path, f'cannot be read ({error})', 'remove it to go on with the config given now') from error
     before = configs.flatten(configs.from_dict(stored, path))
