@@ -2,7 +2,7 @@
 
 Scores (heads x queries x keys) are the largest arrays of the model. 'xla' writes them to memory, as any array
 program would. 'by_head' takes one head of one clip at a time, so that its scores stay in the cache of a CPU, and
-computes them again going back. 'cudnn' is NVIDIA's fused kernel, for bfloat16 alone. A TPU has plain 'xla' so far.
+computes them again going back. 'cudnn' is NVIDIA's fused kernel and 'pallas' ours for TPUs, for bfloat16 alone.
 """
 
 import math
@@ -13,26 +13,30 @@ from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
 from rvm_jax.errors import UserError
+from rvm_jax.models.pallas_attention import pallas_attention
 
 LARGE_SCORES = 2**14  # scores of one head above which 'by_head' is faster on a CPU
 SCORES_AT_ONCE = 2**18  # as many heads go together as have this many scores: they fit the cache, the loop stays short
-KEPT = 'attention'  # name of what 'by_head' needs going back, for remat to keep: see layers.Stack
+LONG_KEYS = 128  # keys from which 'pallas' is worth while: its tiles hold as many
+KEPT = 'attention'  # name of what a fused kernel puts out or needs going back, for remat to keep: see layers.Stack
 
 
 def attention(query_BQHd, key_BKHd, value_BKHd, execution):
     """Softmax(query . key / sqrt(d)) . value, (B, Q, H, d).
 
-    execution.implementation: 'xla', 'by_head', 'cudnn', or 'auto' for the best that device and dtypes allow. The
-    released precision always takes 'xla': the others round elsewhere.
+    execution.implementation: 'xla', 'by_head', 'cudnn', 'pallas', or 'auto' for the best that device and dtypes
+    allow. The released precision always takes 'xla': the others round elsewhere.
     """
-    implementation = execution.implementation
+    implementation, platform = execution.implementation, execution.platform or jax.default_backend()
     if execution.precision.half_logits:
         implementation = 'xla'
     elif implementation == 'auto':
-        implementation = _best(query_BQHd, key_BKHd, value_BKHd, execution.platform or jax.default_backend())
+        implementation = _best(query_BQHd, key_BKHd, value_BKHd, platform)
     if implementation == 'cudnn':
         return jax.nn.dot_product_attention(query_BQHd, key_BKHd, value_BKHd, implementation='cudnn')
     query_BQHd = query_BQHd / math.sqrt(query_BQHd.shape[-1])
+    if implementation == 'pallas':
+        return _pallas(query_BQHd, key_BKHd, value_BKHd, interpret=platform != 'tpu')
     if implementation == 'by_head':
         return _by_head(query_BQHd, key_BKHd, value_BKHd, execution.unroll)
     return _xla(query_BQHd, key_BKHd, value_BKHd, execution.precision)
@@ -40,19 +44,25 @@ def attention(query_BQHd, key_BKHd, value_BKHd, execution):
 
 def check_device(execution):
     """Raise UserError if a fused kernel is asked for where it does not run."""
-    platform, precision = execution.platform or jax.default_backend(), execution.precision
-    if execution.implementation == 'cudnn' and (
-        platform != 'gpu' or precision.block != jnp.bfloat16 or precision.half_logits
-    ):
+    homes = {'cudnn': ('gpu', 'NVIDIA GPUs'), 'pallas': ('tpu', 'TPUs')}
+    if execution.implementation not in homes:
+        return
+    platform, devices = homes[execution.implementation]
+    precision = execution.precision
+    is_half = precision.block == jnp.bfloat16 and not precision.half_logits
+    if not is_half or platform != (execution.platform or jax.default_backend()):
         raise UserError(
-            'config.model.attention=cudnn', 'runs on NVIDIA GPUs in bf16 alone', 'take auto, or model.precision=bf16'
-        )
+            f'config.model.attention={execution.implementation}', f'runs on {devices} in bf16 alone',
+            'take auto, or model.precision=bf16',
+        )  # fmt: skip
 
 
 def _best(query_BQHd, key_BKHd, value_BKHd, platform):
     half = all(x.dtype == jnp.bfloat16 for x in (query_BQHd, key_BKHd, value_BKHd))
     if platform == 'gpu' and half and query_BQHd.shape[-1] % 8 == 0:
         return 'cudnn'
+    if platform == 'tpu' and half and key_BKHd.shape[1] >= LONG_KEYS:
+        return 'pallas'
     large = query_BQHd.shape[1] * key_BKHd.shape[1] > LARGE_SCORES
     return 'by_head' if platform == 'cpu' and large else 'xla'
 
@@ -64,6 +74,12 @@ def _xla(query_BQHd, key_BKHd, value_BKHd, precision):
     if precision.weights == 'input':
         weights_BHQK = weights_BHQK.astype(value_BKHd.dtype)
     return jnp.einsum('bhqk,bkhd->bqhd', weights_BHQK, value_BKHd)
+
+
+def _pallas(query_BQHd, key_BKHd, value_BKHd, interpret):
+    flat = [rearrange(x, 'b n h d -> b n (h d)') for x in (query_BQHd, key_BKHd, value_BKHd)]
+    out_BQC = checkpoint_name(pallas_attention(*flat, query_BQHd.shape[-1], interpret), KEPT)
+    return out_BQC.reshape(query_BQHd.shape)
 
 
 def _by_head(query_BQHd, key_BKHd, value_BKHd, unroll):

@@ -66,10 +66,11 @@ class Dense(nnx.Module):
 
     def __call__(self, x):
         """x (..., *in_shape) -> (..., *out_shape)."""
-        contracted = len(self.in_shape)
-        axes = tuple(range(x.ndim - contracted, x.ndim)), tuple(range(contracted))
-        y = jax.lax.dot_general(x, self.kernel[...].astype(x.dtype), (axes, ((), ())))
-        return y if self.bias is None else y + self.bias[...].astype(x.dtype)
+        leading = x.shape[: x.ndim - len(self.in_shape)]
+        inputs, outputs = math.prod(self.in_shape), math.prod(self.out_shape)
+        y = x.reshape(*leading, inputs) @ self.kernel[...].astype(x.dtype).reshape(inputs, outputs)
+        y = y if self.bias is None else y + self.bias[...].astype(x.dtype).reshape(-1)
+        return y.reshape(*leading, *self.out_shape)  # last, so that a kernel may take the heads side by side
 
 
 class Attention(nnx.Module):

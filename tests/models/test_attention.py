@@ -32,10 +32,10 @@ def run(precision, implementation, unroll=False):
     return [np.asarray(x, np.float64) for x in (out, *gradients)]
 
 
-def primitives(implementation, precision='float32', tokens=8):
+def primitives(implementation, precision='float32', tokens=8, platform=''):
     """What an implementation is made of, without compiling it."""
     x = jax.ShapeDtypeStruct((1, tokens, 2, 8), PRECISIONS[precision].block)
-    execution = Execution(PRECISIONS[precision], implementation)
+    execution = Execution(PRECISIONS[precision], implementation, platform=platform)
     return str(jax.make_jaxpr(functools.partial(attention, execution=execution))(x, x, x))
 
 
@@ -55,6 +55,19 @@ def test_one_head_at_a_time_gives_the_same_numbers_and_gradients(precision, tole
         scale = np.abs(expected).max()
         np.testing.assert_allclose(found / scale, plain / scale, atol=tolerance)
         np.testing.assert_allclose(found / scale, expected / scale, atol=tolerance)
+
+
+@pytest.mark.parametrize(('precision', 'tolerance'), [('float32', 1e-5), ('bf16', 0.03)])
+def test_the_kernel_for_tpus_gives_the_same_numbers_and_gradients(precision, tolerance):
+    for found, expected in zip(run(precision, 'pallas'), run('float32', 'xla'), strict=True):
+        np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
+
+
+def test_on_a_tpu_half_precision_and_whole_frames_take_the_kernel():
+    assert 'pallas_call' in primitives('auto', 'bf16', tokens=257, platform='tpu')
+    assert 'pallas_call' not in primitives('auto', 'bf16', tokens=13, platform='tpu')
+    assert 'pallas_call' not in primitives('auto', 'float32', tokens=257, platform='tpu')
+    assert 'pallas_call' not in primitives('auto', 'official_mixed', tokens=257, platform='tpu')
 
 
 @pytest.mark.skipif("__import__('jax').default_backend() != 'gpu'", reason='needs an NVIDIA GPU')
