@@ -1,3 +1,4 @@
+import os
 import shlex
 import signal
 
@@ -241,6 +242,9 @@ def test_the_training_survives_its_launcher_and_the_same_line_follows_it(tpu):
     process = follow_until(tpu.start('tpu.sh', 'train', *SLICE, *RUN), 'start 1')
     process.send_signal(signal.SIGKILL)
     process.communicate()
+    for number in range(2):
+        pid = int((tpu.host(number) / 'rvm_jax/run/pid').read_text())
+        assert os.getsid(pid) == pid  # no session of ssh can take it along
     again = follow_until(tpu.start('tpu.sh', 'train', *SLICE, *RUN), 'start 1')
     assert starts(tpu) == 1
     again.kill()
