@@ -9,8 +9,10 @@ import contextlib
 import errno
 import functools
 import hashlib
+import http
 import importlib.util
 import os
+import re
 
 from rvm_jax.errors import UserError
 
@@ -104,8 +106,12 @@ def _errors(path):
     except (api.Forbidden, api.Unauthorized) as error:
         raise PermissionError(errno.EACCES, _reason(error), path) from error
     except api.GoogleAPICallError as error:
-        number = errno.EAGAIN if error.code in PASSING else errno.EINVAL
-        raise OSError(number, f'{_reason(error)} ({error.code})', path) from error
+        number, reason = (
+            (errno.EAGAIN, http.HTTPStatus(error.code).phrase)
+            if error.code in PASSING
+            else (errno.EINVAL, _reason(error))
+        )
+        raise OSError(number, f'{reason} ({error.code})', path) from error
     except auth.TransportError as error:
         raise OSError(errno.EAGAIN, _reason(error), path) from error
     except auth.GoogleAuthError as error:
@@ -136,4 +142,5 @@ def _split(path, is_folder=False):
 
 
 def _reason(error):
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+    text = re.sub(r'^\d* ?[A-Z]+ https?://\S+: ', '', str(error))
+    return (text.splitlines() or [type(error).__name__])[0][:200]

@@ -201,7 +201,12 @@ def batch(headers, body):
     return 200, {'Content-Type': 'multipart/mixed; boundary=x'}, ''.join([*parts, '--x--']).encode()
 
 
+class Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *_):
+        pass  # a client that went away
+
+
 if __name__ == '__main__':
-    server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
+    server = Server(('127.0.0.1', 0), Handler)
     print(f'http://127.0.0.1:{server.server_port}', flush=True)
     server.serve_forever()

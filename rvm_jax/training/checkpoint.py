@@ -166,7 +166,7 @@ class Checkpoints:
         self._failures, self._error = self._failures + 1, error
         time.sleep(GRACE)
         if _is_first():
-            with contextlib.suppress(Unavailable):  # a store that is away; the next start cleans up
+            with contextlib.suppress(OSError, Unavailable):  # a store that is away; the next start cleans up
                 checkpoint_folder.remove_unfinished(self._folder)
             free = storage.free_bytes(self._folder)
             room = f'needs about {_mb(size)}' + (f', {_mb(free)} free' if free < math.inf else '')

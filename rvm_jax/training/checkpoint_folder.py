@@ -86,7 +86,7 @@ def rotate(folder, newest, keep, keep_every):
     """
     try:
         steps = [step for step in find_steps(folder) if step <= newest]
-    except Unavailable as error:
+    except (OSError, Unavailable) as error:
         return say(f'old steps not deleted: {error}')
     for step in steps[: -max(1, keep)]:
         if not (keep_every and step % keep_every == 0):

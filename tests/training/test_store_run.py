@@ -1,0 +1,45 @@
+"""A whole run whose workdir is in a bucket."""
+
+import pytest
+
+from rvm_jax import config, pretrained, storage
+from rvm_jax.data.sources.synthetic_videos import write_videos
+from rvm_jax.errors import Unavailable
+from rvm_jax.training import checkpoint
+from rvm_jax.training.loop import train
+from rvm_jax.training.writer import read_metrics
+
+SMALL = [
+    'steps=5', 'batch_size=8', 'data.image_size=16', 'data.num_source=1', 'data.num_target=1', 'data.num_workers=0',
+    'mesh.data=-1', 'checkpoint.every=1', 'log.every=1', 'log.images_every=0',
+]  # fmt: skip
+
+
+def test_a_run_survives_a_flaky_bucket_stops_when_it_stays_away_and_goes_on_later(store, tmp_path, monkeypatch, capsys):
+    write_videos(tmp_path, 8, seed=0, num_frames=24, height=24, width=24, num_workers=0)
+    recipe = config.load('configs/tiny.py', [*SMALL, f'data.path={tmp_path}'])
+    save = checkpoint.Checkpoints.save
+
+    def save_until_the_store_goes_away(self, step, *args):
+        if step == 2:
+            self.wait()
+            store.fail(1, status=403, only='checkpoints')
+        save(self, step, *args)
+
+    store.fail(0.02)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.Checkpoints, 'save', save_until_the_store_goes_away)
+        with pytest.raises(Unavailable, match=r'checkpoints/4: does not answer'):
+            train(recipe, store.path, pretrained.load)
+    said = capsys.readouterr().err
+    assert 'checkpoint 2 not written' in said
+    assert 'failure 3 of 3' in said
+
+    store.fail(0)
+    assert pretrained.load(store.path).architecture.image_size == 16
+    train(recipe, store.path, pretrained.load)
+    assert 'going on from step 1' in capsys.readouterr().err
+    assert [entry['step'] for entry in read_metrics(f'{store.path}/metrics.jsonl')] == [1, 2, 3, 4, 5]
+    found = {'checkpoints', 'config.json', 'data_manifest.json', 'data_report.json', 'images', 'metrics.jsonl'}
+    assert set(storage.names(store.path)) == found | {'tensorboard'}
+    assert storage.names(f'{store.path}/checkpoints') == ['3', '4', '5']
