@@ -12,7 +12,9 @@ import sys
 def add_arguments(parser):
     """Flags of `rvm train`."""
     parser.add_argument('--config', required=True, metavar='RECIPE', help='recipe, such as configs/rvm_s.py')
-    parser.add_argument('--workdir', required=True, help='where checkpoints, numbers and pictures go')
+    parser.add_argument(
+        '--workdir', required=True, help='where checkpoints, numbers and pictures go; a folder, or gs://BUCKET/PATH'
+    )
     parser.add_argument_group('any key of the recipe').add_argument(
         '--config.KEY', metavar='VALUE', dest='overrides', help='set it; 1e4 is fine for an integer'
     )

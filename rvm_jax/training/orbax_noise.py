@@ -1,4 +1,4 @@
-"""Orbax says the same failure several times, as tracebacks; we say it once, in a line of our own."""
+"""Orbax and its way to buckets say one failure several times, as tracebacks; we say it once, in a line of our own."""
 
 import contextlib
 import logging
@@ -6,7 +6,7 @@ import os
 import sys
 import traceback
 
-ORBAX = os.path.join('orbax', 'checkpoint')
+PLACES = os.path.join('orbax', 'checkpoint'), os.path.join('gcsfs', '')
 
 
 @contextlib.contextmanager
@@ -15,11 +15,12 @@ def quiet_orbax():
 
     asyncio logs such a write's exception when its future is collected, at a time of the collector's choosing.
     """
-    loggers, before = [logging.getLogger(name) for name in ('absl', 'asyncio')], sys.unraisablehook
+    loggers, before = [logging.getLogger(name) for name in ('absl', 'asyncio', 'gcsfs')], sys.unraisablehook
 
     def not_orbax(record):
         raised_in = traceback.extract_tb(record.exc_info[2]) if record.exc_info else []
-        return not any(ORBAX in path for path in (record.pathname, *(frame.filename for frame in raised_in)))
+        paths = record.pathname, *(frame.filename for frame in raised_in)
+        return not any(place in path for place in PLACES for path in paths)
 
     def hook(unraisable):
         if str(unraisable.exc_value) != 'Event loop is closed':

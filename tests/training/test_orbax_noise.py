@@ -22,7 +22,9 @@ def forget_a_failure_of(path):
     gc.collect()
 
 
-@pytest.mark.parametrize(('path', 'lines'), [('/lib/orbax/checkpoint/writing.py', 0), ('/lib/other.py', 1)])
+@pytest.mark.parametrize(
+    ('path', 'lines'), [('/lib/orbax/checkpoint/writing.py', 0), ('/lib/gcsfs/core.py', 0), ('/lib/other.py', 1)]
+)
 def test_asyncio_is_quiet_about_writes_of_orbax_alone(path, lines, caplog):
     with quiet_orbax():
         forget_a_failure_of(path)
