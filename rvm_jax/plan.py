@@ -42,6 +42,8 @@ def run(args):
     """Print one forecast in a few lines, or several as a table."""
     if not 0 < args.utilization <= 1:
         raise UserError(f'--utilization {args.utilization:g}', 'is a share of the peak', 'give 0.4 or the like')
+    if any(devices < 1 for devices in args.devices):
+        raise UserError(f'--devices {min(args.devices)}', 'is a number of devices', 'give 1 or more')
     from rvm_jax import config as configs
 
     recipes = [(path, configs.load(path, args.overrides)) for path in args.config]

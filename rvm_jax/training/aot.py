@@ -67,8 +67,8 @@ def abstract_devices(topology):
     try:
         return topologies.get_topology_desc(topology, 'tpu', **alone).devices
     except jax.errors.JaxRuntimeError as error:
-        reason = str(error).removeprefix('INVALID_ARGUMENT: ').splitlines()[0]
-        raise UserError(f'--topology {topology}', f'libtpu does not know it ({reason})', EXAMPLES) from None
+        reason = re.sub(r'^[A-Z_]+: | and does not match regex.*', '', str(error).splitlines()[0])
+        raise UserError(f'--topology {topology}', f'libtpu knows no such slice ({reason})', EXAMPLES) from None
 
 
 def trace_step(config, devices):

@@ -3,6 +3,8 @@
 Arithmetic beside cost.py, which has a clip's FLOPs and a block's activations. Nothing is compiled, no device touched.
 """
 
+import dataclasses
+import functools
 import math
 
 import jax
@@ -36,6 +38,14 @@ def flops_by_part(config):
     return {part: 3.0 * sum(forward[name] for name in names) for part, names in parts.items()}
 
 
+def execution_of(config, platform):
+    """The Execution of a config on 'gpu' or 'tpu', with attention 'xla' where no fused kernel takes its precision."""
+    execution = build.execution(config.model, platform)
+    precision = execution.precision
+    is_fused = precision.block == jnp.bfloat16 and not precision.half_logits
+    return execution if is_fused else dataclasses.replace(execution, implementation='xla')
+
+
 def mesh_sizes(config, devices):
     """(data, fsdp) of a config on so many devices; raises UserError if they or the batch do not divide."""
     data, fsdp = config.mesh.data, config.mesh.fsdp
@@ -60,8 +70,8 @@ def memory(config, platform, devices):
     Within 1.3 times the compiler's on a CPU; a TPU pads odd sizes and head dims, up to 1.6 times the activations.
     """
     sizes = mesh_sizes(config, devices)
-    arch, execution = build.architecture(config.model, config.data), build.execution(config.model, platform)
-    params = nnx.to_pure_dict(nnx.state(build.abstract(arch)))
+    arch, execution = build.architecture(config.model, config.data), execution_of(config, platform)
+    params = _parameters(arch)
     state = {
         'params': params,
         'opt_state': jax.eval_shape(make_optimizer(config.optim, config.steps).init, params),
@@ -74,10 +84,10 @@ def memory(config, platform, devices):
 
 def traffic(config, platform, devices):
     """Bytes that a step reads from and writes to one device's main memory; see the constants above."""
-    arch, execution = build.architecture(config.model, config.data), build.execution(config.model, platform)
+    arch, execution = build.architecture(config.model, config.data), execution_of(config, platform)
 
     def kept(implementation):
-        whole = build.dataclasses.replace(execution, remat='none', implementation=implementation)
+        whole = dataclasses.replace(execution, remat='none', implementation=implementation)
         return cost.memory(arch, whole, config.batch_size // devices, **clip(config))['activations']
 
     fused, again = kept('auto'), execution.remat != 'none'
@@ -88,29 +98,45 @@ def traffic(config, platform, devices):
 
 
 def weight_bytes(arch, execution):
-    """Bytes of all weights as they travel and are multiplied: see `sharding.make_gather`."""
+    """Bytes of all weights as they are multiplied, and travel: see `sharding.make_gather`."""
     precision = execution.precision
     half = precision.tokens == precision.block == jnp.bfloat16
-    return cost.num_parameters(arch) * (2 if half else 4)
+    return _count(_parameters(arch)) * (2 if half else 4)
 
 
 def link_seconds(config, chip, devices):
     """Seconds that a step's collectives take at the links' full rates, were nothing else to do.
 
-    Split weights are gathered forward and back, their gradients scattered; what is left of each gradient is summed over
-    'data'. With mesh.sharded=optimizer gradients are scattered and new weights gathered once.
+    Split weights are gathered forward and back and their gradients scattered, each time that a part is used: the
+    encoder for source and for target frames, the core for every source frame. What is left of each gradient is summed
+    over 'data'. With mesh.sharded=optimizer gradients are scattered and new weights gathered once.
     """
     data, fsdp = mesh_sizes(config, devices)
     arch, execution = build.architecture(config.model, config.data), build.execution(config.model)
-    whole, gathered = 4 * cost.num_parameters(arch), 2 * weight_bytes(arch, execution)
-    if config.mesh.sharded == 'optimizer':
-        gathered = whole
-    inside = fsdp if chips.platform(chip) == 'tpu' else min(fsdp, chip.host_chips)
-    rate = chip.link_rate if fsdp == inside else chip.network_rate
-    seconds = (gathered + whole) * (1 - 1 / fsdp) / rate
-    near = data if chips.platform(chip) == 'tpu' else min(data, max(chip.host_chips // fsdp, 1))
+    whole = 4 * _count(_parameters(arch))
+    scattered = gathered = whole
+    if config.mesh.sharded == 'params':
+        uses = {'encoder': 2, 'core': config.data.num_source, 'decoder': 1}
+        scattered = 4 * sum(uses[part] * _count(tree) for part, tree in _parameters(arch).items())
+        gathered = 2 * scattered * weight_bytes(arch, execution) / whole
+    on_tpu = chips.platform(chip) == 'tpu'
+    rate = chip.link_rate if on_tpu or fsdp <= chip.host_chips else chip.network_rate
+    near = data if on_tpu else min(data, max(chip.host_chips // fsdp, 1))
     far, part = data // near, whole / fsdp
-    return seconds + 2 * part * (1 - 1 / near) / chip.link_rate + 2 * part / near * (1 - 1 / far) / chip.network_rate
+    return (
+        (gathered + scattered) * (1 - 1 / fsdp) / rate
+        + 2 * part * (1 - 1 / near) / chip.link_rate
+        + 2 * part / near * (1 - 1 / far) / chip.network_rate
+    )
+
+
+@functools.cache
+def _parameters(arch):
+    return nnx.to_pure_dict(nnx.state(build.abstract(arch)))
+
+
+def _count(tree):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 
 def _bytes_here(tree, shardings):

@@ -1,0 +1,103 @@
+import pytest
+
+from rvm_jax import config as configs
+from rvm_jax.errors import UserError
+from rvm_jax.models import build
+from rvm_jax.training import chips, cost, estimate
+
+CLIP = {'num_source': 4, 'num_target': 4, 'image_size': 256}
+
+
+def recipe(size='s', *overrides):
+    """Data parallel, unless overrides say otherwise."""
+    return configs.load(f'configs/rvm_{size}.py', ['mesh.data=-1', 'mesh.fsdp=1', *overrides])
+
+
+def test_flops_by_part_are_those_of_a_clip():
+    for size in 'sh':
+        flops = estimate.flops_by_part(recipe(size))
+        assert sum(flops.values()) == pytest.approx(cost.train_flops(build.SIZES[size], **CLIP))
+    assert flops['encoder'] > flops['core'] > flops['decoder'] > 0
+
+
+def test_one_device_holds_what_cost_says():
+    config = recipe('s', 'batch_size=16')
+    whole = cost.memory(build.SIZES['s'], estimate.execution_of(config, 'tpu'), 16, **CLIP)
+    ours = estimate.memory(config, 'tpu', 1)
+    assert ours == {**whole, 'optimizer': ours['optimizer']}
+    assert ours['optimizer'] == pytest.approx(whole['optimizer'], abs=64)  # counters
+
+
+def test_fsdp_divides_the_state_and_every_device_the_clips():
+    whole = estimate.memory(recipe('l'), 'tpu', 256)
+    split = estimate.memory(recipe('l', 'mesh.fsdp=16'), 'tpu', 256)
+    for part in ('weights', 'gradients', 'optimizer'):
+        assert whole[part] / 16 < split[part] < whole[part] / 15  # norms and biases stay whole
+    assert split['activations'] == whole['activations'] == estimate.memory(recipe('l'), 'tpu', 128)['activations'] / 2
+
+
+def test_zero_1_divides_the_optimizer_alone():
+    whole = estimate.memory(recipe('l'), 'tpu', 16)
+    split = estimate.memory(recipe('l', 'mesh.fsdp=16', 'mesh.sharded=optimizer'), 'tpu', 16)
+    assert split['weights'] == whole['weights'] and split['gradients'] == whole['gradients']
+    assert split['optimizer'] < whole['optimizer'] / 15
+
+
+def test_plain_attention_and_what_no_kernel_takes_pay_for_scores():
+    fused, plain, exact = (recipe('s', 'batch_size=8', *more) for more in (
+        (), ['model.attention=xla'], ['model.precision=official_mixed']))  # fmt: skip
+    for need in (estimate.traffic, lambda *args: estimate.memory(*args)['activations']):
+        assert need(plain, 'tpu', 1) > 1.2 * need(fused, 'tpu', 1)
+        assert need(exact, 'tpu', 1) > need(fused, 'tpu', 1)
+
+
+@pytest.mark.parametrize(('size', 'clips', 'gigabytes'), [('s', 4, 56.2), ('l', 4, 113)])
+def test_traffic_is_about_what_the_tpu_compiler_counts_of_the_inlined_program(size, clips, gigabytes):
+    config = recipe(size, f'batch_size={clips}', 'model.attention=xla', 'model.remat=none')
+    assert estimate.traffic(config, 'tpu', 1) / 1e9 == pytest.approx(gigabytes, rel=0.2)
+
+
+def test_collectives_of_plain_data_parallel_training_are_one_sum_of_the_gradients():
+    config, gradients = recipe('l'), 4 * cost.num_parameters(build.SIZES['l'])
+    v6e, h100 = chips.CHIPS['v6e'], chips.CHIPS['h100']
+    assert estimate.link_seconds(config, v6e, 1) == 0
+    assert estimate.link_seconds(config, v6e, 256) == pytest.approx(2 * gradients * 255 / 256 / 400e9)
+    in_host, across = 2 * gradients * 7 / 8 / 450e9, 2 * gradients / 8 * 3 / 4 / 50e9
+    assert estimate.link_seconds(config, h100, 8) == pytest.approx(in_host)
+    assert estimate.link_seconds(config, h100, 32) == pytest.approx(in_host + across)
+
+
+def test_splitting_weights_across_hosts_is_slower_than_within_one():
+    h100 = chips.CHIPS['h100']
+    within, across = (estimate.link_seconds(recipe('l', f'mesh.fsdp={n}'), h100, 16) for n in (8, 16))
+    assert across > 3 * within
+
+
+def test_split_weights_travel_about_as_often_as_the_compiled_program_says():
+    config = recipe('s', 'mesh.fsdp=4', 'batch_size=64')
+    assert estimate.link_seconds(config, chips.CHIPS['v6e'], 4) == pytest.approx(1.94e-3, rel=0.1)  # v6e:2x2
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'devices', 'reason'),
+    [
+        (['mesh.data=3'], 16, 'config.mesh.data=3, fsdp=1: does not divide 16 devices'),
+        (['mesh.fsdp=3'], 16, 'does not divide 16 devices; set one of the axes to -1'),
+        (['mesh.fsdp=32'], 16, 'does not divide 16 devices'),
+        (['batch_size=24'], 16, 'config.batch_size=24: does not divide over 16 devices; take a multiple of 16'),
+        (['mesh.fsdp=256'], 256, 'config.mesh.fsdp=256: does not divide'),
+    ],
+)
+def test_what_does_not_divide_is_refused(overrides, devices, reason):
+    with pytest.raises(UserError) as error:
+        estimate.memory(recipe('s', *overrides), 'tpu', devices)
+    assert reason in str(error.value)
+
+
+def test_every_chip_has_a_peak_and_its_own_kind():
+    for name, chip in chips.CHIPS.items():
+        assert cost.device_peak(chip, 'bf16') > 1e14, name
+        assert chips.of_kind(chip.device_kind) is chips.find(name) is chip
+    assert chips.of_kind('TPU v9') is None
+    with pytest.raises(UserError, match='--device b200: there are no figures for it; take one of v5e, '):
+        chips.find('b200')
