@@ -14,5 +14,5 @@ def get_config():
     c.model.size = 'h'
     c.optim.peak_lr = 6e-4  # ours: the default rule is for small models
     c.steps = 2_000_000  # the paper's "4B steps", read as 4 billion clips
-    c.mesh.data, c.mesh.fsdp = 1, -1  # weights and optimizer in parts over all devices; several slices: data = slices
+    c.mesh.fsdp = 16  # weights and optimizer in 16 parts; all devices where there are fewer
     return c

@@ -13,5 +13,5 @@ def get_config():
     c = config.default()
     c.model.size = 'l'
     c.optim.peak_lr = 6e-4  # ours: the default rule is for small models
-    c.mesh.data, c.mesh.fsdp = 1, -1  # weights and optimizer in parts over all devices; several slices: data = slices
+    c.mesh.fsdp = 16  # weights and optimizer in 16 parts; all devices where there are fewer
     return c

@@ -115,7 +115,8 @@ def default():
 
     c.mesh = ml_collections.ConfigDict()
     c.mesh.data = -1  # devices along each axis, -1 takes what is left; across slices of TPUs comes before within
-    c.mesh.fsdp = 1  # weights, gradients and optimizer state are split over this axis, the batch over both
+    c.mesh.fsdp = 1  # weights, gradients and optimizer state are split over this axis (all devices of a slice where
+    # there are fewer), the batch over both. 256 is too many: TPU compilers no longer gather, but add up whole layers
     c.mesh.sharded = 'params'  # params: all of those (FSDP); optimizer: its state alone, weights replicated (ZeRO-1)
 
     h = c.hosts = ml_collections.ConfigDict()  # only where several processes train together

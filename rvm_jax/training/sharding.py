@@ -38,15 +38,18 @@ def make_mesh(mesh, devices=None):
     """A Mesh with axes 'data' and 'fsdp'; -1 takes the devices that the other axis leaves.
 
     Where devices come in several slices, joined by a slower network, 'data' goes across slices first, so that weights
-    are gathered within one. Raises UserError if the sizes do not use up all devices, or split 'fsdp' across slices.
+    are gathered within one. With data -1, an fsdp that one slice has too few devices for takes them all. Raises
+    UserError if the sizes do not use up all devices, or split 'fsdp' across slices.
     """
     devices = jax.devices() if devices is None else devices
+    slices = len({getattr(device, 'slice_index', 0) for device in devices})
     sizes = {'data': mesh.data, 'fsdp': mesh.fsdp}
+    if mesh.data == -1 and mesh.fsdp % (len(devices) // slices) == 0:
+        sizes['fsdp'] = len(devices) // slices
     known = int(np.prod([size for size in sizes.values() if size != -1]))
     shape = [len(devices) // known if size == -1 else size for size in sizes.values()]
     if np.prod(shape) != len(devices):
         raise UserError(f'config.mesh {sizes}', f'does not divide {len(devices)} devices', 'set one of the axes to -1')
-    slices = len({getattr(device, 'slice_index', 0) for device in devices})
     if shape[0] % slices:
         raise UserError(
             f'config.mesh {sizes}', f'splits weights across {slices} slices', f'make data a multiple of {slices}'

@@ -31,13 +31,16 @@ def named_specs(mesh, tree):
     return {path_name(path): leaf.spec for path, leaf in shardings}
 
 
-@pytest.mark.parametrize(('data', 'fsdp', 'shape'), [(-1, 1, (8, 1)), (2, -1, (2, 4)), (-1, 8, (1, 8)), (4, 2, (4, 2))])
+@pytest.mark.parametrize(
+    ('data', 'fsdp', 'shape'),
+    [(-1, 1, (8, 1)), (2, -1, (2, 4)), (-1, 8, (1, 8)), (4, 2, (4, 2)), (-1, 2, (4, 2)), (-1, 16, (1, 8))],
+)
 def test_an_axis_of_minus_one_takes_the_devices_that_are_left(data, fsdp, shape):
     mesh = make_mesh(data, fsdp)
     assert mesh.axis_names == ('data', 'fsdp') and mesh.devices.shape == shape
 
 
-@pytest.mark.parametrize(('data', 'fsdp'), [(3, 1), (-1, 3), (-1, 16), (8, 2), (4, 1)])
+@pytest.mark.parametrize(('data', 'fsdp'), [(3, 1), (-1, 3), (-1, 12), (8, 2), (4, 1), (1, 16)])
 def test_a_mesh_that_does_not_use_all_devices_is_refused(data, fsdp):
     with pytest.raises(UserError, match='does not divide 8 devices; set one of the axes to -1'):
         make_mesh(data, fsdp)
@@ -96,3 +99,21 @@ def test_a_batch_is_split_over_all_devices_and_only_what_the_model_needs_goes_th
     for name, array in placed.items():
         np.testing.assert_array_equal(array, batch[name], strict=True)
         assert len(array.addressable_shards) == 8 and {s.data.shape for s in array.addressable_shards} == {(1, 2)}
+
+
+class Chip:
+    """Stands for a device of one of several slices."""
+
+    platform, device_kind, process_index = 'gpu', 'any', 0
+
+    def __init__(self, number, slice_index):
+        self.id, self.slice_index = number, slice_index
+
+
+def test_weights_are_never_split_across_slices():
+    chips = [Chip(number, number // 4) for number in range(8)]
+    mesh = make_mesh(-1, 16, chips)
+    assert mesh.devices.shape == (2, 4)
+    assert all(len({chip.slice_index for chip in row}) == 1 for row in mesh.devices)
+    with pytest.raises(UserError, match='splits weights across 2 slices; make data a multiple of 2'):
+        make_mesh(1, 8, chips)
