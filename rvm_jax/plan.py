@@ -104,7 +104,7 @@ def as_lines(path, forecast, utilization):
         ('training', f'{_number(sum(flops.values()) / 1e9)} GFLOP a clip: ' + ', '.join(
             f'{part} {_number(value / 1e9)}' for part, value in flops.items())),
         ('memory', _memory(forecast)),
-        *_collectives(forecast.collectives),
+        *_collectives(forecast.collectives, fsdp),
         *(_time(forecast, utilization) if forecast.seconds else []),
         ('source', _source(forecast)),
     ]  # fmt: skip
@@ -119,9 +119,18 @@ def _memory(forecast):
     return f'{verdict}: {forecast.needs / 2**30:.2f}{has} GiB a device{by} ({parts})'
 
 
-def _collectives(kinds):
+def _collectives(kinds, fsdp):
     texts = [f'{kind} {one["count"]:,} x, {one["size"] / 1e9:.2f} GB' for kind, one in kinds.items()]
-    return [('collectives', 'a step: ' + '; '.join(texts))] if texts else []
+    rows = [('collectives', 'a step: ' + '; '.join(texts))] if texts else []
+    if fsdp > 1 and texts and 'all-gather' not in kinds:  # the TPU compiler gathers whole tiles of 8 rows alone
+        rows.append(
+            (
+                'note',
+                f'split over fsdp={fsdp}, weights lie in parts too thin to be gathered as they are, and are '
+                'summed instead, at twice the traffic; try mesh.data=-1 and a smaller mesh.fsdp',
+            )
+        )
+    return rows
 
 
 def _time(forecast, utilization):

@@ -7,7 +7,7 @@ from rvm_jax.errors import UserError
 from rvm_jax.training import chips, cost, estimate
 
 VIDEO = chips.CLIPS_A_CORE['video of GOP 32']
-DOUBT = 1.3  # an estimate of memory may be short by this factor, see cost.memory
+DOUBT = {'gpu': 1.3, 'tpu': 2.0}  # an estimate of memory may be short by this factor: see `estimate.memory`
 SCALED_DOUBT = 1.15  # one that is scaled to what the compiler said of a similar config
 
 
@@ -37,7 +37,7 @@ class Forecast(NamedTuple):
         """'yes', 'no', or 'maybe': the compiler's word, or the estimate with its doubt."""
         if self.has is None:
             return 'yes'  # compiled for a device that there are no figures for
-        doubt = DOUBT if self.compile_seconds is None else 1
+        doubt = DOUBT[chips.platform(self.chip)] if self.compile_seconds is None else 1
         return 'yes' if self.needs * doubt <= self.has else 'maybe' if self.needs <= self.has else 'no'
 
     @property
@@ -125,7 +125,7 @@ def remedies(forecast):
 def _first(forecast, tries):
     """(changes, bytes) of the first that fits by the estimate, or None."""
     platform = chips.platform(forecast.chip) if forecast.chip else 'tpu'
-    doubt = DOUBT if forecast.compile_seconds is None else SCALED_DOUBT
+    doubt = DOUBT[platform] if forecast.compile_seconds is None else SCALED_DOUBT
     scale = max(1.0, forecast.needs / sum(estimate.memory(forecast.config, platform, forecast.devices).values()))
     for changes in tries:
         changed = forecast.config.copy_and_resolve_references()

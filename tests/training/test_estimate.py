@@ -3,7 +3,7 @@ import pytest
 from rvm_jax import config as configs
 from rvm_jax.errors import UserError
 from rvm_jax.models import build
-from rvm_jax.training import chips, cost, estimate
+from rvm_jax.training import chips, cost, estimate, sharding
 
 CLIP = {'num_source': 4, 'num_target': 4, 'image_size': 256}
 
@@ -26,6 +26,18 @@ def test_one_device_holds_what_cost_says():
     ours = estimate.memory(config, 'tpu', 1)
     assert ours == {**whole, 'optimizer': ours['optimizer']}
     assert ours['optimizer'] == pytest.approx(whole['optimizer'], abs=64)  # counters
+
+
+@pytest.mark.parametrize(('data', 'fsdp'), [(-1, 1), (2, -1), (1, -1), (-1, 4), (-1, 16), (-1, 3), (3, -1), (1, 4)])
+def test_a_mesh_has_the_sizes_that_training_gives_it(data, fsdp):
+    config = recipe('s', f'mesh.data={data}', f'mesh.fsdp={fsdp}')
+    try:
+        sizes = tuple(sharding.make_mesh(config.mesh).shape.values())
+    except UserError:
+        with pytest.raises(UserError, match='does not divide 8 devices'):
+            estimate.mesh_sizes(config, 8)
+    else:
+        assert estimate.mesh_sizes(config, 8) == sizes
 
 
 def test_fsdp_divides_the_state_and_every_device_the_clips():
@@ -83,7 +95,7 @@ def test_split_weights_travel_about_as_often_as_the_compiled_program_says():
     [
         (['mesh.data=3'], 16, 'config.mesh.data=3, fsdp=1: does not divide 16 devices'),
         (['mesh.fsdp=3'], 16, 'does not divide 16 devices; set one of the axes to -1'),
-        (['mesh.fsdp=32'], 16, 'does not divide 16 devices'),
+        (['mesh.fsdp=24'], 16, 'does not divide 16 devices'),
         (['batch_size=24'], 16, 'config.batch_size=24: does not divide over 16 devices; take a multiple of 16'),
         (['mesh.fsdp=256'], 256, 'config.mesh.fsdp=256: does not divide'),
     ],
