@@ -3,7 +3,6 @@
 import os
 
 from rvm_jax import storage
-from rvm_jax.data.batch import FAILED, TOO_SHORT
 from rvm_jax.errors import DataError, UserError
 
 MIN_TRIES = 100  # attempts to read a clip before a share means anything
@@ -11,38 +10,39 @@ TOP_REASONS = 3
 
 
 class FailureLog:
-    """Adds up the failures of batches and keeps them in a JSON file, over restarts as well.
+    """Adds up the failures of all steps in a `report`, which goes on where the one of an earlier start ended.
 
-    The file: clips (delivered), failed and too_short (attempts that gave none), next_step, and reasons:
-    {reason: {path: {count, detail}}}.
+    The report: clips (delivered), failed and too_short (attempts that gave none), next_step, and reasons:
+    {reason: {path: {count, detail}}}. Where several processes read clips, each counts what all of them met, so that all
+    stop at the same step; only the first has the reasons of all. path is where the report lies, for messages.
     """
 
-    def __init__(self, path, max_failures):
-        self.path = os.fspath(path)
-        self.max_failures = max_failures
-        self.report = _read(self.path)
+    def __init__(self, path, max_failures, report):
+        self.path, self.max_failures, self.report = os.fspath(path), max_failures, report
 
-    def update(self, batch):
-        """Add one batch; a step that the file knows already, seen again after a restart, is not counted twice.
+    def new(self, batch):
+        """The failures of a batch; [] if its step, seen again after a restart, was counted before."""
+        return batch['failures'] if batch['step'] >= self.report['next_step'] else []
 
-        DataError, after writing the file, if more than max_failures of all attempts failed, once there were 100.
-        Sound videos that are too short for a clip are listed but do not count as failed.
-        """
-        report = self.report
-        if batch['step'] < report['next_step']:
-            return
-        report['next_step'] = batch['step'] + 1
-        report['clips'] += len(batch['record_B'])
-        for kind, path, reason in batch['failures']:
-            report['too_short' if kind == TOO_SHORT else 'failed'] += 1
-            files = report['reasons'].setdefault(reason.split(' (')[0], {})
+    def name(self, failures):
+        """List failures, (kind, path, reason), by reason."""
+        for _, path, reason in failures:
+            files = self.report['reasons'].setdefault(reason.split(' (')[0], {})
             files.setdefault(path, {'count': 0, 'detail': reason})['count'] += 1
-        if any(kind == FAILED for kind, _, _ in batch['failures']):
-            self._check_share()
 
-    def write(self):
-        """Write the file, whole or not at all."""
-        storage.write_json(self.path, self.report, indent=1)
+    def count(self, step, clips, failed, too_short):
+        """Add up a step; one that was counted before is not counted twice.
+
+        DataError if more than max_failures of all attempts failed, once there were 100. Sound videos that are too short
+        for a clip are listed but do not count as failed.
+        """
+        if step < self.report['next_step']:
+            return
+        self.report['next_step'] = step + 1
+        for name, number in (('clips', clips), ('failed', failed), ('too_short', too_short)):
+            self.report[name] += number
+        if failed:
+            self._check_share()
 
     def share(self):
         """Failed attempts over attempts that a sound video could have served, in [0, 1]."""
@@ -53,7 +53,6 @@ class FailureLog:
         tries = self.report['clips'] + self.report['failed']
         if tries < MIN_TRIES or self.share() <= self.max_failures:
             return
-        self.write()
         counts = {reason: sum(f['count'] for f in files.values()) for reason, files in self.report['reasons'].items()}
         top = sorted(counts, key=counts.get, reverse=True)[:TOP_REASONS]
         summary = '; '.join(
@@ -61,12 +60,14 @@ class FailureLog:
         )
         raise DataError(
             self.path,
-            f'{self.share():.1%} of {tries} clips failed, more than the {self.max_failures:.1%} allowed ({summary})',
+            f'{self.share():.1%} of {tries} clips failed, more than the {self.max_failures:.1%} allowed'
+            + (f' ({summary})' if summary else ''),
             'repair or remove these videos, or raise --config.data.max_failures',
         )
 
 
-def _read(path):
+def read_report(path):
+    """The report in a file, or an empty one. Raises UserError if it cannot be read."""
     if not storage.exists(path):
         return {'clips': 0, 'failed': 0, 'too_short': 0, 'next_step': 0, 'reasons': {}}
     try:

@@ -4,7 +4,8 @@ Orbax writes; this module adds what it lacks: a manifest with checksums, which i
 folder just before Orbax renames it, so that a step appears with its manifest or not at all, whenever the process is
 killed. A step without a manifest was therefore not written here and is not used. Which steps exist is read from the
 disk each time: a list kept in memory would still name a save that failed. What a bucket does differently is in
-`checkpoint_folder`.
+`checkpoint_folder`. Of several processes each writes its part; the first decides what is saved and what is restored,
+and a save that fails in one has failed in all.
 """
 
 import concurrent.futures
@@ -18,12 +19,14 @@ import time
 import jax
 
 from rvm_jax import bucket, storage
-from rvm_jax.errors import Unavailable, UserError
+from rvm_jax.errors import Stopped, Unavailable, UserError
 from rvm_jax.training import checkpoint_folder, checksums
 from rvm_jax.training.checkpoint_folder import step_path
+from rvm_jax.training.hosts import ALONE
 from rvm_jax.training.orbax_noise import quiet_orbax
 from rvm_jax.training.progress import say
 from rvm_jax.training.run_lock import confirm
+from rvm_jax.training.save_meeting import OtherFailed, SaveMeeting
 
 FOLDER = 'checkpoints'
 MAX_FAILURES = 3  # saves in a row that may fail before the run stops
@@ -40,9 +43,10 @@ class Checkpoints:
     keep is the number of newest steps that stay, keep_every (0: none) keeps each multiple of it as well.
     """
 
-    def __init__(self, workdir, keep=3, keep_every=0, config_hash=''):
+    def __init__(self, workdir, keep=3, keep_every=0, config_hash='', hosts=ALONE):
         self._workdir, self._folder = workdir, storage.absolute(os.path.join(workdir, FOLDER))
         self._keep, self._keep_every, self._config_hash = keep, keep_every, config_hash
+        self._hosts, self._meeting = hosts, SaveMeeting(hosts) if hosts.count > 1 else None
         self._failures, self._error = 0, None  # in a row
         self._on_disk = None  # the step whose state was last saved or restored
         self._contents = self._outcome = None  # of the save in flight: what its manifest says, and its future
@@ -51,15 +55,14 @@ class Checkpoints:
     def __enter__(self):
         import orbax.checkpoint as ocp
 
-        if _is_first():
-            confirm(self._workdir)
-            storage.make_folder(self._folder)
-            checkpoint_folder.remove_unfinished(self._folder)
-            checkpoint_folder.name_strays(self._folder)
+        self._hosts.decide(self._tidy)
         self._stack.enter_context(quiet_orbax())
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(state=_array_handler(), data=ocp.JsonCheckpointHandler()),
-            async_options=ocp.options.AsyncOptions(post_finalization_callback=self._write_manifest),
+            async_options=ocp.options.AsyncOptions(
+                post_finalization_callback=self._write_manifest,
+                barrier_sync_fn=self._meeting and self._meeting.wait,
+            ),
         )
         self._finisher = self._stack.enter_context(concurrent.futures.ThreadPoolExecutor(1, 'checkpoint'))
         return self
@@ -76,7 +79,7 @@ class Checkpoints:
         A step that was just saved or restored is not written again; an older attempt at it is replaced.
         """
         self.wait()
-        if step == self._on_disk and step in self.steps():
+        if step == self._on_disk and self._hosts.decide(lambda: step in self.steps()):
             return
         self._contents = {
             'step': step,
@@ -84,15 +87,20 @@ class Checkpoints:
             'config_hash': self._config_hash,
             'tree': describe(state),
         }
+        size = state_bytes(state)
+        if self._meeting is not None:
+            self._meeting.begin()
+        problem = self._hosts.decide(lambda: self._prepare(step, size))
+        if problem:
+            return self._count_failure(step, size, OSError(0, problem))
         try:
-            if _is_first():
-                confirm(self._workdir)
-                self._warn_if_full(step, state)
             self._start(step, state, data)
         except _save_errors(self._folder) as error:
-            self._count_failure(step, state_bytes(state), error)
+            if self._meeting is not None:  # the others have begun to write: a save that cannot be called off
+                raise Stopped(f'checkpoint {step} not begun: {_reason(error)}') from error
+            self._count_failure(step, size, error)
         else:
-            self._outcome = self._finisher.submit(self._finish, step, state_bytes(state))
+            self._outcome = self._finisher.submit(self._finish, step, size)
 
     def save_now(self, step, state, data):
         """Save and wait until it is on the disk; tries twice, then raises UserError. For the end of a run."""
@@ -123,17 +131,39 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.wait()
-        found = checkpoint_folder.find_good_step(self._folder, step)
+        found = self._hosts.decide(lambda: self._find(step))
         if found is None:
             return None
-        step, manifest = found
+        step, tree = found
         path = step_path(self._folder, step)
-        _compare(path, manifest['tree'], describe(abstract_state), self._workdir)
+        _compare(path, tree, describe(abstract_state), self._workdir)
         layout = ocp.checkpoint_utils.construct_restore_args(abstract_state)
         state_args = ocp.args.PyTreeRestore(item=abstract_state, restore_args=layout)
         restored = self._orbax.restore(path, args=ocp.args.Composite(state=state_args, data=ocp.args.JsonRestore()))
         self._on_disk = step
         return step, restored.state, restored.data
+
+    def _tidy(self):
+        confirm(self._workdir)
+        storage.make_folder(self._folder)
+        checkpoint_folder.remove_unfinished(self._folder)
+        checkpoint_folder.name_strays(self._folder)
+
+    def _find(self, step):
+        found = checkpoint_folder.find_good_step(self._folder, step)
+        return found and (found[0], found[1]['tree'])
+
+    def _prepare(self, step, size):
+        """What speaks against a save, before any process begins it; '' if nothing does."""
+        try:
+            confirm(self._workdir)
+            free = storage.free_bytes(self._folder)
+            if free < 2 * size:
+                say(f'checkpoint {step}: {self._folder} has {_mb(free)} free, {_mb(2 * size)} would be safe')
+            checkpoint_folder.try_writing(self._folder, step)
+        except _save_errors(self._folder) as error:
+            return _reason(error)
+        return ''
 
     def _start(self, step, state, data):
         import orbax.checkpoint as ocp
@@ -151,10 +181,11 @@ class Checkpoints:
         try:
             self._orbax.wait_until_finished()
         except _save_errors(self._folder) as error:
-            self._count_failure(step, size, error)
-            return
+            if self._meeting is not None:
+                self._meeting.fail(error if isinstance(error, OtherFailed) else OSError(0, _reason(error)))
+            return self._count_failure(step, size, error)
         self._failures, self._error, self._on_disk = 0, None, step
-        if _is_first():
+        if self._hosts.is_first:
             checkpoint_folder.rotate(self._folder, step, self._keep, self._keep_every)
 
     def _settle(self):
@@ -165,7 +196,7 @@ class Checkpoints:
     def _count_failure(self, step, size, error):
         self._failures, self._error = self._failures + 1, error
         time.sleep(GRACE)
-        if _is_first():
+        if self._hosts.is_first:
             with contextlib.suppress(OSError, Unavailable):  # a store that is away; the next start cleans up
                 checkpoint_folder.remove_unfinished(self._folder)
             free = storage.free_bytes(self._folder)
@@ -181,11 +212,6 @@ class Checkpoints:
             f'could not be saved ({_reason(self._error)})',
             f'make room or check the disk, then start again; newest good step: {max(self.steps(), default="none")}',
         ) from self._error
-
-    def _warn_if_full(self, step, state):
-        free, wanted = storage.free_bytes(self._folder), 2 * state_bytes(state)
-        if free < wanted:
-            say(f'checkpoint {step}: {self._folder} has {_mb(free)} free, {_mb(wanted)} would be safe')
 
 
 def _array_handler():
@@ -274,7 +300,3 @@ def _version():
         return importlib.metadata.version('rvm_jax')
     except importlib.metadata.PackageNotFoundError:
         return 'not installed'
-
-
-def _is_first():
-    return jax.process_index() == 0

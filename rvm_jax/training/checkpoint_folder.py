@@ -69,6 +69,14 @@ def unfinished(folder, step='*'):
     return [path for path in paths if COMMITTED not in storage.names(path)]
 
 
+def try_writing(folder, step):
+    """Raise OSError if a folder for this step cannot be made, as when the disk is full or must not be written."""
+    if not storage.is_remote(folder):
+        path = f'{step_path(folder, step)}{LEFTOVER}-tried'
+        os.mkdir(path)
+        os.rmdir(path)
+
+
 def remove_unfinished(folder):
     """Delete them. Only for who holds the run lock: they look the same while a save is in flight."""
     for path in unfinished(folder):

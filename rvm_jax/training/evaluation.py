@@ -2,10 +2,11 @@
 
 import jax
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from rvm_jax.data.loader import make_eval_clips
 from rvm_jax.training import sharding
-from rvm_jax.training.progress import say
+from rvm_jax.training.hosts import ALONE
 from rvm_jax.visualization.reconstruction import panel
 
 PICTURED = 3  # clips in a picture
@@ -15,9 +16,9 @@ EVAL_KEY = 0  # the same masks at every evaluation
 class Evaluation:
     """Evaluates on the source of held-out videos, and draws held-out clips, or training clips where there are none."""
 
-    def __init__(self, config, mesh, eval_step, writer, patch_size, source):
-        self._config, self._mesh, self._eval_step, self._writer = config, mesh, eval_step, writer
-        self._patch_size, self._source = patch_size, source
+    def __init__(self, config, hosts, mesh, eval_step, writer, patch_size, source):
+        self._config, self._hosts, self._mesh, self._eval_step = config, hosts, mesh, eval_step
+        self._writer, self._patch_size, self._source = writer, patch_size, source
 
     def maybe(self, step, params, train_batch, is_last):
         """Evaluate and draw if it is time to; returns the held-out losses by their names in the log, or {}."""
@@ -25,7 +26,8 @@ class Evaluation:
         scalars = {}
         draws = is_last or (log.images_every and step % log.images_every == 0)
         if self._source is not None and (is_last or step % log.eval_every == 0):
-            losses, batch, out = held_out_losses(self._config, self._mesh, self._eval_step, params, self._source)
+            found = held_out_losses(self._config, self._mesh, self._eval_step, params, self._source, self._hosts)
+            losses, batch, out = found
             scalars = {f'eval_{name}': value for name, value in losses.items()}
         elif draws:
             batch = train_batch
@@ -35,25 +37,40 @@ class Evaluation:
         return scalars
 
 
-def held_out_losses(config, mesh, eval_step, params, source):
+def held_out_losses(config, mesh, eval_step, params, source, hosts=ALONE):
     """Mean losses over log.eval_clips held-out clips, as floats, and the first batch with its Reconstruction."""
     devices = mesh.devices.size
     batch_size = min(config.batch_size, -(-config.log.eval_clips // devices) * devices)
     losses, failures, first = [], [], None
-    for host_batch in make_eval_clips(source, config.data, num_clips=config.log.eval_clips, batch_size=batch_size):
+    clips = make_eval_clips(
+        source, config.data, num_clips=config.log.eval_clips, batch_size=batch_size,
+        process_index=hosts.index, process_count=hosts.count,
+    )  # fmt: skip
+    for host_batch in clips:
         batch = sharding.place_batch(mesh, host_batch)
         found, out = eval_step(params, batch, jax.random.fold_in(jax.random.key(EVAL_KEY), len(losses)))
         losses.append(jax.device_get(found))
         failures += host_batch['failures']
         first = first or (batch, out)
+    failures = [failure for of_one in hosts.gather(failures) for failure in of_one]
     if failures:
         _, path, reason = failures[0]
-        say(f'held-out clips: {len(failures)} videos gave none and were replaced, first {path} ({reason})')
+        hosts.say(f'held-out clips: {len(failures)} videos gave none and were replaced, first {path} ({reason})')
     return {name: float(np.mean([found[name] for found in losses])) for name in losses[0]}, *first
 
 
 def picture(batch, out, patch_size):
     """The reconstruction panel of the first clips of a batch, uint8 HWC."""
     arrays = batch['source_BTHWC'], batch['target_BFHWC'], out.pixels, out.visible, batch['deltas_BF']
-    source, target, pixels, visible, deltas = (np.asarray(array[:PICTURED]) for array in arrays)
+    source, target, pixels, visible, deltas = map(np.asarray, _first_clips(arrays))
     return panel(source, target, pixels, visible, patch_size, deltas)
+
+
+def _first_clips(arrays):
+    """The first clips of arrays that are split over all devices, whole in every process."""
+    whole = NamedSharding(arrays[0].sharding.mesh, PartitionSpec())
+    return jax.jit(_cut, out_shardings=whole)(arrays)
+
+
+def _cut(arrays):
+    return [array[:PICTURED] for array in arrays]

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import os
 
 from rvm_jax.data.loader import make_loader
 from rvm_jax.data.sources.folder import FolderSource
@@ -13,8 +14,9 @@ from rvm_jax.objectives.pixel_loss import compared_losses, pixel_loss
 from rvm_jax.training import sharding, start
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.training.evaluation import Evaluation
+from rvm_jax.training.hosts import meet
 from rvm_jax.training.optimizer import make_optimizer
-from rvm_jax.training.progress import Progress, say
+from rvm_jax.training.progress import Progress
 from rvm_jax.training.run_lock import run_lock
 from rvm_jax.training.run_log import RunLog
 from rvm_jax.training.signals import StopRequest
@@ -30,9 +32,15 @@ def train(config, workdir, load_initial):
     and workdir do not fit together; Stopped or Interrupted after a signal, with everything saved; Diverged when steps
     stay non-finite; DataError when too many videos fail.
     """
+    with meet(config.hosts) as hosts:
+        _train(config, workdir, load_initial, hosts)
+
+
+def _train(config, workdir, load_initial, hosts):
     arch = build.architecture(config.model, config.data)
     source = FolderSource(config.data.path)
     held_out = FolderSource(config.data.eval_path) if config.data.eval_path else None
+    start.check_hosts(hosts, config, source, held_out)
     mesh = sharding.make_mesh(config.mesh)
     sharding.check_batch(mesh, config.batch_size)
     execution = build.execution(config.model, mesh.devices.flat[0].platform)
@@ -48,25 +56,33 @@ def train(config, workdir, load_initial):
     position = {'seed': config.seed, 'batch_size': config.batch_size, 'fingerprint': source.fingerprint()}
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(run_lock(workdir))
+        hosts.decide(lambda: stack.enter_context(run_lock(workdir)))
+        start.check_shared(hosts, workdir)
         stop = stack.enter_context(StopRequest())
         keep = config.checkpoint
         fingerprint = start.config_hash(config)
-        checkpoints = stack.enter_context(Checkpoints(workdir, keep.keep, keep.keep_every, fingerprint))
-        start.check_same_run(workdir, config, source, is_resumed=bool(checkpoints.steps()))
-        state, first = start.restore_or_create(config, checkpoints, position, abstract_state, create, load_initial)
+        checkpoints = stack.enter_context(Checkpoints(workdir, keep.keep, keep.keep_every, fingerprint, hosts))
+        hosts.decide(lambda: start.check_same_run(workdir, config, source, is_resumed=bool(checkpoints.steps())))
+        state, first = start.restore_or_create(
+            config, hosts, checkpoints, position, abstract_state, create, load_initial
+        )
         if first == config.steps:
-            say(f'{workdir}: nothing to do, all {config.steps} steps are done')
+            hosts.say(f'{workdir}: nothing to do, all {config.steps} steps are done')
             return
-        say(start.summary(arch, config, source, mesh, abstract_state['params']))
+        hosts.say(start.summary(arch, config, source, mesh, abstract_state['params']))
 
         loader = stack.enter_context(
-            make_loader(source, config.data, seed=config.seed, batch_size=config.batch_size, start_step=first)
-        )
+            make_loader(
+                source, config.data, seed=config.seed, batch_size=config.batch_size, start_step=first,
+                process_index=hosts.index, process_count=hosts.count,
+            )
+        )  # fmt: skip
         writer = stack.enter_context(Writer(workdir, first))
-        progress = stack.enter_context(Progress(config.steps))
-        log = stack.enter_context(contextlib.closing(RunLog(config, workdir, mesh, source, loader, writer, progress)))
-        evaluation = Evaluation(config, mesh, eval_step, writer, arch.patch_size, held_out)
+        out = None if hosts.is_first else stack.enter_context(open(os.devnull, 'w', encoding='utf-8'))
+        progress = stack.enter_context(Progress(config.steps, out))
+        log = RunLog(config, workdir, hosts, mesh, source, loader, writer, progress)
+        stack.callback(log.close)
+        evaluation = Evaluation(config, hosts, mesh, eval_step, writer, arch.patch_size, held_out)
 
         done = first
         try:
@@ -75,21 +91,22 @@ def train(config, workdir, load_initial):
                 batch = log.next_batch()
                 state, metrics = train_step(state, batch)
                 done, is_last = step, step == config.steps
-                log.finish(step, metrics)
+                log.finish(step, metrics, stop)
                 losses = evaluation.maybe(step, state['params'], batch, is_last)
-                is_saved = is_last or stop.requested or step % keep.every == 0
+                is_saved = is_last or stop.agreed or step % keep.every == 0
                 if is_saved or losses:  # the log must not lack a step that a resumed run will not repeat
                     log.flush(losses)
                     writer.loss_curve()
                     writer.flush()
-                if is_last or stop.requested:
+                    writer.flush()
+                if is_last or stop.agreed:
                     checkpoints.save_now(step, state, position)
                 elif is_saved:
                     checkpoints.save(step, state, position)
-                if stop.requested and not is_last:
+                if stop.agreed and not is_last:
                     raise stop.ended(step)
         except (Stopped, DataError):  # no more clips, or a signal: keep what is done
-            if done > first:
+            if done > first and (done == step or hosts.count == 1):  # one of several without clips cannot save alone
                 log.flush()
                 checkpoints.save_now(done, state, position)
             raise

@@ -4,23 +4,29 @@ import collections
 import os
 import time
 
-from rvm_jax.data.failures import FailureLog
+from rvm_jax.data.batch import FAILED
+from rvm_jax.data.failures import FailureLog, read_report
 from rvm_jax.errors import Diverged
 from rvm_jax.models import build
 from rvm_jax.training import cost, sharding
+from rvm_jax.training.notes import Notes
 from rvm_jax.training.optimizer import learning_rate
+
+MOST_NAMED = 1000  # failures whose reasons a process hands on between two logged steps
 
 
 class RunLog:
     """Takes batches from the loader and numbers from the steps, and logs every config.log.every steps.
 
-    Numbers of a step are read one step later, while the next one runs, so the device never waits for the host.
+    Numbers of a step are read one step later, while the next one runs, so the device never waits for the host. What the
+    processes tell each other at a step, with it: `Notes`.
     """
 
-    def __init__(self, config, workdir, mesh, source, loader, writer, progress):
-        self._config, self._mesh, self._source = config, mesh, source
+    def __init__(self, config, workdir, hosts, mesh, source, loader, writer, progress):
+        self._config, self._hosts, self._mesh, self._source = config, hosts, mesh, source
         self._loader, self._writer, self._progress = loader, writer, progress
-        self._failures = FailureLog(os.path.join(workdir, 'data_report.json'), config.data.max_failures)
+        self._failures = _failure_log(os.path.join(workdir, 'data_report.json'), config.data.max_failures, hosts)
+        self._notes, self._unnamed = Notes(mesh), []  # failures whose reasons the first process does not know yet
         self._learning_rate = learning_rate(config.optim, config.steps)
         self._records = collections.deque(maxlen=config.optim.max_nonfinite + 1)  # of the latest steps
         self._pending = None  # (step, metrics) of the step in flight
@@ -32,14 +38,28 @@ class RunLog:
         batch = next(self._loader)
         if self._clock_step is not None:
             self._waited += time.perf_counter() - began
-        self._failures.update(batch)
+        self._failed = self._failures.new(batch)
+        if self._hosts.is_first:
+            self._failures.name(self._failed)
+        else:
+            self._unnamed += self._failed
         self._records.append((batch['step'] + 1, batch['record_B']))
         return sharding.place_batch(self._mesh, batch)
 
-    def finish(self, step, metrics):
-        """Take note of a step that was started, and read the numbers of the one before it."""
+    def finish(self, step, metrics, stop):
+        """Take note of a step that was started, and read the numbers of the one before it.
+
+        Tells the other processes which signal came to this one, and how many videos failed here, and `stop` what they
+        told. Raises Diverged, and DataError when too many failed: in all processes at the same step.
+        """
+        failed = sum(kind == FAILED for kind, _, _ in self._failed)
+        heard = self._notes.exchange([step - 1, stop.kind, failed, len(self._failed) - failed])
         self.flush()
         self._pending = step, metrics
+        self._hosts.stepped(step)
+        if heard is not None:
+            stop.agree(heard[:, 1])
+            self._failures.count(int(heard[0, 0]), self._config.batch_size, *map(int, heard[:, 2:].sum(0)))
 
     def flush(self, held_out=None):
         """Wait for the step in flight, and log it if it is its turn or has held-out losses. Raises Diverged."""
@@ -55,6 +75,7 @@ class RunLog:
             scalars = self._scalars(step, metrics)
             self._progress.update(step, scalars)
             self._writer.scalars(step, scalars | (held_out or {}))
+            self._share_failures()
             self._writer.report(self._failures)
             self._start_clock(step)
         else:
@@ -62,7 +83,17 @@ class RunLog:
 
     def close(self):
         """Write down which videos failed."""
+        self._share_failures()
         self._writer.report(self._failures)
+
+    def _share_failures(self):
+        """Hand the latest reasons to the first process, or take in what the others left there so far."""
+        if self._hosts.is_first:
+            for failures in self._hosts.collect('failures'):
+                self._failures.name(failures)
+        elif self._unnamed:
+            self._hosts.post('failures', self._unnamed[:MOST_NAMED])
+        self._unnamed = []
 
     def _start_clock(self, step):
         self._clock, self._clock_step, self._waited = time.perf_counter(), step, 0.0
@@ -96,7 +127,8 @@ class RunLog:
         return pace | ({'mfu': clips * flops / (peak * devices.size)} if peak else {})
 
     def _diverged(self, step, in_a_row):
-        records = {int(r) for s, rows in self._records if step - in_a_row < s <= step for r in rows}
+        mine = {int(r) for s, rows in self._records if step - in_a_row < s <= step for r in rows}
+        records = set().union(*self._hosts.gather(sorted(mine)))
         names = ', '.join(self._source[record] for record in sorted(records)[:8])
         more = f' and {len(records) - 8} more' if len(records) > 8 else ''
         return Diverged(
@@ -104,3 +136,10 @@ class RunLog:
             f'{in_a_row} steps in a row were not finite, on {names}{more}',
             'the last checkpoint is good: start a new run from it with --config.init_from, and a lower optim.peak_lr',
         )
+
+
+def _failure_log(path, max_failures, hosts):
+    """A FailureLog that goes on from the report in a file: the first process reads it, the others need no reasons."""
+    whole = {}
+    counts = hosts.decide(lambda: whole.update(read_report(path)) or whole | {'reasons': {}})
+    return FailureLog(path, max_failures, whole or counts)

@@ -8,17 +8,20 @@ import sys
 from rvm_jax.errors import Interrupted, Stopped
 
 NAMES = {signal.SIGTERM: 'SIGTERM', signal.SIGINT: 'Ctrl-C'}
+KINDS = ('', *NAMES.values())  # the later one counts where processes got different ones
 
 
 class StopRequest:
     """Within this context the first SIGTERM or Ctrl-C only raises a flag; a further Ctrl-C ends the process at once.
 
-    The loop keeps `step` at the step it is working on, asks `requested` after each step ('' or what came), saves, and
-    raises `ended(step)`. Enter it in the main thread: Python delivers signals nowhere else.
+    The loop keeps `step` at the step it is working on, tells the kinds of all processes after each step, asks `agreed`
+    ('' or what came to any of them), saves, and raises `ended(step)`. Enter it in the main thread: Python delivers
+    signals nowhere else.
     """
 
     def __init__(self):
-        self.requested = ''
+        self.requested = self.agreed = ''  # what came to this process; what all of them know and act on
+        self._where = ''
         self.step = 0
 
     def __enter__(self):
@@ -29,10 +32,21 @@ class StopRequest:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    @property
+    def kind(self):
+        """What came to this process, as a number that others can be told."""
+        return KINDS.index(self.requested)
+
+    def agree(self, kinds):
+        """Take note of what has come to each process."""
+        self.agreed = KINDS[max(kinds)]
+        if len(kinds) > 1 and self.agreed:
+            self._where = f' at process {list(kinds).index(max(kinds))}'
+
     def ended(self, step):
         """The exception to raise once the given step is saved."""
-        error = Interrupted if self.requested == NAMES[signal.SIGINT] else Stopped
-        return error(f'{self.requested}: saved at step {step}; the same command line goes on from there')
+        error = Interrupted if self.agreed == NAMES[signal.SIGINT] else Stopped
+        return error(f'{self.agreed}{self._where}: saved at step {step}; the same command line goes on from there')
 
     def _receive(self, number, _frame):
         if self.requested and number == signal.SIGINT:

@@ -9,6 +9,7 @@ import shlex
 import sys
 
 import jax
+import numpy as np
 from flax import nnx
 
 from rvm_jax import config as configs
@@ -16,13 +17,16 @@ from rvm_jax import storage
 from rvm_jax.conversion import mapping
 from rvm_jax.data.manifest import check_unchanged
 from rvm_jax.errors import UserError
-from rvm_jax.training import cost
+from rvm_jax.training import cost, run_lock
 from rvm_jax.training.progress import say
 
 # What may differ between the parts of one run: it changes neither the clips nor the arithmetic beyond rounding.
 MAY_CHANGE = ('log.', 'checkpoint.', 'mesh.', 'hosts.', 'profile.', 'model.attention', 'model.remat', 'model.unroll',
               'init_from', 'data.path', 'data.eval_path', 'data.num_workers', 'data.decode_timeout',
               'data.max_failures', 'data.allow_change')  # fmt: skip
+
+# What may differ between the processes of one run as well: where its files are on each host, and how they are decoded.
+PER_HOST = ('data.path', 'data.eval_path', 'data.num_workers', 'data.decode_timeout', 'init_from', 'model.encoder_path')
 
 
 def check_same_run(workdir, config, source, is_resumed):
@@ -44,6 +48,33 @@ def check_same_run(workdir, config, source, is_resumed):
     version = importlib.metadata.version('rvm_jax')
     run = {'version': version, 'command': shlex.join(sys.argv), 'config': config.to_dict()}
     storage.write_json(path, run, indent=2)
+
+
+def check_hosts(hosts, config, source, held_out):
+    """Raise UserError in all processes, naming who differs in what, unless config, code and data are the same."""
+    if hosts.count == 1:
+        return
+    facts = {f'config.{key}': repr(value) for key, value in configs.flatten(config).items() if key not in PER_HOST}
+    facts |= {'rvm_jax': f'{importlib.metadata.version("rvm_jax")} {_code_hash()}', 'jax': jax.__version__}
+    facts |= {'data': source.fingerprint(), 'held-out data': held_out.fingerprint() if held_out else ''}
+    hosts.check_agreement(facts)
+
+
+def check_shared(hosts, workdir):
+    """Raise UserError in all processes unless each sees the lock that the first one wrote."""
+    lock = os.path.join(workdir, run_lock.NAME)
+    blind = [index for index, sees in enumerate(hosts.gather(storage.exists(lock))) if not sees]
+    if blind:
+        who = f'process {blind[0]}' + (f' and {len(blind) - 1} more' if blind[1:] else '')
+        raise UserError(workdir, f'is another place for {who}', 'take a disk that all share, or gs://BUCKET/PATH')
+
+
+def _code_hash():
+    """A few hex digits that tell states of this package's code apart."""
+    digest, package = hashlib.sha256(), os.path.dirname(configs.__file__)
+    for name in sorted(name for name in storage.files(package) if name.endswith('.py')):
+        digest.update(name.encode() + storage.read(os.path.join(package, name)))
+    return digest.hexdigest()[:8]
 
 
 def config_hash(config):
@@ -71,7 +102,7 @@ def _compare_configs(path, config, workdir):
         )
 
 
-def restore_or_create(config, checkpoints, position, abstract_state, create, load_initial):
+def restore_or_create(config, hosts, checkpoints, position, abstract_state, create, load_initial):
     """(state, steps done): from the newest good checkpoint, from config.init_from, or fresh.
 
     Raises UserError if the clips after that checkpoint would not be those that its run would have seen.
@@ -86,19 +117,24 @@ def restore_or_create(config, checkpoints, position, abstract_state, create, loa
                 f'was saved in another stream of clips ({changed})',
                 'restore data and config, or go on with --config.data.allow_change=true',
             )
-        say(f'going on from step {step}')
+        hosts.say(f'going on from step {step}')
         return state, step
     if not config.init_from:
         return create(), 0
     params = _initial_params(config.init_from, load_initial, abstract_state['params'])
-    say(f'starting from {config.init_from}')
+    hosts.say(f'starting from {config.init_from}')
     return create() | {'params': params}, 0
 
 
 def _initial_params(path, load_initial, abstract_params):
     params = nnx.to_pure_dict(nnx.state(load_initial(path)))
     mapping.compare(mapping.tree_shapes(abstract_params), mapping.tree_shapes(params), path)
-    return jax.tree.map(lambda p, abstract: jax.device_put(p, abstract.sharding), params, abstract_params)
+
+    def place(p, abstract):  # each process has the whole array and gives its devices their parts
+        values = np.asarray(p)
+        return jax.make_array_from_callback(values.shape, abstract.sharding, lambda part: values[part])
+
+    return jax.tree.map(place, params, abstract_params)
 
 
 def summary(arch, config, source, mesh, abstract_params):

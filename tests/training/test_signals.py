@@ -16,7 +16,8 @@ try:
         print('ready', flush=True)
         for stop.step in range(1, 10**9):
             time.sleep(0.01)
-            if stop.requested:
+            stop.agree([stop.kind])
+            if stop.agreed:
                 print('asked', flush=True)
                 time.sleep(0 if len(sys.argv) == 1 else 60)
                 print('saved', flush=True)
@@ -67,5 +68,16 @@ def test_the_handlers_of_before_come_back():
         assert signal.getsignal(signal.SIGINT) != before[0]
         signal.raise_signal(signal.SIGTERM)
         assert stop.requested == 'SIGTERM'
+        stop.agree([stop.kind])
         assert not isinstance(stop.ended(3), Interrupted)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_what_came_to_one_process_ends_all():
+    stop = StopRequest()
+    stop.agree([0, 0, 0])
+    assert not stop.agreed
+    stop.agree([0, 1, 0])
+    assert str(stop.ended(3)).startswith('SIGTERM at process 1: saved at step 3')
+    stop.agree([0, 1, 2])
+    assert isinstance(stop.ended(3), Interrupted)
