@@ -22,6 +22,7 @@ from rvm_jax.training.run_log import RunLog
 from rvm_jax.training.signals import StopRequest
 from rvm_jax.training.state import make_state
 from rvm_jax.training.step import make_eval_step, make_train_step
+from rvm_jax.training.trace import Trace
 from rvm_jax.training.writer import Writer
 
 
@@ -58,6 +59,7 @@ def _train(config, workdir, load_initial, hosts):
     with contextlib.ExitStack() as stack:
         hosts.decide(lambda: stack.enter_context(run_lock(workdir)))
         start.check_shared(hosts, workdir)
+        start.keep_compiled(workdir, execution.platform)
         stop = stack.enter_context(StopRequest())
         keep = config.checkpoint
         fingerprint = start.config_hash(config)
@@ -84,10 +86,12 @@ def _train(config, workdir, load_initial, hosts):
         stack.callback(log.close)
         evaluation = Evaluation(config, hosts, mesh, eval_step, writer, arch.patch_size, held_out)
 
+        trace = stack.enter_context(Trace(config.profile, os.path.join(workdir, 'tensorboard'), first + 1))
         done = first
         try:
             for step in range(first + 1, config.steps + 1):
                 stop.step = step
+                trace.before(step, state)
                 batch = log.next_batch()
                 state, metrics = train_step(state, batch)
                 done, is_last = step, step == config.steps
@@ -97,7 +101,6 @@ def _train(config, workdir, load_initial, hosts):
                 if is_saved or losses:  # the log must not lack a step that a resumed run will not repeat
                     log.flush(losses)
                     writer.loss_curve()
-                    writer.flush()
                     writer.flush()
                 if is_last or stop.agreed:
                     checkpoints.save_now(step, state, position)

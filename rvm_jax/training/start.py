@@ -77,6 +77,16 @@ def _code_hash():
     return digest.hexdigest()[:8]
 
 
+def keep_compiled(workdir, platform):
+    """Keep compiled programs in the workdir, so that a run that starts again does not compile again.
+
+    Not on a CPU: its programs fit that very CPU alone. A cache that the user has set up (JAX_COMPILATION_CACHE_DIR)
+    stays in use. Call it before anything is compiled.
+    """
+    if platform != 'cpu' and jax.config.jax_compilation_cache_dir is None:
+        jax.config.update('jax_compilation_cache_dir', os.path.join(storage.absolute(workdir), 'compiled'))
+
+
 def config_hash(config):
     """A few hex digits that tell configs apart."""
     return hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
