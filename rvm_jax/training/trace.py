@@ -1,7 +1,10 @@
 """A few steps traced with XProf: what ran on the devices, when, and what they waited for."""
 
+import tempfile
+
 import jax
 
+from rvm_jax import storage
 from rvm_jax.training.progress import say
 
 
@@ -9,11 +12,13 @@ class Trace:
     """Traces profile.steps steps into folder/plugins/profile, where TensorBoard's profile page finds them.
 
     profile is `config.profile`: the first traced step is its `first` after the one that this start of the run begins
-    with, so that compiling is over. Each process of a run traces its own devices.
+    with, so that compiling is over. Each process of a run traces its own devices. XProf writes to disks alone: where
+    folder is in a bucket, the trace goes to a temporary folder of the host, which is named.
     """
 
     def __init__(self, profile, folder, first_step):
-        self._folder = folder
+        is_elsewhere = profile.steps and storage.is_remote(folder)
+        self._folder = tempfile.mkdtemp('_rvm_trace') if is_elsewhere else folder
         self._start = first_step + profile.first if profile.steps else None
         self._stop = self._start + profile.steps if profile.steps else None
         self._is_running = False

@@ -27,3 +27,14 @@ def test_the_steps_asked_for_are_traced_also_if_the_run_ends_among_them(tmp_path
 
 def test_nothing_is_traced_unless_asked_for(tmp_path):
     assert not traces(tmp_path, 20)
+
+
+def test_a_trace_of_a_run_in_a_bucket_stays_on_the_host(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('TMPDIR', str(tmp_path))
+    monkeypatch.setattr('tempfile.tempdir', None)
+    profile = configs.default().profile
+    profile.update(steps=1, first=0)
+    with Trace(profile, 'gs://bucket/run/tensorboard', 1) as trace:
+        trace.before(1, jnp.zeros(4))
+    assert len(list(tmp_path.rglob('*.xplane.pb'))) == 1
+    assert f'--logdir {tmp_path}' in capsys.readouterr().err
