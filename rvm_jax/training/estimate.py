@@ -19,7 +19,8 @@ from rvm_jax.training.optimizer import make_optimizer
 
 # How often what differentiation could keep of a block crosses main memory: written, read by its consumer, read going
 # back; scores of attention besides: several passes of a softmax and of its gradient. Plus one more forward pass if some
-# of it is computed again. Fitted to the TPU compiler's count of S and L on one v6e, which they meet within 15 %.
+# of it is computed again. Fitted to inlined steps of S and L with plain attention as the TPU compiler counts them; on
+# seven programs for v6e (S, L, H; plain and fused; three remats) it was 18 % below to 11 % above.
 PASSES, PASSES_OF_SCORES, RECOMPUTED, RECOMPUTED_SCORES = 3, 7, 1, 2
 STATE_PASSES = 8  # AdamW: weights, gradients and two moments read, three of them and the gradients written
 
@@ -72,7 +73,7 @@ def memory(config, platform, devices):
     """Bytes on one device by part: 'weights', 'gradients', 'optimizer' as the mesh splits them, 'activations'.
 
     Within 1.3 times the compiler's on a CPU. A TPU pads odd sizes and small head dims: there the compiler's need was
-    up to 2.0 times this (S on v6e; H 1.6).
+    1.1 to 1.9 times this (v6e; S with fused attention the most).
     """
     sizes = mesh_sizes(config, devices)
     arch, execution = build.architecture(config.model, config.data), execution_of(config, platform)
@@ -125,7 +126,8 @@ def link_seconds(config, chip, devices):
         scattered = 4 * sum(uses[part] * _count(tree) for part, tree in _parameters(arch).items())
         gathered = 2 * scattered * weight_bytes(arch, execution) / whole
     on_tpu = chips.platform(chip) == 'tpu'
-    rate = chip.link_rate if on_tpu or fsdp <= chip.host_chips else chip.network_rate
+    all_cards = min(chip.link_rate, chip.host_chips * chip.network_rate)  # a ring through whole hosts uses every card
+    rate = chip.link_rate if on_tpu or fsdp <= chip.host_chips else all_cards
     near = data if on_tpu else min(data, max(chip.host_chips // fsdp, 1))
     far, part = data // near, whole / fsdp
     return (

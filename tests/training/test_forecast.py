@@ -77,7 +77,7 @@ def test_what_is_suggested_would_fit(overrides, kind, devices):
 def test_one_change_is_suggested_alone_where_it_is_enough():
     found = forecast.estimated(recipe('s', 'model.remat=none', 'batch_size=512'), 'v6e', 16)
     changes = [dict(changes) for changes, _ in found.remedies]
-    assert {'model.remat': 'full'} in changes and {'batch_size': 256} in changes
+    assert {'model.remat': 'full'} in changes and {'batch_size': 128} in changes
 
 
 def test_a_shortage_scales_the_estimate_of_what_would_fit():
