@@ -5,7 +5,8 @@ registers. Of an array that is only sliced, the slices count, of one that is upd
 arrays count with the padding of their tiles, `T(8,128)` in their layout, and those that the compiler placed beside the
 core, `S(1)`, not at all. Each loop's body counts as often as the loop runs, which the compiler's own 'bytes accessed'
 does not: with loops counted once, this is within 10 % of that count on the four programs tried (S and H on v6e, plain
-attention, scanned, inlined, split). What a kernel of our own, or a matrix product too large for the fast memory, reads twice is not seen.
+attention, scanned, inlined, split). What a kernel of our own, or a matrix product too large for the fast memory, reads
+twice is not seen.
 """
 
 import math
