@@ -4,8 +4,6 @@ A process of its own, `python -m rvm_jax.training.aot REQUEST RESULT` with JSON 
 aot_process.py: libtpu wants its environment set before JAX starts, prints much, and can take its process down.
 """
 
-import dataclasses
-import functools
 import json
 import re
 import sys
@@ -18,13 +16,8 @@ from jax.sharding import NamedSharding
 
 from rvm_jax import config as configs
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
-from rvm_jax.models.attention import check_device
-from rvm_jax.objectives.pixel_loss import pixel_loss
 from rvm_jax.training import hlo, hlo_traffic, sharding
-from rvm_jax.training.optimizer import make_optimizer
-from rvm_jax.training.state import make_state
-from rvm_jax.training.step import make_train_step
+from rvm_jax.training.programs import make_programs
 
 EXAMPLES = 'give one such as v6e:16x16, v5e:4x4, v5p:4x4x4 or v6e:1x1'
 UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
@@ -73,18 +66,8 @@ def abstract_devices(topology):
 
 def trace_step(config, devices):
     """The train step of `loop.train` on these devices, traced with shapes alone."""
-    arch = build.architecture(config.model, config.data)
-    mesh = sharding.make_mesh(config.mesh, devices)
-    sharding.check_batch(mesh, config.batch_size)
-    execution = build.execution(config.model, devices[0].platform)
-    check_device(execution)
-    gather = sharding.make_gather(mesh, config.mesh.sharded, execution.precision)
-    execution = dataclasses.replace(execution, gather=gather)
-    optimizer = make_optimizer(config.optim, config.steps)
-    objective = functools.partial(pixel_loss, **config.objective)
-    graphdef, abstract_state, _ = make_state(arch, execution, optimizer, config.seed, mesh, config.mesh.sharded)
-    train_step = make_train_step(graphdef, optimizer, objective, abstract_state, gather)
-    return train_step.trace(abstract_state, abstract_batch(config, mesh))
+    programs = make_programs(config, devices)
+    return programs.train_step.trace(programs.abstract_state, abstract_batch(config, programs.mesh))
 
 
 def abstract_batch(config, mesh):

@@ -4,6 +4,7 @@ One multiply-add is 2 FLOPs; matrix products only. Training is 3 times the forwa
 recomputed. The compiler's own count is no substitute: it counts the body of a loop once.
 """
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -113,6 +114,7 @@ def memory(arch, execution, batch, *, num_source, num_target, image_size):
     }
 
 
+@functools.cache
 def num_parameters(arch):
     """Parameters of a model, decoder included where it has one; nothing is allocated."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(build.abstract(arch)))

@@ -12,7 +12,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import AbstractMesh
 
-from rvm_jax.errors import UserError
 from rvm_jax.models import build
 from rvm_jax.training import chips, cost, sharding
 from rvm_jax.training.optimizer import make_optimizer
@@ -48,25 +47,10 @@ def execution_of(config, platform):
 
 
 def mesh_sizes(config, devices):
-    """(data, fsdp) of a config on so many devices of one slice, as `sharding.make_mesh` takes them.
-
-    Raises UserError if they or the batch do not divide.
-    """
-    data, fsdp = config.mesh.data, config.mesh.fsdp
-    fsdp = devices if data == -1 and fsdp % devices == 0 else fsdp
-    data = devices // fsdp if data == -1 else data
-    fsdp = devices // data if fsdp == -1 and data else fsdp
-    if data * fsdp != devices:
-        raise UserError(
-            f'config.mesh.data={config.mesh.data}, fsdp={config.mesh.fsdp}', f'does not divide {devices} devices',
-            'set one of the axes to -1',
-        )  # fmt: skip
-    if config.batch_size % devices:
-        raise UserError(
-            f'config.batch_size={config.batch_size}', f'does not divide over {devices} devices',
-            f'take a multiple of {devices}',
-        )  # fmt: skip
-    return data, fsdp
+    """(data, fsdp) of a config on so many devices of one slice; raises UserError if they or the batch do not divide."""
+    sizes = sharding.mesh_sizes(config.mesh, devices)
+    sharding.check_batch(devices, config.batch_size)
+    return tuple(sizes.values())
 
 
 def memory(config, platform, devices):

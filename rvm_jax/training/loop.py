@@ -1,27 +1,21 @@
 """A run from start to end: the table of contents of the project."""
 
 import contextlib
-import dataclasses
-import functools
 import os
 
 from rvm_jax.data.loader import make_loader
 from rvm_jax.data.sources.folder import FolderSource
 from rvm_jax.errors import DataError, Stopped
-from rvm_jax.models import build
-from rvm_jax.models.attention import check_device
-from rvm_jax.objectives.pixel_loss import compared_losses, pixel_loss
-from rvm_jax.training import sharding, start
+from rvm_jax.training import start
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.training.evaluation import Evaluation
 from rvm_jax.training.hosts import meet
-from rvm_jax.training.optimizer import make_optimizer
+from rvm_jax.training.notes import first_words
+from rvm_jax.training.programs import make_programs
 from rvm_jax.training.progress import Progress
-from rvm_jax.training.run_lock import run_lock
+from rvm_jax.training.run_lock import give_back, run_lock
 from rvm_jax.training.run_log import RunLog
 from rvm_jax.training.signals import StopRequest
-from rvm_jax.training.state import make_state
-from rvm_jax.training.step import make_eval_step, make_train_step
 from rvm_jax.training.trace import Trace
 from rvm_jax.training.writer import Writer
 
@@ -38,28 +32,18 @@ def train(config, workdir, load_initial):
 
 
 def _train(config, workdir, load_initial, hosts):
-    arch = build.architecture(config.model, config.data)
     source = FolderSource(config.data.path)
     held_out = FolderSource(config.data.eval_path) if config.data.eval_path else None
     start.check_hosts(hosts, config, source, held_out)
-    mesh = sharding.make_mesh(config.mesh)
-    sharding.check_batch(mesh, config.batch_size)
-    execution = build.execution(config.model, mesh.devices.flat[0].platform)
-    check_device(execution)
-    gather = sharding.make_gather(mesh, config.mesh.sharded, execution.precision)
-    execution = dataclasses.replace(execution, gather=gather)
-    optimizer = make_optimizer(config.optim, config.steps)
-    objective = functools.partial(pixel_loss, **config.objective)
-    graphdef, abstract_state, create = make_state(arch, execution, optimizer, config.seed, mesh, config.mesh.sharded)
-    train_step = make_train_step(graphdef, optimizer, objective, abstract_state, gather)
-    compared = functools.partial(compared_losses, **config.objective)
-    eval_step = make_eval_step(graphdef, compared, abstract_state['params'], gather)
+    arch, mesh, abstract_state, create, train_step, eval_step = make_programs(config)
+    first_words(hosts, mesh)
     position = {'seed': config.seed, 'batch_size': config.batch_size, 'fingerprint': source.fingerprint()}
 
     with contextlib.ExitStack() as stack:
         hosts.decide(lambda: stack.enter_context(run_lock(workdir)))
+        hosts.before_leaving(functools.partial(give_back, workdir))
         start.check_shared(hosts, workdir)
-        start.keep_compiled(workdir, execution.platform)
+        start.keep_compiled(workdir, mesh)
         stop = stack.enter_context(StopRequest())
         keep = config.checkpoint
         fingerprint = start.config_hash(config)

@@ -10,7 +10,6 @@ import re
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -34,30 +33,43 @@ PARTITIONS = (
 )
 
 
+def mesh_sizes(mesh, devices, slices=1):
+    """{'data', 'fsdp'} of a config's `mesh` on so many devices: -1 takes those that the other axis leaves.
+
+    With data -1, an fsdp that one slice has too few devices for takes them all. Raises UserError if the sizes do not
+    use up all devices, or split 'fsdp' across slices.
+    """
+    data, fsdp = mesh.data, mesh.fsdp
+    if data == -1 and fsdp % (devices // slices) == 0:
+        fsdp = devices // slices
+    data = devices // fsdp if data == -1 else data
+    fsdp = devices // data if fsdp == -1 else fsdp
+    if data * fsdp != devices:
+        raise UserError(
+            f'config.mesh.data={mesh.data}, fsdp={mesh.fsdp}', f'does not divide {devices} devices',
+            'set one of the axes to -1',
+        )  # fmt: skip
+    if data % slices:
+        raise UserError(
+            f'config.mesh.data={mesh.data}, fsdp={mesh.fsdp}', f'splits weights across {slices} slices',
+            f'make data a multiple of {slices}',
+        )  # fmt: skip
+    return {'data': data, 'fsdp': fsdp}
+
+
 def make_mesh(mesh, devices=None):
-    """A Mesh with axes 'data' and 'fsdp'; -1 takes the devices that the other axis leaves.
+    """A Mesh of a config's `mesh`, see `mesh_sizes`, over all devices.
 
     Where devices come in several slices, joined by a slower network, 'data' goes across slices first, so that weights
-    are gathered within one. With data -1, an fsdp that one slice has too few devices for takes them all. Raises
-    UserError if the sizes do not use up all devices, or split 'fsdp' across slices.
+    are gathered within one.
     """
     devices = jax.devices() if devices is None else devices
     slices = len({getattr(device, 'slice_index', 0) for device in devices})
-    sizes = {'data': mesh.data, 'fsdp': mesh.fsdp}
-    if mesh.data == -1 and mesh.fsdp % (len(devices) // slices) == 0:
-        sizes['fsdp'] = len(devices) // slices
-    known = int(np.prod([size for size in sizes.values() if size != -1]))
-    shape = [len(devices) // known if size == -1 else size for size in sizes.values()]
-    if np.prod(shape) != len(devices):
-        raise UserError(f'config.mesh {sizes}', f'does not divide {len(devices)} devices', 'set one of the axes to -1')
-    if shape[0] % slices:
-        raise UserError(
-            f'config.mesh {sizes}', f'splits weights across {slices} slices', f'make data a multiple of {slices}'
-        )
+    data, fsdp = mesh_sizes(mesh, len(devices), slices).values()
     if slices > 1:
-        arranged = mesh_utils.create_hybrid_device_mesh((shape[0] // slices, shape[1]), (slices, 1), devices)
+        arranged = mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), devices)
     else:
-        arranged = mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
+        arranged = mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
     return jax.sharding.Mesh(arranged, AXES)
 
 
@@ -149,12 +161,12 @@ def mean(tree, axes=AXES):
     return jax.lax.pmean(tree, axes) if axes else tree
 
 
-def check_batch(mesh, batch_size):
-    """Raise UserError unless the clips of a step divide over all devices."""
-    if batch_size % mesh.devices.size:
+def check_batch(devices, batch_size):
+    """Raise UserError unless the clips of a step divide over so many devices."""
+    if batch_size % devices:
         raise UserError(
-            f'config.batch_size={batch_size}', f'does not divide over {mesh.devices.size} devices',
-            f'take a multiple of {mesh.devices.size}',
+            f'config.batch_size={batch_size}', f'does not divide over {devices} devices',
+            f'take a multiple of {devices}',
         )  # fmt: skip
 
 

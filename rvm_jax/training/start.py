@@ -77,13 +77,13 @@ def _code_hash():
     return digest.hexdigest()[:8]
 
 
-def keep_compiled(workdir, platform):
+def keep_compiled(workdir, mesh):
     """Keep compiled programs in the workdir, so that a run that starts again does not compile again.
 
     Not on a CPU: its programs fit that very CPU alone. A cache that the user has set up (JAX_COMPILATION_CACHE_DIR)
-    stays in use. Call it before anything is compiled.
+    stays in use. Call it before anything large is compiled.
     """
-    if platform != 'cpu' and jax.config.jax_compilation_cache_dir is None:
+    if mesh.devices.flat[0].platform != 'cpu' and jax.config.jax_compilation_cache_dir is None:
         jax.config.update('jax_compilation_cache_dir', os.path.join(storage.absolute(workdir), 'compiled'))
 
 

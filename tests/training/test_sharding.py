@@ -86,9 +86,9 @@ def test_a_split_that_does_not_divide_a_parameter_is_named(params):
 
 
 def test_a_batch_must_divide_over_all_devices():
-    sharding.check_batch(make_mesh(2, 4), 16)
+    sharding.check_batch(make_mesh(2, 4).devices.size, 16)
     with pytest.raises(UserError, match=r'config\.batch_size=12: does not divide over 8 devices; take a multiple of 8'):
-        sharding.check_batch(make_mesh(2, 4), 12)
+        sharding.check_batch(make_mesh(2, 4).devices.size, 12)
 
 
 def test_a_batch_is_split_over_all_devices_and_only_what_the_model_needs_goes_there():

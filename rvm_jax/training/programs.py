@@ -1,0 +1,48 @@
+"""A recipe becomes programs: mesh, model, optimizer, sharded state, and the steps that train and evaluate it."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from jax.sharding import Mesh
+
+from rvm_jax.models import build
+from rvm_jax.models.attention import check_device
+from rvm_jax.objectives.pixel_loss import compared_losses, pixel_loss
+from rvm_jax.training import sharding
+from rvm_jax.training.optimizer import make_optimizer
+from rvm_jax.training.state import make_state
+from rvm_jax.training.step import make_eval_step, make_train_step
+
+
+class Programs(NamedTuple):
+    """What `make_programs` gives; nothing in it is compiled yet."""
+
+    arch: build.Architecture
+    mesh: Mesh
+    abstract_state: Any  # shapes of the train state, with where it lies
+    create: Callable  # () -> the fresh state, in place on the mesh
+    train_step: Callable  # (state, batch) -> state, metrics
+    eval_step: Callable  # (params, batch, key) -> losses, Reconstruction
+
+
+def make_programs(config, devices=None):
+    """The programs of a config on these devices (None: all that JAX has), which may be abstract ones.
+
+    Raises UserError if config and devices do not fit together.
+    """
+    arch = build.architecture(config.model, config.data)
+    mesh = sharding.make_mesh(config.mesh, devices)
+    sharding.check_batch(mesh.devices.size, config.batch_size)
+    execution = build.execution(config.model, mesh.devices.flat[0].platform)
+    check_device(execution)
+    gather = sharding.make_gather(mesh, config.mesh.sharded, execution.precision)
+    execution = dataclasses.replace(execution, gather=gather)
+    optimizer = make_optimizer(config.optim, config.steps)
+    graphdef, abstract_state, create = make_state(arch, execution, optimizer, config.seed, mesh, config.mesh.sharded)
+    objective = functools.partial(pixel_loss, **config.objective)
+    train_step = make_train_step(graphdef, optimizer, objective, abstract_state, gather)
+    compared = functools.partial(compared_losses, **config.objective)
+    eval_step = make_eval_step(graphdef, compared, abstract_state['params'], gather)
+    return Programs(arch, mesh, abstract_state, create, train_step, eval_step)
