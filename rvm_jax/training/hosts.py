@@ -26,6 +26,16 @@ EXPLICIT = ('RVM_COORDINATOR', 'RVM_NUM_PROCESSES', 'RVM_PROCESS_ID')
 AUTO = 'RVM_DISTRIBUTED'
 FOREVER = 7 * 24 * 3600 * 1000  # milliseconds; the watch ends a wait for a process that is gone
 MARGIN = 60  # seconds by which JAX's own limits, which end in an abort, are longer than ours
+# How errors begin that a process gets when another one is gone; JAX raises them as several classes.
+BROKEN = tuple('UNKNOWN INTERNAL UNAVAILABLE ABORTED CANCELLED DEADLINE_EXCEEDED FAILED_PRECONDITION'.split())
+    'UNKNOWN:',
+    'INTERNAL:',
+    'UNAVAILABLE:',
+    'ABORTED:',
+    'CANCELLED:',
+    'DEADLINE_EXCEEDED:',
+    'FAILED_PRECONDITION:',
+)
 SHOWN = 4  # differences that a message lists
 
 
@@ -53,6 +63,11 @@ class Hosts:
         """Tell the watch that this process came as far as this step."""
         if self.watch is not None:
             self.watch.stepped(step)
+
+    def before_leaving(self, act):
+        """Have act() called in the first process if the watch ends it, where nothing else is called any more."""
+        if self.watch is not None and self.is_first:
+            self.watch.before_leaving.append(act)
 
     def decide(self, act):
         """What act() returned, or raised, in the first process, in all of them; it must fit into JSON.
@@ -142,7 +157,7 @@ def meet(config):
 
 def _part(watch, state, error):
     """Tell the others that this process ends early. An error of a collective waits for who caused it."""
-    if isinstance(error, jax.errors.JaxRuntimeError) and 'RESOURCE_EXHAUSTED' not in str(error):
+    if str(error).startswith(BROKEN):
         watch.wait_for_a_reason()
     code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, 'exit_code', 1)
     watch.goodbye(code, (str(error) or type(error).__name__).splitlines()[0][:500])

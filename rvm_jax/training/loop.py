@@ -41,7 +41,7 @@ def _train(config, workdir, load_initial, hosts):
 
     with contextlib.ExitStack() as stack:
         hosts.decide(lambda: stack.enter_context(run_lock(workdir)))
-        hosts.before_leaving(functools.partial(give_back, workdir))
+        hosts.before_leaving(lambda: give_back(workdir))
         start.check_shared(hosts, workdir)
         start.keep_compiled(workdir, mesh)
         stop = stack.enter_context(StopRequest())

@@ -52,6 +52,12 @@ def run_lock(workdir):
         release(path)
 
 
+def give_back(workdir):
+    """Delete the lock of workdir if this process holds it; for an end at which no block is left in order."""
+    path = os.path.join(workdir, NAME)
+    (store_lock.release if storage.is_remote(workdir) else _release)(path)
+
+
 def confirm(workdir):
     """Raise UserError unless this process holds the lock of workdir.
 

@@ -6,6 +6,7 @@ one line: a thread of Python can do that while the main thread waits in a collec
 """
 
 import faulthandler
+import functools
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ from rvm_jax.errors import DataError, Diverged, Stopped, UserError
 
 FOLDER = 'rvm/watch/'  # keys below it: <process>/beat, a counter; <process>/ended, [exit code, line]; reason, a line
 FINAL = (UserError.exit_code, DataError.exit_code, Diverged.exit_code)  # starting again would end the same way
+ANSWER = 3.0  # seconds that the last words may take
 SLOWEST = 2.0  # seconds between signs of life, at most
 
 
@@ -140,11 +142,12 @@ class Watch:
         with self._leaving:
             line = f'rvm train: {reason}; the same command line goes on from the last checkpoint'
             os.write(2, f'{line if code == Stopped.exit_code else f"rvm train: {reason}"}\n'.encode())
-            telling = threading.Thread(target=self._post, args=('reason', reason), daemon=True)
-            telling.start()  # a thread, because it may get no answer
-            telling.join(1.0)
-            for act in self.before_leaving:
-                act()
+            acts = [functools.partial(self._post, 'reason', reason), *self.before_leaving]
+            threads = [threading.Thread(target=act, daemon=True) for act in acts]  # they may get no answer
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join(ANSWER)
             if self._index == 0:
                 time.sleep(2 * self._interval)  # until the others have read it here
             for stream in (sys.stdout, sys.stderr):
