@@ -28,14 +28,6 @@ FOREVER = 7 * 24 * 3600 * 1000  # milliseconds; the watch ends a wait for a proc
 MARGIN = 60  # seconds by which JAX's own limits, which end in an abort, are longer than ours
 # How errors begin that a process gets when another one is gone; JAX raises them as several classes.
 BROKEN = tuple('UNKNOWN INTERNAL UNAVAILABLE ABORTED CANCELLED DEADLINE_EXCEEDED FAILED_PRECONDITION'.split())
-    'UNKNOWN:',
-    'INTERNAL:',
-    'UNAVAILABLE:',
-    'ABORTED:',
-    'CANCELLED:',
-    'DEADLINE_EXCEEDED:',
-    'FAILED_PRECONDITION:',
-)
 SHOWN = 4  # differences that a message lists
 
 
