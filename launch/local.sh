@@ -89,7 +89,7 @@ rank() {
 port=$(free_port)
 export RVM_COORDINATOR=127.0.0.1:$port RVM_NUM_PROCESSES=$processes JAX_PLATFORMS=cpu PYTHONUNBUFFERED=1
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices"
-pids=() shows=()
+pids=() shows=() index=()
 
 # shellcheck disable=SC2329  # traps call it
 signal_all() {
@@ -113,9 +113,10 @@ for ((i = 0; i < processes; i++)); do
   set -m # gives the process a group of its own
   RVM_PROCESS_ID=$i "$rvm" "$@" 1>&"${out}" 2>&"${err}" </dev/null &
   set +m
-  pids+=($!)
+  pids+=($!) index[$!]=$i
   exec {out}>&- {err}>&-
 done
+exec {own}>&2 2> /dev/null # bash would announce whom a signal ended; we do, below
 
 worst=0 deadline='' left=("${pids[@]}")
 while ((${#left[@]})); do
@@ -128,14 +129,17 @@ while ((${#left[@]})); do
       continue
     fi
     code=0
-    wait "$pid" 2>/dev/null || code=$? # where it was killed, bash would say so
-    ((code < 128 || code == 130)) || code=75
+    wait "$pid" || code=$?
+    if ((code > 128 && code < 193 && code != 130)); then
+      echo "launch/local.sh: process ${index[$pid]} was ended by SIG$(kill -l "$code")" >&"$own"
+      code=75
+    fi
     (($(rank "$code") <= $(rank "$worst"))) || worst=$code
     ((code == 0)) || : "${deadline:=$((SECONDS + grace))}"
   done
   left=("${still[@]}")
   if ((${#left[@]})) && [[ -n $deadline ]] && ((SECONDS >= deadline)); then
-    echo "launch/local.sh: ${#left[@]} of $processes processes still run $grace s after one ended early: killed" >&2
+    echo "launch/local.sh: ${#left[@]} of $processes processes still run $grace s after one ended early: killed" >&"$own"
     (($(rank 75) <= $(rank "$worst"))) || worst=75
     break
   fi
