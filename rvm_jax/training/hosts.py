@@ -34,12 +34,13 @@ SHOWN = 4  # differences that a message lists
 class Hosts:
     """This process among those that train together; `ALONE` where there is one.
 
-    What is called here must be called by all processes, in the same order, from the main thread.
+    `decide`, `gather` and `check_agreement` wait for all processes: call them in all, in the same order, in the main
+    thread.
     """
 
     def __init__(self, client=None, index=0, count=1, watch=None):
         self.index, self.count, self.watch = index, count, watch
-        self.client, self._calls = client, 0
+        self.client, self._calls, self._posts = client, 0, 0
 
     @property
     def is_first(self):
@@ -91,7 +92,8 @@ class Hosts:
 
     def post(self, topic, value):
         """Leave a value for the first process, without waiting."""
-        self.client.key_value_set(f'{self._next_key(topic)}/{self.index}', json.dumps(value))
+        self._posts += 1
+        self.client.key_value_set(f'rvm/{topic}/{self.index}/{self._posts}', json.dumps(value))
 
     def collect(self, topic):
         """In the first process: the values that others have left under this topic since the last time."""

@@ -39,7 +39,7 @@ class Watch:
         self._seen = {other: ('', self._answered) for other in self._others}  # sign of life, and when it was new
         self._goodbyes = {}  # process -> when its end was first seen
         self._stepped, self._step = None, 0
-        self._ended, self._leaving = threading.Event(), threading.Lock()
+        self._ended, self._leaving, self._parting = threading.Event(), threading.Lock(), False
         self.before_leaving = []  # called before the process ends: what must not stay behind
 
     def start(self):
@@ -49,6 +49,7 @@ class Watch:
 
     def stop(self):
         """End without a word, because all have come to the end of the run."""
+        self._parting = True
         self._ended.set()
 
     def stepped(self, step):
@@ -60,9 +61,12 @@ class Watch:
 
         Process 0 stays, because the others meet there, until they have ended too or are silent.
         """
+        self._parting = True
         self._post(f'{self._index}/ended', json.dumps([code, line]))
         deadline = time.monotonic() + self._heartbeat
-        while self._index == 0 and self._others - self._goodbyes.keys() and time.monotonic() < deadline:
+        while self._index == 0 and time.monotonic() < deadline:
+            if all(f'{other}/ended' in self._news for other in self._others):
+                break
             time.sleep(self._interval / 4)
         self.stop()
 
@@ -72,7 +76,7 @@ class Watch:
 
     def lost(self):
         """What to do when JAX finds that the processes cannot meet any more: process 0 is gone."""
-        if not self._ended.is_set():
+        if not (self._parting or self._ended.is_set()):
             self._leave(*self._about(0) or (Stopped.exit_code, 'process 0 is gone'))
         threading.Event().wait()  # JAX would end the process with an abort
 
@@ -94,7 +98,7 @@ class Watch:
             now, before = time.monotonic(), looked
             looked = now
             verdict = self._judge(now, now - before)
-            if verdict is not None and not self._ended.is_set():
+            if verdict is not None and not self._parting:
                 self._leave(*verdict)
 
     def _judge(self, now, pause):
@@ -142,7 +146,8 @@ class Watch:
         with self._leaving:
             line = f'rvm train: {reason}; the same command line goes on from the last checkpoint'
             os.write(2, f'{line if code == Stopped.exit_code else f"rvm train: {reason}"}\n'.encode())
-            acts = [functools.partial(self._post, 'reason', reason), *self.before_leaving]
+            said = functools.partial(self._post, f'{self._index}/ended', json.dumps([code, reason]))
+            acts = [functools.partial(self._post, 'reason', reason), said, *self.before_leaving]
             threads = [threading.Thread(target=act, daemon=True) for act in acts]  # they may get no answer
             for thread in threads:
                 thread.start()
