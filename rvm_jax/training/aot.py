@@ -55,10 +55,12 @@ def compile_step(config, topology):
 
 def abstract_devices(topology):
     """The devices of a slice as the compiler knows them; raises UserError for a name that is none."""
-    _, _, shape = topology.partition(':')
-    alone = {'chips_per_host_bounds': (1, 1, 1)} if shape and set(shape.split('x')) == {'1'} else {}
+    generation, _, shape = topology.partition(':')
+    options = {'chips_per_host_bounds': (1, 1, 1)} if shape and set(shape.split('x')) == {'1'} else {}
+    if generation == 'v4':
+        options['chip_config_name'] = 'megacore'  # both cores as one device, as JAX has them on a real v4
     try:
-        return topologies.get_topology_desc(topology, 'tpu', **alone).devices
+        return topologies.get_topology_desc(topology, 'tpu', **options).devices
     except jax.errors.JaxRuntimeError as error:
         reason = re.sub(r'^[A-Z_]+: | and does not match regex.*', '', str(error).splitlines()[0])
         raise UserError(f'--topology {topology}', f'libtpu knows no such slice ({reason})', EXAMPLES) from None
