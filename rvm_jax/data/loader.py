@@ -20,7 +20,7 @@ from rvm_jax.data.augment import augment_clip, center_crop_resize
 from rvm_jax.data.batch import FAILED, TOO_SHORT, check_batch, stack_clips
 from rvm_jax.data.clips import TooShort, choose_clip
 from rvm_jax.data.video import open_video
-from rvm_jax.errors import DataError, Stopped, UserError
+from rvm_jax.errors import DataError, Stopped
 
 MAX_ATTEMPTS = 10
 MIN_SHARED_BYTES = 4096  # smaller arrays are cheaper to copy than to share
@@ -28,18 +28,18 @@ SAMPLING = ('num_source', 'num_target', 'clip_frames', 'min_gap', 'max_gap', 'so
 AUGMENTATION = ('flip', 'crop_area', 'crop_ratio', 'crop_level')
 
 
-def make_loader(source, data, *, seed, batch_size, start_step=0, process_index=0, process_count=1):
+def make_loader(source, data, *, seed, batch_size, start_step=0, rows=None):
     """Endless training batches from start_step on: an iterator to close, or to use in a `with` statement.
 
     source gives paths of videos; data is `config.data`; batch_size counts clips over all processes, of which this one
-    gets the rows [process_index, process_index + 1) x batch_size / process_count.
+    makes the given rows, in their order (None: all).
     """
     order = functools.partial(_shuffled_record, _shuffled(len(source), seed))
     clips = ClipMaker(source, data, seed=seed, order=order, is_training=True)
-    return Loader(clips, data, batch_size, start_step, process_index, process_count)
+    return Loader(clips, data, batch_size, start_step, range(batch_size) if rows is None else rows)
 
 
-def make_eval_clips(source, data, *, num_clips, batch_size, seed=0, process_index=0, process_count=1):
+def make_eval_clips(source, data, *, num_clips, batch_size, seed=0, rows=None):
     """Yield the same held-out clips each time: records in order, central crops, no flip.
 
     num_clips is rounded down to whole batches, but one batch at least.
@@ -47,7 +47,7 @@ def make_eval_clips(source, data, *, num_clips, batch_size, seed=0, process_inde
     clips = ClipMaker(
         source, data, seed=seed, order=functools.partial(_record_in_order, len(source)), is_training=False
     )
-    with Loader(clips, data, batch_size, 0, process_index, process_count) as loader:
+    with Loader(clips, data, batch_size, 0, range(batch_size) if rows is None else rows) as loader:
         for _ in range(max(1, num_clips // batch_size)):
             yield next(loader)
 
@@ -127,18 +127,13 @@ class Loader:
     worker that a decoder holds beyond the time limit is ended, the file given up, and the batch made again without it.
     """
 
-    def __init__(self, clips, data, batch_size, start_step, process_index, process_count):
-        if batch_size % process_count:
-            raise UserError(
-                f'batch_size {batch_size}', f'must divide by {process_count} processes', 'change batch_size'
-            )
+    def __init__(self, clips, data, batch_size, start_step, rows):
         self.step = start_step
         self._clips = clips
-        self._batch_size, self._rows = batch_size, batch_size // process_count
-        self._first_row = process_index * self._rows
+        self._batch_size, self._rows = batch_size, np.asarray(rows)
         self._shape = {'num_source': data.num_source, 'num_target': data.num_target, 'image_size': data.image_size}
         self._num_workers = data.num_workers
-        self._buffer = math.ceil(self._rows / max(self._num_workers, 1))  # a worker's share of one batch
+        self._buffer = math.ceil(len(self._rows) / max(self._num_workers, 1))  # a worker's share of one batch
         if self._num_workers:
             frames = (data.num_source + data.num_target) * 3 * data.image_size**2
             workers.check_shared_memory(frames * self._num_workers * (2 * self._buffer + 1))
@@ -163,7 +158,7 @@ class Loader:
                 self._recover(error)
         batch['step'] = self.step
         self.step += 1
-        return check_batch(batch, batch_size=self._rows, **self._shape)
+        return check_batch(batch, batch_size=len(self._rows), **self._shape)
 
     def close(self):
         """End the workers and wait for them."""
@@ -178,10 +173,8 @@ class Loader:
         import grain
 
         workers.allow_without_absl_app()
-        first = self.step * self._rows
-        to_sample = functools.partial(
-            _to_sample, rows=self._rows, batch_size=self._batch_size, first_row=self._first_row
-        )
+        first = self.step * len(self._rows)
+        to_sample = functools.partial(_to_sample, rows=self._rows, batch_size=self._batch_size)
         samples = grain.MapDataset.range(first, sys.maxsize).map(to_sample).map(self._clips)
         # Clips and not batches cross from the workers: all of them work on the next batch, and hold one between them.
         # The order is the same for any number of workers, because every element gives exactly one.
@@ -189,7 +182,7 @@ class Loader:
         options = grain.experimental.DatasetOptions(min_shm_size=MIN_SHARED_BYTES)
         clips = grain.experimental.WithOptionsIterDataset(clips, options)
         options = grain.MultiprocessingOptions(self._num_workers, self._buffer)
-        batches = clips.mp_prefetch(options, worker_init_fn=workers.start).batch(self._rows, batch_fn=stack_clips)
+        batches = clips.mp_prefetch(options, worker_init_fn=workers.start).batch(len(self._rows), batch_fn=stack_clips)
         return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1))
 
     def _recover(self, error):
@@ -207,7 +200,7 @@ class Loader:
         self._iterator = self._start()
 
 
-def _to_sample(row, *, rows, batch_size, first_row):
-    """Number in the global stream of the n-th row of a process that has `rows` rows of each batch."""
-    step, row_in_step = divmod(row, rows)
-    return step * batch_size + first_row + row_in_step
+def _to_sample(number, *, rows, batch_size):
+    """Number in the global stream of the n-th clip of a process that makes these rows of each batch."""
+    step, place = divmod(number, len(rows))
+    return step * batch_size + int(rows[place])

@@ -44,7 +44,7 @@ def attention(query_BQHd, key_BKHd, value_BKHd, execution):
 
 def check_device(execution):
     """Raise UserError if a fused kernel is asked for where it does not run."""
-    homes = {'cudnn': ('gpu', 'NVIDIA GPUs'), 'pallas': ('tpu', 'TPUs')}
+    homes = {'cudnn': ('gpu', 'NVIDIA GPUs'), 'pallas': ('tpu', 'TPUs from v5 on')}
     if execution.implementation not in homes:
         return
     platform, devices = homes[execution.implementation]

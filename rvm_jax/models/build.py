@@ -105,7 +105,7 @@ def architecture(model, data):
 
 
 def execution(model, platform=''):
-    """The Execution of a config's `model` sub-tree, for devices of platform ('cpu', 'gpu', 'tpu'; '': the default)."""
+    """The Execution of a config's `model` sub-tree, for devices of a platform, see `Execution`."""
     precision = layers.PRECISIONS[model.precision]
     if model.precision == 'official_mixed':
         precision = dataclasses.replace(precision, weights=model.softmax_dtype)

@@ -41,10 +41,10 @@ PRECISIONS = {
 class Execution:
     """How a model is computed, which never changes what it computes beyond rounding.
 
-    implementation: of attention, see attention.py, for the devices of `platform` ('cpu', 'gpu', 'tpu'; '': JAX's
-    default). remat: 'none', 'dots' or 'full', see `Stack`. unroll: inline every scanned layer; the compiler's cost
-    analysis counts the body of a loop only once. gather: makes the parameters of one layer whole where a device holds
-    but a part of each, see training/sharding.py.
+    implementation: of attention, see attention.py, for the devices of `platform` ('cpu', 'gpu', 'tpu', 'old tpu' for
+    those before v5; '': JAX's default). remat: 'none', 'dots' or 'full', see `Stack`. unroll: inline every scanned
+    layer; the compiler's cost analysis counts the body of a loop only once. gather: makes the parameters of one layer
+    whole where a device holds but a part of each, see training/sharding.py.
     """
 
     precision: Precision = PRECISIONS['float32']

@@ -21,7 +21,7 @@ LANES = 128  # channels in a memory tile
 ROWS = 16  # queries in a memory tile of bfloat16
 QUERIES_AT_ONCE = 256  # about; scores of this many queries and all keys are held for one head at a time
 CHANNELS_AT_ONCE = 2**20  # keys x channels up to which all heads go together
-MEMORY = 64 * 2**20  # bytes of vector memory that a kernel may use
+MEMORY = 64 * 2**20  # bytes of vector memory that a kernel may use; chips before v5 have 16 MiB
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))

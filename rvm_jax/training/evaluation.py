@@ -44,7 +44,7 @@ def held_out_losses(config, mesh, eval_step, params, source, hosts=ALONE):
     losses, failures, first = [], [], None
     clips = make_eval_clips(
         source, config.data, num_clips=config.log.eval_clips, batch_size=batch_size,
-        process_index=hosts.index, process_count=hosts.count,
+        rows=sharding.local_rows(mesh, batch_size),
     )  # fmt: skip
     for host_batch in clips:
         batch = sharding.place_batch(mesh, host_batch)

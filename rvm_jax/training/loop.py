@@ -6,7 +6,7 @@ import os
 from rvm_jax.data.loader import make_loader
 from rvm_jax.data.sources.folder import FolderSource
 from rvm_jax.errors import DataError, Stopped
-from rvm_jax.training import start
+from rvm_jax.training import sharding, start
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.training.evaluation import Evaluation
 from rvm_jax.training.hosts import meet
@@ -57,12 +57,12 @@ def _train(config, workdir, load_initial, hosts):
             return
         hosts.say(start.summary(arch, config, source, mesh, abstract_state['params']))
 
+        rows = sharding.local_rows(mesh, config.batch_size)
         loader = stack.enter_context(
             make_loader(
-                source, config.data, seed=config.seed, batch_size=config.batch_size, start_step=first,
-                process_index=hosts.index, process_count=hosts.count,
+                source, config.data, seed=config.seed, batch_size=config.batch_size, start_step=first, rows=rows
             )
-        )  # fmt: skip
+        )
         writer = stack.enter_context(Writer(workdir, first))
         out = None if hosts.is_first else stack.enter_context(open(os.devnull, 'w', encoding='utf-8'))
         progress = stack.enter_context(Progress(config.steps, out))

@@ -35,7 +35,7 @@ def make_programs(config, devices=None):
     arch = build.architecture(config.model, config.data)
     mesh = sharding.make_mesh(config.mesh, devices)
     sharding.check_batch(mesh.devices.size, config.batch_size)
-    execution = build.execution(config.model, mesh.devices.flat[0].platform)
+    execution = build.execution(config.model, sharding.platform(mesh))
     check_device(execution)
     gather = sharding.make_gather(mesh, config.mesh.sharded, execution.precision)
     execution = dataclasses.replace(execution, gather=gather)

@@ -45,13 +45,12 @@ def mesh_sizes(mesh, devices, slices=1):
     data = devices // fsdp if data == -1 else data
     fsdp = devices // data if fsdp == -1 else fsdp
     if data * fsdp != devices:
-        raise UserError(
-            f'config.mesh.data={mesh.data}, fsdp={mesh.fsdp}', f'does not divide {devices} devices',
-            'set one of the axes to -1',
-        )  # fmt: skip
+        most = next(size for size in range(devices, 0, -1) if not devices % size and size <= max(mesh.fsdp, 1))
+        fix = f'set mesh.fsdp={most}' if mesh.data == -1 else 'set one of the axes to -1'
+        raise UserError(f'config.mesh.data={mesh.data}, fsdp={mesh.fsdp}', f'does not divide {devices} devices', fix)
     if data % slices:
         raise UserError(
-            f'config.mesh.data={mesh.data}, fsdp={mesh.fsdp}', f'splits weights across {slices} slices',
+            f'config.mesh.data={mesh.data}, fsdp={mesh.fsdp}', f'splits weights across {slices} slices or hosts',
             f'make data a multiple of {slices}',
         )  # fmt: skip
     return {'data': data, 'fsdp': fsdp}
@@ -60,8 +59,8 @@ def mesh_sizes(mesh, devices, slices=1):
 def make_mesh(mesh, devices=None):
     """A Mesh of a config's `mesh`, see `mesh_sizes`, over all devices.
 
-    Where devices come in several slices, joined by a slower network, 'data' goes across slices first, so that weights
-    are gathered within one.
+    Where devices come in several slices (of TPUs; for GPUs these are hosts), joined by a slower network, 'data' goes
+    across slices first, so that weights are gathered within one.
     """
     devices = jax.devices() if devices is None else devices
     slices = len({getattr(device, 'slice_index', 0) for device in devices})
@@ -71,6 +70,13 @@ def make_mesh(mesh, devices=None):
     else:
         arranged = mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
     return jax.sharding.Mesh(arranged, AXES)
+
+
+def platform(mesh):
+    """'cpu', 'gpu' or 'tpu', or 'old tpu': what a model is computed on, see `layers.Execution`."""
+    device = mesh.devices.flat[0]
+    is_old = device.platform == 'tpu' and device.device_kind.startswith(('TPU v2', 'TPU v3', 'TPU v4'))
+    return 'old tpu' if is_old else device.platform
 
 
 def partition(path, shape):
@@ -170,7 +176,16 @@ def check_batch(devices, batch_size):
         )  # fmt: skip
 
 
+def local_rows(mesh, batch_size):
+    """Rows of the global batch that this process's devices take, ascending.
+
+    They need not follow each other: on a TPU slice the mesh goes along its links, not host by host.
+    """
+    held = NamedSharding(mesh, BATCH).addressable_devices_indices_map((batch_size,)).values()
+    return sorted({row for (rows,) in held for row in range(batch_size)[rows]})
+
+
 def place_batch(mesh, batch):
-    """The arrays of this process's rows of a batch as global arrays, split over all devices."""
+    """The arrays of this process's rows, see `local_rows`, of a batch as global arrays, split over all devices."""
     sharding = NamedSharding(mesh, BATCH)
     return {name: jax.make_array_from_process_local_data(sharding, batch[name]) for name in DEVICE_ARRAYS}

@@ -85,6 +85,8 @@ def keep_compiled(workdir, mesh):
     """
     if mesh.devices.flat[0].platform != 'cpu' and jax.config.jax_compilation_cache_dir is None:
         jax.config.update('jax_compilation_cache_dir', os.path.join(storage.absolute(workdir), 'compiled'))
+        if storage.is_remote(workdir):  # JAX reaches buckets, XLA's own caches of GPU kernels do not
+            jax.config.update('jax_persistent_cache_enable_xla_caches', 'none')
 
 
 def config_hash(config):

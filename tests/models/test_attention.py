@@ -65,6 +65,7 @@ def test_the_kernel_for_tpus_gives_the_same_numbers_and_gradients(precision, tol
 
 def test_on_a_tpu_half_precision_and_whole_frames_take_the_kernel():
     assert 'pallas_call' in primitives('auto', 'bf16', tokens=257, platform='tpu')
+    assert 'pallas_call' not in primitives('auto', 'bf16', tokens=257, platform='old tpu')  # too little fast memory
     assert 'pallas_call' not in primitives('auto', 'bf16', tokens=13, platform='tpu')
     assert 'pallas_call' not in primitives('auto', 'float32', tokens=257, platform='tpu')
     assert 'pallas_call' not in primitives('auto', 'official_mixed', tokens=257, platform='tpu')

@@ -10,7 +10,7 @@ from jax.sharding import NamedSharding
 
 from rvm_jax import config as configs
 from rvm_jax.models import build
-from rvm_jax.models.layers import Execution
+from rvm_jax.models.layers import PRECISIONS, Execution
 from rvm_jax.objectives.pixel_loss import compared_losses, pixel_loss
 from rvm_jax.training import sharding
 from rvm_jax.training.optimizer import make_optimizer
@@ -77,6 +77,12 @@ def host(tree):
 @pytest.mark.parametrize(('data', 'fsdp', 'sharded'), [(8, 1, 'params'), (2, 4, 'params'), (2, 4, 'optimizer')])
 def test_eight_devices_equal_one(one, losses, data, fsdp, sharded, remat):
     np.testing.assert_allclose(Run(data, fsdp, one.fresh, sharded, remat=remat).losses(), losses, rtol=1e-5)
+
+
+def test_sharded_weights_give_the_losses_of_whole_ones_in_half_precision(one):
+    options = {'precision': PRECISIONS['bf16']}
+    whole, split = (Run(1, fsdp, one.fresh, **options).losses() for fsdp in (1, 4))
+    np.testing.assert_allclose(split, whole, rtol=1e-3)
 
 
 def test_steps_learn_and_repeat_to_the_last_bit(one, losses):
