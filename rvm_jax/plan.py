@@ -89,12 +89,12 @@ def as_lines(path, forecast, utilization):
     """One forecast."""
     from rvm_jax.info import table
     from rvm_jax.models import build
-    from rvm_jax.training import cost, estimate
+    from rvm_jax.training import chips, cost, estimate
 
     config = forecast.config
     arch = build.architecture(config.model, config.data)
     flops = estimate.flops_by_part(config)
-    data, fsdp = estimate.mesh_sizes(config, forecast.devices)
+    data, fsdp = estimate.mesh_sizes(config, forecast.devices, chips.slices(forecast.chip, forecast.devices))
     on = forecast.place if forecast.compile_seconds is None else (
         f'{forecast.place}, {forecast.devices} x {forecast.device_kind}')  # fmt: skip
     rows = [
@@ -136,20 +136,15 @@ def _collectives(kinds, fsdp):
 def _time(forecast, utilization):
     """Rows about seconds: at peak rates by resource, then of a step and a run."""
     step = forecast.step_seconds(utilization)
-    reached = forecast.seconds['compute'] / step
-    limit = '' if reached > 0.99 * utilization else f'; {LABELS[_slowest(forecast)]} allows no {utilization:.0%}'
+    reached, binds = forecast.seconds['compute'] / step, LABELS[forecast.binds(utilization)]
     roofline = ', '.join(f'{LABELS[name]} {_number(value * 1e3)}' for name, value in forecast.seconds.items())
     cores = ', '.join(f'{count:,} for {form}' for form, count in forecast.cores(utilization).items())
     return [
-        ('roofline', f'ms a step at peak rates: {roofline}; {LABELS[forecast.binds]} binds'),
-        ('step', f'{_number(step * 1e3)} ms at {reached:.0%} of the peak FLOP/s{limit}'),
+        ('roofline', f'ms a step at peak rates: {roofline}'),
+        ('step', f'{_number(step * 1e3)} ms at {reached:.0%} of the peak FLOP/s; {binds} binds'),
         ('run', f'{_duration(forecast.days(utilization))}, {forecast.config.batch_size / step:,.0f} clips/s'),
         ('input', f'{cores} (cores; the hosts have {forecast.host_cores:,})'),
     ]
-
-
-def _slowest(forecast):
-    return max(('memory', 'links'), key=forecast.seconds.get)
 
 
 def _number(value):
@@ -157,8 +152,9 @@ def _number(value):
 
 
 def _duration(days):
-    unit, per_day = ('days', 1) if days >= 1 else ('hours', 24) if days * 24 >= 1 else ('minutes', 1440)
-    return f'{_number(days * per_day)} {unit}'
+    units = {'days': 1, 'hours': 24, 'minutes': 1440, 'seconds': 86400}
+    unit = next((unit for unit, per_day in units.items() if days * per_day >= 1), 'seconds')
+    return f'{_number(days * units[unit])} {unit}'
 
 
 def _source(forecast):
@@ -203,7 +199,7 @@ def _cells(path, forecast, utilization):
         *first,
         f'{forecast.traffic / clips / 1e9:.1f}',
         *(f'{value * 1e3:,.1f}' for value in forecast.seconds.values()),
-        LABELS[forecast.binds],
+        LABELS[forecast.binds(utilization)],
         f'{forecast.step_seconds(utilization) * 1e3:,.0f}',
         f'{forecast.days(utilization):,.2f}',
         f'{next(iter(forecast.cores(utilization).values())):,}',

@@ -51,7 +51,7 @@ def test_without_a_topology_the_recipe_is_estimated(shown):
     assert (
         rows['memory'].startswith('fits: ') and 'of 60.00 GiB a device (weights 0.25, gradients 0.25' in rows['memory']
     )
-    assert 'compute' in rows['roofline'] and rows['roofline'].endswith('HBM binds')
+    assert 'compute' in rows['roofline'] and rows['step'].endswith('of the peak FLOP/s; HBM binds')
     assert rows['run'].split()[1] in ('days,', 'hours,') and 'JPEG shards' in rows['input']
     assert '208' in rows['input'] and 'estimate' in rows['source']
     assert len(lines) < 12 and max(map(len, lines)) < 140
@@ -60,11 +60,25 @@ def test_without_a_topology_the_recipe_is_estimated(shown):
 def test_utilization_sets_the_pace_until_memory_does(shown):
     slow = shown(*S, '--utilization', '0.01')[0]['step']
     fast = shown(*S, '--utilization', '1')[0]['step']
-    assert slow.endswith('at 1% of the peak FLOP/s') and fast.endswith('HBM allows no 100%')
+    assert slow.endswith('at 1% of the peak FLOP/s; compute binds')
+    assert fast.endswith('of the peak FLOP/s; HBM binds') and ' at 100%' not in fast
 
 
 def test_a_recipe_of_another_batch_takes_as_many_devices_as_divide_it(shown):
     assert shown('--config', 'configs/tiny.py')[0]['on'].startswith('8 x v6e: ')
+
+
+@pytest.mark.parametrize(
+    ('days', 'text'),
+    [(2.63, '2.63 days'), (0.5, '12 hours'), (0.01, '14.4 minutes'), (2e-6, '0.173 seconds'), (1e-4, '8.64 seconds')],
+)
+def test_a_run_is_told_in_a_unit_that_can_be_read(days, text):
+    assert plan._duration(days) == text
+
+
+def test_weights_on_gpus_are_split_within_a_host(shown):
+    rows, _ = shown('--config', 'configs/rvm_h.py', '--device', 'h100', '--devices', '32')
+    assert rows['on'].startswith('32 x h100: mesh data 4 x fsdp 8, ')
 
 
 def test_what_does_not_fit_says_by_how_much_and_what_would(shown):

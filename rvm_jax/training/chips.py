@@ -3,10 +3,11 @@
 Memory of TPUs is what their compiler says it may use; of GPUs the 75 % that JAX takes unless told otherwise. Links: TPU
 chips are joined in a torus, GPUs by NVLink within a host and by one network card each across hosts. Sources: Google's
 pages on TPU v5e, v5p and v6e (half of the bidirectional bandwidth between chips), machine types ct5lp-hightpu-8t,
-ct5p-hightpu-4t, ct6e-standard-8t, a2-ultragpu-8g, a3-highgpu-8g and a3-ultragpu-8g (vCPUs), NVIDIA's data sheets of
-A100 80GB SXM, H100 SXM and H200 SXM.
+ct5p-hightpu-4t, ct6e-standard-4t (slices of 16 chips or more; a slice of 8 is one ct6e-standard-8t with as many vCPUs),
+a2-ultragpu-8g, a3-highgpu-8g and a3-ultragpu-8g (vCPUs), NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM.
 """
 
+import math
 from typing import NamedTuple
 
 from rvm_jax.errors import UserError
@@ -29,7 +30,7 @@ class Chip(NamedTuple):
 CHIPS = {
     'v5e': Chip('TPU v5 lite', 15.75 * GIB, 819e9, 200e9, 200e9, 8, 224),
     'v5p': Chip('TPU v5', 95.74 * GIB, 2765e9, 600e9, 600e9, 4, 208),
-    'v6e': Chip('TPU v6 lite', 31.25 * GIB, 1638e9, 400e9, 400e9, 8, 180),
+    'v6e': Chip('TPU v6 lite', 31.25 * GIB, 1638e9, 400e9, 400e9, 4, 180),
     'a100': Chip('NVIDIA A100', 0.75 * 80 * GIB, 2039e9, 300e9, 25e9, 8, 96),
     'h100': Chip('NVIDIA H100 80GB HBM3', 0.75 * 80 * GIB, 3350e9, 450e9, 50e9, 8, 208),
     'h200': Chip('NVIDIA H200', 0.75 * 141e9, 4800e9, 450e9, 50e9, 8, 224),
@@ -53,3 +54,8 @@ def of_kind(device_kind):
 def platform(chip):
     """'tpu' or 'gpu', as JAX names them."""
     return 'tpu' if chip.device_kind.startswith('TPU') else 'gpu'
+
+
+def slices(chip, devices):
+    """How many slices JAX takes so many devices for: a slice of TPUs is one, of GPUs each host is one."""
+    return 1 if chip is None or platform(chip) == 'tpu' else math.ceil(devices / chip.host_chips)

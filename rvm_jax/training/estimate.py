@@ -46,20 +46,23 @@ def execution_of(config, platform):
     return execution if is_fused else dataclasses.replace(execution, implementation='xla')
 
 
-def mesh_sizes(config, devices):
-    """(data, fsdp) of a config on so many devices of one slice; raises UserError if they or the batch do not divide."""
-    sizes = sharding.mesh_sizes(config.mesh, devices)
+def mesh_sizes(config, devices, slices=1):
+    """(data, fsdp) of a config on so many devices; raises UserError if they or the batch do not divide.
+
+    slices: see `chips.slices`; weights are never split across them.
+    """
+    sizes = sharding.mesh_sizes(config.mesh, devices, slices)
     sharding.check_batch(devices, config.batch_size)
     return tuple(sizes.values())
 
 
-def memory(config, platform, devices):
+def memory(config, platform, devices, slices=1):
     """Bytes on one device by part: 'weights', 'gradients', 'optimizer' as the mesh splits them, 'activations'.
 
     Within 1.3 times the compiler's on a CPU. A TPU pads odd sizes and small head dims: there the compiler's need was
     1.1 to 1.9 times this (v6e; S with fused attention the most).
     """
-    sizes = mesh_sizes(config, devices)
+    sizes = mesh_sizes(config, devices, slices)
     arch, execution = build.architecture(config.model, config.data), execution_of(config, platform)
     params = _parameters(arch)
     state = {
@@ -72,7 +75,7 @@ def memory(config, platform, devices):
     return {'weights': weights, 'gradients': weights, 'optimizer': optimizer, 'activations': activations}
 
 
-def traffic(config, platform, devices):
+def traffic(config, platform, devices, slices=1):
     """Bytes that a step reads from and writes to one device's main memory; see the constants above."""
     arch, execution = build.architecture(config.model, config.data), execution_of(config, platform)
 
@@ -82,7 +85,7 @@ def traffic(config, platform, devices):
 
     fused, again = kept('auto'), execution.remat != 'none'
     scores = kept('xla') - fused if execution.implementation == 'xla' else 0
-    parts = memory(config, platform, devices)
+    parts = memory(config, platform, devices, slices)
     state = STATE_PASSES * parts['optimizer'] / 2 + (2 + again) * weight_bytes(arch, execution)
     return (PASSES + RECOMPUTED * again) * fused + (PASSES_OF_SCORES + RECOMPUTED_SCORES * again) * scores + state
 
@@ -95,13 +98,15 @@ def weight_bytes(arch, execution):
 
 
 def link_seconds(config, chip, devices):
-    """Seconds that a step's collectives take at the links' full rates, were nothing else to do.
+    """Seconds that a step's collectives take at the full rates of all of a chip's links, were nothing else to do.
 
     Split weights are gathered forward and back and their gradients scattered, each time that a part is used: the
     encoder for source and for target frames, the core for every source frame. What is left of each gradient is summed
-    over 'data'. With mesh.sharded=optimizer gradients are scattered and new weights gathered once.
+    over 'data', within each slice before across them. With mesh.sharded=optimizer gradients are scattered and new
+    weights gathered once.
     """
-    data, fsdp = mesh_sizes(config, devices)
+    slices = chips.slices(chip, devices)
+    data, fsdp = mesh_sizes(config, devices, slices)
     arch, execution = build.architecture(config.model, config.data), build.execution(config.model)
     whole = 4 * _count(_parameters(arch))
     scattered = gathered = whole
@@ -109,16 +114,10 @@ def link_seconds(config, chip, devices):
         uses = {'encoder': 2, 'core': config.data.num_source, 'decoder': 1}
         scattered = 4 * sum(uses[part] * _count(tree) for part, tree in _parameters(arch).items())
         gathered = 2 * scattered * weight_bytes(arch, execution) / whole
-    on_tpu = chips.platform(chip) == 'tpu'
-    all_cards = min(chip.link_rate, chip.host_chips * chip.network_rate)  # a ring through whole hosts uses every card
-    rate = chip.link_rate if on_tpu or fsdp <= chip.host_chips else all_cards
-    near = data if on_tpu else min(data, max(chip.host_chips // fsdp, 1))
-    far, part = data // near, whole / fsdp
-    return (
-        (gathered + scattered) * (1 - 1 / fsdp) / rate
-        + 2 * part * (1 - 1 / near) / chip.link_rate
-        + 2 * part / near * (1 - 1 / far) / chip.network_rate
-    )
+    near, part = data // slices, whole / fsdp
+    within = (gathered + scattered) * (1 - 1 / fsdp) + 2 * part * (1 - 1 / near)
+    across = 2 * part / near * (1 - 1 / slices)
+    return within / chip.link_rate + across / chip.network_rate
 
 
 @functools.cache

@@ -40,17 +40,21 @@ class Forecast(NamedTuple):
         doubt = DOUBT[chips.platform(self.chip)] if self.compile_seconds is None else 1
         return 'yes' if self.needs * doubt <= self.has else 'maybe' if self.needs <= self.has else 'no'
 
-    @property
-    def binds(self):
-        """The resource that limits the step when each is used to the full."""
-        return max(self.seconds, key=self.seconds.get)
-
     def step_seconds(self, utilization):
         """A step at this share of the peak FLOP/s, or what memory and links at their peaks leave of it.
 
         Input is not in it: it can be bought separately, see `cores`.
         """
-        return max(self.seconds['compute'] / utilization, self.seconds['memory'], self.seconds['links'])
+        return max(self._limits(utilization).values())
+
+    def binds(self, utilization):
+        """What decides `step_seconds`: 'compute', 'memory' or 'links'."""
+        limits = self._limits(utilization)
+        return max(limits, key=limits.get)
+
+    def _limits(self, utilization):
+        seconds = self.seconds
+        return {'compute': seconds['compute'] / utilization, 'memory': seconds['memory'], 'links': seconds['links']}
 
     def days(self, utilization):
         """Days for all steps of the recipe."""
@@ -70,9 +74,8 @@ class Forecast(NamedTuple):
 def estimated(config, name, devices):
     """The Forecast for so many devices of a kind in `chips.CHIPS`, from shapes alone."""
     chip = chips.find(name)
-    platform = chips.platform(chip)
-    parts = estimate.memory(config, platform, devices)
-    moved = estimate.traffic(config, platform, devices)
+    where = chips.platform(chip), devices, chips.slices(chip, devices)
+    parts, moved = estimate.memory(config, *where), estimate.traffic(config, *where)
     seconds = _seconds(config, chip, devices, moved, estimate.link_seconds(config, chip, devices))
     place = f'{devices} x {name}'
     forecast = Forecast(config, place, chip, chip.device_kind, devices, parts, chip.memory, seconds, {}, moved, None)
@@ -110,7 +113,8 @@ def remedies(forecast):
         return ()
     config, batch = forecast.config, forecast.config.batch_size // forecast.devices
     remat = [('model.remat', 'full')] if config.model.remat != 'full' else []
-    splits = [2**n for n in range(1, 1 + int(math.log2(forecast.devices))) if 2**n > config.mesh.fsdp > 0]
+    most = forecast.devices // chips.slices(forecast.chip, forecast.devices)
+    splits = [2**n for n in range(1, 1 + int(math.log2(most))) if 2**n > config.mesh.fsdp > 0]
     batches = [clips * forecast.devices for clips in (2**n for n in range(20, -1, -1)) if clips < batch]
     meshes = [[('mesh.data', -1), ('mesh.fsdp', size)] for size in splits]
     found = _first(forecast, [remat] if remat else []), _first(forecast, meshes)
@@ -118,7 +122,8 @@ def remedies(forecast):
     if not any(found[:2]) and remat:
         found += (_first(forecast, [remat + mesh for mesh in meshes]),)
     if not any(found):
-        found = (_first(forecast, [remat + meshes[-1] + [('batch_size', size)] for size in batches] if meshes else []),)
+        largest = meshes[-1] if meshes else []
+        found = (_first(forecast, [remat + largest + [('batch_size', size)] for size in batches]),)
     return tuple(one for one in found if one)
 
 
@@ -126,14 +131,15 @@ def _first(forecast, tries):
     """(changes, bytes) of the first that fits by the estimate, or None."""
     platform = chips.platform(forecast.chip) if forecast.chip else 'tpu'
     doubt = DOUBT[platform] if forecast.compile_seconds is None else SCALED_DOUBT
-    scale = max(1.0, forecast.needs / sum(estimate.memory(forecast.config, platform, forecast.devices).values()))
+    where = platform, forecast.devices, chips.slices(forecast.chip, forecast.devices)
+    scale = max(1.0, forecast.needs / sum(estimate.memory(forecast.config, *where).values()))
     for changes in tries:
         changed = forecast.config.copy_and_resolve_references()
         for key, value in changes:
             section, _, name = key.rpartition('.')
             (changed[section] if section else changed)[name] = value
         try:
-            needs = scale * sum(estimate.memory(changed, platform, forecast.devices).values())
+            needs = scale * sum(estimate.memory(changed, *where).values())
         except UserError:  # a split that does not divide the parameters
             continue
         if needs * doubt <= forecast.has:

@@ -1,3 +1,5 @@
+import dataclasses
+
 import pytest
 
 from rvm_jax import config as configs
@@ -6,6 +8,20 @@ from rvm_jax.models import build
 from rvm_jax.training import chips, cost, estimate, sharding
 
 CLIP = {'num_source': 4, 'num_target': 4, 'image_size': 256}
+
+
+@dataclasses.dataclass(frozen=True)
+class FakeGpu:
+    """What a mesh over several hosts asks of a device."""
+
+    id: int
+    slice_index: int
+    platform: str = 'gpu'
+    device_kind: str = 'NVIDIA H100 80GB HBM3'
+
+    @property
+    def process_index(self):
+        return self.slice_index
 
 
 def recipe(size='s', *overrides):
@@ -80,12 +96,22 @@ def test_collectives_of_plain_data_parallel_training_are_one_sum_of_the_gradient
     assert estimate.link_seconds(config, h100, 32) == pytest.approx(in_host + across)
 
 
-def test_weights_split_over_several_hosts_travel_over_all_their_network_cards():
-    v6e, h100 = chips.CHIPS['v6e'], chips.CHIPS['h100']
-    config = recipe('l', 'mesh.fsdp=16')
-    ours, tpus = (estimate.link_seconds(config, chip, 16) for chip in (h100, v6e))
-    assert ours == pytest.approx(tpus)  # 8 cards of 50 GB/s, or 400 GB/s of links
-    assert ours > estimate.link_seconds(recipe('l', 'mesh.fsdp=8'), h100, 8)
+def test_weights_on_gpus_are_split_within_a_host_as_training_splits_them():
+    h100, wide, near = chips.CHIPS['h100'], recipe('l', 'mesh.fsdp=16'), recipe('l', 'mesh.fsdp=8')
+    devices = [FakeGpu(i, slice_index=i // 8) for i in range(32)]
+    sizes = estimate.mesh_sizes(wide, 32, chips.slices(h100, 32))
+    assert sizes == tuple(sharding.make_mesh(wide.mesh, devices).shape.values()) == (4, 8)
+    assert estimate.memory(wide, 'gpu', 32, 4) == estimate.memory(near, 'gpu', 32)
+    in_host, gradients = estimate.link_seconds(near, h100, 8), 4 * cost.num_parameters(build.SIZES['l'])
+    across = 2 * gradients / 8 * 3 / 4 / 50e9  # each card sums its part of the gradients over the hosts
+    for config in (wide, near):
+        assert estimate.link_seconds(config, h100, 32) == pytest.approx(in_host + across)
+
+
+def test_a_host_of_gpus_is_a_slice_and_so_are_all_chips_of_tpus():
+    h100 = chips.CHIPS['h100']
+    assert [chips.slices(h100, devices) for devices in (1, 4, 8, 16, 64)] == [1, 1, 1, 2, 8]
+    assert chips.slices(chips.CHIPS['v6e'], 256) == chips.slices(None, 256) == 1
 
 
 def test_split_weights_travel_about_as_often_as_the_compiled_program_says():
@@ -97,7 +123,7 @@ def test_split_weights_travel_about_as_often_as_the_compiled_program_says():
     ('overrides', 'devices', 'reason'),
     [
         (['mesh.data=3'], 16, 'config.mesh.data=3, fsdp=1: does not divide 16 devices'),
-        (['mesh.fsdp=3'], 16, 'does not divide 16 devices; set one of the axes to -1'),
+        (['mesh.fsdp=3'], 16, 'does not divide 16 devices; set mesh.fsdp=2'),
         (['mesh.fsdp=24'], 16, 'does not divide 16 devices'),
         (['batch_size=24'], 16, 'config.batch_size=24: does not divide over 16 devices; take a multiple of 16'),
         (['mesh.fsdp=256'], 256, 'config.mesh.fsdp=256: does not divide'),

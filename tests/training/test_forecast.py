@@ -28,15 +28,17 @@ def test_a_step_is_as_slow_as_the_slowest_of_what_it_needs():
         seconds={'compute': 0.01, 'memory': 0.02, 'links': 0.03, 'input': 0.5}
     )
     assert found.step_seconds(0.5) == 0.03 and found.step_seconds(0.1) == pytest.approx(0.1)
-    assert found.binds == 'input'
+    assert found.binds(0.5) == 'links' and found.binds(0.1) == 'compute'  # what decides it; cores can be bought
     assert found.days(0.1) == pytest.approx(1_000_000 * 0.1 / 86400)
     assert found.cores(0.1) == {'video of GOP 32': 539, 'JPEG shards': 57}  # 20,480 clips a second
-    assert found.host_cores == 256 / 8 * 180
+    assert found.host_cores == 256 / 4 * 180
 
 
 def test_decoding_takes_the_cores_of_all_hosts():
     seconds = forecast.estimated(recipe(), 'h100', 16).seconds
     assert seconds['input'] == pytest.approx(2048 / (2 * 208 * 38))
+    seconds = forecast.estimated(recipe(), 'v6e', 16).seconds
+    assert seconds['input'] == pytest.approx(2048 / (4 * 180 * 38))
 
 
 def test_an_estimate_close_to_the_memory_is_in_doubt():
@@ -72,6 +74,13 @@ def test_what_is_suggested_would_fit(overrides, kind, devices):
         alone = forecast.estimated(changed(config, changes), kind, devices)
         assert alone.fits == 'yes' and alone.needs == pytest.approx(needs)
         assert alone.config.batch_size % devices == 0
+
+
+def test_no_split_across_hosts_of_gpus_is_suggested():
+    config = recipe('h', 'mesh.fsdp=8', 'batch_size=8192')
+    found = forecast.estimated(config, 'h100', 16)
+    assert found.fits == 'no' and found.remedies
+    assert 'mesh.fsdp' not in {key for changes, _ in found.remedies for key, _ in changes}
 
 
 def test_one_change_is_suggested_alone_where_it_is_enough():
