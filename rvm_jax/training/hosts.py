@@ -132,16 +132,19 @@ def meet(config):
     if arguments is None:
         yield ALONE
         return
-    client = _connect(config, arguments)
+    lost = []  # what to do when process 0 is gone
+    client = _connect(config, arguments, lost)
     state = distributed.global_state
     if state.num_processes == 1:
         yield ALONE
         return
     watch = Watch(client, state.process_id, state.num_processes, config.heartbeat, config.step_timeout)
-    _lost.append(watch.lost)
+    lost.append(watch.lost)
     watch.start()
     try:
-        yield Hosts(client, jax.process_index(), state.num_processes, watch)
+        hosts = Hosts(client, jax.process_index(), state.num_processes, watch)
+        yield hosts
+        hosts.gather(None)  # all have come to the end
     except BaseException as error:
         _part(watch, state, error)
         raise
@@ -181,18 +184,17 @@ def _from_environment():
     return {'coordinator_address': address, 'num_processes': int(count), 'process_id': int(index)}
 
 
-_lost = []  # what to do when process 0 is gone; called by a thread of JAX
 _kept = []  # clients and services that would say goodbye in vain
 
 
-def _connect(config, arguments):
-    """The client of jax.distributed once all processes are there."""
+def _connect(config, arguments, lost):
+    """The client of jax.distributed once all processes are there; what is in `lost` then is called if they part."""
     jax.config.update('jax_enable_preemption_service', False)  # it would take SIGTERM from us
     late = threading.Timer(config.start_timeout, _give_up, (config.start_timeout, arguments))
     late.daemon = True
     late.start()
     try:
-        with _no_abort():
+        with _no_abort(lost):
             jax.distributed.initialize(
                 **arguments,
                 initialization_timeout=config.start_timeout + MARGIN,
@@ -223,26 +225,26 @@ def _give_up(seconds, arguments):
 
 
 @contextlib.contextmanager
-def _no_abort():
-    """Have JAX call `_lost` when process 0 is gone, where it would abort the process with a stack of C++.
+def _no_abort(lost):
+    """Have JAX call what is in `lost` when process 0 is gone, where it would abort the process with a stack of C++.
 
     jaxlib takes a callback for that, which `jax.distributed` does not pass on. In jaxlib 0.10 the callback fails on its
     way to Python, because of its argument, and C++ calls its terminate handler: so that leads here too. The thread
     which comes is JAX's own and waits here for ever; the watch ends the process.
     """
 
-    def lost(*_):
-        for act in _lost:
+    def on_error(*_):
+        for act in lost:
             act()
         os.abort()
 
-    handler = ctypes.CFUNCTYPE(None)(lost)
+    handler = ctypes.CFUNCTYPE(None)(on_error)
     _kept.append(handler)
     ctypes.CDLL('libstdc++.so.6')['_ZSt13set_terminatePFvvE'](handler)
     jaxlib = distributed._jax
     make = jaxlib.get_distributed_runtime_client
     jaxlib.get_distributed_runtime_client = functools.partial(
-        make, missed_heartbeat_callback=lost, shutdown_on_destruction=False
+        make, missed_heartbeat_callback=on_error, shutdown_on_destruction=False
     )
     try:
         yield

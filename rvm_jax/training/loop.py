@@ -66,7 +66,7 @@ def _train(config, workdir, load_initial, hosts):
         writer = stack.enter_context(Writer(workdir, first))
         out = None if hosts.is_first else stack.enter_context(open(os.devnull, 'w', encoding='utf-8'))
         progress = stack.enter_context(Progress(config.steps, out))
-        log = RunLog(config, workdir, hosts, mesh, source, loader, writer, progress)
+        log = RunLog(config, workdir, hosts, mesh, source, loader, writer, progress, stop)
         stack.callback(log.close)
         evaluation = Evaluation(config, hosts, mesh, eval_step, writer, arch.patch_size, held_out)
 
@@ -79,7 +79,7 @@ def _train(config, workdir, load_initial, hosts):
                 batch = log.next_batch()
                 state, metrics = train_step(state, batch)
                 done, is_last = step, step == config.steps
-                log.finish(step, metrics, stop)
+                log.finish(step, metrics)
                 losses = evaluation.maybe(step, state['params'], batch, is_last)
                 is_saved = is_last or stop.agreed or step % keep.every == 0
                 if is_saved or losses:  # the log must not lack a step that a resumed run will not repeat

@@ -25,10 +25,11 @@ def first_words(hosts, mesh):
 
 
 class Notes:
-    """Notes between the processes of a mesh, read one step after they were sent.
+    """Notes between the processes of a mesh.
 
     They travel with the devices' own messages, behind the step that was started before them, so neither the device nor
-    the host waits; and all processes read the same notes at the same step, so that they may decide by them.
+    the host waits if they are read a step later. All processes must send and read at the same places; what they read
+    there is the same, so that they may decide by it.
     """
 
     def __init__(self, mesh):
@@ -40,18 +41,20 @@ class Notes:
         self._share = jax.jit(lambda notes_DK: notes_DK, out_shardings=NamedSharding(mesh, PartitionSpec()))
         self._sent = None
 
-    def exchange(self, values):
-        """Send this process's integers; returns those of all, one row a process, of the step before (None: no step).
-
-        Where there is one process its own come back at once.
-        """
+    def send(self, values):
+        """Tell this process's integers to all."""
         if self._count == 1:
-            return np.array([values])
+            self._sent = np.array([values])
+            return
         mine_DK = np.zeros((self._local, len(values)), np.int32)
         mine_DK[0] = values
-        before, self._sent = self._sent, self._share(jax.make_array_from_process_local_data(self._split, mine_DK))
-        return None if before is None else self._read(before)
+        self._sent = self._share(jax.make_array_from_process_local_data(self._split, mine_DK))
 
-    def _read(self, notes_DK):
-        rows_DK = np.asarray(notes_DK)
+    def read(self):
+        """What was sent last, one row a process; None if nothing new was. Waits for the step before it."""
+        if self._sent is None:
+            return None
+        rows_DK, self._sent = np.asarray(self._sent), None
+        if self._count == 1:
+            return rows_DK
         return np.stack([rows_DK[self._processes == process].sum(0) for process in range(self._count)])

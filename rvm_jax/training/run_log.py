@@ -22,8 +22,8 @@ class RunLog:
     processes tell each other at a step, with it: `Notes`.
     """
 
-    def __init__(self, config, workdir, hosts, mesh, source, loader, writer, progress):
-        self._config, self._hosts, self._mesh, self._source = config, hosts, mesh, source
+    def __init__(self, config, workdir, hosts, mesh, source, loader, writer, progress, stop):
+        self._config, self._hosts, self._mesh, self._source, self._stop = config, hosts, mesh, source, stop
         self._loader, self._writer, self._progress = loader, writer, progress
         self._failures = _failure_log(os.path.join(workdir, 'data_report.json'), config.data.max_failures, hosts)
         self._notes, self._unnamed = Notes(mesh), []  # failures whose reasons the first process does not know yet
@@ -46,23 +46,25 @@ class RunLog:
         self._records.append((batch['step'] + 1, batch['record_B']))
         return sharding.place_batch(self._mesh, batch)
 
-    def finish(self, step, metrics, stop):
+    def finish(self, step, metrics):
         """Take note of a step that was started, and read the numbers of the one before it.
 
-        Tells the other processes which signal came to this one, and how many videos failed here, and `stop` what they
-        told. Raises Diverged, and DataError when too many failed: in all processes at the same step.
+        Tells the other processes which signal came to this one, and how many videos failed here.
         """
-        failed = sum(kind == FAILED for kind, _, _ in self._failed)
-        heard = self._notes.exchange([step - 1, stop.kind, failed, len(self._failed) - failed])
         self.flush()
         self._pending = step, metrics
         self._hosts.stepped(step)
-        if heard is not None:
-            stop.agree(heard[:, 1])
-            self._failures.count(int(heard[0, 0]), self._config.batch_size, *map(int, heard[:, 2:].sum(0)))
+        failed = sum(kind == FAILED for kind, _, _ in self._failed)
+        self._notes.send([step - 1, self._stop.kind, failed, len(self._failed) - failed])
+        if self._hosts.count == 1:  # nothing to wait for
+            self._hear()
 
     def flush(self, held_out=None):
-        """Wait for the step in flight, and log it if it is its turn or has held-out losses. Raises Diverged."""
+        """Wait for the step in flight, and log it if it is its turn or has held-out losses.
+
+        Raises Diverged, and DataError when too many videos failed: in all processes at the same step.
+        """
+        self._hear()
         if self._pending is None:
             return
         (step, metrics), self._pending = self._pending, None
@@ -85,6 +87,13 @@ class RunLog:
         """Write down which videos failed."""
         self._share_failures()
         self._writer.report(self._failures)
+
+    def _hear(self):
+        """Act on what all processes told at a step: `stop` learns of signals, failed videos are counted."""
+        heard = self._notes.read()
+        if heard is not None:
+            self._stop.agree(heard[:, 1])
+            self._failures.count(int(heard[0, 0]), self._config.batch_size, *map(int, heard[:, 2:].sum(0)))
 
     def _share_failures(self):
         """Hand the latest reasons to the first process, or take in what the others left there so far."""

@@ -5,6 +5,7 @@ process 0) and reads those of the others. Whoever misses one says so there, and 
 one line: a thread of Python can do that while the main thread waits in a collective that will never be complete.
 """
 
+import contextlib
 import faulthandler
 import functools
 import json
@@ -75,8 +76,13 @@ class Watch:
         self._ended.wait(self._heartbeat + 3 * self._interval)
 
     def lost(self):
-        """What to do when JAX finds that the processes cannot meet any more: process 0 is gone."""
-        if not (self._parting or self._ended.is_set()):
+        """What to do when JAX finds that the processes cannot meet any more: process 0 is gone.
+
+        Returns if that is not so, because the process met the terminate handler of C++ for another reason.
+        """
+        if self._answers():
+            return
+        if not self._parting:
             self._leave(*self._about(0) or (Stopped.exit_code, 'process 0 is gone'))
         threading.Event().wait()  # JAX would end the process with an abort
 
@@ -159,8 +165,18 @@ class Watch:
                 stream.flush()
             os._exit(code)
 
+    def _answers(self):
+        answers = []
+
+        def ask():
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                answers.append(self._client.key_value_dir_get(FOLDER))
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(ANSWER)
+        return bool(answers)
+
     def _post(self, key, text):
-        try:
+        with contextlib.suppress(jax.errors.JaxRuntimeError):  # nobody is there to be told
             self._client.key_value_set(f'{FOLDER}{key}', text, allow_overwrite=True)
-        except jax.errors.JaxRuntimeError:  # nobody is there to be told
-            pass

@@ -25,7 +25,8 @@ def until_the_end():  # as in a step: the devices of all processes must take par
     notes = Notes(mesh)
     print('in a collective', flush=True)
     while True:
-        notes.exchange([hosts.index])
+        notes.send([hosts.index])
+        notes.read()
         time.sleep(0.05)
 
 try:
@@ -40,7 +41,7 @@ except (UserError, Stopped) as error:
 LIMIT = 3 + 10  # seconds: the heartbeat above, and what issue and README allow on top
 
 
-def start(*tasks, count=None, start_timeout=60):
+def start(*tasks, count=None, start_timeout=60, workdir=''):
     """Start a process for each task, a piece of Python that may use `hosts`."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
@@ -49,7 +50,8 @@ def start(*tasks, count=None, start_timeout=60):
     env |= {'RVM_COORDINATOR': f'127.0.0.1:{port}', 'RVM_NUM_PROCESSES': str(count or len(tasks))}
     return [
         subprocess.Popen(
-            [sys.executable, '-c', PROCESS, str(start_timeout), task], env=env | {'RVM_PROCESS_ID': str(index)},
+            [sys.executable, '-c', PROCESS, str(start_timeout), task, str(workdir)],
+            env=env | {'RVM_PROCESS_ID': str(index)},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for index, task in enumerate(tasks)
@@ -80,17 +82,20 @@ if not hosts.is_first:
 hosts.gather(None)
 print('collected', sorted(hosts.collect('failures')) if hosts.is_first else '')
 notes = Notes(jax.make_mesh((jax.device_count(),), ('data',)))
-print('heard', [None if heard is None else heard.tolist() for heard in (notes.exchange([step, hosts.index]) for step in (1, 2, 3))])
+for step in (1, 2):
+    notes.send([step, hosts.index])
+    print('heard', notes.read().tolist(), notes.read())
 def refuse():
     raise UserError('runs/a', 'is in use', 'wait')
 hosts.decide(refuse)
-"""  # noqa: E501
+"""
     for index, (code, output) in enumerate(end(start(task, task, task))):
         assert code == 2, output
         assert "decided {'step': 7} None" in output
         assert "gathered [[0, 'x'], [1, 'x'], [2, 'x']]" in output
         assert ('collected [[1], [2]]' in output) == (index == 0)
-        assert 'heard [None, [[1, 0], [1, 1], [1, 2]], [[2, 0], [2, 1], [2, 2]]]' in output
+        assert 'heard [[1, 0], [1, 1], [1, 2]] None' in output
+        assert 'heard [[2, 0], [2, 1], [2, 2]] None' in output
         assert f'{f"process {index}: " if index else ""}runs/a: is in use; wait' in output
 
 
@@ -153,6 +158,49 @@ def test_who_waits_in_vain_for_the_others_says_so():
     assert 'process 0: the processes did not meet within 3 s' in output
     assert 'not all others came' in output
     assert len(output.splitlines()) == 1
+
+
+SAVES = """
+import contextlib, resource
+from jax.sharding import NamedSharding, PartitionSpec
+from rvm_jax.training.checkpoint import Checkpoints
+from rvm_jax.training.run_lock import run_lock
+
+def limit(size):  # of the files that this process can write, as on a disk that is full
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+lies = NamedSharding(jax.make_mesh((jax.device_count(),), ('data',)), PartitionSpec('data'))
+values = np.random.default_rng(0).random((2, 2**16), np.float32)
+state = {'w': jax.make_array_from_callback(values.shape, lies, lambda part: values[part])}
+with contextlib.ExitStack() as stack:
+    hosts.decide(lambda: stack.enter_context(run_lock(sys.argv[3])))
+    checkpoints = stack.enter_context(Checkpoints(sys.argv[3], hosts=hosts))
+    checkpoints.save(1, state, {'seed': 5})
+    checkpoints.wait()
+    if hosts.index == int(os.environ['VICTIM']):
+        limit(2**15)
+    checkpoints.save(2, state, {'seed': 5})
+    checkpoints.wait()
+    limit(resource.RLIM_INFINITY)
+    print('steps', checkpoints.steps(), flush=True)
+    checkpoints.save_now(3, state, {'seed': 5})
+    whole = jax.ShapeDtypeStruct(values.shape, values.dtype, sharding=NamedSharding(lies.mesh, PartitionSpec()))
+    step, restored, data = checkpoints.restore({'w': whole})
+    print('restored', step, data, (np.asarray(restored['w']) == values).all(), checkpoints.steps())
+"""
+
+
+@pytest.mark.parametrize('victim, reason', [(0, 'File too large'), (1, 'process 1: File too large')])
+def test_a_save_that_fails_in_one_process_has_failed_in_all(tmp_path, monkeypatch, victim, reason):
+    monkeypatch.setenv('VICTIM', str(victim))
+    (code, first), (other_code, other) = end(start(SAVES, SAVES, workdir=tmp_path))
+    assert (code, other_code) == (0, 0), first + other
+    assert f'checkpoint 2 not written: {reason}' in first
+    assert 'not written' not in other
+    for output in (first, other):
+        assert 'steps [1]' in output
+        assert "restored 3 {'seed': 5} True [1, 3]" in output
+    assert sorted(path.name for path in (tmp_path / 'checkpoints').iterdir()) == ['1', '3']
 
 
 def test_an_environment_that_makes_no_sense_is_refused(monkeypatch):
