@@ -9,7 +9,7 @@ from rvm_jax.errors import DataError, Stopped
 from rvm_jax.training import sharding, start
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.training.evaluation import Evaluation
-from rvm_jax.training.hosts import meet
+from rvm_jax.training.meeting import meet
 from rvm_jax.training.notes import first_words
 from rvm_jax.training.programs import make_programs
 from rvm_jax.training.progress import Progress

@@ -10,13 +10,14 @@ import time
 import pytest
 
 from rvm_jax.errors import UserError
-from rvm_jax.training.hosts import ALONE, meet
+from rvm_jax.training.hosts import ALONE
+from rvm_jax.training.meeting import meet
 
 PROCESS = """
 import os, signal, sys, time, types
 import jax, jax.numpy as jnp, numpy as np
 from rvm_jax.errors import DataError, Stopped, UserError
-from rvm_jax.training.hosts import meet
+from rvm_jax.training.meeting import meet
 from rvm_jax.training.notes import Notes, first_words
 
 def until_the_end():  # as in a step: the devices of all processes must take part
