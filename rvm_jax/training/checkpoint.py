@@ -13,33 +13,28 @@ import contextlib
 import importlib.metadata
 import math
 import os
-import re
-import time
 
 import jax
 
-from rvm_jax import bucket, storage
-from rvm_jax.errors import Stopped, Unavailable, UserError
+from rvm_jax import storage
+from rvm_jax.errors import Stopped, UserError
 from rvm_jax.training import checkpoint_folder, checksums
 from rvm_jax.training.checkpoint_folder import step_path
 from rvm_jax.training.hosts import ALONE
 from rvm_jax.training.orbax_noise import quiet_orbax
 from rvm_jax.training.progress import say
 from rvm_jax.training.run_lock import confirm
+from rvm_jax.training.save_failures import SaveFailures, megabytes, reason
 from rvm_jax.training.save_meeting import OtherFailed, SaveMeeting
 
 FOLDER = 'checkpoints'
-MAX_FAILURES = 3  # saves in a row that may fail before the run stops
 SLICED = 2**20  # bytes from which the devices that hold copies of an array each write a part of it
-GRACE = 0.5  # seconds in which the other writers of a failed save come to their end, before its folder is removed
-# What is raised when a write fails; Orbax makes full disks a ValueError.
-SAVE_ERRORS = (OSError, RuntimeError, ValueError, Unavailable)
 
 
 class Checkpoints:
     """The checkpoints of a workdir whose run lock is held; a context manager that waits for the last save at its end.
 
-    A save that fails costs one line; the next one tries again, and MAX_FAILURES in a row raise UserError.
+    A save that fails costs one line; the next one tries again, and several in a row raise UserError: `SaveFailures`.
     keep is the number of newest steps that stay, keep_every (0: none) keeps each multiple of it as well.
     """
 
@@ -47,7 +42,7 @@ class Checkpoints:
         self._workdir, self._folder = workdir, storage.absolute(os.path.join(workdir, FOLDER))
         self._keep, self._keep_every, self._config_hash = keep, keep_every, config_hash
         self._hosts, self._meeting = hosts, SaveMeeting(hosts) if hosts.count > 1 else None
-        self._failures, self._error = 0, None  # in a row
+        self._failures = SaveFailures(self._folder, hosts.is_first)
         self._on_disk = None  # the step whose state was last saved or restored
         self._contents = self._outcome = None  # of the save in flight: what its manifest says, and its future
         self._stack = contextlib.ExitStack()
@@ -92,13 +87,13 @@ class Checkpoints:
             self._meeting.begin()
         problem = self._hosts.decide(lambda: self._prepare(step, size))
         if problem:
-            return self._count_failure(step, size, OSError(0, problem))
+            return self._failures.add(step, size, OSError(0, problem))
         try:
             self._start(step, state, data)
-        except _save_errors(self._folder) as error:
+        except self._failures.errors as error:
             if self._meeting is not None:  # the others have begun to write: a save that cannot be called off
-                raise Stopped(f'checkpoint {step} not begun: {_reason(error)}') from error
-            self._count_failure(step, size, error)
+                raise Stopped(f'checkpoint {step} not begun: {reason(error)}') from error
+            self._failures.add(step, size, error)
         else:
             self._outcome = self._finisher.submit(self._finish, step, size)
 
@@ -109,13 +104,13 @@ class Checkpoints:
             self.wait()
             if self._on_disk == step:
                 return
-        self._give_up(step)
+        self._failures.give_up(step)
 
     def wait(self):
-        """Wait for the save in flight. Raises UserError after MAX_FAILURES failed saves in a row."""
+        """Wait for the save in flight. Raises UserError if several in a row have failed by now."""
         self._settle()
-        if self._failures >= MAX_FAILURES:
-            self._give_up(self._contents['step'])
+        if self._contents is not None:
+            self._failures.check(self._contents['step'])
 
     def steps(self):
         """The steps on the disk that have a manifest, oldest first."""
@@ -157,12 +152,12 @@ class Checkpoints:
         """What speaks against a save, before any process begins it; '' if nothing does."""
         try:
             confirm(self._workdir)
-            free = storage.free_bytes(self._folder)
-            if free < 2 * size:
-                say(f'checkpoint {step}: {self._folder} has {_mb(free)} free, {_mb(2 * size)} would be safe')
+            free, safe = storage.free_bytes(self._folder), 2 * size
+            if free < safe:
+                say(f'checkpoint {step}: {self._folder} has {megabytes(free)} free, {megabytes(safe)} would be safe')
             checkpoint_folder.try_writing(self._folder, step)
-        except _save_errors(self._folder) as error:
-            return _reason(error)
+        except self._failures.errors as error:
+            return reason(error)
         return ''
 
     def _start(self, step, state, data):
@@ -180,11 +175,12 @@ class Checkpoints:
         """In the finishing thread: wait for the commit, then make room."""
         try:
             self._orbax.wait_until_finished()
-        except _save_errors(self._folder) as error:
+        except self._failures.errors as error:
             if self._meeting is not None:
-                self._meeting.fail(error if isinstance(error, OtherFailed) else OSError(0, _reason(error)))
-            return self._count_failure(step, size, error)
-        self._failures, self._error, self._on_disk = 0, None, step
+                self._meeting.fail(error if isinstance(error, OtherFailed) else OSError(0, reason(error)))
+            return self._failures.add(step, size, error)
+        self._failures.clear()
+        self._on_disk = step
         if self._hosts.is_first:
             checkpoint_folder.rotate(self._folder, step, self._keep, self._keep_every)
 
@@ -192,26 +188,6 @@ class Checkpoints:
         if self._outcome is not None:
             outcome, self._outcome = self._outcome, None
             outcome.result()
-
-    def _count_failure(self, step, size, error):
-        self._failures, self._error = self._failures + 1, error
-        time.sleep(GRACE)
-        if self._hosts.is_first:
-            with contextlib.suppress(OSError, Unavailable):  # a store that is away; the next start cleans up
-                checkpoint_folder.remove_unfinished(self._folder)
-            free = storage.free_bytes(self._folder)
-            room = f'needs about {_mb(size)}' + (f', {_mb(free)} free' if free < math.inf else '')
-            count = f'failure {self._failures} of {MAX_FAILURES} in a row'
-            say(f'checkpoint {step} not written: {_reason(error)} ({room}); the next save tries again, {count}')
-
-    def _give_up(self, step):
-        if storage.is_remote(self._folder):
-            raise Unavailable(step_path(self._folder, step), _reason(self._error)) from self._error
-        raise UserError(
-            step_path(self._folder, step),
-            f'could not be saved ({_reason(self._error)})',
-            f'make room or check the disk, then start again; newest good step: {max(self.steps(), default="none")}',
-        ) from self._error
 
 
 def _array_handler():
@@ -277,22 +253,6 @@ def _unequal(saved, wanted, kind):
         for name in sorted(saved.keys() & wanted.keys())
         if saved[name][kind] != wanted[name][kind]
     ]
-
-
-def _save_errors(folder):
-    return (*SAVE_ERRORS, *bucket.orbax_errors()) if storage.is_remote(folder) else SAVE_ERRORS
-
-
-def _reason(error):
-    """A write error in a few words; tensorstore hides the system's own in a long message."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    return os.strerror(int(code[1])) if code else (str(error).splitlines() or [type(error).__name__])[0][:200]
-
-
-def _mb(size):
-    return f'{size / 1e6:,.1f} MB'
 
 
 def _version():

@@ -1,3 +1,4 @@
+import errno
 import os
 import shutil
 
@@ -272,3 +273,20 @@ def test_parameters_are_read_without_the_optimizer(two_steps, capsys):
 def test_reading_parameters_where_there_are_none_is_an_error(tmp_path):
     with pytest.raises(UserError, match='has no checkpoint'):
         read_step(tmp_path)
+
+
+def test_a_disk_that_is_away_after_a_failed_save_costs_a_line_too(two_steps, monkeypatch, capsys):
+    def away(*_):
+        monkeypatch.setattr(shutil, 'disk_usage', away)
+        raise OSError(errno.EHOSTDOWN, 'Host is down')
+
+    with Checkpoints(two_steps) as checkpoints:
+        with monkeypatch.context() as patched:
+            patched.setattr(checksums, 'write_manifest', away)
+            checkpoints.save(3, make_state(3), {})
+            checkpoints.wait()
+        monkeypatch.undo()
+        checkpoints.save_now(4, make_state(4), {})
+        assert checkpoints.steps() == [1, 2, 4]
+    said = capsys.readouterr().err
+    assert 'checkpoint 3 not written: ' in said and ' MB, free space unknown); the next save tries again' in said
