@@ -1,7 +1,8 @@
 """The log of a run in a bucket: written to a folder on this machine's disk, and copied from there.
 
 Objects cannot be appended to, and a slow store must not hold up a step. So what changed is copied by a thread of its
-own every EVERY seconds, and by `copy` before a checkpoint: no step is missing which a resumed run will not repeat.
+own every EVERY seconds. Only the file that a resumed run continues is copied before each checkpoint as well, so that no
+step is missing in it which the resumed run will not repeat.
 """
 
 import os
@@ -15,32 +16,42 @@ EVERY = 60.0  # seconds between copies
 
 
 class Mirror:
-    """A folder whose files are copied to a remote one. copied(error) is told after each copy how it went."""
+    """A folder whose files are copied to a remote one, of which a resumed run goes on with the one named continued.
 
-    def __init__(self, remote, copied):
-        self._remote, self._copied = remote, copied
+    copied(error) is told after each copy how it went.
+    """
+
+    def __init__(self, remote, continued, copied):
+        self._remote, self._continued, self._copied = remote, continued, copied
         self._temporary = tempfile.TemporaryDirectory(prefix='rvm_jax_log_')
         self.folder = self._temporary.name
         self._seen = {}  # what each file looked like when it was last copied
         self._lock, self._ended = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._run, name='mirror', daemon=True)
 
-    def start(self, continued):
+    def start(self):
         """Fetch the file that is continued, if it is there, then copy now and then. Raises Unavailable."""
-        remote = os.path.join(self._remote, continued)
+        remote = os.path.join(self._remote, self._continued)
         if storage.exists(remote):
-            storage.write(os.path.join(self.folder, continued), storage.read(remote))
+            storage.write(os.path.join(self.folder, self._continued), storage.read(remote))
         self._thread.start()
+
+    def copy_continued(self):
+        """Copy the file that is continued, if it changed. Call it before a checkpoint is saved."""
+        self._copy(lambda: [self._continued])
 
     def copy(self):
         """Copy what changed since the last time; what fails is tried again the next time."""
+        self._copy(lambda: storage.files(self.folder))
+
+    def _copy(self, find_names):
         error = None
-        with self._lock:
-            try:
-                for name in storage.files(self.folder):
+        try:
+            for name in find_names():
+                with self._lock:  # for each file alone: a checkpoint does not wait for all that the thread copies
                     self._copy_one(name)
-            except (OSError, Unavailable) as failure:  # the rest would only wait for the same store
-                error = failure
+        except (OSError, Unavailable) as failure:  # the rest would only wait for the same store
+            error = failure
         self._copied(error)
 
     def close(self):
@@ -54,13 +65,15 @@ class Mirror:
     def _copy_one(self, name):
         path = os.path.join(self.folder, name)
         try:
-            status, data = os.stat(path), storage.read(path)
-        except FileNotFoundError:  # renamed since it was listed
+            status = os.stat(path)  # before it is read: what is written meanwhile looks new the next time
+            looks = status.st_size, status.st_mtime_ns
+            if self._seen.get(name) == looks or name.endswith(storage.PARTIAL):
+                return
+            data = storage.read(path)
+        except FileNotFoundError:  # renamed since it was listed, or not there yet
             return
-        looks = status.st_size, status.st_mtime_ns
-        if self._seen.get(name) != looks and not name.endswith(storage.PARTIAL):
-            storage.write(os.path.join(self._remote, name), data)
-            self._seen[name] = looks
+        storage.write(os.path.join(self._remote, name), data)
+        self._seen[name] = looks
 
     def _run(self):
         while not self._ended.wait(EVERY):

@@ -33,8 +33,8 @@ class Writer:
         self._retries = storage.retries.total()
         self._is_first = jax.process_index() == 0
         if self._is_first and storage.is_remote(workdir):
-            self._mirror = Mirror(workdir, lambda error: error and self._warn(workdir, error))
-            self._mirror.start(continued='metrics.jsonl')
+            self._mirror = Mirror(workdir, 'metrics.jsonl', lambda error: error and self._warn(workdir, error))
+            self._mirror.start()
         self._folder = self._mirror.folder if self._mirror else workdir
         self._metrics, self._images = (os.path.join(self._folder, name) for name in ('metrics.jsonl', 'images'))
         if self._is_first:
@@ -82,11 +82,12 @@ class Writer:
                 self._try('images', self._write_image, 'loss.png', _encode(curve_HWC))
 
     def flush(self):
-        """Wait until all that was written is where it belongs. Call it before a checkpoint is saved."""
+        """Wait until metrics.jsonl, which a resumed run goes on with, is where it belongs.
+
+        Call it before a checkpoint is saved. Pictures and TensorBoard follow by themselves.
+        """
         if self._mirror is not None:
-            if self._board is not None:
-                self._try('tensorboard', self._board.flush)
-            self._mirror.copy()
+            self._mirror.copy_continued()
 
     def _open_board(self, folder, step):
         self._board = TensorBoard(folder, step)

@@ -45,14 +45,29 @@ def test_the_log_is_copied_while_the_run_goes_on(store, monkeypatch):
             time.sleep(0.01)
 
 
-def test_only_what_changed_is_copied(store):
+def test_only_what_changed_is_read_and_copied(store, monkeypatch):
     with Writer(store.path) as writer:
         writer.scalars(1, {'loss': 1.0})
-        writer.flush()
+        writer._mirror.copy()
+        read, reads = storage.read, []
+        monkeypatch.setattr(storage, 'read', lambda path: reads.append(path) or read(path))
         store.fail(1, status=403)
-        writer.flush()
-        assert store.failed == 0
+        writer._mirror.copy()
+        assert store.failed == 0 and reads == []
         store.fail(0)
+        writer.scalars(2, {'loss': 1.0})
+        writer._mirror.copy()
+        assert [path.rpartition('/')[2] for path in reads] == ['metrics.jsonl']
+
+
+def test_before_a_save_only_what_a_resumed_run_goes_on_with_is_copied(store):
+    with Writer(store.path) as writer:
+        writer.flush()
+        writer.scalars(1, {'loss': 1.0})
+        writer.image(1, 'panel', picture())
+        writer.flush()
+        assert storage.names(store.path) == ['metrics.jsonl']
+    assert storage.names(store.path) == ['images', 'metrics.jsonl', 'tensorboard']
 
 
 def test_a_store_that_is_away_costs_one_warning_and_gets_everything_once_it_is_back(store, capsys):
