@@ -73,10 +73,10 @@ def digest(path, kind):
     return hashlib.new(kind, read(path)[0]).hexdigest()
 
 
-def remove(path):
-    """Delete an object."""
+def remove(path, version=None):
+    """Delete an object; only the given version of it, where there is one."""
     with _errors(path):
-        _blob(path).delete(timeout=TIMEOUT, retry=None)
+        _blob(path).delete(timeout=TIMEOUT, retry=None, if_generation_match=version)
 
 
 def orbax_errors():

@@ -54,10 +54,24 @@ def confirm(path):
 def release(path):
     """Delete the lock, if it is still this process's."""
     try:
-        if lock_owner.is_mine(_read(path)[0]):
-            storage.remove(path)
+        while not _is_released(path):
+            continue
     except (OSError, Unavailable) as error:
         say(f'{path}: not removed ({error}); the next run on another machine waits {SILENCE:.0f} s for it')
+
+
+def _is_released(path):
+    """Delete the version of the lock that is there now, if it is this process's; False if it was quickly replaced."""
+    owner, version = _read(path)
+    if not lock_owner.is_mine(owner):
+        return True
+    try:
+        storage.retried(path, lambda: bucket.remove(path, version))
+    except FileNotFoundError:  # or the first try arrived, and only its answer was lost
+        return True
+    except FileExistsError:  # a sign of life of this run, or another run that took over
+        return False
+    return True
 
 
 def _check_dead(path, owner, version):

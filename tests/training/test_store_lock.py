@@ -123,6 +123,25 @@ def test_a_deleted_lock_is_put_back(store, capsys):
     assert 'put back' in capsys.readouterr().err
 
 
+@pytest.mark.parametrize('is_ours', [True, False])
+def test_only_the_version_that_was_seen_is_released(store, monkeypatch, is_ours):
+    path, read, owners = f'{store.path}/run.lock', bucket.read, []
+
+    def read_before_it_is_replaced(path):
+        found = read(path)
+        if not owners:
+            owners.append(write_lock(store.path, **(json.loads(found[0]) if is_ours else {})))
+        return found
+
+    store_lock.acquire(path)
+    monkeypatch.setattr(bucket, 'read', read_before_it_is_replaced)
+    store_lock.release(path)
+    if is_ours:
+        assert not storage.exists(path)
+    else:
+        assert storage.read_json(path) == owners[0]
+
+
 def test_signs_of_life_change_the_version_and_nothing_else(store, monkeypatch):
     monkeypatch.setattr(store_lock, 'HEARTBEAT', 0.02)
     path = f'{store.path}/run.lock'
