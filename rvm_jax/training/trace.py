@@ -12,13 +12,14 @@ class Trace:
     """Traces profile.steps steps into folder/plugins/profile, where TensorBoard's profile page finds them.
 
     profile is `config.profile`: the first traced step is its `first` after the one that this start of the run begins
-    with, so that compiling is over. Each process of a run traces its own devices. XProf writes to disks alone: where
-    folder is in a bucket, the trace goes to a temporary folder of the host, which is named.
+    with, so that compiling is over. Each process of a run traces its own devices, and the first says where. XProf
+    writes to disks alone: where folder is in a bucket, the traces go to a temporary folder of each host, which it names.
     """
 
     def __init__(self, profile, folder, first_step):
         is_elsewhere = profile.steps and storage.is_remote(folder)
         self._folder = tempfile.mkdtemp('_rvm_trace') if is_elsewhere else folder
+        self._is_said = is_elsewhere or jax.process_index() == 0
         self._start = first_step + profile.first if profile.steps else None
         self._stop = self._start + profile.steps if profile.steps else None
         self._is_running = False
@@ -43,4 +44,5 @@ class Trace:
         if self._is_running:
             self._is_running = False
             jax.profiler.stop_trace()
-            say(f'traced from step {self._start}: tensorboard --logdir {self._folder}')
+            if self._is_said:
+                say(f'traced from step {self._start}: tensorboard --logdir {self._folder}')

@@ -29,9 +29,15 @@ def test_nothing_is_traced_unless_asked_for(tmp_path):
     assert not traces(tmp_path, 20)
 
 
+def test_only_the_first_process_says_where_its_trace_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(jax, 'process_index', lambda: 1)
+    assert traces(tmp_path, 4, steps=1, first=0) and capsys.readouterr().err == ''
+
+
 def test_a_trace_of_a_run_in_a_bucket_stays_on_the_host(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv('TMPDIR', str(tmp_path))
     monkeypatch.setattr('tempfile.tempdir', None)
+    monkeypatch.setattr(jax, 'process_index', lambda: 1)  # on whose disk nobody would look otherwise
     profile = configs.default().profile
     profile.update(steps=1, first=0)
     with Trace(profile, 'gs://bucket/run/tensorboard', 1) as trace:
