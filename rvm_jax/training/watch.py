@@ -157,8 +157,9 @@ class Watch:
             threads = [threading.Thread(target=act, daemon=True) for act in acts]  # they may get no answer
             for thread in threads:
                 thread.start()
+            deadline = time.monotonic() + ANSWER
             for thread in threads:
-                thread.join(ANSWER)
+                thread.join(max(0.0, deadline - time.monotonic()))
             if self._index == 0:
                 time.sleep(2 * self._interval)  # until the others have read it here
             for stream in (sys.stdout, sys.stderr):
