@@ -13,7 +13,7 @@ class Trace:
 
     profile is `config.profile`: the first traced step is its `first` after the one that this start of the run begins
     with, so that compiling is over. Each process of a run traces its own devices, and the first says where. XProf
-    writes to disks alone: where folder is in a bucket, the traces go to a temporary folder of each host, which it names.
+    writes to disks alone: where folder is in a bucket, each trace goes to a temporary folder of its host and is named.
     """
 
     def __init__(self, profile, folder, first_step):

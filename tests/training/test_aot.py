@@ -93,12 +93,16 @@ def test_a_mistake_of_ours_shows_its_traceback(run, tmp_path):
 
 @LIBTPU
 @pytest.mark.slow
-def test_the_tiny_step_compiles_for_one_tpu_and_for_four():
+def test_the_tiny_step_compiles_for_one_tpu_and_for_four_which_gather_and_scatter():
     for topology, overrides in (('v6e:1x1', []), ('v6e:2x2', ['mesh.data=1', 'mesh.fsdp=4'])):
         found = aot_process.compile_ahead(tiny(*overrides), topology, topology)['compiled']
         assert found['device_kind'] == 'TPU v6 lite' and found['needs'] < 2**30
         assert found['loops_of_unknown_length'] == 0
         assert bool(found['collectives']) == (found['devices'] > 1)
+    bytes_of = {kind: one['size'] for kind, one in found['collectives'].items()}
+    assert bytes_of['all-gather'] > 4 * 583_808  # every weight, some of them twice
+    # The rest, and kernels of which a part is no whole tile, are summed whole.
+    assert bytes_of['all-reduce'] < 0.1 * bytes_of['reduce-scatter']
 
 
 @LIBTPU
