@@ -1,12 +1,15 @@
 # shellcheck shell=bash
 # shellcheck disable=SC2154  # dry_run comes from the script that sources this
-# What tpu.sh and slurm.sh share; sourced. A dry run writes commands to file descriptor 3, the script's own output.
+# What tpu.sh, slurm.sh and the scripts that they start share; sourced. A dry run writes commands to file descriptor 3,
+# the script's own output.
 
 say() {
     local note=''
     if ${dry_run:-false}; then note=' (dry run)'; fi
     printf '%s%s: %s\n' "${0##*/}" "$note" "$*" >&2
 }
+
+tell() { if ! $dry_run; then say "$*"; fi; }  # what has happened; in a dry run nothing has
 
 die() {  # die CODE MESSAGE
     local code=$1
@@ -39,6 +42,18 @@ ask() {  # ask ASSUMED COMMAND...: what the command prints; a dry run shows it a
     else
         "$@"
     fi
+}
+
+run_and_forward() {  # runs a command, passes SIGTERM on to it, and fails with its exit code
+    local child code=0
+    trap 'kill -TERM "$!" 2> /dev/null' TERM
+    "$@" &
+    child=$!
+    while :; do  # a signal ends the wait, not the command
+        code=0
+        wait "$child" || code=$?
+        kill -0 "$child" 2> /dev/null || return "$code"
+    done
 }
 
 pause() { (($1 == 0)) || sleep "$1"; }

@@ -29,7 +29,7 @@ usage: launch/slurm.sh --nodes N --gpus-per-node K [options] -- train ARGUMENTS
 
 examples:
   launch/slurm.sh --nodes 4 --gpus-per-node 8 --partition gpu --time 24:00:00 -- \
-      train --config configs/rvm_l.py --workdir /shared/runs/l --config.data.path=/shared/shards
+      train --config configs/rvm_l.py --workdir /shared/runs/l --config.data.path=/shared/videos
   launch/slurm.sh stop 12345
 
 This checkout, its .venv (pip install -e '.[cuda13]') and the workdir have to be on a disk that all nodes share; the
@@ -94,7 +94,7 @@ stop() {
         rm "$logs/$job.stop"
         die 2 "job $job could not be asked to stop, Slurm's reason is above"
     fi
-    say "job $job has been asked to save and end; launch/slurm.sh status $job shows when it has"
+    tell "job $job has been asked to save and end; launch/slurm.sh status $job shows when it has"
 }
 
 verb=submit nodes='' gpus='' cpus=8 name=rvm logs=$repo/runs/slurm xla_flags='' job='' dry_run=false placing=() training=()

@@ -13,18 +13,20 @@ codes=$logs/$SLURM_JOB_ID.codes          # one file a task: how it ended
 barren_file=$logs/$SLURM_JOB_ID.barren   # "step starts": starts in a row without a checkpoint newer than step
 retries=${RVM_LAUNCH_RETRIES:-8}
 
-newest_step() {
-    case $workdir in
-        gs://*) gcloud storage ls "${workdir%/}/checkpoints/" ;;
-        *) ls "$workdir/checkpoints" ;;
-    esac 2> /dev/null | sed -n 's#^\(.*/\)\{0,1\}\([0-9][0-9]*\)/\{0,1\}$#\2#p' | sort -n | tail -n 1
+newest_step() {  # 0 without a checkpoint; fails when the folder, on a disk or in a bucket, could not be asked
+    local names
+    names=$("$repo/.venv/bin/python" -c 'import sys, rvm_jax.storage; print(*rvm_jax.storage.names(sys.argv[1]), sep="\n")' \
+        "${workdir%/}/checkpoints") || return
+    printf '0\n%s\n' "$names" | grep -x -E '[0-9]+' | sort -n | tail -n 1
 }
 
 progress() {  # fails after too many starts without a new checkpoint
     local best=0 starts=0 step
     [[ ! -f $barren_file ]] || read -r best starts < "$barren_file"
-    step=$(newest_step) || true
-    step=${step:-0}
+    if ! step=$(newest_step); then
+        say "the checkpoints in $workdir cannot be listed, the reason is above; this start is not counted"
+        return
+    fi
     starts=$((step > best ? 0 : starts + 1))
     printf '%s %s\n' "$step" "$starts" > "$barren_file"
     ((starts < retries))
@@ -44,14 +46,15 @@ export RVM_DISTRIBUTED=auto XLA_FLAGS="${XLA_FLAGS-} $flags"
 # Each task notes its own exit code: srun returns the highest alone. A task that ends early does not get the others
 # killed before they have saved; they stop by themselves, and srun ends what is left after ten minutes.
 code=0
+# Slurm signals the task alone, not what it starts, so the task hands SIGTERM on to the training.
 # shellcheck disable=SC2016  # expanded by the task's shell
 srun --kill-on-bad-exit=0 --wait=600 "--cpus-per-task=$SLURM_CPUS_PER_TASK" bash -c '
-    trap : TERM  # meant for the training, which gets it too
-    codes=$1 code=0
-    shift
-    "$@" || code=$?
+    source "$1/launch/common.sh"
+    codes=$2 code=0
+    shift 2
+    run_and_forward "$@" || code=$?
     echo "$code" > "$codes/$SLURM_PROCID"
-    exit "$code"' task "$codes" "$repo/.venv/bin/rvm" "$@" || code=$?
+    exit "$code"' task "$repo" "$codes" "$repo/.venv/bin/rvm" "$@" || code=$?
 
 if final=$(ended_with '2|65|76|130'); then
     say "task $(cd "$codes" && grep -l -x "$final" -- * | tr '\n' ' ')ended with exit code $final; starting again does not mend that"

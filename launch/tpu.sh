@@ -35,6 +35,8 @@ usage: launch/tpu.sh COMMAND --name NAME --zones ZONE[,ZONE...] [options] [-- tr
   --runtime VERSION    software of the hosts; default: the one Google names for the accelerator
   --spot               cheaper, can be taken away at any time
   --wait SECONDS       how long one zone may take to give the slice; default 3600
+  --prepare COMMAND    run on every host after installing, again after each restart: what makes the videos visible there,
+                       such as a mount; has to be repeatable (setup, train)
   --grace SECONDS      how long the training may take to save and end; default 600
   --flags NAME[,NAME]  compiler flags of launch/flags.sh: overlap, vmem, slices; none by default, none measured
   --worker N           whose log (logs); default 0
@@ -43,8 +45,9 @@ usage: launch/tpu.sh COMMAND --name NAME --zones ZONE[,ZONE...] [options] [-- tr
 
 examples:
   launch/tpu.sh create --name rvm --zones us-east5-b,europe-west4-a --accelerator v6e-256 --spot
-  launch/tpu.sh train --name rvm --zones us-east5-b,europe-west4-a --accelerator v6e-256 --spot -- \
-      train --config configs/rvm_h.py --workdir gs://bucket/runs/h --config.data.path=gs://bucket/shards
+  launch/tpu.sh train --name rvm --zones us-east5-b,europe-west4-a --accelerator v6e-256 --spot \
+      --prepare 'mountpoint -q /mnt/videos || { sudo mkdir -p /mnt/videos && sudo mount -o ro NFS:/videos /mnt/videos; }' -- \
+      train --config configs/rvm_h.py --workdir gs://bucket/runs/h --config.data.path=/mnt/videos
   launch/tpu.sh delete --name rvm --zones us-east5-b,europe-west4-a
 
 The checkpoints decide where a run goes on, so the workdir must be a gs:// path: it outlives the slice, and every host
@@ -58,7 +61,7 @@ default_runtime() {
         v6e-*) echo v2-alpha-tpuv6e ;;
         v5p-*) echo v2-alpha-tpuv5 ;;
         v5litepod-*) echo v2-alpha-tpuv5-lite ;;
-        v2-* | v3-* | v4-*) echo tpu-ubuntu2204-base ;;
+        v4-*) echo tpu-ubuntu2204-base ;;
         *) die 2 "--accelerator $1: no runtime is known for it; name one with --runtime" ;;
     esac
 }
@@ -66,7 +69,7 @@ default_runtime() {
 read_options() {
     while (($#)); do
         case $1 in
-            --name | --zones | --project | --accelerator | --runtime | --wait | --grace | --flags | --worker)
+            --name | --zones | --project | --accelerator | --runtime | --wait | --grace | --flags | --worker | --prepare)
                 need_value "$1" $#
                 case $1 in
                     --name) name=$2 ;;
@@ -78,6 +81,7 @@ read_options() {
                     --grace) grace=$2 ;;
                     --flags) libtpu_flags=$(named_flags tpu "$2") ;;
                     --worker) worker=$2 ;;
+                    --prepare) preparation=$2 ;;
                 esac
                 shift
                 ;;
@@ -119,7 +123,7 @@ check_training() {
         die 2 "--workdir '$workdir' is not reachable from every host, nor after a preemption; give a gs:// path"
 }
 
-name='' project='' accelerator='' runtime='' spot='' follow='' libtpu_flags='' worker=0 wait_seconds=3600 grace=600
+name='' project='' accelerator='' runtime='' spot='' follow='' libtpu_flags='' preparation='' worker=0 wait_seconds=3600 grace=600
 dry_run=false zones=() training=()
 poll=${RVM_LAUNCH_POLL:-15}          # seconds between two looks; a restart waits this long, then twice, ... 64 times
 patience=${RVM_LAUNCH_PATIENCE:-8}   # looks in a row that may fail
@@ -142,8 +146,9 @@ case $verb in
     setup)
         check_options
         need_slice
-        if ! $dry_run && anything_running; then
-            die 2 'a training is running there; launch/tpu.sh stop ends it'
+        if ! $dry_run; then
+            reach_hosts
+            (($(count_word running) == 0)) || die 2 'a training is running there; launch/tpu.sh stop ends it'
         fi
         count_hosts
         install_on_hosts

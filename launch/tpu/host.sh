@@ -6,6 +6,9 @@ set -euo pipefail
 
 root=$HOME/rvm_jax
 src=$root/src venv=$root/venv state=$root/run archive=$HOME/rvm_jax.tar.gz
+# shellcheck source=launch/common.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+
 metadata=http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number
 
 number=$(curl --fail --silent --max-time 10 --header 'Metadata-Flavor: Google' "$metadata") || number=$(hostname)
@@ -50,6 +53,15 @@ install() {
     answer installed "$wanted"
 }
 
+prepare() {  # prepare COMMAND: what the training needs beyond its packages, such as a mount
+    if ! (cd "$src" && bash -ec "$1") > "$root/prepare.log" 2>&1 < /dev/null; then
+        tail -n 15 "$root/prepare.log" | sed "s/^/[host $number] /"
+        answer failed
+        return 1
+    fi
+    answer prepared
+}
+
 running() {  # the pid could belong to someone else after a reboot
     [[ -f $state/pid && ! -f $state/exit ]] &&
         tr '\0' ' ' 2> /dev/null < "/proc/$(cat "$state/pid")/cmdline" | grep -q 'host.sh record'
@@ -85,16 +97,9 @@ start() {  # start LIBTPU_FLAGS ARGUMENTS...: `rvm ARGUMENTS...`, which outlives
     answer started
 }
 
-record() {  # runs a command, passes SIGTERM on to it, and notes its exit code
-    local child code=0
-    trap 'kill -TERM "$child" 2> /dev/null' TERM
-    "$@" &
-    child=$!
-    while :; do
-        code=0
-        wait "$child" || code=$?
-        kill -0 "$child" 2> /dev/null || break
-    done
+record() {  # runs a command and notes its exit code
+    local code=0
+    run_and_forward "$@" || code=$?
     echo "$code" > "$state/exit.new"
     mv "$state/exit.new" "$state/exit"
 }

@@ -54,7 +54,15 @@ install_on_hosts() {  # the checkout and its packages on every host; fails, nami
     say "installing on $hosts hosts"
     on_hosts all "$unpack && bash $host_script install" > "$scratch/answers" || true
     $dry_run || every_host "installed $(cksum < "$archive")" "$scratch/answers" || return
-    say 'installed on every host'
+    tell 'installed on every host'
+    [[ -z $preparation ]] || prepare_hosts
+}
+
+prepare_hosts() {  # --prepare on every host; fails, naming the host, where it failed
+    say "preparing $hosts hosts"
+    on_hosts all "bash $host_script prepare $(quote "$preparation")" > "$scratch/answers" || true
+    $dry_run || every_host prepared "$scratch/answers" || return
+    tell 'prepared every host'
 }
 
 start_on_hosts() {  # the same command on every host; fails, naming the host, when one did not start
@@ -65,20 +73,32 @@ start_on_hosts() {  # the same command on every host; fails, naming the host, wh
 }
 
 ask_hosts() {  # each host's word into $scratch/report; fails when a host cannot be reached
-    on_hosts all "test ! -e $host_script || bash $host_script ${1:-report}" > "$scratch/report"
+    on_hosts all "if test -e $host_script; then bash $host_script ${1:-report}; else echo RVM_BARE; fi" > "$scratch/report"
 }
 
-count_silent() { echo $((hosts - $(grep -c '^RVM_HOST' "$scratch/report" || true))); }  # reached, but bare
+reach_hosts() {  # ask_hosts until all answer; fails after some tries: what runs there is then not known
+    local tried
+    for ((tried = 1; ; tried++)); do
+        ask_hosts && return
+        if ((tried >= patience)); then
+            say "not every host of $name answers, the reason is above; whether a training runs there is not known"
+            return 75
+        fi
+        pause "$poll"
+    done
+}
+
+count_answers() { grep -c -E '^RVM_(HOST|BARE)' "$scratch/report" || true; }
+
+count_bare() { grep -c '^RVM_BARE' "$scratch/report" || true; }
 
 count_word() { grep -c -E "^RVM_HOST [0-9]+ ($1)( |\$)" "$scratch/report" || true; }
-
-anything_running() { ask_hosts && (($(count_word running) > 0)); }
 
 stop_training() {  # SIGTERM on every host, then waits until each has saved and ended
     local deadline=$((SECONDS + grace))
     ask_hosts stop || die 75 "not every host of $name could be asked to stop; the reason is above, try again"
     if (($(count_word 'running|stopped') == 0)); then
-        say 'no training is running'
+        tell 'no training is running'
         return
     fi
     while (($(count_word running) > 0)); do
@@ -87,7 +107,7 @@ stop_training() {  # SIGTERM on every host, then waits until each has saved and 
         pause "$poll"
         ask_hosts || true
     done
-    say 'the training has saved and ended on every host; the slice is still there: launch/tpu.sh delete ends its cost'
+    tell 'the training has saved and ended on every host; the slice is still there: launch/tpu.sh delete ends its cost'
 }
 
 show_status() {

@@ -43,6 +43,14 @@ delete_here() {  # also withdraws a request that still waits in the queue
     assumed_state=NONE
 }
 
+check_accelerator() {  # what is there must be what is asked for
+    local there
+    there=$(ask "$accelerator" gcloud compute tpus tpu-vm describe "$name" "--zone=$zone" ${project:+"--project=$project"} \
+        '--format=value(acceleratorType)') || die 75 "$name in $zone does not say what it is, Google's reason is above"
+    [[ ${there##*/} == "$accelerator" ]] ||
+        die 2 "--accelerator $accelerator: $name in $zone is a $there; launch/tpu.sh delete ends it, or take another --name"
+}
+
 wait_active() {  # fails when the request fails, or after --wait seconds
     local command deadline=$((SECONDS + wait_seconds))
     while :; do
@@ -88,7 +96,8 @@ create_slice() {  # makes the slice ACTIVE in the first zone that gives it; what
     case $state in
         NONE) ;;
         ACTIVE)
-            say "$name is already there, in $zone"
+            check_accelerator
+            tell "$name is already there, in $zone"
             return
             ;;
         FAILED | SUSPENDED | SUSPENDING | DELETING)
@@ -97,13 +106,16 @@ create_slice() {  # makes the slice ACTIVE in the first zone that gives it; what
             ;;
         *)
             say "$name is already asked for in $zone: $state"
-            wait_active && return
+            if wait_active; then
+                check_accelerator
+                return
+            fi
             delete_here || return
             ;;
     esac
     for zone in "${zones[@]}"; do
         if ask_zone; then
-            say "$name is there, in $zone"
+            tell "$name is there, in $zone"
             return
         fi
     done
@@ -118,7 +130,7 @@ delete_slice() {
         if [[ $state != NONE ]]; then
             any=true
             delete_here || exit 2
-            say "$name is deleted from $zone"
+            tell "$name is deleted from $zone"
         fi
     done
     $any || say "$name is in none of ${zones[*]}; nothing to delete"

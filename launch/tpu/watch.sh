@@ -4,9 +4,14 @@
 
 verdict='' log_at=0
 
-newest_step() {  # the newest checkpoint's step, 0 without one: what a restart has to beat
+newest_step() {  # the newest checkpoint's step, 0 without one: what a restart has to beat; fails when it is not known
     local listing
-    listing=$(ask '' gcloud storage ls "${workdir%/}/checkpoints/" 2> /dev/null) || listing=''
+    if ! listing=$(ask '' gcloud storage ls "${workdir%/}/checkpoints/" 2> "$scratch/listing"); then
+        if ! grep -q 'matched no objects' "$scratch/listing"; then
+            say "the checkpoints in $workdir cannot be listed: $(tail -n 1 "$scratch/listing")"
+            return 1
+        fi
+    fi
     printf '0\n%s\n' "$listing" | sed -n 's#^\(.*/\)\{0,1\}\([0-9][0-9]*\)/\{0,1\}$#\2#p' | sort -n | tail -n 1
 }
 
@@ -37,7 +42,7 @@ judge() {  # from each host's word to a verdict; fails while the training goes o
         verdict=stopped
     elif (($(count_word 'ended 0') == hosts)); then
         verdict=finished
-    elif codes '[0-9]*' '\1' | grep -q -x -E '75|1[3-9][0-9]' || (($(count_word 'lost|idle') + $(count_silent) > 0)); then
+    elif codes '[0-9]*' '\1' | grep -q -x -E '75|1[3-9][0-9]' || (($(count_word 'lost|idle') + $(count_bare) > 0)); then
         verdict=again
     else
         verdict="failed $(codes '[0-9]*' '\1' | tail -n 1)"
@@ -59,12 +64,29 @@ watch_slice() {  # fails when the slice is gone, with the verdict
     return 1
 }
 
+judge_silence() {  # a verdict once hosts have not answered for long; fails before
+    local answers
+    answers=$(count_answers)
+    unreachable=$((unreachable + 1))
+    partial=$((answers > 0 ? partial + 1 : 0))
+    ((unreachable >= patience)) || return 1
+    if ((answers == 0)) || [[ $state != ACTIVE ]]; then  # from here a healthy slice would look the same
+        say "no answer from $name $unreachable times: $answers of $hosts hosts over ssh, and Google says $state"
+        verdict=offline
+    elif ((partial >= patience)); then
+        say "$((hosts - answers)) of $hosts hosts are gone while the others answer"
+        verdict=recreate
+    else
+        return 1
+    fi
+}
+
 watch_run() {  # until there is a verdict
-    local unreachable=0 first_end=''
+    local unreachable=0 partial=0 first_end=''
     verdict=''
     while watch_slice; do
         if ask_hosts; then
-            unreachable=0
+            unreachable=0 partial=0
             follow_log
             if $dry_run; then
                 say 'and so on; after exit code 75 or a preemption: delete if it is broken, create, install, start as above'
@@ -72,9 +94,7 @@ watch_run() {  # until there is a verdict
                 return
             fi
             judge && return
-        elif ((++unreachable >= patience)); then
-            verdict=recreate  # Google says ACTIVE, but a host is gone
-            [[ $state == ACTIVE ]] || verdict=offline
+        elif judge_silence; then
             return
         fi
         pause "$poll"
@@ -88,9 +108,12 @@ bring_up() {  # the slice, the packages and the training, each only where it is 
     fi
     create_slice || return
     count_hosts || return
-    if ! $dry_run && anything_running; then
-        say 'the training is already running; following it'
-        return
+    if ! $dry_run; then
+        reach_hosts || return
+        if (($(count_word running) > 0)); then
+            say 'the training is already running; following it'
+            return
+        fi
     fi
     log_at=0
     install_on_hosts || return
@@ -111,7 +134,7 @@ show_ends() {  # which host ended how, with its last words
 conclude() {  # ends this script when the verdict is final
     case $verdict in
         finished)
-            say "finished; the slice is still there: launch/tpu.sh delete ends its cost"
+            tell "finished; the slice is still there: launch/tpu.sh delete ends its cost"
             exit 0
             ;;
         failed*)
@@ -121,21 +144,22 @@ conclude() {  # ends this script when the verdict is final
             ;;
         stopped) die 75 'stopped by launch/tpu.sh stop, everything saved; the same line goes on' ;;
         deleted) die 75 "$name was deleted by someone; the same line makes it again and goes on" ;;
-        offline) die 75 'Google cannot be reached from here; the training goes on by itself, the same line follows it again' ;;
+        offline) die 75 'nothing was changed: the training goes on by itself, the same line follows it again' ;;
     esac
 }
 
 train() {
     local best barren=0 step brought
     trap 'die 130 "the training goes on by itself; the same line follows it again, launch/tpu.sh stop ends it"' INT
-    best=$(newest_step)
+    best=$(newest_step) || best=0
     bring_up || die $? "nothing was started; the slice, if there is one, is still there"
     while :; do
         watch_run
         conclude
-        step=$(newest_step)
-        barren=$((step > best ? 0 : barren + 1))
-        best=$((step > best ? step : best))
+        if step=$(newest_step); then  # not known: no mark against the run
+            barren=$((step > best ? 0 : barren + 1))
+            best=$((step > best ? step : best))
+        fi
         brought=false
         until $brought; do
             ((barren < retries)) || die 75 "$retries starts without a new checkpoint after step $best; see launch/tpu.sh logs"

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 REPO = pathlib.Path(__file__).parents[2]
-SCRIPTS = sorted(path for path in REPO.glob('launch/**/*.sh') if path.name != 'local.sh')
+SCRIPTS = sorted(REPO.glob('launch/**/*.sh'))
 STANDINS = sorted(path for path in REPO.glob('tests/launch/standins/**/*') if path.is_file())
 
 

@@ -1,4 +1,5 @@
 import shlex
+import sys
 
 import pytest
 
@@ -11,12 +12,19 @@ def slurm(launcher):
     binaries = launcher.checkout / '.venv' / 'bin'
     binaries.mkdir(parents=True)
     (binaries / 'rvm').symlink_to(launcher.standins / 'host' / 'rvm')
+    write_python(launcher, f'exec {sys.executable} "$@"')
     workdir = launcher.root / 'run'
     workdir.mkdir()
     (workdir / 'checkpoints').symlink_to(launcher.root / 'bucket')
     launcher.training = ('--', 'train', '--config', 'configs/rvm_l.py', '--workdir', str(workdir))
     launcher.submit = lambda *options: launcher.run('slurm.sh', *NODES, *options, *launcher.training)
     return launcher
+
+
+def write_python(slurm, body):
+    python = slurm.checkout / '.venv' / 'bin' / 'python'
+    python.write_text(f'#!/bin/sh\n{body}\n')
+    python.chmod(0o755)
 
 
 def starts(slurm):
@@ -65,6 +73,16 @@ def test_starts_without_a_new_checkpoint_are_bounded(slurm):
     done = slurm.submit()
     assert done.returncode == 75
     assert '2 starts without a new checkpoint' in done.stdout
+    assert starts(slurm) == 5
+
+
+def test_starts_whose_checkpoints_cannot_be_listed_are_not_counted_against_the_run(slurm):
+    slurm.env['RVM_LAUNCH_RETRIES'] = '2'
+    write_python(slurm, 'echo "the bucket does not answer"; exit 1')
+    slurm.plan(runs='75 75 75 75\n' * 4 + '0 0 0 0\n')
+    done = slurm.submit()
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count('cannot be listed') == 4
     assert starts(slurm) == 5
 
 

@@ -1,4 +1,5 @@
 import os
+import re
 import shlex
 import signal
 
@@ -53,6 +54,16 @@ def test_create_twice_asks_once(tpu):
     assert done.returncode == 0
     assert 'already there, in a' in done.stderr
     assert len(tpu.calls('create')) == 1
+
+
+@pytest.mark.parametrize('verb', ['create', 'train'])
+def test_a_slice_of_another_type_is_not_taken_for_the_one_asked_for(tpu, verb):
+    tpu.tpu('create', *NAME, '--accelerator', 'v6e-8')
+    done = tpu.tpu(verb, *SLICE, *RUN)
+    assert done.returncode == 2
+    assert len(done.stderr.splitlines()) == 1
+    assert '--accelerator v6e-256: rvm in a is a v6e-8' in done.stderr
+    assert not tpu.calls('delete') and not tpu.calls('ssh')
 
 
 def test_create_replaces_a_preempted_slice(tpu):
@@ -119,6 +130,40 @@ def test_setup_does_not_disturb_a_running_training(tpu):
     done = tpu.tpu('setup', *NAME)
     assert done.returncode == 2
     assert 'a training is running' in done.stderr
+
+
+@pytest.mark.parametrize('verb', ['setup', 'train'])
+def test_nothing_is_installed_while_it_is_not_known_whether_a_training_runs(tpu, verb):
+    tpu.env['RVM_LAUNCH_PATIENCE'] = '2'
+    tpu.plan(runs='hang@10 hang\n')
+    follow_until(tpu.start('tpu.sh', 'train', *SLICE, *RUN), 'start 1').kill()
+    tpu.sign('gone.1')
+    copies = len(tpu.calls('scp'))
+    done = tpu.tpu(verb, *SLICE, *RUN)
+    assert done.returncode == 75
+    assert 'whether a training runs there is not known' in done.stderr
+    assert len(tpu.calls('scp')) == copies
+    assert not tpu.calls('delete')
+
+
+def test_prepare_runs_on_every_host_and_again_on_a_slice_made_again(tpu):
+    tpu.plan(runs='preempt@10 preempt\n0@20 0\n')
+    prepare = 'test -e constraints.txt; echo "$STANDIN_HOST it\'s" >> "$STANDIN/prepared"; touch ~/mounted'
+    done = tpu.tpu('train', *SLICE, '--prepare', prepare, *RUN)
+    assert done.returncode == 0, done.stderr
+    assert sorted((tpu.root / 'prepared').read_text().splitlines()) == ["0 it's", "0 it's", "1 it's", "1 it's"]
+    assert all((tpu.host(number) / 'mounted').exists() for number in range(2))
+
+
+@pytest.mark.parametrize('verb', ['setup', 'train'])
+def test_a_host_that_cannot_be_prepared_is_named_and_nothing_is_started(tpu, verb):
+    tpu.tpu('create', *SLICE)
+    prepare = 'if [[ $STANDIN_HOST == 1 ]]; then echo mount: no such device; false; fi; true'
+    done = tpu.tpu(verb, *SLICE, '--prepare', prepare, *RUN)
+    assert done.returncode == 1
+    assert "host 1 of 2 (rvm, a) did not answer 'prepared'" in done.stderr
+    assert '[host 1] mount: no such device' in done.stderr
+    assert not starts(tpu)
 
 
 # train
@@ -217,6 +262,7 @@ def test_a_slice_with_a_host_that_is_gone_is_made_again(tpu):
     tpu.plan(runs='hang@10 gone\n0 0\n')
     done = tpu.tpu('train', *SLICE, *RUN)
     assert done.returncode == 0, done.stderr
+    assert '1 of 2 hosts are gone while the others answer' in done.stderr
     assert len(tpu.calls('delete')) == 1
 
 
@@ -235,6 +281,25 @@ def test_a_lost_connection_to_google_changes_nothing(tpu):
     assert done.returncode == 75
     assert 'the training goes on by itself' in done.stderr
     assert not tpu.calls('delete') and len(tpu.calls('create')) == 1
+
+
+def test_a_healthy_slice_that_ssh_does_not_reach_is_left_alone(tpu):
+    tpu.env['RVM_LAUNCH_PATIENCE'] = '3'
+    tpu.plan(runs='hang@10 unreachable\n')
+    done = tpu.tpu('train', *SLICE, *RUN)
+    assert done.returncode == 75
+    assert '0 of 2 hosts over ssh, and Google says ACTIVE' in done.stderr
+    assert not tpu.calls('delete') and len(tpu.calls('create')) == 1
+
+
+def test_starts_whose_checkpoints_cannot_be_listed_are_not_counted_against_the_run(tpu):
+    tpu.env['RVM_LAUNCH_RETRIES'] = '2'
+    tpu.sign('unlisted.0')
+    tpu.plan(runs='75 75\n' * 3 + '0 0\n')
+    done = tpu.tpu('train', *SLICE, *RUN)
+    assert done.returncode == 0, done.stderr
+    assert 'cannot be listed: ERROR: (gcloud) does not have storage.objects.list access' in done.stderr
+    assert starts(tpu) == 4
 
 
 def test_the_training_survives_its_launcher_and_the_same_line_follows_it(tpu):
@@ -325,9 +390,10 @@ def test_a_mistake_is_one_line_and_changes_nothing(tpu, arguments, message):
 
 @pytest.mark.parametrize('verb', ['create', 'setup', 'train', 'status', 'logs', 'stop', 'delete'])
 def test_a_dry_run_shows_commands_that_can_be_pasted_and_runs_none(tpu, verb):
-    done = tpu.tpu(verb, *SLICE, '--dry-run', *RUN)
+    done = tpu.tpu(verb, *SLICE, '--prepare', 'mount -a', '--dry-run', *RUN)
     assert done.returncode == 0, done.stderr
     assert not tpu.calls()
+    assert not re.search('installed on|prepared every|finished|already there|saved and ended|is deleted|is running', done.stderr)
     commands = [shlex.split(line) for line in done.stdout.splitlines() if line.startswith(('gcloud', 'git'))]
     assert commands and all('--zone=a' in words or '--zone=b' in words or words[0] == 'git' or 'storage' in words
                             for words in commands)  # fmt: skip
