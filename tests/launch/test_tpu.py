@@ -223,7 +223,7 @@ def test_a_passing_fault_on_one_host_starts_again_on_the_same_slice(tpu):
     assert starts(tpu) == 2
 
 
-@pytest.mark.parametrize(('code', 'other'), [(2, 75), (65, 75), (76, 75), (130, 130), (1, 1)])
+@pytest.mark.parametrize(('code', 'other'), [(2, 75), (76, 75), (130, 130), (1, 1)])
 def test_an_end_that_starting_again_does_not_mend_stops_and_names_the_host(tpu, code, other):
     tpu.plan(runs=f'{other} {code}\n')
     done = tpu.tpu('train', *SLICE, *RUN)
@@ -338,9 +338,9 @@ def test_stop_with_nothing_running_says_so(tpu):
 def test_stop_names_a_host_that_does_not_end(tpu):
     tpu.plan(runs='hang@10 deaf\n')
     follow_until(tpu.start('tpu.sh', 'train', *SLICE, *RUN), 'start 1').kill()
-    done = tpu.tpu('stop', *NAME, '--grace', '1')
+    done = tpu.tpu('stop', *NAME, '--grace', '2')
     assert done.returncode == 75
-    assert 'still saving after 1 s: host 1' in done.stderr
+    assert 'still saving after 2 s: host 1' in done.stderr
 
 
 def test_a_slice_deleted_on_purpose_is_not_made_again(tpu):
@@ -393,7 +393,9 @@ def test_a_dry_run_shows_commands_that_can_be_pasted_and_runs_none(tpu, verb):
     done = tpu.tpu(verb, *SLICE, '--prepare', 'mount -a', '--dry-run', *RUN)
     assert done.returncode == 0, done.stderr
     assert not tpu.calls()
-    assert not re.search('installed on|prepared every|finished|already there|saved and ended|is deleted|is running', done.stderr)
+    assert not re.search(
+        'installed on|prepared every|finished|already there|saved and ended|is deleted|is running', done.stderr
+    )
     commands = [shlex.split(line) for line in done.stdout.splitlines() if line.startswith(('gcloud', 'git'))]
     assert commands and all('--zone=a' in words or '--zone=b' in words or words[0] == 'git' or 'storage' in words
                             for words in commands)  # fmt: skip
