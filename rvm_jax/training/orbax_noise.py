@@ -1,6 +1,7 @@
 """Orbax and its way to buckets say one failure several times, as tracebacks; we say it once, in a line of our own."""
 
 import contextlib
+import gc
 import logging
 import os
 import sys
@@ -32,6 +33,7 @@ def quiet_orbax():
     try:
         yield
     finally:
+        gc.collect()  # what failed late speaks when it is collected: now, and not when nobody listens for it any more
         sys.unraisablehook = before
         for logger in loggers:
             logger.removeFilter(not_orbax)

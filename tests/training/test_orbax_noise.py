@@ -36,3 +36,19 @@ def test_log_records_come_back_afterwards(caplog):
         pass
     forget_a_failure_of('/lib/orbax/checkpoint/writing.py')
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+def test_what_is_collected_last_is_collected_quietly(caplog):
+    loop = asyncio.new_event_loop()
+    with quiet_orbax():
+        future = loop.create_future()
+        try:
+            exec(compile('raise ValueError("no room")', '/lib/orbax/checkpoint/writing.py', 'exec'), {})
+        except ValueError as error:
+            future.set_exception(error)
+        ring = [future]
+        ring.append(ring)  # only the collector finds it
+        loop.close()
+        del future, ring
+    gc.collect()
+    assert not caplog.records
