@@ -80,8 +80,9 @@ def default():
     o.patch_norm = False  # targets normalized patch by patch, as in MAE
 
     d = c.data = ml_collections.ConfigDict()
-    d.path = ''  # folder, glob, or text file with a list of videos
-    d.eval_path = ''  # held-out videos, same forms; empty: no evaluation
+    d.path = ''  # folder, glob, or text file with a list of videos; folder of shards; TFDS name or folder
+    d.mixture = ()  # several of these instead: ((path, frames a second, weight), ...)
+    d.eval_path = ''  # held-out videos, same forms as path; empty: no evaluation
     d.num_source = 4  # consecutive frames watched
     d.num_target = 4  # frames rebuilt
     d.fps = 10.0  # frames a second after resampling; three quarters of the paper's mixture
@@ -210,6 +211,7 @@ def from_dict(values, origin):
         raise UserError(origin, f'lacks or adds the keys {wrong}', 'use the version of rvm_jax that wrote it')
     for key, value in stored.items():
         section, _, name = key.rpartition('.')
+        value = as_mixture(value, origin) if key == 'data.mixture' else value
         try:
             (config[section] if section else config)[name] = tuple(value) if isinstance(value, list | tuple) else value
         except TypeError:
@@ -233,7 +235,9 @@ def _parse(key, text, default):
         value = int(value)
     if isinstance(default, float) and type(value) is int:
         value = float(value)
-    if isinstance(default, tuple):
+    if key == 'data.mixture':
+        value = as_mixture(value, f'--config.{key}={text}')
+    elif isinstance(default, tuple):
         is_like_default = isinstance(value, list | tuple) and len(value) == len(default)
         are_numbers = is_like_default and all(isinstance(item, int | float) for item in value)
         value = tuple(map(float, value)) if are_numbers else text
@@ -242,6 +246,17 @@ def _parse(key, text, default):
             f'--config.{key}={text}', f'expected {type(default).__name__}', f'give something like {default!r}'
         )
     return value
+
+
+def as_mixture(value, origin):
+    """((path, fps, weight), ...) with the right types, from nested lists or tuples. UserError otherwise."""
+    try:
+        parts = tuple((path, float(fps), float(weight)) for path, fps, weight in value)
+        if all(isinstance(path, str) for path, _, _ in parts) and not isinstance(value, str):
+            return parts
+    except (TypeError, ValueError):
+        pass
+    raise UserError(origin, 'is no list of (path, frames a second, weight)', "write (('shards/a', 10, 0.7), ...)")
 
 
 def _run_recipe(path):
@@ -297,6 +312,10 @@ def check(config):
     for key in ('mesh.data', 'mesh.fsdp'):
         expect(flat[key] == -1 or flat[key] > 0, key, 'is a number of devices', 'give -1 (what is left), or 1 or more')
     expect((flat['mesh.data'], flat['mesh.fsdp']) != (-1, -1), 'mesh.data', 'and mesh.fsdp are both -1', 'fix one')
+    expect(not (flat['data.path'] and flat['data.mixture']), 'data.path', 'is set, and so is config.data.mixture',
+           'leave one of them empty')  # fmt: skip
+    expect(all(fps > 0 and weight > 0 for _, fps, weight in flat['data.mixture']), 'data.mixture',
+           'has a frame rate or weight that is not above 0', 'leave out what is not to be drawn')  # fmt: skip
     expect(
         flat['data.min_gap'] <= flat['data.max_gap'],
         'data.min_gap',

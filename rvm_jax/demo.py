@@ -70,7 +70,7 @@ def evaluate(model, recipe):
     import jax
     from flax import nnx
 
-    from rvm_jax.data.sources.folder import FolderSource
+    from rvm_jax.data.opening import open_held_out
     from rvm_jax.objectives.pixel_loss import compared_losses
     from rvm_jax.training import evaluation, sharding
     from rvm_jax.training.step import make_eval_step
@@ -79,8 +79,8 @@ def evaluate(model, recipe):
     mesh = sharding.make_mesh(recipe.mesh)
     params = jax.device_put(nnx.to_pure_dict(params), sharding.state_shardings(mesh, nnx.to_pure_dict(params)))
     eval_step = make_eval_step(graphdef, functools.partial(compared_losses, **recipe.objective), params)
-    source = FolderSource(recipe.data.eval_path)
-    losses, batch, out = evaluation.held_out_losses(recipe, mesh, eval_step, params, source)
+    held_out = open_held_out(recipe.data)
+    losses, batch, out = evaluation.held_out_losses(recipe, mesh, eval_step, params, held_out)
     return losses, evaluation.picture(batch, out, model.patch_size)
 
 
@@ -109,7 +109,7 @@ def write_page(path, model, recipe, losses, panel_HWC, folders):
     from rvm_jax.visualization.report import Picture, write_report
 
     logged = read_metrics(os.path.join(folders['train'], 'metrics.jsonl'))
-    held_out = FolderSource(recipe.data.eval_path)[0]
+    held_out = FolderSource(recipe.data.eval_path)[0].name
     frames = extract.video_frames(held_out, short_side=SIDE, patch_size=model.patch_size)
     frames_THWC = np.stack(list(frames))[:FRAMES_SHOWN]
     noise_THWC, mask_THW = noise_square(np.random.default_rng(recipe.seed), FRAMES_SHOWN, size=2 * SIDE)

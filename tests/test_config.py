@@ -69,6 +69,8 @@ def test_choices_are_the_names_that_the_code_knows():
         ('data.path=123', '123'),
         ('data.path=', ''),
         ('mesh.fsdp=-1', -1),
+        ("data.mixture=[('a', 25, 1), ['b/c', 10.0, 0.5]]", (('a', 25.0, 1.0), ('b/c', 10.0, 0.5))),
+        ('data.mixture=()', ()),
     ],
 )
 def test_an_override_takes_the_type_of_its_default(override, value):
@@ -112,6 +114,9 @@ def test_an_override_takes_the_type_of_its_default(override, value):
         ('data.max_gap=61', 'the farthest target is frame 64 of the clip; give 65 or more'),
         ('data.clip_frames=65', 'the delta embedding counts to 63'),
         ('mesh.fsdp=0', 'is a number of devices'),
+        ('data.mixture=a', '--config.data.mixture=a: is no list of (path, frames a second, weight)'),
+        ("data.mixture=[('a', 10)]", 'is no list of (path'),
+        ("data.mixture=[('a', 10, 0)]", 'has a frame rate or weight that is not above 0'),
     ],
 )
 def test_a_mistake_is_named_with_its_fix(problems, override, message):

@@ -4,7 +4,8 @@ Row r of the global batch of step s is sample s x batch_size + r of an endless s
 that is, and every random draw for it, follow from (seed, sample) and the list of records alone, so neither the number
 of worker processes nor of hosts nor a restart can change a batch: the position of the data is the step.
 
-A record that gives no clip is replaced by another one, drawn by the same rule from (seed, sample, attempt).
+A record that gives no clip is replaced by another of the same part of the mixture, drawn by the same rule from (seed,
+sample, attempt).
 """
 
 import functools
@@ -19,7 +20,6 @@ from rvm_jax.data import workers
 from rvm_jax.data.augment import augment_clip, center_crop_resize
 from rvm_jax.data.batch import FAILED, TOO_SHORT, check_batch, stack_clips
 from rvm_jax.data.clips import TooShort, choose_clip
-from rvm_jax.data.video import open_video
 from rvm_jax.errors import DataError, Stopped
 
 MAX_ATTEMPTS = 10
@@ -28,39 +28,26 @@ SAMPLING = ('num_source', 'num_target', 'clip_frames', 'min_gap', 'max_gap', 'so
 AUGMENTATION = ('flip', 'crop_area', 'crop_ratio', 'crop_level')
 
 
-def make_loader(source, data, *, seed, batch_size, start_step=0, rows=None):
+def make_loader(mixture, data, *, seed, batch_size, start_step=0, rows=None):
     """Endless training batches from start_step on: an iterator to close, or to use in a `with` statement.
 
-    source gives paths of videos; data is `config.data`; batch_size counts clips over all processes, of which this one
+    mixture gives the videos; data is `config.data`; batch_size counts clips over all processes, of which this one
     makes the given rows, in their order (None: all).
     """
-    order = functools.partial(_shuffled_record, _shuffled(len(source), seed))
-    clips = ClipMaker(source, data, seed=seed, order=order, is_training=True)
+    clips = ClipMaker(mixture, data, seed=seed, order=mixture.order(seed), is_training=True)
     return Loader(clips, data, batch_size, start_step, range(batch_size) if rows is None else rows)
 
 
-def make_eval_clips(source, data, *, num_clips, batch_size, seed=0, rows=None):
+def make_eval_clips(mixture, data, *, num_clips, batch_size, seed=0, rows=None):
     """Yield the same held-out clips each time: records in order, central crops, no flip.
 
     num_clips is rounded down to whole batches, but one batch at least.
     """
-    clips = ClipMaker(
-        source, data, seed=seed, order=functools.partial(_record_in_order, len(source)), is_training=False
-    )
+    order = functools.partial(_record_in_order, len(mixture))
+    clips = ClipMaker(mixture, data, seed=seed, order=order, is_training=False)
     with Loader(clips, data, batch_size, 0, range(batch_size) if rows is None else rows) as loader:
         for _ in range(max(1, num_clips // batch_size)):
             yield next(loader)
-
-
-def _shuffled(num_records, seed):
-    import grain
-
-    grain_seed = int(np.random.SeedSequence(seed).generate_state(1)[0])  # neighboring seeds must not share epochs
-    return grain.MapDataset.range(num_records).shuffle(seed=grain_seed).repeat()
-
-
-def _shuffled_record(shuffled, sample):
-    return int(shuffled[sample])
 
 
 def _record_in_order(num_records, sample):
@@ -70,9 +57,9 @@ def _record_in_order(num_records, sample):
 class ClipMaker:
     """Number of a sample -> clip. Pure, apart from time limits; lives in the workers, so it holds plain data only."""
 
-    def __init__(self, source, data, *, seed, order, is_training):
-        self.source, self.seed, self.order, self.is_training = source, seed, order, is_training
-        self.fps, self.image_size, self.timeout_s = data.fps, data.image_size, data.decode_timeout
+    def __init__(self, mixture, data, *, seed, order, is_training):
+        self.mixture, self.seed, self.order, self.is_training = mixture, seed, order, is_training
+        self.image_size, self.timeout_s = data.image_size, data.decode_timeout
         self.sampling = {name: data[name] for name in SAMPLING}
         self.augmentation = {name: data[name] for name in AUGMENTATION}
         self.notes = None  # folder where workers leave a note on what they read, see workers.py
@@ -80,30 +67,31 @@ class ClipMaker:
 
     def __call__(self, sample):
         """{source_THWC, target_FHWC, deltas_F, record, failures}; only failures if no attempt works."""
-        failures, tried = [], []
-        for attempt in range(min(MAX_ATTEMPTS, len(self.source))):
+        failures, tried, record = [], [], self.order(sample)
+        others = self.mixture.neighbors(record)
+        for attempt in range(min(MAX_ATTEMPTS, len(others))):
             rng = np.random.default_rng([self.seed, sample, attempt])
-            record = self.order(sample) if attempt == 0 else _draw_other(rng, len(self.source), tried)
+            record = record if attempt == 0 else _draw_other(rng, others, tried)
             tried.append(record)
             try:
                 return {**self.read(record, rng), 'record': record, 'failures': failures}
             except DataError as error:
                 kind = TOO_SHORT if isinstance(error, TooShort) else FAILED
-                failures.append((kind, self.source[record], error.reason))
+                failures.append((kind, self.mixture[record].name, error.reason))
         return {'failures': failures}
 
     def read(self, record, rng):
         """{source_THWC, target_FHWC, deltas_F} of one record. DataError if it gives no clip."""
-        path = self.source[record]
+        found, fps = self.mixture[record], self.mixture.fps(record)
         if record in self.given_up:
-            raise DataError(path, self.given_up[record], 'remove or re-encode this video')
-        with workers.note(self.notes, record, path, self.timeout_s), open_video(path, self.timeout_s) as video:
-            clip = choose_clip(rng, video.count(self.fps), **self.sampling)
-            frames_THWC = video.read(np.concatenate([clip.source, clip.target]), self.fps)
-        if self.is_training:
-            frames_THWC = augment_clip(rng, frames_THWC, image_size=self.image_size, **self.augmentation)
-        else:
-            frames_THWC = center_crop_resize(frames_THWC, self.image_size)
+            raise DataError(found.name, self.given_up[record], 'remove or re-encode this video')
+        with workers.note(self.notes, record, found.name, self.timeout_s), found.open(self.timeout_s) as video:
+            clip = choose_clip(rng, video.count(fps), **self.sampling)
+            pictures = video.pictures(np.concatenate([clip.source, clip.target]), fps)
+            if self.is_training:
+                frames_THWC = augment_clip(rng, pictures, image_size=self.image_size, **self.augmentation)
+            else:
+                frames_THWC = center_crop_resize(pictures, self.image_size)
         num_source = len(clip.source)
         return {
             'source_THWC': frames_THWC[:num_source],
@@ -112,9 +100,9 @@ class ClipMaker:
         }
 
 
-def _draw_other(rng, num_records, tried):
-    """A record drawn uniformly from those not yet tried."""
-    draw = int(rng.integers(num_records - len(tried)))
+def _draw_other(rng, records, tried):
+    """One of a range of records, drawn uniformly from those not yet tried."""
+    draw = int(rng.integers(records.start, records.stop - len(tried)))
     for record in sorted(tried):
         draw += draw >= record
     return draw

@@ -12,7 +12,7 @@ import zlib
 from rvm_jax import storage
 from rvm_jax.errors import UserError
 
-SAMPLER_VERSION = 1  # raise it when a change of code makes other clips from the same files and seed
+SAMPLER_VERSION = 2  # raise it when a change of code makes other clips from the same files and seed
 END_BYTES = 64 * 1024
 MOST_LINES = 10
 
@@ -55,7 +55,7 @@ def check_unchanged(path, source, allow_change=False):
     Returns None if nothing changed, else a one-line notice, after saving the new manifest, if allow_change. UserError
     with the differences otherwise, or if the saved manifest cannot be read.
     """
-    new = {'sampler_version': SAMPLER_VERSION, 'files': source.manifest()}
+    new = {'sampler_version': SAMPLER_VERSION, 'videos': len(source), 'files': source.manifest()}
     if not storage.exists(path):
         storage.write_json(path, new)
         return None

@@ -23,6 +23,7 @@ import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from rvm_jax.data.pictures import decoded
 from rvm_jax.errors import DataError
 
 # Decoders whose 'non-reference' flag is strict: such a frame is used by no other one. In H.265 it may be used by a
@@ -162,6 +163,10 @@ class Video:
         if len({image.shape for image in images}) > 1:
             raise DataError(self.path, 'changes its size between frames', FIX)
         return np.stack([images[i] for i in np.searchsorted(unique, ticks)])
+
+    def pictures(self, ticks, fps):
+        """`read` as Pictures: what a source's videos give to the loader."""
+        return decoded(self.read(ticks, fps))
 
     def stream(self, fps=None):
         """Yield frames (H, W, 3) uint8 from first to last: every one, or the nearest to each tick of fps."""

@@ -4,7 +4,7 @@ import contextlib
 import os
 
 from rvm_jax.data.loader import make_loader
-from rvm_jax.data.sources.folder import FolderSource
+from rvm_jax.data.opening import open_held_out, open_training
 from rvm_jax.errors import DataError, Stopped
 from rvm_jax.training import sharding, start
 from rvm_jax.training.checkpoint import Checkpoints
@@ -32,8 +32,7 @@ def train(config, workdir, load_initial):
 
 
 def _train(config, workdir, load_initial, hosts):
-    source = FolderSource(config.data.path)
-    held_out = FolderSource(config.data.eval_path) if config.data.eval_path else None
+    source, held_out = open_training(config.data), open_held_out(config.data)
     start.check_hosts(hosts, config, source, held_out)
     arch, mesh, abstract_state, create, train_step, eval_step = make_programs(config)
     first_words(hosts, mesh)

@@ -8,7 +8,10 @@ from rvm_jax.training.writer import read_metrics
 
 PLACE = re.compile(r'(?<![^=])/.*/')  # the folders of an absolute path, alone or behind '='
 # Overrides that name a place on somebody's disk.
-PRIVATE = ('--config.data.path', '--config.data.eval_path', '--config.init_from', '--config.model.encoder_path')
+PRIVATE = (
+    '--config.data.path', '--config.data.mixture', '--config.data.eval_path', '--config.init_from',
+    '--config.model.encoder_path',
+)  # fmt: skip
 
 
 def run_facts(workdir, run, config, step):
@@ -52,9 +55,10 @@ def recipe_line(command):
 
 
 def _data(workdir, config):
-    name = _basename(config.data.path)
+    paths = [path for path, _, _ in config.data.mixture] or [config.data.path]
+    name = ' + '.join(map(_basename, paths))
     try:
-        count = len(storage.read_json(os.path.join(workdir, 'data_manifest.json'))['files'])
+        count = storage.read_json(os.path.join(workdir, 'data_manifest.json'))['videos']
         return f'{name}, {count:,} video{"s" * (count != 1)}'
     except (OSError, ValueError, LookupError, TypeError):  # facts for people; a run without them is still a run
         return name

@@ -138,7 +138,7 @@ class RunLog:
     def _diverged(self, step, in_a_row):
         mine = {int(r) for s, rows in self._records if step - in_a_row < s <= step for r in rows}
         records = set().union(*self._hosts.gather(sorted(mine)))
-        names = ', '.join(self._source[record] for record in sorted(records)[:8])
+        names = ', '.join(self._source[record].name for record in sorted(records)[:8])
         more = f' and {len(records) - 8} more' if len(records) > 8 else ''
         return Diverged(
             f'step {step}',

@@ -22,11 +22,12 @@ from rvm_jax.training.progress import say
 
 # What may differ between the parts of one run: it changes neither the clips nor the arithmetic beyond rounding.
 MAY_CHANGE = ('log.', 'checkpoint.', 'mesh.', 'hosts.', 'profile.', 'model.attention', 'model.remat', 'model.unroll',
-              'init_from', 'data.path', 'data.eval_path', 'data.num_workers', 'data.decode_timeout',
+              'init_from', 'data.path', 'data.mixture', 'data.eval_path', 'data.num_workers', 'data.decode_timeout',
               'data.max_failures', 'data.allow_change')  # fmt: skip
 
 # What may differ between the processes of one run as well: where its files are on each host, and how they are decoded.
-PER_HOST = ('data.path', 'data.eval_path', 'data.num_workers', 'data.decode_timeout', 'init_from', 'model.encoder_path')
+PER_HOST = ('data.path', 'data.mixture', 'data.eval_path', 'data.num_workers', 'data.decode_timeout', 'init_from',
+            'model.encoder_path')  # fmt: skip
 
 
 def check_same_run(workdir, config, source, is_resumed):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from rvm_jax.data.augment import augment_clip, center_crop_resize, crop_resize, draw_crop
+from rvm_jax.data.pictures import decoded
 
 HOW = {'image_size': 32, 'flip': 0.5, 'crop_area': (0.3, 1.0), 'crop_ratio': (0.75, 1.25), 'crop_level': 'clip'}
 
@@ -13,25 +14,35 @@ def ramp(num_frames=3, height=60, width=80):
     return np.repeat(image[None], num_frames, 0)
 
 
+def resized(frame, size):
+    out = np.empty((size, size, 3), np.uint8)
+    crop_resize(frame, (0, 0, *frame.shape[:2]), size, out)
+    return out
+
+
 def test_all_frames_of_a_clip_share_flip_and_crop():
     for seed in range(10):
-        frames = augment_clip(np.random.default_rng(seed), ramp(), **HOW)
+        frames = augment_clip(np.random.default_rng(seed), decoded(ramp()), **HOW)
         assert frames.shape == (3, 32, 32, 3) and frames.dtype == np.uint8
         assert (frames == frames[0]).all()
 
 
 def test_each_frame_gets_its_own_crop_if_asked():
-    frames = augment_clip(np.random.default_rng(0), ramp(), **{**HOW, 'crop_level': 'frame', 'flip': 0})
+    frames = augment_clip(np.random.default_rng(0), decoded(ramp()), **{**HOW, 'crop_level': 'frame', 'flip': 0})
     assert not (frames[0] == frames[1]).all()
 
 
 def test_flip_mirrors_left_and_right_only():
     still = {**HOW, 'crop_area': (1, 1), 'crop_ratio': (80 / 60, 80 / 60)}
-    kept, mirrored = (augment_clip(np.random.default_rng(0), ramp(), **{**still, 'flip': p})[0] for p in (0.0, 1.0))
+    kept, mirrored = (
+        augment_clip(np.random.default_rng(0), decoded(ramp()), **{**still, 'flip': p})[0] for p in (0.0, 1.0)
+    )
     assert kept[0, 0, 0] < kept[0, -1, 0]
     assert mirrored[0, 0, 0] > mirrored[0, -1, 0]
     assert mirrored[0, 0, 1] < mirrored[-1, 0, 1]
-    flips = [augment_clip(np.random.default_rng(seed), ramp(), **still)[0, 0, 0, 0] > 100 for seed in range(200)]
+    flips = [
+        augment_clip(np.random.default_rng(seed), decoded(ramp()), **still)[0, 0, 0, 0] > 100 for seed in range(200)
+    ]
     assert 60 < sum(flips) < 140
 
 
@@ -51,19 +62,19 @@ def test_a_frame_too_narrow_for_any_crop_gives_its_center():
 
 
 def test_evaluation_takes_the_central_square():
-    frames = center_crop_resize(ramp(), 60)
+    frames = center_crop_resize(decoded(ramp()), 60)
     np.testing.assert_array_equal(frames, ramp()[:, :, 10:70])
 
 
 @pytest.mark.parametrize('factor', [2, 3])
 def test_shrinking_does_not_alias(factor):
     board = (np.indices((64 * factor, 64 * factor)).sum(0) % 2 * 255).astype(np.uint8)
-    frame = crop_resize(np.repeat(board[..., None], 3, -1), (0, 0, 64 * factor, 64 * factor), 64)
+    frame = resized(np.repeat(board[..., None], 3, -1), 64)
     assert frame.std() < 30  # a fine checkerboard becomes gray
 
 
 def test_growing_is_bicubic():
     step = np.zeros((16, 16, 3), np.uint8)
     step[:, 8:] = 200
-    frame = crop_resize(step, (0, 0, 16, 16), 64)
+    frame = resized(step, 64)
     assert frame.max() > 200  # overshoots at an edge, as bilinear never does

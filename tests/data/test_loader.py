@@ -14,6 +14,7 @@ from rvm_jax import config
 from rvm_jax.data import workers
 from rvm_jax.data.batch import ARRAYS, check_batch
 from rvm_jax.data.loader import ClipMaker, Loader, make_eval_clips, make_loader
+from rvm_jax.data.mixture import Mixture, Part
 from rvm_jax.data.sources.folder import FolderSource
 from rvm_jax.errors import DataError, Stopped
 
@@ -33,6 +34,10 @@ def data():
     return c
 
 
+def videos(path):
+    return Mixture([Part(FolderSource(path), fps=10)])
+
+
 def batches(source, data, steps=4, **how):
     with make_loader(source, data, **{'seed': 1, 'batch_size': 4, **how}) as loader:
         return [next(loader) for _ in range(steps)]
@@ -47,20 +52,20 @@ def assert_same(found, expected):
 
 
 def test_a_batch_is_what_it_says(folder, data):
-    batch = batches(FolderSource(folder), data, 1)[0]
+    batch = batches(videos(folder), data, 1)[0]
     check_batch(batch, batch_size=4, num_source=2, num_target=3, image_size=32)
     with pytest.raises(ValueError, match='source_BTHWC'):
         check_batch(batch, batch_size=4, num_source=3, num_target=3, image_size=32)
 
 
 def test_batches_do_not_depend_on_workers(folder, data):
-    expected = batches(FolderSource(folder), data)
+    expected = batches(videos(folder), data)
     data.num_workers = 2
-    assert_same(batches(FolderSource(folder), data), expected)
+    assert_same(batches(videos(folder), data), expected)
 
 
 def test_batches_do_not_depend_on_processes(folder, data):
-    source = FolderSource(folder)
+    source = videos(folder)
     expected = batches(source, data)
     rows = [0, 1, 3], [2]  # as a mesh may have it: neither in one piece nor of one size
     parts = [batches(source, data, rows=these) for these in rows]
@@ -70,21 +75,21 @@ def test_batches_do_not_depend_on_processes(folder, data):
 
 
 def test_step_n_is_the_same_after_a_restart(folder, data):
-    expected = batches(FolderSource(folder), data, 6)
-    assert_same(batches(FolderSource(folder), data, 2, start_step=4), expected[4:])
+    expected = batches(videos(folder), data, 6)
+    assert_same(batches(videos(folder), data, 2, start_step=4), expected[4:])
     data.num_workers = 1
-    assert_same(batches(FolderSource(folder), data, 2, start_step=4), expected[4:])
+    assert_same(batches(videos(folder), data, 2, start_step=4), expected[4:])
 
 
 def test_every_video_is_used_once_an_epoch_in_a_new_order(folder, data):
-    records = np.concatenate([b['record_B'] for b in batches(FolderSource(folder), data, 10, batch_size=5)])
+    records = np.concatenate([b['record_B'] for b in batches(videos(folder), data, 10, batch_size=5)])
     epochs = records.reshape(10, 5)
     assert (np.sort(epochs, 1) == np.arange(5)).all()
     assert len({tuple(epoch) for epoch in epochs}) > 3
 
 
 def test_seeds_and_steps_draw_different_clips(folder, data):
-    source = FolderSource(folder)
+    source = videos(folder)
     first, second = batches(source, data, 2)
     other = batches(source, data, 1, seed=2)[0]
     for name in ('source_BTHWC', 'deltas_BF'):
@@ -99,16 +104,16 @@ def test_truncated_file_is_replaced_and_named(folder, data, tmp_path, write_vide
     os.truncate(bad, os.path.getsize(bad) // 2)
     write_video(tmp_path / 'short.mp4', 2)
     os.mkfifo(tmp_path / 'pipe.mp4')
-    found = batches(FolderSource(tmp_path), data, 4, batch_size=8)
+    found = batches(videos(tmp_path), data, 4, batch_size=8)
     failures = {(kind, os.path.basename(path), reason) for b in found for kind, path, reason in b['failures']}
     assert failures == {
         ('failed', 'cut.mp4', 'cannot be opened as a video (Invalid data found when processing input)'),
         ('failed', 'pipe.mp4', 'is not a regular file'),
         ('too short', 'short.mp4', 'has too few frames (2, a clip needs 3)'),
     }
-    names = FolderSource(tmp_path).names
+    names = videos(tmp_path).parts[0].source.names
     assert {names[record] for b in found for record in b['record_B']} == {f'{i}.mp4' for i in range(5)}
-    assert_same(batches(FolderSource(tmp_path), data, 4, batch_size=8), found)
+    assert_same(batches(videos(tmp_path), data, 4, batch_size=8), found)
 
 
 def test_data_of_which_nothing_works_end_the_run(tmp_path, data):
@@ -116,11 +121,11 @@ def test_data_of_which_nothing_works_end_the_run(tmp_path, data):
         (tmp_path / f'{i}.mp4').write_bytes(b'no video')
     for data.num_workers in (0, 1):
         with pytest.raises(DataError, match='3 videos in a row gave no clip'):
-            batches(FolderSource(tmp_path), data)
+            batches(videos(tmp_path), data)
 
 
 def test_loader_leaves_no_open_files(folder, data):
-    source = FolderSource(folder)
+    source = videos(folder)
     data.num_workers = 1
     batches(source, data, 1)  # what the first use keeps for good
     gc.collect()
@@ -138,7 +143,7 @@ def test_loader_leaves_no_open_files(folder, data):
 
 def test_a_killed_worker_is_an_error_and_no_hang(folder, data):
     data.num_workers = 2
-    with make_loader(FolderSource(folder), data, seed=1, batch_size=4) as loader:
+    with make_loader(videos(folder), data, seed=1, batch_size=4) as loader:
         next(loader)
         os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
         with pytest.raises(Stopped, match=r'worker died .*exit code -9.*last file that it read: .*\.mp4'):
@@ -149,7 +154,7 @@ def test_a_killed_worker_is_an_error_and_no_hang(folder, data):
 
 def test_signals_for_the_whole_process_group_leave_workers_alone(folder, data):
     data.num_workers = 1
-    with make_loader(FolderSource(folder), data, seed=1, batch_size=4) as loader:
+    with make_loader(videos(folder), data, seed=1, batch_size=4) as loader:
         next(loader)
         for number in (signal.SIGINT, signal.SIGTERM):
             os.kill(multiprocessing.active_children()[0].pid, number)
@@ -162,7 +167,7 @@ class StuckClips(ClipMaker):
 
     def read(self, record, rng):
         if record == 2 and record not in self.given_up:
-            with workers.note(self.notes, record, self.source[record], 1 - workers.GRACE_S):
+            with workers.note(self.notes, record, self.mixture[record].name, 1 - workers.GRACE_S):
                 time.sleep(600)
         return super().read(record, rng)
 
@@ -171,7 +176,7 @@ def test_a_file_that_holds_its_worker_is_given_up_and_the_run_goes_on(folder, da
     monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or types.ModuleType(__name__))
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
     data.num_workers = 1
-    clips = StuckClips(FolderSource(folder), data, seed=1, order=lambda sample: sample % 5, is_training=True)
+    clips = StuckClips(videos(folder), data, seed=1, order=lambda sample: sample % 5, is_training=True)
     with Loader(clips, data, 5, 0, range(5)) as loader:
         found = [next(loader) for _ in range(2)]
     assert [b['step'] for b in found] == [0, 1]
@@ -183,7 +188,7 @@ def test_a_file_that_holds_its_worker_is_given_up_and_the_run_goes_on(folder, da
 
 
 def test_evaluation_clips_are_fixed_and_upright_and_not_cropped_at_random(folder, data, read_number):
-    source = FolderSource(folder)
+    source = videos(folder)
     found = list(make_eval_clips(source, data, num_clips=9, batch_size=4))
     assert [b['record_B'].tolist() for b in found] == [[0, 1, 2, 3], [4, 0, 1, 2]]
     assert_same(list(make_eval_clips(source, data, num_clips=9, batch_size=4)), found)

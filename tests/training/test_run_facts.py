@@ -49,5 +49,5 @@ def test_facts_of_a_run_name_no_folder_of_the_machine(tmp_path):
         'Trained for': '1,500 of 2,000 steps, 12,000 clips',
         'Written by': 'rvm_jax 0.1.0',
     }
-    (tmp_path / 'data_manifest.json').write_text('{"files": [["a.mp4", 1, 2]]}')
+    (tmp_path / 'data_manifest.json').write_text('{"videos": 1}')
     assert run_facts(tmp_path, run, config, 1500)['Data'] == 'clips, 1 video'

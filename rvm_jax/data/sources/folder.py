@@ -1,18 +1,31 @@
 """Video files as a source: a folder, a glob, a list of files, or one file."""
 
 import collections
+import dataclasses
 import glob
 import os
 
 from rvm_jax.data.manifest import file_entry, fingerprint
+from rvm_jax.data.video import open_video
 from rvm_jax.errors import UserError
 
 VIDEO_EXTENSIONS = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv'.split())
 FORMS = 'give a folder of videos, a glob, a text file with one video a line, or a video'
 
 
+@dataclasses.dataclass(frozen=True)
+class VideoFile:
+    """One video of a source: its path is its name."""
+
+    name: str
+
+    def open(self, timeout_s):
+        """Open it for as long as a `with` block lasts; see `video.open_video`."""
+        return open_video(self.name, timeout_s)
+
+
 class FolderSource:
-    """source[i] is the path of video i (str), len(source) their number; sorted by name, the same on every machine.
+    """source[i] is video i (VideoFile), len(source) their number; sorted by name, the same on every machine.
 
     path is a folder (searched to the bottom), a glob ('**' too), a text file with one path a line, relative to its own
     folder (blank lines and lines that start with # are ignored, the order is kept), or one video file. Folders and
@@ -30,7 +43,7 @@ class FolderSource:
         return len(self.names)
 
     def __getitem__(self, index):
-        return os.path.join(self.root, self.names[index])
+        return VideoFile(os.path.join(self.root, self.names[index]))
 
     def manifest(self):
         """[[name, bytes, crc32], ...] in order; reads the two ends of every file, once."""

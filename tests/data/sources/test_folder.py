@@ -16,13 +16,13 @@ def folder(tmp_path):
 
 
 def names(source):
-    return [os.path.relpath(source[i], source.root) for i in range(len(source))]
+    return [os.path.relpath(source[i].name, source.root) for i in range(len(source))]
 
 
 def test_a_folder_gives_its_videos_sorted_and_nothing_else(folder):
     source = FolderSource(folder)
     assert names(source) == ['a.MOV', 'b.mp4', 'sub/c.mkv']
-    assert all(os.path.isfile(source[i]) for i in range(3))
+    assert all(os.path.isfile(source[i].name) for i in range(3))
 
 
 def test_globs_lists_and_single_files(folder, tmp_path):
@@ -32,7 +32,7 @@ def test_globs_lists_and_single_files(folder, tmp_path):
     listing = tmp_path / 'list.txt'
     listing.write_text('# mine\n\nvideos/sub/c.mkv\n  videos/b.mp4  \n/elsewhere/d.mp4\n')
     source = FolderSource(listing)
-    assert [source[i] for i in range(3)] == [f'{folder}/sub/c.mkv', f'{folder}/b.mp4', '/elsewhere/d.mp4']
+    assert [source[i].name for i in range(3)] == [f'{folder}/sub/c.mkv', f'{folder}/b.mp4', '/elsewhere/d.mp4']
 
 
 def test_links_in_a_circle_end_and_dangling_ones_are_kept(folder):

@@ -1,0 +1,119 @@
+"""Several sources become one: each with its frame rate, and drawn in proportion to its weight (RVM, Table 4)."""
+
+import bisect
+import dataclasses
+import fractions
+import functools
+import hashlib
+import itertools
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A source, the frames a second that clips from it have, and its weight, relative to the other parts' weights."""
+
+    source: Any
+    fps: float
+    weight: float = 1.0
+
+
+class Mixture:
+    """mixture[i] is record i of all parts, one part after the other; len(mixture) their number.
+
+    An ordinary data set is a mixture of one part.
+    """
+
+    def __init__(self, parts):
+        self.parts = tuple(parts)
+        self._ends = list(itertools.accumulate(len(part.source) for part in self.parts))
+
+    def __len__(self):
+        return self._ends[-1]
+
+    def __getitem__(self, record):
+        number = self._part(record)
+        return self.parts[number].source[record - self._start(number)]
+
+    @property
+    def path(self):
+        """The paths of all parts, for messages."""
+        return ', '.join(part.source.path for part in self.parts)
+
+    def fps(self, record):
+        """Frames a second of clips from this record."""
+        return self.parts[self._part(record)].fps
+
+    def neighbors(self, record):
+        """The records of the part that this record is from, itself included: a range."""
+        number = self._part(record)
+        return range(self._start(number), self._ends[number])
+
+    def order(self, seed):
+        """A picklable function from the number of a sample, in an endless stream, to its record.
+
+        The parts take turns, exactly by weight. Each part's own samples run through all its records in random order,
+        then through all of them in another one, whatever the other parts do.
+        """
+        import grain
+
+        parts = []
+        for number, end in enumerate(self._ends):
+            part_seed = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])  # no two share an order
+            parts.append(grain.MapDataset.range(self._start(number), end).shuffle(seed=part_seed).repeat())
+        return functools.partial(_record, parts, whole_weights([part.weight for part in self.parts]))
+
+    def manifest(self):
+        """The parts' manifests in one, names led by the part's number, and an entry for each frame rate and weight."""
+        if len(self.parts) == 1:
+            return self.parts[0].source.manifest()
+        lists = []
+        for number, part in enumerate(self.parts):
+            lists.append([[f'part {number}', part.fps, part.weight]])
+            lists.append([[f'{number}/{name}', *rest] for name, *rest in part.source.manifest()])
+        return list(itertools.chain(*lists))
+
+    def fingerprint(self):
+        """Hex digest of the parts' fingerprints, frame rates and weights."""
+        if len(self.parts) == 1:
+            return self.parts[0].source.fingerprint()
+        parts = [[part.source.fingerprint(), part.fps, part.weight] for part in self.parts]
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
+
+    def _part(self, record):
+        return bisect.bisect_right(self._ends, record)
+
+    def _start(self, number):
+        return self._ends[number - 1] if number else 0
+
+
+def _record(parts, weights, sample):
+    number, turn = whose_turn(sample, weights)
+    return int(parts[number][turn])
+
+
+def whole_weights(weights):
+    """The smallest whole numbers in the same proportions as the weights, read as the decimals that they are."""
+    exact = [fractions.Fraction(str(weight)) for weight in weights]
+    scale = math.lcm(*(weight.denominator for weight in exact))
+    whole = [int(weight * scale) for weight in exact]
+    return [weight // math.gcd(*whole) for weight in whole]
+
+
+def whose_turn(sample, weights):
+    """(part, how many samples before this one were that part's), for any sample, without counting up to it.
+
+    weights are whole numbers. Of the first n samples the first part has its share rounded up; the others divide the
+    rest in the same way, so each part is less than one sample a part before it away from its share.
+    """
+    rest = sum(weights)
+    for number, weight in enumerate(weights):
+        passed_on, passed_on_next = (n * (rest - weight) // rest for n in (sample, sample + 1))
+        if passed_on == passed_on_next:
+            return number, sample - passed_on
+        sample, rest = passed_on, rest - weight
+    raise AssertionError('the last part passes nothing on')

@@ -1,0 +1,85 @@
+"""Frames of a clip, all of one size, decoded no sooner and no larger than they are needed."""
+
+import dataclasses
+import functools
+import io
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from rvm_jax.errors import DataError
+
+MAX_PIXELS = 64_000_000  # of one frame: twice 8K video; a larger one is damage or malice, and would exhaust the memory
+FIX = 'prepare the data again'
+JPEG_START = b'\xff\xd8'
+# JPEG can be decoded at these fractions of its size, saving work; in cv2, gray at a fraction means the fraction alone.
+READ_AS = {
+    1: cv2.IMREAD_COLOR_RGB,
+    2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Pictures:
+    """How many, height and width in pixels, and decode(shrink=1) -> as many frames HWC, uint8, RGB.
+
+    shrink is 1, 2, 4 or 8: the side lengths are divided by it, rounding up, where the codec can decode at a fraction
+    of its size; other codecs return the full size.
+    """
+
+    num_frames: int
+    height: int
+    width: int
+    decode: Callable
+
+
+def decoded(frames_THWC):
+    """Pictures of frames that are decoded already."""
+    return Pictures(*frames_THWC.shape[:3], lambda shrink=1: frames_THWC)
+
+
+def encoded(name, blobs):
+    """Pictures of JPEG or PNG files in memory, all of the size of the first; name says whose, in errors.
+
+    DataError if the first is no picture or too large; from decode, if one cannot be decoded or has another size.
+    """
+    height, width = image_size(name, blobs[0])
+    return Pictures(len(blobs), height, width, functools.partial(_decode_images, name, blobs))
+
+
+def image_size(name, blob):
+    """(height, width) from a picture's header. DataError if it has none or one that is too large."""
+    try:
+        with Image.open(io.BytesIO(blob)) as image:
+            width, height = image.size
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        raise DataError(name, f'holds no picture ({error})', FIX) from error
+    check_size(name, height, width)
+    return height, width
+
+
+def check_size(name, height, width):
+    """DataError if one frame of that size would exhaust the memory."""
+    if height * width > MAX_PIXELS:
+        reason = f'has frames of {width} x {height} pixels, more than {MAX_PIXELS / 1e6:g} million'
+        raise DataError(name, reason, 'scale it down')
+
+
+def _decode_images(name, blobs, shrink=1):
+    frames = []
+    for blob in blobs:
+        flags = READ_AS[shrink if blob.startswith(JPEG_START) else 1]
+        try:
+            frame_HWC = cv2.imdecode(np.frombuffer(blob, np.uint8), flags)
+        except cv2.error as error:
+            raise DataError(name, f'holds a picture that cannot be decoded ({error.err})', FIX) from error
+        if frame_HWC is None:
+            raise DataError(name, 'holds a picture that cannot be decoded', FIX)
+        frames.append(frame_HWC)
+    if len({frame.shape for frame in frames}) > 1:
+        raise DataError(name, 'changes its size between frames', FIX)
+    return frames
