@@ -14,7 +14,7 @@ HOW = {'image_size': 32, 'flip': 0.5, 'crop_area': (0.3, 1.0), 'crop_ratio': (0.
 
 def soft_frames(num_frames=3, height=150, width=203):
     y, x = np.mgrid[:height, :width]
-    image = np.stack([x * 255 / width, y * 255 / height, 127 + 100 * np.sin(x / 20 + y / 30)], -1)
+    image = np.stack([x * 255 / width, y * 255 / height, 127 + 100 * np.sin(x / 40 + y / 60)], -1)
     return np.stack([image + 5 * i for i in range(num_frames)]).clip(0, 255).astype(np.uint8)
 
 
