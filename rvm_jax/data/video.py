@@ -7,6 +7,9 @@ variable frame rates, edit lists and a first timestamp other than 0 need no spec
 
 A file can be sound in part. The call fails if a frame that is asked for, or one between it and its keyframe, is damaged
 or missing, whatever the rest of the file is like.
+
+Where a disk or network fails in a way that may pass, every call raises the OSError itself: it says nothing of the file.
+docs/data.md lists what happens to odd files.
 """
 
 import bisect
@@ -16,26 +19,20 @@ import dataclasses
 import math
 import os
 import re
-import stat
 import time
 
 import av
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from rvm_jax.data.container import DECODERS, FIX, describe, first_video_stream, open_container, raise_if_passing
 from rvm_jax.data.pictures import decoded
 from rvm_jax.errors import DataError
 
 # Decoders whose 'non-reference' flag is strict: such a frame is used by no other one. In H.265 it may be used by a
 # higher temporal layer, so there every frame is decoded.
 SKIPPABLE = ('h264',)
-# Playlists and scripts that call themselves a video could make FFmpeg open other files or addresses.
-CONTAINERS = {
-    'protocol_whitelist': 'file',
-    'format_whitelist': 'mov,matroska,webm,avi,mpeg,mpegts,mpegvideo,asf,flv,ogg,h264,hevc,ivf,yuv4mpegpipe,gif',
-}
 EPSILON = 1e-6  # seconds: timestamps closer than this are the same
-FIX = 'remove or re-encode this video'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,35 +75,10 @@ def iterate_frames(path, fps=None):
 def open_video(path, timeout_s=None):
     """Open a video for as long as the `with` block lasts; a `Video` that gives up timeout_s seconds from now.
 
-    DataError with one line of reason, its details in brackets: missing, not a regular file (a FIFO is never opened),
-    empty, not a video, no video stream.
+    DataError as in `container.open_container`.
     """
-    path = os.fspath(path)
-    _check_regular(path)
-    try:
-        # 'file:' keeps a name like 'a:b.mp4' from being read as a protocol.
-        container = av.open('file:' + os.path.abspath(path), container_options=CONTAINERS, timeout=timeout_s)
-    except (av.FFmpegError, OSError) as error:
-        raise DataError(path, f'cannot be opened as a video ({_reason(error)})', FIX) from error
-    with container:
-        if not container.streams.video:
-            raise DataError(path, 'has no video stream', FIX)
-        yield Video(path, container, timeout_s)
-
-
-def _check_regular(path):
-    try:
-        status = os.stat(path)
-    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
-        raise DataError(path, f'cannot be read ({_reason(error)})', 'check the path') from error
-    if not stat.S_ISREG(status.st_mode):
-        raise DataError(path, 'is not a regular file', 'remove it from the data')
-    if status.st_size == 0:
-        raise DataError(path, 'is empty (0 bytes)', FIX)
-
-
-def _reason(error):
-    return getattr(error, 'strerror', None) or str(error)
+    with open_container(path, timeout_s) as container:
+        yield Video(os.fspath(path), container, timeout_s)
 
 
 class Video:
@@ -117,9 +89,8 @@ class Video:
         self._container = container
         self._timeout_s = timeout_s
         self._deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
-        self._stream = stream = container.streams.video[0]
-        if stream.codec_context is None:
-            raise DataError(path, 'is in a codec that cannot be decoded here', FIX)
+        self._stream = stream = first_video_stream(path, container)
+        stream.codec_context.options = DECODERS
         stream.codec_context.thread_count = 1
         stream.codec_context.thread_type = 'NONE'
         self._can_skip = stream.codec_context.name in SKIPPABLE
@@ -218,8 +189,6 @@ class Video:
         """Yield decoded frames in order of presentation; those that times_s make superfluous may be left out."""
         context = self._stream.codec_context
         for packet, is_needed in self._packets(times_s):
-            if time.monotonic() > self._deadline:
-                raise DataError(self.path, f'takes too long to decode (more than {self._timeout_s:g} s)', FIX)
             if self._can_skip:
                 context.skip_frame = 'DEFAULT' if is_needed else 'NONREF'
             try:
@@ -252,10 +221,13 @@ class Video:
     def _demux(self):
         try:
             for packet in self._container.demux(self._stream):
+                if time.monotonic() > self._deadline:
+                    raise DataError(self.path, f'takes too long to decode (more than {self._timeout_s:g} s)', FIX)
                 if packet.dts is not None:
                     self._position = packet.dts
                 yield packet
         except (av.FFmpegError, OSError) as error:
+            raise_if_passing(self.path, error)
             raise self._damaged(self._position, error) from error
 
     def _is_wanted(self, pts, shown, times_s):
@@ -273,7 +245,8 @@ class Video:
         try:
             self._container.seek(self._to_pts(time_s or 0), stream=self._stream)
         except (av.FFmpegError, OSError) as error:
-            raise DataError(self.path, f'cannot be searched ({_reason(error)})', FIX) from error
+            raise_if_passing(self.path, error)
+            raise DataError(self.path, f'cannot be searched ({describe(error)})', FIX) from error
 
     def _is_keyframe_ahead(self, time_s):
         """Whether a keyframe lies between what has been read and time_s."""
@@ -331,7 +304,7 @@ class Video:
 
     def _damaged(self, pts, error):
         where = '' if pts is None else f'at {pts * self._tick_s - self._start_s:.2f} s: '
-        return DataError(self.path, f'is damaged ({where}{_reason(error)})', FIX)
+        return DataError(self.path, f'is damaged ({where}{describe(error)})', FIX)
 
 
 def _successor(shown, pts):
