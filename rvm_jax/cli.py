@@ -10,6 +10,7 @@ SIGPIPE_CODE = 141  # what a shell reports for a program whose reader went away
 COMMANDS = {
     'demo': 'render videos, pre-train a tiny model on them, and write a report',
     'train': 'pre-train from videos; the same line resumes',
+    'prepare': 'turn videos into shards that training reads many times faster',
     'export': 'write any model as an export folder or a released RVM .npz',
     'features': 'features of videos, one .npz each',
     'visualize': 'pictures and videos of what a model sees',
@@ -44,7 +45,9 @@ def run(name, argv):
     args, rest = parser.parse_known_args(argv)
     args.overrides = [text.removeprefix('--config.') for text in rest if text.startswith('--config.')]
     unknown = [text for text in rest if not (text.startswith('--config.') and 'config' in args)]
-    if unknown:
+    if getattr(args, getattr(command, 'PASSES_ON', ''), None):
+        args.passed_on = unknown
+    elif unknown:
         parser.error(f'unrecognized arguments: {" ".join(unknown)}')
     try:
         command.run(args)

@@ -16,6 +16,9 @@ class UserError(Exception):
         super().__init__(f'{value}: {reason}; {fix}')
         self.value, self.reason, self.fix = value, reason, fix
 
+    def __reduce__(self):  # so that a worker process can raise it in its parent
+        return type(self), (self.value, self.reason, self.fix)
+
 
 class DataError(UserError):
     """Data that cannot be used: too many broken videos, or a video that has no pictures."""
@@ -49,6 +52,9 @@ class Unavailable(Exception):
     def __init__(self, path, reason):
         super().__init__(f'{path}: does not answer ({reason}); start again once it does')
         self.path, self.reason = path, reason
+
+    def __reduce__(self):
+        return type(self), (self.path, self.reason)
 
 
 class ConfigErrors(Exception):

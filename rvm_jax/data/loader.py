@@ -87,7 +87,8 @@ class ClipMaker:
             raise DataError(found.name, self.given_up[record], 'remove or re-encode this video')
         with workers.note(self.notes, record, found.name, self.timeout_s), found.open(self.timeout_s) as video:
             clip = choose_clip(rng, video.count(fps), **self.sampling)
-            pictures = video.pictures(np.concatenate([clip.source, clip.target]), fps)
+            ticks, places = np.unique(np.concatenate([clip.source, clip.target]), return_inverse=True)
+            pictures = video.pictures(ticks, fps).take(places)
             if self.is_training:
                 frames_THWC = augment_clip(rng, pictures, image_size=self.image_size, **self.augmentation)
             else:

@@ -1,21 +1,54 @@
 """What config.data names, opened: a mixture to train on, and the held-out videos."""
 
+import importlib.util
+import os
+import re
+
+from rvm_jax.data import shards
 from rvm_jax.data.mixture import Mixture, Part
+from rvm_jax.data.sources import tfds
+from rvm_jax.data.sources.array_record import ShardSource
 from rvm_jax.data.sources.folder import FolderSource
+from rvm_jax.errors import UserError
 
 
 def open_training(data):
-    """The Mixture of `config.data`: data.mixture, or data.path alone. UserError if something is not there."""
-    if data.mixture:
-        return Mixture(Part(open_source(path, 'train'), fps, weight) for path, fps, weight in data.mixture)
-    return Mixture([Part(open_source(data.path, 'train'), data.fps)])
+    """The Mixture of `config.data`: data.mixture, or data.path alone.
+
+    UserError if something is not there, or shards hold fewer frames a second than are asked for.
+    """
+    if not data.mixture:
+        return Mixture([_part(data.path, 'train', data.fps, 1.0, 'config.data.fps')])
+    return Mixture(_part(path, 'train', fps, weight, 'config.data.mixture') for path, fps, weight in data.mixture)
 
 
 def open_held_out(data):
     """The Mixture, of one part, at data.eval_path, or None where that is empty."""
-    return Mixture([Part(open_source(data.eval_path, 'val'), data.fps)]) if data.eval_path else None
+    return Mixture([_part(data.eval_path, 'val', data.fps, 1.0, 'config.data.fps')]) if data.eval_path else None
 
 
 def open_source(path, split):
-    """The source at a path: a folder, glob or list of videos, or one video. split is 'train' or 'val'."""
+    """The source at a path; split, 'train' or 'val', counts for shards and TFDS datasets, which know which is which."""
+    folder = os.path.expanduser(path)
+    if os.path.isdir(folder) and not shards.NAMES.isdisjoint(os.listdir(folder)):
+        return ShardSource(folder, split)
+    if _is_tfds(path):
+        return tfds.TfdsSource(path, split)
     return FolderSource(path)
+
+
+def _is_tfds(path):
+    place, _ = tfds.split_path(path)
+    folder = os.path.expanduser(place)
+    if os.path.lexists(folder):
+        return os.path.isfile(os.path.join(folder, tfds.FEATURES))
+    is_installed = importlib.util.find_spec('tensorflow_datasets') is not None
+    return is_installed and re.fullmatch(tfds.NAME, place) is not None
+
+
+def _part(path, split, fps, weight, key):
+    source = open_source(path, split)
+    if source.fps and fps > source.fps + 1e-6:
+        reason = f'holds {source.fps:g} frames a second, fewer than the {fps:g} of {key}'
+        raise UserError(path, reason, f'set {key} to {source.fps:g} or less, or prepare the data with --fps {fps:g}')
+    return Part(source, fps, weight)

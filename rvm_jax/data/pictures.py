@@ -36,6 +36,15 @@ class Pictures:
     width: int
     decode: Callable
 
+    def take(self, places):
+        """Pictures of the frames with these numbers, in this order; one that is there twice is decoded once."""
+
+        def decode(shrink=1):
+            frames = self.decode(shrink)
+            return [frames[place] for place in places]
+
+        return Pictures(len(places), self.height, self.width, decode)
+
 
 def decoded(frames_THWC):
     """Pictures of frames that are decoded already."""

@@ -96,7 +96,8 @@ class Video:
         self._can_skip = stream.codec_context.name in SKIPPABLE
         self._rate = float(stream.average_rate or 0) or None
         self._tick_s = float(stream.time_base)
-        self._position = None  # decoding timestamp of the newest packet read
+        self._is_fresh = True  # nothing was read yet
+        self._position = None  # decoding timestamp of the newest packet read, if it has one
         self._reformatter = VideoReformatter()
         self._start_s = 0
         self._start_s = self._start()
@@ -112,11 +113,11 @@ class Video:
         return VideoInfo(self._stream.frames or None, self._rate, self._duration(), height, width, rotation)
 
     def count(self, fps):
-        """Ticks of fps that this video holds, from its duration, or from its packets where it states none.
+        """Ticks of fps that this video holds, from its duration, or from its packets where it states none or no rate.
 
         The last one is at most half a frame after the last frame. A file that was cut off holds fewer than it says.
         """
-        duration_s = self._duration() or self._scan_duration()
+        duration_s = (self._rate and self._duration()) or self._scan_duration()
         return max(1, math.floor((duration_s - self._half_frame(fps)) * fps + EPSILON) + 1)
 
     def read(self, ticks, fps):
@@ -139,21 +140,36 @@ class Video:
         """`read` as Pictures: what a source's videos give to the loader."""
         return decoded(self.read(ticks, fps))
 
-    def stream(self, fps=None):
-        """Yield frames (H, W, 3) uint8 from first to last: every one, or the nearest to each tick of fps."""
-        self._seek(None)
-        if fps is None:
-            yield from map(self._to_rgb, self._decode())
-            return
-        tick, before = 0, None
-        for frame in self._decode():
+    def stream(self, fps=None, first=0, short_side=None):
+        """Yield frames (H, W, 3) uint8 to the last: every one, or the nearest to each tick of fps from `first` on.
+
+        Frames whose shorter side has more than short_side pixels are scaled down to it, averaging over areas.
+        """
+        before, tick = None, first
+        for frame in self._frames_from(first / fps if first else 0):
+            if fps is None:
+                yield self._to_rgb(frame, short_side)
+                continue
             while tick / fps <= self._time(frame) + EPSILON:
-                yield self._to_rgb(self._nearer(before, frame, tick / fps))
+                yield self._to_rgb(self._nearer(before, frame, tick / fps), short_side)
                 tick += 1
             before = frame
         while before is not None and tick / fps <= self._time(before) + self._half_frame(fps) - EPSILON:
-            yield self._to_rgb(before)
+            yield self._to_rgb(before, short_side)
             tick += 1
+
+    def _frames_from(self, time_s):
+        """Decoded frames from the keyframe before time_s on, or from the start where seeking overshoots."""
+        if time_s > 0:
+            self._seek(time_s)
+            frames = self._decode()
+            head = next(frames, None)
+            if head is not None and self._time(head) <= time_s + EPSILON:
+                yield head
+                yield from frames
+                return
+        self._seek(None)
+        yield from self._decode()
 
     def _read_from(self, times_s, seek_s):
         """Images for the first of times_s, as many as are cheaper to reach by decoding on than by seeking again.
@@ -219,6 +235,7 @@ class Video:
             yield packet, True
 
     def _demux(self):
+        self._is_fresh = False
         try:
             for packet in self._container.demux(self._stream):
                 if time.monotonic() > self._deadline:
@@ -240,8 +257,8 @@ class Video:
         return np.searchsorted(times_s, high + EPSILON, 'right') > np.searchsorted(times_s, low - EPSILON, 'left')
 
     def _seek(self, time_s):
-        if self._position is None and (time_s is None or time_s <= 0):
-            return  # a fresh file stands at its start
+        if self._is_fresh and (time_s is None or time_s <= 0):
+            return  # it stands at its start
         try:
             self._container.seek(self._to_pts(time_s or 0), stream=self._stream)
         except (av.FFmpegError, OSError) as error:
@@ -252,10 +269,14 @@ class Video:
         """Whether a keyframe lies between what has been read and time_s."""
         entries = self._stream.index_entries
         i = entries.search_timestamp(self._to_pts(time_s))
-        return i >= 0 and entries[i].timestamp > self._position
+        return i >= 0 and self._position is not None and entries[i].timestamp > self._position
 
-    def _to_rgb(self, frame):
-        rgb = self._reformatter.reformat(frame, format='rgb24', threads=1).to_ndarray()
+    def _to_rgb(self, frame, short_side=None):
+        how = {}
+        if short_side and min(frame.height, frame.width) > short_side:
+            scale = short_side / min(frame.height, frame.width)
+            how = {'height': round(frame.height * scale), 'width': round(frame.width * scale), 'interpolation': 'AREA'}
+        rgb = self._reformatter.reformat(frame, format='rgb24', threads=1, **how).to_ndarray()
         return np.ascontiguousarray(np.rot90(rgb, _rotation(frame) // 90))
 
     def _nearer(self, before, after, time_s):

@@ -37,11 +37,12 @@ def start(index, count):
     # Ctrl-C and SIGTERM reach the whole process group; the training process decides when its workers end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
 
 
-def _end_with_parent():
+def end_with_parent():
+    """End this process when its parent ends, however that ends."""
     multiprocessing.parent_process().join()
     os._exit(1)
 

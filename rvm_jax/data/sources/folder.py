@@ -10,7 +10,9 @@ from rvm_jax.data.video import open_video
 from rvm_jax.errors import UserError
 
 VIDEO_EXTENSIONS = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv'.split())
-FORMS = 'give a folder of videos, a glob, a text file with one video a line, or a video'
+FORMS = (
+    'give a folder of videos, a glob, a text file with one video a line, a video, a folder of shards, or a TFDS name'
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +35,8 @@ class FolderSource:
     reports them.
     UserError if nothing is found.
     """
+
+    fps = None  # files have their own rates
 
     def __init__(self, path):
         self.path = os.fspath(path)

@@ -46,10 +46,12 @@ class TfdsSource:
     DataError if a file does not hold the examples that dataset_info.json promises: one that was cut off opens as empty.
     """
 
+    fps = None  # not known
+
     def __init__(self, path, split):
         self.path = os.fspath(path)
         _check_installed(self.path)
-        place, chosen = _split_path(self.path)
+        place, chosen = split_path(self.path)
         self.root = _dataset_folder(place)
         info = _read_json(self.root, INFO)
         split_info = _choose_split(self.path, info, split)
@@ -137,8 +139,8 @@ def _read_frames(example):
     return blobs
 
 
-def _split_path(path):
-    """(folder or name, the feature after '#' or None)."""
+def split_path(path):
+    """(folder or name, the feature after '#' or None) of a path."""
     if '#' not in path or os.path.isdir(os.path.expanduser(path)):
         return path, None
     place, _, feature = path.rpartition('#')
@@ -158,7 +160,8 @@ def _dataset_folder(place):
     data_dirs = [os.fspath(data_dir) for data_dir in list_data_dirs()]
     found = [version for data_dir in data_dirs for version in _versions(data_dir, **name.groupdict())]
     if not found:
-        raise UserError(place, f'is not prepared in {" or ".join(data_dirs)}', f'{PREPARE}, or set TFDS_DATA_DIR')
+        reason = f'does not exist, and no TFDS dataset of that name is prepared in {" or ".join(data_dirs)}'
+        raise UserError(place, reason, f'check the path, or set TFDS_DATA_DIR; {FORMS}')
     configs = sorted({config for config, _, _ in found})
     if len(configs) > 1:
         raise UserError(place, f'has several configs ({", ".join(configs)})', f'add one: {name["name"]}/{configs[0]}')

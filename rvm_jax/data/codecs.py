@@ -1,0 +1,62 @@
+"""How frames lie in a shard: in groups that decode by themselves, one JPEG or a few frames of H.264 to a group."""
+
+import fractions
+
+import av
+import cv2
+import numpy as np
+
+from rvm_jax.data.pictures import FIX, check_size, decoded, encoded
+from rvm_jax.errors import DataError
+
+CODECS = ('jpeg', 'h264')
+QUALITY = {'jpeg': 90, 'h264': 20}  # of 100, higher is better; constant rate factor of 0 to 51, lower is better
+
+
+def encode_group(frames, codec, quality):
+    """One record (bytes) of frames HWC uint8: exactly one for JPEG; for H.264 a closed group, of even sides."""
+    if codec == 'jpeg':
+        [frame_HWC] = frames
+        bgr_HWC = cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2BGR)
+        return cv2.imencode('.jpg', bgr_HWC, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+    encoder = av.CodecContext.create('libx264', 'w')
+    encoder.height, encoder.width = frames[0].shape[:2]
+    encoder.pix_fmt, encoder.time_base, encoder.framerate = 'yuv420p', fractions.Fraction(1, 25), 25
+    encoder.thread_count, encoder.gop_size = 1, len(frames)  # the same bytes on every machine, one keyframe
+    encoder.options = {'crf': str(quality), 'preset': 'medium', 'x264-params': 'scenecut=0:open-gop=0'}
+    packets = []
+    for number, frame_HWC in enumerate(frames):
+        frame = av.VideoFrame.from_ndarray(frame_HWC, format='rgb24')
+        frame.pts = number
+        packets += encoder.encode(frame)
+    return b''.join(bytes(packet) for packet in packets + encoder.encode(None))
+
+
+def group_pictures(name, groups, wanted, codec):
+    """Pictures of frames wanted, [(group, frame in it)] sorted, from groups {number: record}; name is for errors.
+
+    DataError if a record cannot be decoded or has fewer frames.
+    """
+    if codec == 'jpeg':
+        return encoded(name, [groups[group] for group, _ in wanted])
+    last = {group: place for group, place in wanted}  # sorted, so the last place asked for in each group
+    frames = {group: _decode_h264(name, groups[group], count=place + 1) for group, place in last.items()}
+    return decoded(np.stack([frames[group][place] for group, place in wanted]))
+
+
+def _decode_h264(name, record, count):
+    """The first count frames of a group."""
+    decoder = av.CodecContext.create('h264', 'r')
+    decoder.thread_count = 1
+    frames = []
+    try:
+        for packet in [*decoder.parse(record), *decoder.parse(None), None]:
+            frames += decoder.decode(packet)
+            if len(frames) >= count:
+                break
+    except av.FFmpegError as error:
+        raise DataError(name, f'holds frames that cannot be decoded ({error.strerror})', FIX) from error
+    if len(frames) < count or any(frame.is_corrupt for frame in frames[:count]):
+        raise DataError(name, f'holds frames that cannot be decoded ({len(frames)} of {count} are there)', FIX)
+    check_size(name, frames[0].height, frames[0].width)
+    return [frame.to_ndarray(format='rgb24') for frame in frames[:count]]

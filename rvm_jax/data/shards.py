@@ -1,0 +1,158 @@
+"""Shards: what is in these files and in their manifest, how they are written and opened.
+
+A shard is an ArrayRecord file. A *sequence* is a run of frames of one video at the folder's frame rate: the whole video,
+or a piece of it. Its frames lie one after another, `group` of them to a record (see codecs.py), so a training clip may
+begin at any of them, and reading one touches only the records that hold its frames. The last record of a shard is JSON
+about its sequences: {'sequences': [{name, start_s, frames, height, width}, ...]}.
+
+`manifest.json` describes the folder: `settings`, `splits` (videos, sequences, clips, frames, hours of each), histograms
+of the original videos, and for each shard its name, split, bytes, records, sha256 and the frames of each sequence in
+it. It comes first, because ArrayRecord opens a file that was cut off, or is not there, as one without records.
+"""
+
+import contextlib
+import errno
+import itertools
+import json
+import math
+import os
+
+from rvm_jax import storage
+from rvm_jax.errors import DataError, UserError
+
+MANIFEST = 'manifest.json'
+UNFINISHED = 'unfinished'  # folder of work that `rvm prepare` has begun
+NAMES = {MANIFEST, UNFINISHED}  # what tells a folder of shards from a folder of videos
+FORMAT = 1  # raise it when an older reader would misread the files
+SPLITS = ('train', 'val')
+WRITER_OPTIONS = 'group_size:1,uncompressed'  # records are read singly, and are compressed pictures already
+READER_OPTIONS = 'readahead_buffer_size:0,max_parallelism:0'
+READER_BUFFER = 32 * 1024  # bytes
+AGAIN = 'restore the file, or prepare the data again'
+
+
+def num_groups(num_frames, group):
+    """Records that a sequence takes."""
+    return -(-num_frames // group)
+
+
+def read_manifest(folder):
+    """The manifest of a folder of shards. UserError if it is no such folder, or of another version."""
+    path = os.path.join(folder, MANIFEST)
+    try:
+        manifest = storage.read_json(path)
+        if manifest['format'] != FORMAT:
+            raise UserError(path, f'has format {manifest["format"]}, this version reads {FORMAT}', AGAIN)
+        for shard in manifest['shards']:
+            records = sum(num_groups(frames, manifest['settings']['group']) for frames in shard['frames']) + 1
+            if records != shard['records']:
+                raise UserError(path, f'contradicts itself about {shard["name"]}', AGAIN)
+    except FileNotFoundError:
+        raise UserError(path, 'is missing', 'run the same rvm prepare command again, it finishes the folder') from None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(path, f'is no manifest of shards ({error})', AGAIN) from error
+    return manifest
+
+
+def check_sizes(folder, shards):
+    """DataError, naming the first, if a shard of a manifest is missing or has another size."""
+    for shard in shards:
+        path = os.path.join(folder, shard['name'])
+        try:
+            size = os.stat(path).st_size
+        except OSError as error:
+            raise DataError(path, f'is in the manifest but cannot be read ({error.strerror})', AGAIN) from error
+        if size != shard['bytes']:
+            raise DataError(path, f'has {size:,} bytes instead of {shard["bytes"]:,}', AGAIN)
+
+
+class ShardReader:
+    """An open shard: read(records) -> [bytes]. DataError if it has not the number of records that it should have.
+
+    OSError for a fault of disk or network that may pass; DataError where the file itself is damaged.
+    """
+
+    def __init__(self, path, num_records):
+        from array_record.python.array_record_module import ArrayRecordReader
+
+        self.path = path
+        with open(path, 'rb'):  # ArrayRecord does not say why it cannot
+            self._reader = ArrayRecordReader(path, options=READER_OPTIONS, file_reader_buffer_size=READER_BUFFER)
+        found = self._reader.num_records()
+        if found != num_records:
+            self.close()
+            raise DataError(path, f'is damaged: it opens with {found:,} of {num_records:,} records', AGAIN)
+
+    def read(self, records):
+        """The records with these numbers, in their order."""
+        try:
+            return self._reader.read(list(records))
+        except (RuntimeError, ValueError, IndexError) as error:  # what ArrayRecord makes of its status codes
+            raise _fault(self.path, str(error)) from error
+
+    def close(self):
+        """Give the file back."""
+        self._reader.close()
+
+
+def _fault(path, message):
+    """OSError where the system refused ('pread() failed: Input/output error; reading ...'), else DataError."""
+    if 'failed: ' in message:
+        reason = message.split('failed: ')[1].split(';')[0]
+        number = next((number for number in errno.errorcode if os.strerror(number) == reason), errno.EIO)
+        return OSError(number, reason, path)
+    return DataError(path, f'is damaged ({message.split(":")[0]})', AGAIN)
+
+
+@contextlib.contextmanager
+def shard_writer(path):
+    """write(bytes), for the time of a `with` block; the file has its name once it is whole and on the disk.
+
+    OSError if it cannot be written.
+    """
+    from array_record.python.array_record_module import ArrayRecordWriter
+
+    unfinished = f'{path}.unfinished'
+    try:
+        writer = ArrayRecordWriter(unfinished, WRITER_OPTIONS)
+        yield writer.write
+        writer.close()
+        with open(unfinished, 'rb') as file:
+            os.fsync(file.fileno())
+    except RuntimeError as error:
+        raise _fault(path, str(error)) from error
+    os.replace(unfinished, path)
+
+
+def write_shard(path, groups, sequences):
+    """Write records of frames, and last what they are. Returns the number of records."""
+    records = 0
+    with shard_writer(path) as write:
+        for record in groups:
+            write(record)
+            records += 1
+        write(json.dumps({'sequences': sequences}).encode())
+    return records + 1
+
+
+def sequences_of(reader, num_records):
+    """What the last record of an open shard says."""
+    try:
+        return json.loads(reader.read([num_records - 1])[0])['sequences']
+    except (ValueError, KeyError) as error:
+        raise DataError(reader.path, f'is damaged ({error})', AGAIN) from error
+
+
+def first_records(frames, group):
+    """The number of the first record of each sequence of a shard."""
+    return list(itertools.accumulate((num_groups(count, group) for count in frames), initial=0))[:-1]
+
+
+def frame_at(tick, fps, own_fps):
+    """The frame, at own_fps, that is nearest to a tick of fps; the earlier of two that are equally near."""
+    return math.ceil(tick * own_fps / fps - 0.5 - 1e-6)
+
+
+def count_at(num_frames, fps, own_fps):
+    """Ticks of fps in a sequence of num_frames at own_fps; the last is at most half a frame after its last frame."""
+    return max(1, math.floor((num_frames - 0.5) * fps / own_fps + 1e-6) + 1)

@@ -1,0 +1,190 @@
+"""Turn videos into shards that training reads many times faster: no labels, no lists, one command.
+
+Examples:
+    rvm prepare --input videos --output shards
+    rvm prepare --input videos --output shards --fps 25 --val 0.05
+    rvm prepare --input segments.csv --output shards          # a line "path,start,end" on top; seconds
+    rvm prepare --input '/data/**/*.mp4' --output shards --codec h264 --group 32
+    rvm prepare --input videos --output /shared/shards --runner FlinkRunner --flink_master=HOST:8081
+
+Stop it at any time: the same line goes on. OUTPUT ends up with train-*.array_record, val-*.array_record, manifest.json
+and skipped.json, which names every file that was left out, with the reason. Train with --config.data.path=OUTPUT
+--config.data.eval_path=OUTPUT; look with `rvm info OUTPUT`.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+
+from rvm_jax.errors import Interrupted, Stopped, UserError
+
+CODECS = ('jpeg', 'h264')
+PASSES_ON = 'runner'  # with this flag, flags unknown here are Beam's
+
+
+def add_arguments(parser):
+    """Flags of `rvm prepare`."""
+    parser.add_argument('--input', required=True, help='folder, glob, text file with one video a line, CSV, or video')
+    parser.add_argument('--output', required=True, help='folder for the shards')
+    parser.add_argument('--fps', type=float, default=10.0, help='frames a second to keep (default: 10)')
+    parser.add_argument('--short-side', type=int, default=256, help='pixels of the shorter side at most; 0: as they are '
+                        '(default: 256)')  # fmt: skip
+    parser.add_argument('--val', type=float, default=0.01, help='fraction of the videos held out (default: 0.01)')
+    parser.add_argument('--codec', choices=CODECS, default='jpeg', help='jpeg: fastest to read; h264: smaller '
+                        '(default: jpeg; docs/data.md says which to take when)')  # fmt: skip
+    parser.add_argument('--quality', type=int, help='of JPEG, 1 to 100, higher is better (default: 90); of h264, the '
+                        'constant rate factor, 0 to 51, lower is better (default: 20)')  # fmt: skip
+    parser.add_argument('--group', type=int, help='frames of h264 that decode together (default: 8)')
+    parser.add_argument('--clip-frames', type=int, default=64, help='frames that a training clip spans (default: 64)')
+    parser.add_argument('--clips-per-video', type=int, default=0, help='keep only so many clips, evenly spread, of a '
+                        'longer video (default: 0, all of it)')  # fmt: skip
+    parser.add_argument('--min-frames', type=int, default=8, help='leave out what is shorter (default: 8)')
+    parser.add_argument(
+        '--shard-mb', type=int, default=256, help='megabytes after which a shard is full (default: 256)'
+    )
+    parser.add_argument('--workers', type=int, default=len(os.sched_getaffinity(0)), help='processes (default: all '
+                        'cores)')  # fmt: skip
+    parser.add_argument('--timeout', type=float, default=60.0, help='seconds without a frame after which a video is '
+                        'given up (default: 60)')  # fmt: skip
+    parser.add_argument('--runner', help='run as an Apache Beam pipeline instead: DirectRunner, DataflowRunner, '
+                        'FlinkRunner, SparkRunner ...; then any flags of Beam (needs the extra: beam)')  # fmt: skip
+
+
+def run(args):
+    """Make the shards, say what came of it, or that nothing is left to do."""
+    settings = checked_settings(args)
+    from rvm_jax.data.prepare_work import Work
+
+    work = Work(args.input, args.output, settings, args.val)
+    manifest = work.finished()
+    if manifest:
+        print(f'{args.output}: nothing to do, all {len(work.tasks):,} videos are prepared')
+    else:
+        if work.outside:
+            print(f'{len(work.outside):,} videos lie outside the folder of {args.input}, first {work.outside[0]}')
+        with work.begin():
+            outcomes, entries = run_beam(work, args) if args.runner else run_here(work, args)
+            manifest = work.finish(outcomes, entries)
+    print(summary(args.output, manifest))
+
+
+def checked_settings(args):
+    """The settings that the flags ask for. UserError, naming the flag, where they make no sense."""
+    from rvm_jax.data.codecs import QUALITY
+    from rvm_jax.data.preparation import Settings
+
+    group = args.group or (1 if args.codec == 'jpeg' else 8)
+    quality = QUALITY[args.codec] if args.quality is None else args.quality
+    low, high = (1, 100) if args.codec == 'jpeg' else (0, 51)
+    rules = [
+        (0 < args.fps < 1000, f'--fps {args.fps:g}', 'is no frame rate', 'give frames a second, such as 10'),
+        (args.short_side >= 0, f'--short-side {args.short_side}', 'is negative', 'give pixels, or 0 for no limit'),
+        (0 <= args.val < 1, f'--val {args.val:g}', 'is no fraction', 'give 0 or more, below 1'),
+        (low <= quality <= high, f'--quality {quality}', f'is no quality of {args.codec}', f'give {low} to {high}'),
+        (group == 1 or (args.codec == 'h264' and group > 0), f'--group {group}', f'does not go with {args.codec}',
+         'give --codec h264 with it, and 1 or more'),
+        (args.clip_frames > 0, f'--clip-frames {args.clip_frames}', 'must be above 0', 'give frames, such as 64'),
+        (args.clips_per_video >= 0, f'--clips-per-video {args.clips_per_video}', 'is negative', 'give 0 for all'),
+        (args.min_frames > 0, f'--min-frames {args.min_frames}', 'must be above 0', 'give frames, such as 8'),
+        (args.shard_mb > 0, f'--shard-mb {args.shard_mb}', 'must be above 0', 'give megabytes, such as 256'),
+        (args.workers > 0, f'--workers {args.workers}', 'must be above 0', 'give a number of processes'),
+        (args.timeout > 0, f'--timeout {args.timeout:g}', 'must be above 0', 'give seconds'),
+    ]  # fmt: skip
+    for is_right, value, reason, fix in rules:
+        if not is_right:
+            raise UserError(value, reason, fix)
+    return Settings(
+        fps=args.fps,
+        short_side=args.short_side,
+        codec=args.codec,
+        quality=quality,
+        group=group,
+        clip_frames=args.clip_frames,
+        clips_per_video=args.clips_per_video,
+        min_frames=args.min_frames,
+        shard_bytes=args.shard_mb * 2**20,
+    )
+
+
+def run_here(work, args):
+    """All outcomes and shards, made by processes on this machine, with a progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from rvm_jax.data.prepare_pool import Pool
+
+    console = Console(soft_wrap=True)
+    columns = TextColumn('videos'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[skipped]} skipped'), \
+        TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn()  # fmt: skip
+    done = {'skipped': 0}
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress, stopping() as is_stopped:
+        bar = progress.add_task('videos', total=len(work.tasks), skipped=0)
+
+        def on_done(_task, outcome):
+            done['skipped'] += 'skipped' in outcome
+            progress.update(bar, advance=1, skipped=done['skipped'])
+
+        try:
+            return Pool(work, args.workers, args.timeout, on_done).run()
+        except KeyboardInterrupt:
+            kind = Stopped if is_stopped() else Interrupted
+            finished = int(progress.tasks[0].completed)
+            raise kind(
+                f'stopped: {finished:,} of {len(work.tasks):,} videos are done; the same command goes on'
+            ) from None
+
+
+@contextlib.contextmanager
+def stopping():
+    """Within this context SIGTERM interrupts as Ctrl-C does; gives a function that says whether it came."""
+    came = []
+
+    def receive(number, frame):
+        came.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, receive)
+    try:
+        yield lambda: bool(came)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def run_beam(work, args):
+    """The same by a Beam pipeline; its runner shows the progress."""
+    from rvm_jax.data.prepare_beam import run_pipeline
+
+    return run_pipeline(work, args.runner, args.passed_on)
+
+
+def summary(output, manifest):
+    """A few lines: what there is, what was left out, and what to do next."""
+    splits = {name: split for name, split in manifest['splits'].items() if split['videos']}
+    lines = [
+        f'{output}: ' + ', '.join(
+            f'{name} {split["videos"]:,} videos, {split["clips"]:,} clips, {split["hours"]:.3g} hours'
+            for name, split in splits.items()
+        )
+        + f', in {len(manifest["shards"])} shards of {sum(shard["bytes"] for shard in manifest["shards"]) / 1e6:,.1f} MB'
+    ]  # fmt: skip
+    if manifest['skipped']:
+        lines.append(f'{manifest["skipped"]:,} left out; {os.path.join(output, "skipped.json")} says why')
+    held_out = f' --config.data.eval_path={output}' if 'val' in splits else ''
+    lines.append(
+        f'train on it: --config.data.path={output}{held_out} --config.data.fps={manifest["settings"]["fps"]:g}'
+    )
+    return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+    from rvm_jax import cli
+
+    cli.main(['prepare', *sys.argv[1:]])
