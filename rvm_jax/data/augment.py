@@ -36,19 +36,12 @@ def _cut(pictures, crops, image_size, is_flipped):
     shrink = max(factor for factor in (1, 2, 4, 8) if factor == 1 or smallest >= factor * image_size)
     out_THWC = np.empty((pictures.num_frames, image_size, image_size, 3), np.uint8)
     for frame_HWC, crop, out_HWC in zip(pictures.decode(shrink), crops, out_THWC, strict=True):
-        crop_resize(frame_HWC, _scaled(crop, pictures, frame_HWC), image_size, out_HWC)
+        done = -(-pictures.height // frame_HWC.shape[0])  # shrink, or 1 where the codec cannot
+        # In whole pixels of a shrunken frame, also where it is not: what is cut out must not depend on the codec.
+        crop_resize(frame_HWC, [side // shrink * shrink // done for side in crop], image_size, out_HWC)
         if is_flipped:
             cv2.flip(out_HWC, 1, dst=out_HWC)
     return out_THWC
-
-
-def _scaled(crop, pictures, frame_HWC):
-    """A crop of the whole picture in whole pixels of a frame that was decoded at a fraction of its size."""
-    top, left, height, width = crop
-    down, right = (
-        size / whole for size, whole in zip(frame_HWC.shape, (pictures.height, pictures.width), strict=False)
-    )
-    return round(top * down), round(left * right), round(height * down), round(width * right)
 
 
 def draw_crop(rng, height, width, area, ratio):

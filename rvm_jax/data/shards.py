@@ -80,7 +80,7 @@ class ShardReader:
             self._reader = ArrayRecordReader(path, options=READER_OPTIONS, file_reader_buffer_size=READER_BUFFER)
         found = self._reader.num_records()
         if found != num_records:
-            self.close()
+            self._check_system()
             raise DataError(path, f'is damaged: it opens with {found:,} of {num_records:,} records', AGAIN)
 
     def read(self, records):
@@ -92,7 +92,17 @@ class ShardReader:
 
     def close(self):
         """Give the file back."""
-        self._reader.close()
+        with contextlib.suppress(RuntimeError):  # says again what was wrong with a record
+            self._reader.close()
+
+    def _check_system(self):
+        """OSError if the file could not be opened for a reason that is not in it; this closes it."""
+        try:
+            self._reader.close()
+        except RuntimeError as error:
+            fault = _fault(self.path, str(error))
+            if isinstance(fault, OSError):
+                raise fault from error
 
 
 def _fault(path, message):
@@ -119,9 +129,12 @@ def shard_writer(path):
         writer.close()
         with open(unfinished, 'rb') as file:
             os.fsync(file.fileno())
+        os.replace(unfinished, path)
     except RuntimeError as error:
         raise _fault(path, str(error)) from error
-    os.replace(unfinished, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(unfinished)
 
 
 def write_shard(path, groups, sequences):

@@ -50,7 +50,7 @@ def test_clips_of_large_jpegs_are_those_of_the_whole_frames():
     for seed in range(20):
         pair = spied(encoded('a', compress(frames))), decoded(frames)
         found, expected = (augment_clip(np.random.default_rng(seed), p, **HOW).astype(int) for p in pair)
-        assert np.abs(found - expected).mean() < 4  # crops fall on whole pixels of the small frame
+        assert np.abs(found - expected).mean() < 1.5
     assert 2 in shrinks and 4 in shrinks and 8 not in shrinks  # 32 pixels of crops from 77 to 150
     pair = spied(encoded('a', compress(frames))), decoded(frames)
     found, expected = (center_crop_resize(p, 100).astype(int) for p in pair)

@@ -1,0 +1,96 @@
+import os
+
+import pytest
+
+from rvm_jax.data import shards
+from rvm_jax.errors import DataError, UserError
+
+
+@pytest.fixture
+def shard(tmp_path):
+    path = str(tmp_path / 'a.array_record')
+    records = [bytes([i]) * 20_000 for i in range(20)]
+    assert shards.write_shard(path, records, [{'name': 'a.mp4', 'frames': 20}]) == 21
+    return path
+
+
+def test_a_shard_gives_back_its_records_in_any_order_and_says_what_they_are(shard):
+    reader = shards.ShardReader(shard, 21)
+    assert [record[0] for record in reader.read([7, 0, 19])] == [7, 0, 19]
+    assert shards.sequences_of(reader, 21) == [{'name': 'a.mp4', 'frames': 20}]
+    reader.close()
+
+
+@pytest.mark.parametrize('keep', [0, 1000, 300_000])
+def test_a_shard_that_was_cut_off_is_an_error_and_not_an_empty_file(shard, keep):
+    os.truncate(shard, keep)
+    with pytest.raises(DataError, match='a.array_record: is damaged: it opens with 0 of 21 records'):
+        shards.ShardReader(shard, 21)
+
+
+def test_a_flipped_bit_costs_one_record(shard):
+    with open(shard, 'r+b') as file:
+        file.seek(100_000)
+        byte = file.read(1)
+        file.seek(100_000)
+        file.write(bytes([byte[0] ^ 4]))
+    reader, damaged = shards.ShardReader(shard, 21), []
+    for record in range(21):
+        try:
+            reader.read([record])
+        except DataError as error:
+            assert 'a.array_record: is damaged (Corrupted' in str(error)
+            damaged.append(record)
+    assert len(damaged) == 1
+
+
+def test_a_missing_shard_is_said_by_the_system(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        shards.ShardReader(str(tmp_path / 'none'), 3)
+
+
+def test_a_shard_has_its_name_only_when_it_is_whole(tmp_path):
+    path = str(tmp_path / 'a.array_record')
+
+    def groups():
+        yield b'1'
+        assert not os.path.exists(path)
+        raise DataError('b.mp4', 'is damaged', '')
+
+    with pytest.raises(DataError):
+        shards.write_shard(path, groups(), [])
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_full_disk_is_an_error_of_the_system(tmp_path):
+    (tmp_path / 'a.array_record.unfinished').symlink_to('/dev/full')
+    with pytest.raises(OSError, match='No space left'):
+        shards.write_shard(str(tmp_path / 'a.array_record'), [bytes(1 << 20)] * 3, [])
+
+
+@pytest.mark.parametrize(('fps', 'expected'), [(10, [0, 1, 2, 3]), (5, [0, 2, 4, 6]), (4, [0, 2, 5, 7]), (3, [0, 3, 7, 10])])
+def test_ticks_of_a_lower_rate_take_the_nearest_frame_and_the_earlier_of_two(fps, expected):
+    assert [shards.frame_at(tick, fps, 10) for tick in range(4)] == expected
+
+
+def test_ticks_are_counted_as_in_a_video_of_that_length():
+    assert [shards.count_at(64, fps, 10) for fps in (10, 5, 2.5)] == [64, 32, 16]
+    assert shards.count_at(1, 1, 10) == 1
+    for frames in range(1, 50):
+        for fps in (10, 7, 3.3, 1):
+            assert shards.frame_at(shards.count_at(frames, fps, 10) - 1, fps, 10) <= frames - 1
+
+
+@pytest.mark.parametrize(
+    ('text', 'reason'),
+    [
+        ('', 'is no manifest of shards'),
+        ('[]', 'is no manifest of shards'),
+        ('{"format": 9}', 'has format 9, this version reads 1'),
+        ('{"format": 1, "settings": {"group": 8}, "shards": [{"name": "a", "frames": [9], "records": 2}]}', 'contradicts'),
+    ],
+)
+def test_a_manifest_that_makes_no_sense_is_refused(tmp_path, text, reason):
+    (tmp_path / 'manifest.json').write_text(text)
+    with pytest.raises(UserError, match=reason):
+        shards.read_manifest(str(tmp_path))
