@@ -86,9 +86,9 @@ def prepare_video(task, settings, path, beat=lambda: None):
         info = video.info()
         pieces = choose_pieces(task, settings, video.count(settings.fps))
         groups = _groups(video, task, pieces, settings, sequences, beat)
-        records = write_shard(path, groups, sequences)
+        records, size = write_shard(path, groups, sequences)
     original = {'fps': info.fps, 'height': info.height, 'width': info.width, 'seconds': info.duration_s}
-    return {'sequences': sequences, 'records': records, 'bytes': os.path.getsize(path), 'original': original}
+    return {'sequences': sequences, 'records': records, 'bytes': size, 'original': original}
 
 
 def choose_pieces(task, settings, num_frames):

@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import contextlib
 import faulthandler
 import functools
 import os
@@ -43,6 +44,8 @@ class Pool:
         self._jobs = {}  # future -> what it works on
         waiting = collections.deque(range(len(self._work.tasks)))
         self._pool = ProcessPool(self._num_workers, initializer=_start, context=multiprocessing.get_context('spawn'))
+        with _blocked(signal.SIGINT):  # inherited by the pool's threads and their processes: Ctrl-C is for this thread
+            self._pool.active  # noqa: B018, starts them
         try:
             while waiting or self._jobs:
                 while waiting and len(self._jobs) < 2 * self._num_workers:
@@ -109,6 +112,15 @@ class Pool:
                 self._schedule(functools.partial(_join, *where, members), (task.split, index))
 
 
+@contextlib.contextmanager
+def _blocked(number):
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _death(exit_code, timeout_s):
     if exit_code == HUNG:
         return f'takes too long to decode (no frame in {timeout_s:g} s, its process was ended)'
@@ -116,10 +128,9 @@ def _death(exit_code, timeout_s):
 
 
 def _start():
-    """Set up a fresh process: Ctrl-C is for its parent, whose end is its own."""
+    """Set up a fresh process, which ends when its parent does."""
     import cv2
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=workers.end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
 

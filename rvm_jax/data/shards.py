@@ -138,14 +138,14 @@ def shard_writer(path):
 
 
 def write_shard(path, groups, sequences):
-    """Write records of frames, and last what they are. Returns the number of records."""
-    records = 0
+    """Write records of frames, and last what they are. Returns (number of records, bytes in those of frames)."""
+    records, size = 0, 0
     with shard_writer(path) as write:
         for record in groups:
             write(record)
-            records += 1
+            records, size = records + 1, size + len(record)
         write(json.dumps({'sequences': sequences}).encode())
-    return records + 1
+    return records + 1, size
 
 
 def sequences_of(reader, num_records):

@@ -10,7 +10,7 @@ from rvm_jax.errors import DataError, UserError
 def shard(tmp_path):
     path = str(tmp_path / 'a.array_record')
     records = [bytes([i]) * 20_000 for i in range(20)]
-    assert shards.write_shard(path, records, [{'name': 'a.mp4', 'frames': 20}]) == 21
+    assert shards.write_shard(path, records, [{'name': 'a.mp4', 'frames': 20}]) == (21, 400_000)
     return path
 
 
@@ -68,7 +68,9 @@ def test_a_full_disk_is_an_error_of_the_system(tmp_path):
         shards.write_shard(str(tmp_path / 'a.array_record'), [bytes(1 << 20)] * 3, [])
 
 
-@pytest.mark.parametrize(('fps', 'expected'), [(10, [0, 1, 2, 3]), (5, [0, 2, 4, 6]), (4, [0, 2, 5, 7]), (3, [0, 3, 7, 10])])
+@pytest.mark.parametrize(
+    ('fps', 'expected'), [(10, [0, 1, 2, 3]), (5, [0, 2, 4, 6]), (4, [0, 2, 5, 7]), (3, [0, 3, 7, 10])]
+)
 def test_ticks_of_a_lower_rate_take_the_nearest_frame_and_the_earlier_of_two(fps, expected):
     assert [shards.frame_at(tick, fps, 10) for tick in range(4)] == expected
 
@@ -87,7 +89,10 @@ def test_ticks_are_counted_as_in_a_video_of_that_length():
         ('', 'is no manifest of shards'),
         ('[]', 'is no manifest of shards'),
         ('{"format": 9}', 'has format 9, this version reads 1'),
-        ('{"format": 1, "settings": {"group": 8}, "shards": [{"name": "a", "frames": [9], "records": 2}]}', 'contradicts'),
+        (
+            '{"format": 1, "settings": {"group": 8}, "shards": [{"name": "a", "frames": [9], "records": 2}]}',
+            'contradicts',
+        ),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(tmp_path, text, reason):
