@@ -1,10 +1,12 @@
 """How frames lie in a shard: in groups that decode by themselves, one JPEG or a few frames of H.264 to a group."""
 
+import collections
 import fractions
 
 import av
 import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from rvm_jax.data.pictures import FIX, check_size, decoded, encoded
 from rvm_jax.errors import DataError
@@ -23,7 +25,13 @@ def encode_group(frames, codec, quality):
     encoder.height, encoder.width = frames[0].shape[:2]
     encoder.pix_fmt, encoder.time_base, encoder.framerate = 'yuv420p', fractions.Fraction(1, 25), 25
     encoder.thread_count, encoder.gop_size = 1, len(frames)  # the same bytes on every machine, one keyframe
-    encoder.options = {'crf': str(quality), 'preset': 'medium', 'x264-params': 'scenecut=0:open-gop=0'}
+    # fastdecode: reading costs half as much, for an eighth more bytes.
+    encoder.options = {
+        'crf': str(quality),
+        'preset': 'medium',
+        'tune': 'fastdecode',
+        'x264-params': 'scenecut=0:open-gop=0',
+    }
     packets = []
     for number, frame_HWC in enumerate(frames):
         frame = av.VideoFrame.from_ndarray(frame_HWC, format='rgb24')
@@ -39,13 +47,16 @@ def group_pictures(name, groups, wanted, codec):
     """
     if codec == 'jpeg':
         return encoded(name, [groups[group] for group, _ in wanted])
-    last = {group: place for group, place in wanted}  # sorted, so the last place asked for in each group
-    frames = {group: _decode_h264(name, groups[group], count=place + 1) for group, place in last.items()}
-    return decoded(np.stack([frames[group][place] for group, place in wanted]))
+    places = collections.defaultdict(list)
+    for group, place in wanted:
+        places[group].append(place)
+    frames = [frame for group in places for frame in _decode_h264(name, groups[group], places[group])]
+    return decoded(np.stack(frames))
 
 
-def _decode_h264(name, record, count):
-    """The first count frames of a group."""
+def _decode_h264(name, record, places):
+    """The frames at these places, ascending, of a group."""
+    count, reformatter = places[-1] + 1, VideoReformatter()
     decoder = av.CodecContext.create('h264', 'r')
     decoder.thread_count = 1
     frames = []
@@ -59,4 +70,4 @@ def _decode_h264(name, record, count):
     if len(frames) < count or any(frame.is_corrupt for frame in frames[:count]):
         raise DataError(name, f'holds frames that cannot be decoded ({len(frames)} of {count} are there)', FIX)
     check_size(name, frames[0].height, frames[0].width)
-    return [frame.to_ndarray(format='rgb24') for frame in frames[:count]]
+    return [reformatter.reformat(frames[place], format='rgb24', threads=1).to_ndarray() for place in places]

@@ -76,8 +76,8 @@ class ShardReader:
         from array_record.python.array_record_module import ArrayRecordReader
 
         self.path = path
-        with open(path, 'rb'):  # ArrayRecord does not say why it cannot
-            self._reader = ArrayRecordReader(path, options=READER_OPTIONS, file_reader_buffer_size=READER_BUFFER)
+        _check_readable(path)
+        self._reader = ArrayRecordReader(path, options=READER_OPTIONS, file_reader_buffer_size=READER_BUFFER)
         found = self._reader.num_records()
         if found != num_records:
             self._check_system()
@@ -88,7 +88,7 @@ class ShardReader:
         try:
             return self._reader.read(list(records))
         except (RuntimeError, ValueError, IndexError) as error:  # what ArrayRecord makes of its status codes
-            raise _fault(self.path, str(error)) from error
+            raise _reading_fault(self.path, str(error)) from error
 
     def close(self):
         """Give the file back."""
@@ -100,9 +100,8 @@ class ShardReader:
         try:
             self._reader.close()
         except RuntimeError as error:
-            fault = _fault(self.path, str(error))
-            if isinstance(fault, OSError):
-                raise fault from error
+            if isinstance(_fault(self.path, str(error)), OSError):
+                raise _reading_fault(self.path, str(error)) from error
 
 
 def _fault(path, message):
@@ -112,6 +111,25 @@ def _fault(path, message):
         number = next((number for number in errno.errorcode if os.strerror(number) == reason), errno.EIO)
         return OSError(number, reason, path)
     return DataError(path, f'is damaged ({message.split(":")[0]})', AGAIN)
+
+
+def _reading_fault(path, message):
+    """The same; what will not pass is the fault of the data."""
+    fault = _fault(path, message)
+    if isinstance(fault, OSError) and not storage.may_pass(fault):
+        return DataError(path, f'cannot be read ({fault.strerror})', AGAIN)
+    return fault
+
+
+def _check_readable(path):
+    """ArrayRecord does not say why it cannot open a file."""
+    try:
+        with open(path, 'rb'):
+            pass
+    except OSError as error:
+        if storage.may_pass(error):
+            raise
+        raise DataError(path, f'cannot be read ({error.strerror})', AGAIN) from error
 
 
 @contextlib.contextmanager
