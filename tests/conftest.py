@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -103,3 +104,25 @@ def make_workdir():
         return folder
 
     return make
+
+
+@pytest.fixture(scope='session')
+def failing_reads(tmp_path_factory):
+    """failing_reads(text, **how) -> environment in which reads of files with text in their path fail.
+
+    how: read=number, share=percent, or start=number; code=errno; hang=1; count=path. See failing_reads.c.
+    """
+    compiler = shutil.which('cc') or shutil.which('gcc')
+    if compiler is None:
+        pytest.skip('no C compiler to make reads fail')
+    library = tmp_path_factory.mktemp('shim') / 'failing_reads.so'
+    source = os.path.join(os.path.dirname(__file__), 'failing_reads.c')
+    subprocess.run([compiler, '-shared', '-fPIC', '-o', library, source, '-ldl'], check=True)
+
+    names = {'code': 'errno', 'start': 'from'}
+
+    def environment(text, **how):
+        settings = {f'FAIL_{names.get(name, name).upper()}': str(value) for name, value in how.items()}
+        return {**os.environ, 'LD_PRELOAD': str(library), 'FAIL_FILES': text, **settings}
+
+    return environment

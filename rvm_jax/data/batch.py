@@ -6,8 +6,10 @@ deltas_BF      int32, >= 0: frames from a source frame (data.delta_from) to each
 record_B       int64: index in the source of the video that each clip came from
 step           int: the step that this batch belongs to; it and the seed determine everything above
 failures       list of (kind, path, reason): videos that were to give a clip and could not, kind is one of KINDS
+read_retries   int: reads that were tried again, because a disk or network failed
+notices        list of lines on what else happened while the batch was made
 
-The first four are arrays for the device; the last two stay on the host.
+The first four are arrays for the device; the others stay on the host.
 """
 
 import numpy as np
@@ -19,7 +21,7 @@ ARRAYS = {'source_BTHWC': np.uint8, 'target_BFHWC': np.uint8, 'deltas_BF': np.in
 
 
 def stack_clips(clips):
-    """Batch, still without its step, of clips, each {source_THWC, target_FHWC, deltas_F, record, failures}.
+    """Batch, still without step and notices, of clips: see `loader.ClipMaker`.
 
     DataError if one has failures only, because no video that was tried gave a clip.
     """
@@ -33,6 +35,7 @@ def stack_clips(clips):
         'deltas_BF': np.stack([clip['deltas_F'] for clip in clips]).astype(np.int32),
         'record_B': np.array([clip['record'] for clip in clips], np.int64),
         'failures': [tuple(failure) for clip in clips for failure in clip['failures']],
+        'read_retries': sum(clip['read_retries'] for clip in clips),
     }
 
 

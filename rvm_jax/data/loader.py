@@ -5,9 +5,12 @@ that is, and every random draw for it, follow from (seed, sample) and the list o
 of worker processes nor of hosts nor a restart can change a batch: the position of the data is the step.
 
 A record that gives no clip is replaced by another of the same part of the mixture, drawn by the same rule from (seed,
-sample, attempt).
+sample, attempt). One that cannot be read because a disk or network fails is not: it is tried again, and if that does
+not help the run stops, so that the weather cannot change a batch.
 """
 
+import contextlib
+import copy
 import functools
 import math
 import shutil
@@ -16,11 +19,12 @@ import tempfile
 
 import numpy as np
 
+from rvm_jax import storage
 from rvm_jax.data import workers
 from rvm_jax.data.augment import augment_clip, center_crop_resize
 from rvm_jax.data.batch import FAILED, TOO_SHORT, check_batch, stack_clips
 from rvm_jax.data.clips import TooShort, choose_clip
-from rvm_jax.errors import DataError, Stopped
+from rvm_jax.errors import DataError, Stopped, Unavailable
 
 MAX_ATTEMPTS = 10
 MIN_SHARED_BYTES = 4096  # smaller arrays are cheaper to copy than to share
@@ -66,22 +70,41 @@ class ClipMaker:
         self.given_up = {}  # record -> why no worker may try it again
 
     def __call__(self, sample):
-        """{source_THWC, target_FHWC, deltas_F, record, failures}; only failures if no attempt works."""
+        """{source_THWC, target_FHWC, deltas_F, record, failures, read_retries} of a clip.
+
+        Only {failures, read_retries} if no attempt gave one. Stopped if a file could not be read after many retries.
+        """
+        retries = storage.retries.total()
+        try:
+            clip = self._attempts(sample)
+        except Unavailable as error:
+            raise Stopped(str(error)) from error  # which, unlike Unavailable, travels from a worker
+        return clip | {'read_retries': storage.retries.total() - retries}
+
+    def _attempts(self, sample):
         failures, tried, record = [], [], self.order(sample)
         others = self.mixture.neighbors(record)
         for attempt in range(min(MAX_ATTEMPTS, len(others))):
             rng = np.random.default_rng([self.seed, sample, attempt])
             record = record if attempt == 0 else _draw_other(rng, others, tried)
             tried.append(record)
+            found = self.mixture[record]
+            read = functools.partial(self._read_afresh, record, rng)
             try:
-                return {**self.read(record, rng), 'record': record, 'failures': failures}
+                return {**storage.retried(found.name, read), 'record': record, 'failures': failures}
             except DataError as error:
                 kind = TOO_SHORT if isinstance(error, TooShort) else FAILED
-                failures.append((kind, self.mixture[record].name, error.reason))
+                failures.append((kind, found.name, error.reason))
         return {'failures': failures}
 
+    def _read_afresh(self, record, rng):
+        return self.read(record, copy.deepcopy(rng))  # each try draws the same clip
+
     def read(self, record, rng):
-        """{source_THWC, target_FHWC, deltas_F} of one record. DataError if it gives no clip."""
+        """{source_THWC, target_FHWC, deltas_F} of one record.
+
+        DataError if it gives no clip; OSError that may pass, if a disk or network fails.
+        """
         found, fps = self.mixture[record], self.mixture.fps(record)
         if record in self.given_up:
             raise DataError(found.name, self.given_up[record], 'remove or re-encode this video')
@@ -112,13 +135,14 @@ def _draw_other(rng, records, tried):
 class Loader:
     """Iterator over this process's batches; see `batch.py`. `step` is the step of the next one.
 
-    DataError if none of 10 records gave a clip. Stopped if a worker process died, with the file it was reading. A
-    worker that a decoder holds beyond the time limit is ended, the file given up, and the batch made again without it.
+    DataError if none of 10 records gave a clip; Stopped if a file could not be read after many tries. A worker that a
+    decoder holds beyond the time limit is ended, the file given up, and the batch made again without it. If a worker
+    dies otherwise, the batch is made again by new ones; Stopped at the second time, with the file it was reading.
     """
 
     def __init__(self, clips, data, batch_size, start_step, rows):
         self.step = start_step
-        self._clips = clips
+        self._clips, self._notices, self._has_lost_worker = clips, [], False
         self._batch_size, self._rows = batch_size, np.asarray(rows)
         self._shape = {'num_source': data.num_source, 'num_target': data.num_target, 'image_size': data.image_size}
         self._num_workers = data.num_workers
@@ -145,7 +169,8 @@ class Loader:
                 break
             except RuntimeError as error:  # what Grain raises for a worker that is gone
                 self._recover(error)
-        batch['step'] = self.step
+        batch['step'], batch['notices'] = self.step, self._notices
+        self._notices = []
         self.step += 1
         return check_batch(batch, batch_size=len(self._rows), **self._shape)
 
@@ -153,10 +178,18 @@ class Loader:
         """End the workers and wait for them."""
         if self._iterator is None:
             return
-        self._iterator.close()
+        self._end_workers()
         self._iterator = None  # dropped here, because at the interpreter's end Grain's own clean-up fails noisily
         if self._clips.notes:
             shutil.rmtree(self._clips.notes, ignore_errors=True)
+
+    def _end_workers(self):
+        with workers.patience(self._clips.notes) if self._clips.notes else contextlib.nullcontext():
+            self._iterator.close()
+
+    def resident_bytes(self):
+        """{process id: bytes of memory} of the workers; {} without workers."""
+        return workers.resident_bytes(self._clips.notes) if self._clips.notes else {}
 
     def _start(self):
         import grain
@@ -175,18 +208,24 @@ class Loader:
         return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1))
 
     def _recover(self, error):
-        """Start again at the current step without the files that held a worker; any other death is for the caller."""
+        """Start again at the current step, without the files that held a worker, or once after another death."""
         if 'terminated unexpectedly' not in str(error):
             raise error
         notes = workers.notes_of_the_dead(self._clips.notes)
-        stuck = [note for note in notes if note.is_timeout]
-        if not stuck:
-            files = ', '.join(note.path for note in notes) or 'none'
-            raise Stopped(f'A loader worker died ({error}). The last file that it read: {files}') from error
         reason = f'takes too long to decode (more than {self._clips.timeout_s:g} s, its worker was ended)'
-        self._clips.given_up |= {note.record: reason for note in stuck}
-        self._iterator.close()
+        given_up = {note.record: reason for note in notes if note.is_timeout}
+        if not given_up:
+            self._lost_worker(workers.describe_death(str(error), notes), error)
+        self._clips.given_up |= given_up
+        self._end_workers()
+        workers.clear_notes(self._clips.notes)
         self._iterator = self._start()
+
+    def _lost_worker(self, what, error):
+        if self._has_lost_worker:
+            raise Stopped(f'{what}; the second time in this run') from error
+        self._has_lost_worker = True
+        self._notices.append(f'{what}; workers start again at step {self.step}')
 
 
 def _to_sample(number, *, rows, batch_size):

@@ -18,18 +18,25 @@ MOST_LINES = 10
 
 
 def file_entry(root, name):
-    """[name, bytes, crc32] of one file; bytes is -1 where there is no regular file, which is never opened."""
+    """[name, bytes, crc32] of one file; bytes is -1 where there is no regular file, which is never opened.
+
+    Unavailable if a disk or network fails for long.
+    """
     path = os.path.join(root, name)
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            return [name, -1, 0]
-        with open(path, 'rb') as file:
-            crc = zlib.crc32(file.read(END_BYTES))
-            file.seek(max(status.st_size - END_BYTES, 0))
-            return [name, status.st_size, zlib.crc32(file.read(END_BYTES), crc)]
+        return storage.retried(path, lambda: [name, *_size_and_ends(path)])
     except (OSError, ValueError):  # decoding will name the file and the reason
         return [name, -1, 0]
+
+
+def _size_and_ends(path):
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        return -1, 0
+    with open(path, 'rb') as file:
+        crc = zlib.crc32(file.read(END_BYTES))
+        file.seek(max(status.st_size - END_BYTES, 0))
+        return status.st_size, zlib.crc32(file.read(END_BYTES), crc)
 
 
 def fingerprint(manifest):

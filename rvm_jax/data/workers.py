@@ -12,19 +12,27 @@ import faulthandler
 import json
 import multiprocessing
 import os
+import re
 import signal
 import threading
 
 from rvm_jax.errors import UserError
 
 GRACE_S = 5.0  # from the time limit of a clip, which decoding checks itself, to the end of its process
+PATIENCE_S = 5.0  # for workers to end
 SHARED_MEMORY = '/dev/shm'
+HINTS = {
+    signal.SIGKILL: 'SIGKILL, as where memory runs out',
+    signal.SIGBUS: f'SIGBUS, as where {SHARED_MEMORY} is full',
+    signal.SIGSEGV: 'SIGSEGV, a crash in the decoder',
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Note:
-    """What a worker that is no more was reading, and whether the timer ended it."""
+    """What the worker of this process id was reading when it ended, and whether the timer ended it."""
 
+    pid: int
     record: int
     path: str
     is_timeout: bool
@@ -53,14 +61,16 @@ def note(folder, record, path, timeout_s):
     if folder is None:
         yield
         return
-    with open(os.path.join(folder, str(os.getpid())), 'w') as file:
-        file.write(json.dumps([record, path]) + '\n')
-        file.flush()
+    line = json.dumps([record, path]).encode() + b'\n'
+    file = os.open(os.path.join(folder, str(os.getpid())), os.O_WRONLY | os.O_CREAT)
+    try:
+        os.write(file, line)
+        os.ftruncate(file, len(line))  # now, and not before: a process may die at any time, and leaves a note
         faulthandler.dump_traceback_later(timeout_s + GRACE_S, exit=True, file=file)
-        try:
-            yield
-        finally:
-            faulthandler.cancel_dump_traceback_later()
+        yield
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+        os.close(file)
 
 
 def notes_of_the_dead(folder):
@@ -72,9 +82,53 @@ def notes_of_the_dead(folder):
             lines = file.read().splitlines()
         if lines:  # else it died before the note was written
             is_timeout = any(line.startswith('Timeout') for line in lines[1:])
-            notes.append(Note(*json.loads(lines[0]), is_timeout=is_timeout))
+            notes.append(Note(int(pid), *json.loads(lines[0]), is_timeout=is_timeout))
         os.remove(os.path.join(folder, pid))
     return notes
+
+
+def clear_notes(folder):
+    """Remove the notes of workers that have ended as they should."""
+    for pid in os.listdir(folder):
+        os.remove(os.path.join(folder, pid))
+
+
+def describe_death(message, notes):
+    """One line on workers that died, from Grain's message and their notes."""
+    code = re.search(r'exit code (-?\d+)', message)
+    number = int(code[1]) if code else 0
+    how = HINTS.get(-number, f'signal {-number}') if number < 0 else f'exit code {number}'
+    who = ', '.join(f'process {note.pid} at {note.path}' for note in notes) or 'before it read a file'
+    return f'a loader worker died ({how}): {who}'
+
+
+def resident_bytes(folder):
+    """{process id: bytes of memory in use, shared ones included} of the workers that are alive."""
+    import psutil
+
+    found = {}
+    for pid in map(int, os.listdir(folder)):
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found[pid] = psutil.Process(pid).memory_info().rss
+    return found
+
+
+@contextlib.contextmanager
+def patience(folder):
+    """Within this block workers have some seconds to end by themselves: one may hang in a decoder, or on a disk."""
+    timer = threading.Timer(PATIENCE_S, _kill, [folder])
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _kill(folder):
+    mine = set(os.listdir(folder))
+    for process in multiprocessing.active_children():
+        if str(process.pid) in mine:
+            process.kill()
 
 
 def check_shared_memory(needed_bytes):

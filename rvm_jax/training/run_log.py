@@ -11,6 +11,7 @@ from rvm_jax.models import build
 from rvm_jax.training import cost, sharding
 from rvm_jax.training.notes import Notes
 from rvm_jax.training.optimizer import learning_rate
+from rvm_jax.training.progress import say
 
 MOST_NAMED = 1000  # failures whose reasons a process hands on between two logged steps
 
@@ -31,6 +32,7 @@ class RunLog:
         self._records = collections.deque(maxlen=config.optim.max_nonfinite + 1)  # of the latest steps
         self._pending = None  # (step, metrics) of the step in flight
         self._clock_step = None  # the clock starts when the first step, which compiles, is done
+        self._read_retries = 0  # of all processes, in this start of the run
 
     def next_batch(self):
         """The next batch on the devices; counts the wait, and the videos that had to be replaced."""
@@ -38,7 +40,9 @@ class RunLog:
         batch = next(self._loader)
         if self._clock_step is not None:
             self._waited += time.perf_counter() - began
-        self._failed = self._failures.new(batch)
+        self._failed, self._retried = self._failures.new(batch), batch['read_retries']
+        for notice in batch['notices']:
+            say(notice)
         if self._hosts.is_first:
             self._failures.name(self._failed)
         else:
@@ -55,7 +59,7 @@ class RunLog:
         self._pending = step, metrics
         self._hosts.stepped(step)
         failed = sum(kind == FAILED for kind, _, _ in self._failed)
-        self._notes.send([step - 1, self._stop.kind, failed, len(self._failed) - failed])
+        self._notes.send([step - 1, self._stop.kind, failed, len(self._failed) - failed, self._retried])
         if self._hosts.count == 1:  # nothing to wait for
             self._hear()
 
@@ -93,7 +97,9 @@ class RunLog:
         heard = self._notes.read()
         if heard is not None:
             self._stop.agree(heard[:, 1])
-            self._failures.count(int(heard[0, 0]), self._config.batch_size, *map(int, heard[:, 2:].sum(0)))
+            failed, too_short, retried = map(int, heard[:, 2:].sum(0))
+            self._failures.count(int(heard[0, 0]), self._config.batch_size, failed, too_short)
+            self._read_retries += retried
 
     def _share_failures(self):
         """Hand the latest reasons to the first process, or take in what the others left there so far."""
@@ -115,6 +121,8 @@ class RunLog:
             'skipped_videos': self._failures.report['failed'],
             'skipped_steps': int(metrics['skipped_steps']),
         }
+        if self._read_retries:
+            scalars['read_retries'] = self._read_retries
         steps, seconds = step - self._clock_step, time.perf_counter() - self._clock
         return scalars | self._pace(steps, seconds) if steps else scalars
 

@@ -2,10 +2,7 @@
 
 import fractions
 import math
-import os
-import shutil
 import struct
-import subprocess
 
 import av
 import numpy as np
@@ -84,23 +81,3 @@ def _write_video():
 @pytest.fixture(name='read_number', scope='session')
 def _read_number():
     return read_number
-
-
-@pytest.fixture(scope='session')
-def failing_reads(tmp_path_factory):
-    """failing_reads(text, **how) -> environment in which reads of files with text in their path fail.
-
-    how: read=number, or share=percent; code=errno; count=path. See failing_reads.c.
-    """
-    compiler = shutil.which('cc') or shutil.which('gcc')
-    if compiler is None:
-        pytest.skip('no C compiler to make reads fail')
-    library = tmp_path_factory.mktemp('shim') / 'failing_reads.so'
-    source = os.path.join(os.path.dirname(__file__), 'failing_reads.c')
-    subprocess.run([compiler, '-shared', '-fPIC', '-o', library, source, '-ldl'], check=True)
-
-    def environment(text, **how):
-        settings = {f'FAIL_{name.upper().replace("CODE", "ERRNO")}': str(value) for name, value in how.items()}
-        return {**os.environ, 'LD_PRELOAD': str(library), 'FAIL_FILES': text, **settings}
-
-    return environment

@@ -18,9 +18,9 @@ with workers.note({folder!r}, 7, 'slow.mp4', 0.5):
 
 
 def test_code_that_never_returns_is_ended_and_named(tmp_path):
-    done = subprocess.run([sys.executable, '-c', SPIN.format(folder=str(tmp_path))], cwd=os.getcwd(), timeout=60)
-    assert done.returncode == 1
-    assert workers.notes_of_the_dead(tmp_path) == [workers.Note(7, 'slow.mp4', is_timeout=True)]
+    process = subprocess.Popen([sys.executable, '-c', SPIN.format(folder=str(tmp_path))], cwd=os.getcwd())
+    assert process.wait(60) == 1
+    assert workers.notes_of_the_dead(tmp_path) == [workers.Note(process.pid, 7, 'slow.mp4', is_timeout=True)]
     assert os.listdir(tmp_path) == []
 
 

@@ -3,6 +3,8 @@
    FAIL_FILES  only files whose path holds this text
    FAIL_READ   the number of the read to fail, from 0, of each process
    FAIL_SHARE  or the share of all reads to fail, in percent
+   FAIL_FROM   or the number of the first of those that fail
+   FAIL_HANG   set: do not fail, but never come back
    FAIL_ERRNO  what to fail with (5: EIO)
    FAIL_COUNT  a file that gets one byte for each read of such a file
 */
@@ -32,13 +34,16 @@ static int fails(int fd) {
     if (!is_meant(fd)) return 0;
     unsigned mine = __atomic_fetch_add(&number, 1, __ATOMIC_RELAXED);
     const char *read = getenv("FAIL_READ"), *share = getenv("FAIL_SHARE"), *code = getenv("FAIL_ERRNO");
-    const char *count = getenv("FAIL_COUNT");
+    const char *count = getenv("FAIL_COUNT"), *from = getenv("FAIL_FROM");
     if (count) {
         int log = open(count, O_WRONLY | O_CREAT | O_APPEND, 0600);
         if (log < 0 || write(log, ".", 1) != 1) abort();
         close(log);
     }
-    int yes = read ? mine == (unsigned)atoi(read) : share && (mine * 2654435761u >> 16) % 100 < (unsigned)atoi(share);
+    int yes = (read && mine == (unsigned)atoi(read)) || (from && mine >= (unsigned)atoi(from)) ||
+              (share && (mine * 2654435761u >> 16) % 100 < (unsigned)atoi(share));
+    if (yes && getenv("FAIL_HANG"))
+        for (;;) pause();
     if (yes) errno = code ? atoi(code) : EIO;
     return yes;
 }
