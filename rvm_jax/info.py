@@ -1,10 +1,12 @@
-"""Say what a recipe, workdir, export folder, released RVM .npz or video is.
+"""Say what a recipe, workdir, export folder, released RVM .npz, folder of shards or video is.
 
 Examples:
     rvm info configs/rvm_s.py
     rvm info configs/rvm_s.py --config.data.num_source=1
     rvm info runs/s
     rvm info cat.mp4
+    rvm info shards              # reads every shard and compares checksums; draws shards/contact_sheet.png
+    rvm info shards --quick      # sizes and numbers of records only
 """
 
 import dataclasses
@@ -12,15 +14,21 @@ import os
 import sys
 
 from rvm_jax import storage
-from rvm_jax.errors import UserError
+from rvm_jax.errors import DataError, UserError
 
 # Fields of an architecture that do not make it another model than a preset.
 CIRCUMSTANCES = ('mask_ratio', 'shared_mask', 'image_size', 'delta_from')
 
+PICTURED = 36  # frames in the contact sheet of shards
+
 
 def add_arguments(parser):
     """Flags of `rvm info`."""
-    parser.add_argument('config', metavar='PATH', help='recipe, workdir, export folder, released RVM .npz, or video')
+    parser.add_argument('config', metavar='PATH', help='recipe, workdir, export folder, released RVM .npz, '
+                        'folder of shards, or video')  # fmt: skip
+    parser.add_argument('--quick', action='store_true', help='shards: do not read them whole')
+    parser.add_argument('--picture', help='shards: where the contact sheet goes (default: contact_sheet.png in the '
+                        'folder)')  # fmt: skip
     parser.add_argument_group('any key of a recipe').add_argument(
         '--config.KEY', metavar='VALUE', dest='overrides', help='set it before looking'
     )
@@ -35,6 +43,10 @@ def run(args):
         raise UserError(f'--config.{overrides[0]}', f'{path} is no recipe', 'leave it out')
     if os.path.isfile(path) and not path.endswith('.npz'):
         return print(table(video_rows(path)))
+    from rvm_jax.data import shards
+
+    if os.path.isdir(path) and not shards.NAMES.isdisjoint(os.listdir(path)):
+        return show_shards(path, args.quick, args.picture or os.path.join(path, 'contact_sheet.png'))
     from rvm_jax import pretrained
 
     kind = pretrained.model_kind(path)
@@ -43,9 +55,9 @@ def run(args):
     return print(table(model_rows(path, kind)))
 
 
-def table(rows):
-    """[(what, text)] as aligned lines."""
-    width = max(len(what) for what, _ in rows)
+def table(rows, width=0):
+    """[(what, text)] as aligned lines, the first column at least `width` letters wide."""
+    width = max(width, *(len(what) for what, _ in rows))
     return '\n'.join(f'{what:{width}}  {text}' for what, text in rows)
 
 
@@ -181,6 +193,54 @@ def _read_json(path):
     except (OSError, ValueError):  # absent, or being written just now
         return None
     return values if isinstance(values, dict) else None
+
+
+def show_shards(path, is_quick, picture):
+    """Print what a folder of shards holds, check it, and draw some of it. DataError if shards are damaged."""
+    from rich.console import Console
+    from rich.progress import DownloadColumn, Progress
+
+    from rvm_jax.data import shard_check, shards
+    from rvm_jax.visualization.canvas import write_png
+    from rvm_jax.visualization.contact_sheet import contact_sheet
+
+    manifest = shards.read_manifest(path)
+    rows = shard_rows(path, manifest)
+    print(table(rows))
+    console = Console()
+    with Progress(*Progress.get_default_columns(), DownloadColumn(), console=console, transient=True,
+                  disable=not console.is_terminal) as progress:  # fmt: skip
+        bar = progress.add_task('reading', total=sum(shard['bytes'] for shard in manifest['shards']))
+        damaged = shard_check.damaged_shards(path, manifest, not is_quick, lambda size: progress.advance(bar, size))
+    if damaged:
+        more = f', and {len(damaged) - 8} more' if len(damaged) > 8 else ''
+        raise DataError(path, f'{len(damaged)} shards are damaged: {", ".join(damaged[:8])}{more}', shards.AGAIN)
+    write_png(picture, contact_sheet(shard_check.samples(path, manifest, PICTURED)))
+    depth = 'sizes and numbers of records' if is_quick else 'checksums'
+    checked = f'{depth} of all {len(manifest["shards"])} shards are right'
+    print(table([('checked', checked), ('picture', picture)], width=max(len(what) for what, _ in rows)))
+
+
+def shard_rows(path, manifest):
+    """A folder of shards."""
+    settings, rows = manifest['settings'], [('shards', f'{path}, by rvm_jax {manifest["version"]}')]
+    for name, split in manifest['splits'].items():
+        count, size = 0, 0
+        for shard in manifest['shards']:
+            count, size = count + (shard['split'] == name), size + shard['bytes'] * (shard['split'] == name)
+        rows.append((name, f'{split["videos"]:,} videos, {split["clips"]:,} clips of {settings["clip_frames"]} frames, '
+                           f'{split["hours"]:.3g} hours, {size / 1e6:,.1f} MB in {count} shards'
+                     if split['videos'] else 'nothing'))  # fmt: skip
+    group = f', {settings["group"]} frames together' if settings['group'] > 1 else ''
+    side = f'shorter side {settings["short_side"]} pixels at most' if settings['short_side'] else 'original size'
+    rows.append(('frames', f'{settings["fps"]:g} a second, {side}, {settings["codec"]} of quality '
+                           f'{settings["quality"]}{group}'))  # fmt: skip
+    for key, what in (('fps', 'original rates'), ('size', 'original sizes')):
+        counts = manifest['histograms'][key]
+        more = f', and {len(counts) - 6} more' if len(counts) > 6 else ''
+        rows.append((what, ', '.join(f'{value} ({count:,})' for value, count in list(counts.items())[:6]) + more))
+    rows.append(('left out', f'{manifest["skipped"]:,} (skipped.json)' if manifest['skipped'] else 'nothing'))
+    return rows
 
 
 def video_rows(path):

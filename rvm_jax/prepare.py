@@ -10,9 +10,15 @@ Examples:
 Stop it at any time: the same line goes on. OUTPUT ends up with train-*.array_record, val-*.array_record, manifest.json
 and skipped.json, which names every file that was left out, with the reason. Train with --config.data.path=OUTPUT
 --config.data.eval_path=OUTPUT; look with `rvm info OUTPUT`.
+
+With --runner the videos are prepared by Apache Beam, on as many machines as the runner has. The videos and OUTPUT must
+have the same paths on this machine and every worker (NFS, Filestore, Lustre, gcsfuse), and the workers need
+rvm_jax[beam]. Beam's flags say how many workers there are; what one way has begun, the other goes on with.
 """
 
 import contextlib
+import importlib.util
+import logging
 import os
 import signal
 import sys
@@ -28,7 +34,7 @@ def add_arguments(parser):
     parser.add_argument('--input', required=True, help='folder, glob, text file with one video a line, CSV, or video')
     parser.add_argument('--output', required=True, help='folder for the shards')
     parser.add_argument('--fps', type=float, default=10.0, help='frames a second to keep (default: 10)')
-    parser.add_argument('--short-side', type=int, default=256, help='pixels of the shorter side at most; 0: as they are '
+    parser.add_argument('--short-side', type=int, default=256, help='pixels of the shorter side at most, 0: as is '
                         '(default: 256)')  # fmt: skip
     parser.add_argument('--val', type=float, default=0.01, help='fraction of the videos held out (default: 0.01)')
     parser.add_argument('--codec', choices=CODECS, default='jpeg', help='jpeg: fastest to read; h264: smaller '
@@ -160,20 +166,33 @@ def stopping():
 
 def run_beam(work, args):
     """The same by a Beam pipeline; its runner shows the progress."""
+    if importlib.util.find_spec('apache_beam') is None:
+        raise UserError(
+            f'--runner {args.runner}', 'needs apache-beam, which is not installed', "pip install 'rvm_jax[beam]'"
+        )
+    logging.basicConfig(format='%(message)s')
+    logging.disable(logging.WARNING)  # while it is imported Beam warns of its own extras that are missing
     from rvm_jax.data.prepare_beam import run_pipeline
 
-    return run_pipeline(work, args.runner, args.passed_on)
+    logging.disable(logging.NOTSET)
+    with stopping() as is_stopped:
+        try:
+            return run_pipeline(work, args.runner, args.passed_on, args.timeout)
+        except KeyboardInterrupt:
+            kind = Stopped if is_stopped() else Interrupted
+            raise kind('stopped; what is done is kept, the same command goes on') from None
 
 
 def summary(output, manifest):
     """A few lines: what there is, what was left out, and what to do next."""
     splits = {name: split for name, split in manifest['splits'].items() if split['videos']}
+    size = sum(shard['bytes'] for shard in manifest['shards'])
     lines = [
         f'{output}: ' + ', '.join(
             f'{name} {split["videos"]:,} videos, {split["clips"]:,} clips, {split["hours"]:.3g} hours'
             for name, split in splits.items()
         )
-        + f', in {len(manifest["shards"])} shards of {sum(shard["bytes"] for shard in manifest["shards"]) / 1e6:,.1f} MB'
+        + f', in {len(manifest["shards"])} shards of {size / 1e6:,.1f} MB in all'
     ]  # fmt: skip
     if manifest['skipped']:
         lines.append(f'{manifest["skipped"]:,} left out; {os.path.join(output, "skipped.json")} says why')

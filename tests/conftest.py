@@ -89,7 +89,7 @@ def make_workdir():
         )
         files = {
             'config.json': {'version': '0.1.0', 'command': command, 'config': config.to_dict()},
-            'data_manifest.json': {'sampler_version': 1, 'files': [['a.mp4', 1, 2], ['b.mp4', 3, 4]]},
+            'data_manifest.json': {'sampler_version': 1, 'videos': 2, 'files': [['a.mp4', 1, 2], ['b.mp4', 3, 4]]},
             'data_report.json': {'clips': 160, 'failed': 3, 'too_short': 0, 'next_step': 20, 'reasons': {}},
         }
         for name, contents in files.items():

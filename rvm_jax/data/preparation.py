@@ -1,7 +1,7 @@
 """One video becomes records of a shard: a pure function of the file and the settings, for any kind of runner.
 
-Each video is first made alone, into a shard of its own in the folder of unfinished work, with a JSON file beside it that
-says what became of it. That file comes last: a video that has one is never made again.
+Each video is first made alone, into a shard of its own in the folder of unfinished work, with a JSON file beside it
+that says what became of it. That file comes last: a video that has one is never made again.
 """
 
 import contextlib
