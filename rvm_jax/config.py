@@ -81,7 +81,7 @@ def default():
 
     d = c.data = ml_collections.ConfigDict()
     d.path = ''  # folder, glob, or text file with a list of videos; folder of shards; TFDS name or folder
-    d.mixture = ()  # several of these instead: ((path, frames a second, weight), ...)
+    d.mixture = ()  # several of these instead: ((path, frames a second, weight), ...), or a recipe that has them
     d.eval_path = ''  # held-out videos, same forms as path; empty: no evaluation
     d.num_source = 4  # consecutive frames watched
     d.num_target = 4  # frames rebuilt
@@ -236,7 +236,10 @@ def _parse(key, text, default):
     if isinstance(default, float) and type(value) is int:
         value = float(value)
     if key == 'data.mixture':
-        value = as_mixture(value, f'--config.{key}={text}')
+        is_recipe = text.endswith('.py')
+        value = (
+            _run_recipe(find_recipe(text)).data.mixture if is_recipe else as_mixture(value, f'--config.{key}={text}')
+        )
     elif isinstance(default, tuple):
         is_like_default = isinstance(value, list | tuple) and len(value) == len(default)
         are_numbers = is_like_default and all(isinstance(item, int | float) for item in value)

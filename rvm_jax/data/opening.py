@@ -1,8 +1,6 @@
 """What config.data names, opened: a mixture to train on, and the held-out videos."""
 
-import importlib.util
 import os
-import re
 
 from rvm_jax.data import shards
 from rvm_jax.data.mixture import Mixture, Part
@@ -38,12 +36,10 @@ def open_source(path, split):
 
 
 def _is_tfds(path):
-    place, _ = tfds.split_path(path)
-    folder = os.path.expanduser(place)
+    folder = os.path.expanduser(tfds.split_path(path)[0])
     if os.path.lexists(folder):
         return os.path.isfile(os.path.join(folder, tfds.FEATURES))
-    is_installed = importlib.util.find_spec('tensorflow_datasets') is not None
-    return is_installed and re.fullmatch(tfds.NAME, place) is not None
+    return tfds.is_prepared(path)
 
 
 def _part(path, split, fps, weight, key):

@@ -11,7 +11,8 @@ from rvm_jax.errors import UserError
 
 VIDEO_EXTENSIONS = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv'.split())
 FORMS = (
-    'give a folder of videos, a glob, a text file with one video a line, a video, a folder of shards, or a TFDS name'
+    'give a folder of videos, a glob, a text file with one video a line, a video, a folder of shards, or a TFDS name '
+    '(needs the extra: tfds)'
 )
 
 

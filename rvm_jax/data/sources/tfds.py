@@ -152,20 +152,30 @@ def _dataset_folder(place):
     folder = os.path.expanduser(place)
     if all(os.path.isfile(os.path.join(folder, name)) for name in (INFO, FEATURES)):
         return folder
-    from tensorflow_datasets.core.utils.file_utils import list_data_dirs
-
     name = re.fullmatch(NAME, place)
     if not name:
         raise UserError(place, f'is no TFDS name and no folder with {INFO} and {FEATURES}', FORMS)
-    data_dirs = [os.fspath(data_dir) for data_dir in list_data_dirs()]
-    found = [version for data_dir in data_dirs for version in _versions(data_dir, **name.groupdict())]
+    found, data_dirs = _prepared(name)
     if not found:
-        reason = f'does not exist, and no TFDS dataset of that name is prepared in {" or ".join(data_dirs)}'
-        raise UserError(place, reason, f'check the path, or set TFDS_DATA_DIR; {FORMS}')
+        raise UserError(place, f'is not prepared in {" or ".join(data_dirs)}', f'{PREPARE}, or set TFDS_DATA_DIR')
     configs = sorted({config for config, _, _ in found})
     if len(configs) > 1:
         raise UserError(place, f'has several configs ({", ".join(configs)})', f'add one: {name["name"]}/{configs[0]}')
     return max(found)[2]
+
+
+def is_prepared(path):
+    """Whether a path is the name of a TFDS dataset that is prepared here."""
+    name = re.fullmatch(NAME, split_path(path)[0])
+    return name is not None and importlib.util.find_spec('tensorflow_datasets') is not None and any(_prepared(name)[0])
+
+
+def _prepared(name):
+    """([(config, version as numbers, folder), ...] that fit a match of NAME, the folders where TFDS looks)."""
+    from tensorflow_datasets.core.utils.file_utils import list_data_dirs
+
+    data_dirs = [os.fspath(data_dir) for data_dir in list_data_dirs()]
+    return [version for data_dir in data_dirs for version in _versions(data_dir, **name.groupdict())], data_dirs
 
 
 def _versions(data_dir, name, config, version):
