@@ -7,6 +7,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from rvm_jax.data.loader import make_eval_clips
 from rvm_jax.training import sharding
 from rvm_jax.training.hosts import ALONE
+from rvm_jax.training.progress import say
 from rvm_jax.visualization.reconstruction import panel
 
 PICTURED = 3  # clips in a picture
@@ -51,6 +52,8 @@ def held_out_losses(config, mesh, eval_step, params, source, hosts=ALONE):
         found, out = eval_step(params, batch, jax.random.fold_in(jax.random.key(EVAL_KEY), len(losses)))
         losses.append(jax.device_get(found))
         failures += host_batch['failures']
+        for notice in host_batch['notices']:
+            say(notice)
         first = first or (batch, out)
     failures = [failure for of_one in hosts.gather(failures) for failure in of_one]
     if failures:

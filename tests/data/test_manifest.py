@@ -1,7 +1,11 @@
+import errno
 import json
+import os
 
 import pytest
 
+from rvm_jax import storage
+from rvm_jax.data import manifest
 from rvm_jax.data.manifest import END_BYTES, check_unchanged, compare_manifests, file_entry
 from rvm_jax.data.sources.folder import FolderSource
 from rvm_jax.errors import UserError
@@ -26,6 +30,20 @@ def test_a_change_at_either_end_of_a_file_is_seen(tmp_path):
         (tmp_path / 'a.mp4').write_bytes(changed)
         entries.add(tuple(file_entry(tmp_path, 'a.mp4')))
     assert len(entries) == 3
+
+
+def test_a_disk_that_hiccups_does_not_change_an_entry(tmp_path, monkeypatch):
+    (tmp_path / 'a.mp4').write_bytes(b'video')
+    expected, failures, stat = file_entry(tmp_path, 'a.mp4'), [OSError(errno.ESTALE, 'Stale file handle')], os.stat
+
+    def flaky(path):
+        if failures:
+            raise failures.pop()
+        return stat(path)
+
+    monkeypatch.setattr(manifest.os, 'stat', flaky)
+    monkeypatch.setattr(storage, 'FIRST_WAIT', 0)
+    assert file_entry(tmp_path, 'a.mp4') == expected == ['a.mp4', 5, expected[2]]
 
 
 @pytest.fixture

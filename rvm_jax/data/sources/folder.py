@@ -5,6 +5,7 @@ import dataclasses
 import glob
 import os
 
+from rvm_jax import storage
 from rvm_jax.data.manifest import file_entry, fingerprint
 from rvm_jax.data.video import open_video
 from rvm_jax.errors import UserError
@@ -41,7 +42,7 @@ class FolderSource:
 
     def __init__(self, path):
         self.path = os.fspath(path)
-        self.root, self.names = _list_videos(os.path.expanduser(self.path))
+        self.root, self.names = storage.retried(self.path, lambda: _list_videos(os.path.expanduser(self.path)))
         self._manifest = None
 
     def __len__(self):
@@ -102,7 +103,7 @@ def _fixed_part(pattern):
 def _walk(folder):
     """Every file below folder, through links to folders as well, but each real folder once: links may form a circle."""
     found, seen = [], set()
-    for directory, subdirectories, names in os.walk(folder, followlinks=True):
+    for directory, subdirectories, names in os.walk(folder, followlinks=True, onerror=_raise_passing):
         real = os.path.realpath(directory)
         if real in seen:
             subdirectories.clear()
@@ -113,6 +114,12 @@ def _walk(folder):
     return found
 
 
+def _raise_passing(error):
+    """A folder that may not be listed is left out; one that a disk or network fails to list must not be."""
+    if storage.may_pass(error):
+        raise error
+
+
 def _read_list(path):
     try:
         with open(path, encoding='utf-8', errors='surrogateescape') as lines:
@@ -121,6 +128,7 @@ def _read_list(path):
                 raise UserError(path, 'is neither a known kind of video nor a text file', FORMS)
             text += lines.read()
     except OSError as error:
+        _raise_passing(error)
         raise UserError(path, f'cannot be read ({error.strerror})', FORMS) from error
     names = [line.strip() for line in text.splitlines()]
     names = [name for name in names if name and not name.startswith('#')]

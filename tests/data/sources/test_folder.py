@@ -1,9 +1,11 @@
+import errno
 import os
 
 import pytest
 
+from rvm_jax import storage
 from rvm_jax.data.sources.folder import FolderSource
-from rvm_jax.errors import UserError
+from rvm_jax.errors import Unavailable, UserError
 
 
 @pytest.fixture
@@ -79,3 +81,22 @@ def test_fingerprint_follows_content_and_not_place(folder, tmp_path):
 def test_a_fifo_in_the_folder_is_not_opened(folder):
     os.mkfifo(folder / 'pipe.mp4')
     assert ['pipe.mp4', -1, 0] in FolderSource(folder).manifest()
+
+
+def test_a_disk_that_fails_hides_no_video(folder, monkeypatch):
+    failures, scandir = [], os.scandir
+
+    def flaky(path):
+        if os.fspath(path).endswith('sub') and len(failures) < wanted:
+            failures.append(path)
+            raise OSError(errno.EIO, 'Input/output error')
+        return scandir(path)
+
+    monkeypatch.setattr(os, 'scandir', flaky)
+    monkeypatch.setattr(storage, 'FIRST_WAIT', 0)
+    wanted = 2
+    assert names(FolderSource(folder)) == ['a.MOV', 'b.mp4', 'sub/c.mkv']
+    assert len(failures) == 2
+    wanted = 100
+    with pytest.raises(Unavailable, match='videos: does not answer'):
+        FolderSource(folder)
