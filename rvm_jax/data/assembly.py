@@ -51,7 +51,7 @@ def join_shard(output, work, split, index, members):
     path, entry_path = os.path.join(output, name), os.path.join(work, name + '.json')
     outcomes = [storage.read_json(work_path(work, number) + '.json') for number in members]
     sequences = [sequence for outcome in outcomes for sequence in outcome['sequences']]
-    records, _ = shards.write_shard(path, _records(work, members, outcomes), sequences)
+    records, _ = shards.write_shard(path, work, _records(work, members, outcomes), sequences)
     entry = {
         'name': name,
         'split': split,

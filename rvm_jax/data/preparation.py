@@ -86,7 +86,7 @@ def prepare_video(task, settings, path, beat=lambda: None):
         info = video.info()
         pieces = choose_pieces(task, settings, video.count(settings.fps))
         groups = _groups(video, task, pieces, settings, sequences, beat)
-        records, size = write_shard(path, groups, sequences)
+        records, size = write_shard(path, os.path.dirname(path), groups, sequences)
     original = {'fps': info.fps, 'height': info.height, 'width': info.width, 'seconds': info.duration_s}
     return {'sequences': sequences, 'records': records, 'bytes': size, 'original': original}
 

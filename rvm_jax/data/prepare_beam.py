@@ -28,7 +28,7 @@ from rvm_jax import storage
 from rvm_jax.data.assembly import Cutter, join_shard, joined
 from rvm_jax.data.inputs import Task
 from rvm_jax.data.preparation import outcome_of, record_outcome
-from rvm_jax.data.prepare_pool import HUNG, LIVES, _blocked, _death, _prepare, _start
+from rvm_jax.data.prepare_pool import HUNG, LIVES, blocked, prepare_guarded, reason_of_death, start_process
 from rvm_jax.data.shards import SPLITS
 from rvm_jax.errors import Stopped, Unavailable, UserError
 
@@ -76,8 +76,8 @@ class PrepareVideo(beam.DoFn):
         """Start the process that decodes."""
         from pebble import ProcessPool
 
-        self._pool = ProcessPool(1, initializer=_start, context=multiprocessing.get_context('spawn'))
-        with _blocked(signal.SIGINT):  # Ctrl-C is for this process
+        self._pool = ProcessPool(1, initializer=start_process, context=multiprocessing.get_context('spawn'))
+        with blocked(signal.SIGINT):  # Ctrl-C is for this process
             self._pool.active  # noqa: B018, starts the other
 
     def process(self, line):
@@ -95,14 +95,14 @@ class PrepareVideo(beam.DoFn):
 
         for _ in range(LIVES):
             try:
-                job = _prepare, (number, task, self._settings, self._folder, self._timeout_s)
+                job = prepare_guarded, (number, task, self._settings, self._folder, self._timeout_s)
                 self._pool.schedule(*job).result()
                 return
             except ProcessExpired as error:
                 exit_code = error.exitcode
             if exit_code == HUNG:
                 break
-        record_outcome(self._folder, number, {'skipped': _death(exit_code, self._timeout_s)})
+        record_outcome(self._folder, number, {'skipped': reason_of_death(exit_code, self._timeout_s)})
 
     def teardown(self):
         """End the process."""

@@ -43,8 +43,10 @@ class Pool:
         self._outcomes = {}
         self._jobs = {}  # future -> what it works on
         waiting = collections.deque(range(len(self._work.tasks)))
-        self._pool = ProcessPool(self._num_workers, initializer=_start, context=multiprocessing.get_context('spawn'))
-        with _blocked(signal.SIGINT):  # inherited by the pool's threads and their processes: Ctrl-C is for this thread
+        self._pool = ProcessPool(
+            self._num_workers, initializer=start_process, context=multiprocessing.get_context('spawn')
+        )
+        with blocked(signal.SIGINT):  # inherited by the pool's threads and their processes: Ctrl-C is for this thread
             self._pool.active  # noqa: B018, starts them
         try:
             while waiting or self._jobs:
@@ -66,7 +68,9 @@ class Pool:
             self._finish(number, outcome)
         else:
             work = self._work
-            act = functools.partial(_prepare, number, work.tasks[number], work.settings, work.folder, self._timeout_s)
+            act = functools.partial(
+                prepare_guarded, number, work.tasks[number], work.settings, work.folder, self._timeout_s
+            )
             self._schedule(act, number)
 
     def _schedule(self, act, what):
@@ -84,7 +88,7 @@ class Pool:
                 return self._schedule(act, what)
             if isinstance(what, tuple):
                 raise Stopped(f'{what[0]} shard {what[1]}: its process died ({error}); start again') from error
-            result = {'skipped': _death(error.exitcode, self._timeout_s)}
+            result = {'skipped': reason_of_death(error.exitcode, self._timeout_s)}
             record_outcome(self._work.folder, what, result)
         except OSError as error:
             raise Stopped(
@@ -113,7 +117,8 @@ class Pool:
 
 
 @contextlib.contextmanager
-def _blocked(number):
+def blocked(number):
+    """Within this context a signal does not reach this thread, nor ever the threads and processes it starts."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield
@@ -121,13 +126,14 @@ def _blocked(number):
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _death(exit_code, timeout_s):
+def reason_of_death(exit_code, timeout_s):
+    """Why a video is skipped whose process ended with an exit code."""
     if exit_code == HUNG:
         return f'takes too long to decode (no frame in {timeout_s:g} s, its process was ended)'
     return f'ends the process that decodes it ({LIVES} times, exit code {exit_code})'
 
 
-def _start():
+def start_process():
     """Set up a fresh process, which ends when its parent does."""
     import cv2
 
@@ -135,7 +141,7 @@ def _start():
     cv2.setNumThreads(1)
 
 
-def _prepare(number, task, settings, folder, timeout_s):
+def prepare_guarded(number, task, settings, folder, timeout_s):
     """prepare_task, in a process that ends when no sign of life comes from the decoder for a while."""
     with open(os.devnull, 'w') as nowhere:
 

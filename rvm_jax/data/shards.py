@@ -16,6 +16,7 @@ import itertools
 import json
 import math
 import os
+import secrets
 
 from rvm_jax import storage
 from rvm_jax.errors import DataError, UserError
@@ -133,14 +134,15 @@ def _check_readable(path):
 
 
 @contextlib.contextmanager
-def shard_writer(path):
+def shard_writer(path, scratch):
     """write(bytes), for the time of a `with` block; the file has its name once it is whole and on the disk.
 
-    OSError if it cannot be written.
+    Until then it is in the folder scratch, of the same disk, under a name of its own: where a runner takes a worker for
+    dead and starts another, the two must not write to one file. OSError if it cannot be written.
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    unfinished = f'{path}.unfinished'
+    unfinished = os.path.join(scratch, f'{os.path.basename(path)}.{secrets.token_hex(4)}')
     try:
         writer = ArrayRecordWriter(unfinished, WRITER_OPTIONS)
         yield writer.write
@@ -155,10 +157,10 @@ def shard_writer(path):
             os.unlink(unfinished)
 
 
-def write_shard(path, groups, sequences):
+def write_shard(path, scratch, groups, sequences):
     """Write records of frames, and last what they are. Returns (number of records, bytes in those of frames)."""
     records, size = 0, 0
-    with shard_writer(path) as write:
+    with shard_writer(path, scratch) as write:
         for record in groups:
             write(record)
             records, size = records + 1, size + len(record)

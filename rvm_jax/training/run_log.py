@@ -9,6 +9,7 @@ from rvm_jax.data.failures import FailureLog, read_report
 from rvm_jax.errors import Diverged
 from rvm_jax.models import build
 from rvm_jax.training import cost, sharding
+from rvm_jax.training.data_wait import DataWait
 from rvm_jax.training.notes import Notes
 from rvm_jax.training.optimizer import learning_rate
 from rvm_jax.training.progress import say
@@ -32,14 +33,14 @@ class RunLog:
         self._records = collections.deque(maxlen=config.optim.max_nonfinite + 1)  # of the latest steps
         self._pending = None  # (step, metrics) of the step in flight
         self._clock_step = None  # the clock starts when the first step, which compiles, is done
+        self._wait = DataWait(config.data, source)
         self._read_retries = 0  # of all processes, in this start of the run
 
     def next_batch(self):
         """The next batch on the devices; counts the wait, and the videos that had to be replaced."""
         began = time.perf_counter()
         batch = next(self._loader)
-        if self._clock_step is not None:
-            self._waited += time.perf_counter() - began
+        self._waited_us = self._wait.since(began)
         self._failed, self._retried = self._failures.new(batch), batch['read_retries']
         for notice in batch['notices']:
             say(notice)
@@ -57,9 +58,11 @@ class RunLog:
         """
         self.flush()
         self._pending = step, metrics
+        self._wait.watch(metrics)
         self._hosts.stepped(step)
         failed = sum(kind == FAILED for kind, _, _ in self._failed)
-        self._notes.send([step - 1, self._stop.kind, failed, len(self._failed) - failed, self._retried])
+        too_short = len(self._failed) - failed
+        self._notes.send([step - 1, self._stop.kind, failed, too_short, self._retried, self._waited_us])
         if self._hosts.count == 1:  # nothing to wait for
             self._hear()
 
@@ -80,6 +83,8 @@ class RunLog:
         if held_out or step % self._config.log.every == 0 or step == self._config.steps:
             scalars = self._scalars(step, metrics)
             self._progress.update(step, scalars)
+            if self._hosts.is_first and (advice := self._wait.advice(scalars.get('data_wait', 0))):
+                say(advice)
             self._writer.scalars(step, scalars | (held_out or {}))
             self._share_failures()
             self._writer.report(self._failures)
@@ -89,6 +94,7 @@ class RunLog:
 
     def close(self):
         """Write down which videos failed."""
+        self._wait.close()
         self._share_failures()
         self._writer.report(self._failures)
 
@@ -97,9 +103,10 @@ class RunLog:
         heard = self._notes.read()
         if heard is not None:
             self._stop.agree(heard[:, 1])
-            failed, too_short, retried = map(int, heard[:, 2:].sum(0))
+            failed, too_short, retried = map(int, heard[:, 2:5].sum(0))
             self._failures.count(int(heard[0, 0]), self._config.batch_size, failed, too_short)
             self._read_retries += retried
+            self._wait.add(heard[:, 5])
 
     def _share_failures(self):
         """Hand the latest reasons to the first process, or take in what the others left there so far."""
@@ -111,7 +118,8 @@ class RunLog:
         self._unnamed = []
 
     def _start_clock(self, step):
-        self._clock, self._clock_step, self._waited = time.perf_counter(), step, 0.0
+        self._clock, self._clock_step = time.perf_counter(), step
+        self._wait.restart()
 
     def _scalars(self, step, metrics):
         scalars = {
@@ -121,9 +129,11 @@ class RunLog:
             'skipped_videos': self._failures.report['failed'],
             'skipped_steps': int(metrics['skipped_steps']),
         }
+        if memory := self._loader.resident_bytes():
+            scalars['worker_memory_mb'] = max(memory.values()) / 2**20
         if self._read_retries:
             scalars['read_retries'] = self._read_retries
-        steps, seconds = step - self._clock_step, time.perf_counter() - self._clock
+        steps, seconds = step - self._clock_step, self._wait.done_at() - self._clock
         return scalars | self._pace(steps, seconds) if steps else scalars
 
     def _pace(self, steps, seconds):
@@ -139,7 +149,7 @@ class RunLog:
         pace = {
             'clips_per_second': clips,
             'clips_per_second_per_device': clips / devices.size,
-            'data_wait': min(self._waited / seconds, 1.0),
+            'data_wait': self._wait.share(seconds),
         }
         return pace | ({'mfu': clips * flops / (peak * devices.size)} if peak else {})
 

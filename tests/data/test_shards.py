@@ -1,4 +1,5 @@
 import os
+import resource
 
 import pytest
 
@@ -10,7 +11,7 @@ from rvm_jax.errors import DataError, UserError
 def shard(tmp_path):
     path = str(tmp_path / 'a.array_record')
     records = [bytes([i]) * 20_000 for i in range(20)]
-    assert shards.write_shard(path, records, [{'name': 'a.mp4', 'frames': 20}]) == (21, 400_000)
+    assert shards.write_shard(path, tmp_path, records, [{'name': 'a.mp4', 'frames': 20}]) == (21, 400_000)
     return path
 
 
@@ -58,14 +59,19 @@ def test_a_shard_has_its_name_only_when_it_is_whole(tmp_path):
         raise DataError('b.mp4', 'is damaged', '')
 
     with pytest.raises(DataError):
-        shards.write_shard(path, groups(), [])
+        shards.write_shard(path, tmp_path, groups(), [])
     assert os.listdir(tmp_path) == []
 
 
 def test_a_full_disk_is_an_error_of_the_system(tmp_path):
-    (tmp_path / 'a.array_record.unfinished').symlink_to('/dev/full')
-    with pytest.raises(OSError, match='No space left'):
-        shards.write_shard(str(tmp_path / 'a.array_record'), [bytes(1 << 20)] * 3, [])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, before[1]))
+    try:
+        with pytest.raises(OSError, match='File too large'):
+            shards.write_shard(str(tmp_path / 'a.array_record'), tmp_path, [bytes(1 << 20)] * 3, [])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.parametrize(
