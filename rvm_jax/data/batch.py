@@ -20,8 +20,8 @@ FAILED, TOO_SHORT = KINDS = ('failed', 'too short')
 ARRAYS = {'source_BTHWC': np.uint8, 'target_BFHWC': np.uint8, 'deltas_BF': np.int32, 'record_B': np.int64}
 
 
-def stack_clips(clips):
-    """Batch, still without step and notices, of clips: see `loader.ClipMaker`.
+def stack_clips(clips, num_source):
+    """Batch, still without step and notices, of clips: see `loader.ClipMaker`. The first num_source frames are source.
 
     DataError if one has failures only, because no video that was tried gave a clip.
     """
@@ -30,8 +30,8 @@ def stack_clips(clips):
             _, path, reason = clip['failures'][0]
             raise DataError(path, reason, f'{len(clip["failures"])} videos in a row gave no clip, repair the data')
     return {
-        'source_BTHWC': np.stack([clip['source_THWC'] for clip in clips]),
-        'target_BFHWC': np.stack([clip['target_FHWC'] for clip in clips]),
+        'source_BTHWC': np.stack([clip['frames_THWC'][:num_source] for clip in clips]),
+        'target_BFHWC': np.stack([clip['frames_THWC'][num_source:] for clip in clips]),
         'deltas_BF': np.stack([clip['deltas_F'] for clip in clips]).astype(np.int32),
         'record_B': np.array([clip['record'] for clip in clips], np.int64),
         'failures': [tuple(failure) for clip in clips for failure in clip['failures']],

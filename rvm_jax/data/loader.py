@@ -23,11 +23,11 @@ from rvm_jax import storage
 from rvm_jax.data import workers
 from rvm_jax.data.augment import augment_clip, center_crop_resize
 from rvm_jax.data.batch import FAILED, TOO_SHORT, check_batch, stack_clips
+from rvm_jax.data.clip_slots import ClipSlots, hand_over
 from rvm_jax.data.clips import TooShort, choose_clip
 from rvm_jax.errors import DataError, Stopped, Unavailable
 
 MAX_ATTEMPTS = 10
-MIN_SHARED_BYTES = 4096  # smaller arrays are cheaper to copy than to share
 SAMPLING = ('num_source', 'num_target', 'clip_frames', 'min_gap', 'max_gap', 'source_start', 'delta_from')
 AUGMENTATION = ('flip', 'crop_area', 'crop_ratio', 'crop_level')
 
@@ -70,7 +70,7 @@ class ClipMaker:
         self.given_up = {}  # record -> why no worker may try it again
 
     def __call__(self, sample):
-        """{source_THWC, target_FHWC, deltas_F, record, failures, read_retries} of a clip.
+        """{frames_THWC, deltas_F, record, failures, read_retries} of a clip; the target comes after the source.
 
         Only {failures, read_retries} if no attempt gave one. Stopped if a file could not be read after many retries.
         """
@@ -78,7 +78,7 @@ class ClipMaker:
         try:
             clip = self._attempts(sample)
         except Unavailable as error:
-            raise Stopped(str(error)) from error  # which, unlike Unavailable, travels from a worker
+            raise Stopped(str(error)) from error  # so that the run saves what is done
         return clip | {'read_retries': storage.retries.total() - retries}
 
     def _attempts(self, sample):
@@ -101,7 +101,7 @@ class ClipMaker:
         return self.read(record, copy.deepcopy(rng))  # each try draws the same clip
 
     def read(self, record, rng):
-        """{source_THWC, target_FHWC, deltas_F} of one record.
+        """{frames_THWC, deltas_F} of one record.
 
         DataError if it gives no clip; OSError that may pass, if a disk or network fails.
         """
@@ -116,12 +116,7 @@ class ClipMaker:
                 frames_THWC = augment_clip(rng, pictures, image_size=self.image_size, **self.augmentation)
             else:
                 frames_THWC = center_crop_resize(pictures, self.image_size)
-        num_source = len(clip.source)
-        return {
-            'source_THWC': frames_THWC[:num_source],
-            'target_FHWC': frames_THWC[num_source:],
-            'deltas_F': clip.deltas,
-        }
+        return {'frames_THWC': frames_THWC, 'deltas_F': clip.deltas}
 
 
 def _draw_other(rng, records, tried):
@@ -148,8 +143,9 @@ class Loader:
         self._num_workers = data.num_workers
         self._buffer = math.ceil(len(self._rows) / max(self._num_workers, 1))  # a worker's share of one batch
         if self._num_workers:
-            frames = (data.num_source + data.num_target) * 3 * data.image_size**2
-            workers.check_shared_memory(frames * self._num_workers * (2 * self._buffer + 1))
+            # One share waits to be collected while the next is made. With fewer, a worker could wait for ever.
+            num_slots = self._num_workers * (2 * self._buffer + 1)
+            self._slots = ClipSlots(num_slots, data.num_source + data.num_target, data.image_size)
             clips.notes = tempfile.mkdtemp(prefix='rvm_loader_')
         self._iterator = self._start()
 
@@ -180,7 +176,8 @@ class Loader:
             return
         self._end_workers()
         self._iterator = None  # dropped here, because at the interpreter's end Grain's own clean-up fails noisily
-        if self._clips.notes:
+        if self._num_workers:
+            self._slots.close()
             shutil.rmtree(self._clips.notes, ignore_errors=True)
 
     def _end_workers(self):
@@ -197,14 +194,20 @@ class Loader:
         workers.allow_without_absl_app()
         first = self.step * len(self._rows)
         to_sample = functools.partial(_to_sample, rows=self._rows, batch_size=self._batch_size)
-        samples = grain.MapDataset.range(first, sys.maxsize).map(to_sample).map(self._clips)
-        # Clips and not batches cross from the workers: all of them work on the next batch, and hold one between them.
-        # The order is the same for any number of workers, because every element gives exactly one.
-        clips = samples.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0))
-        options = grain.experimental.DatasetOptions(min_shm_size=MIN_SHARED_BYTES)
-        clips = grain.experimental.WithOptionsIterDataset(clips, options)
-        options = grain.MultiprocessingOptions(self._num_workers, self._buffer)
-        batches = clips.mp_prefetch(options, worker_init_fn=workers.start).batch(len(self._rows), batch_fn=stack_clips)
+        clips = grain.MapDataset.range(first, sys.maxsize).map(to_sample).map(self._clips)
+        stack = functools.partial(stack_clips, num_source=self._shape['num_source'])
+        in_order = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        if self._num_workers:
+            # Clips and not batches cross from the workers: all of them work on the next batch, and hold one between
+            # them. The order is the same for any number of workers, because every element gives exactly one.
+            self._slots.clear()
+            options = grain.MultiprocessingOptions(self._num_workers, self._buffer)
+            clips = clips.map(hand_over).to_iter_dataset(in_order)
+            clips = clips.mp_prefetch(options, worker_init_fn=self._slots.worker_init())
+            stack = functools.partial(self._slots.collect, stack=stack)
+        else:
+            clips = clips.to_iter_dataset(in_order)
+        batches = clips.batch(len(self._rows), batch_fn=stack)
         return iter(grain.experimental.ThreadPrefetchIterDataset(batches, prefetch_buffer_size=1))
 
     def _recover(self, error):

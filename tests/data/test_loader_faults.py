@@ -95,7 +95,7 @@ def test_one_try_draws_what_the_next_one_would(folder, data, monkeypatch):
     for sample in range(3):
         found, expected = (kind(mixture, data, **how)(sample) for kind in (Flaky, ClipMaker))
         assert (found.pop('read_retries'), expected.pop('read_retries')) == (1, 0)
-        for name in ('source_THWC', 'target_FHWC', 'deltas_F'):
+        for name in ('frames_THWC', 'deltas_F'):
             np.testing.assert_array_equal(found[name], expected[name])
 
 

@@ -129,7 +129,7 @@ def test_an_odd_file_gives_clips_or_says_why_not(folder, data, name):
         assert video.count(10) == outcome[0]
         assert video.read([0, outcome[0] - 1], 10).shape == (2, *outcome[1:], 3)
     clip = maker.read(record, np.random.default_rng(0))
-    assert clip['source_THWC'].shape == (2, 32, 32, 3) and clip['target_FHWC'].shape == (3, 32, 32, 3)
+    assert clip['frames_THWC'].shape == (5, 32, 32, 3)
 
 
 @pytest.mark.parametrize('name', ['long.mp4', 'portrait.mp4', 'hdr.mp4', 'gray.mp4', 'interlaced.mp4'])

@@ -1,0 +1,88 @@
+"""Frames on their way from worker processes to the training process: shared memory that is used over and over.
+
+A fresh segment of shared memory for each array, as Grain makes them, costs many times the copy itself, because the
+system clears and maps every page anew. Here each worker has a few slots of one clip. It alone fills and marks them, the
+training process alone frees them, once it has copied the clip into a batch; so there are no locks. What goes through
+Grain's queue is the number of the slot.
+"""
+
+import functools
+import math
+import time
+from multiprocessing import shared_memory
+
+import numpy as np
+
+from rvm_jax.data import workers
+
+FREE, FULL = 0, 1
+PAGE = 4096  # bytes
+WAIT_S = 0.001  # until a worker looks again for a slot that has become free
+
+_of_this_worker = None  # ClipSlots and the range of those that are this process's own; set once, when it starts
+
+
+class ClipSlots:
+    """`count` slots of one clip each: (frames, size, size, 3) uint8. Made anew, or those that have a name.
+
+    UserError if the machine has not enough shared memory.
+    """
+
+    def __init__(self, count, frames, size, name=None):
+        self._how = count, frames, size
+        marks_bytes = math.ceil(count / PAGE) * PAGE
+        num_bytes = marks_bytes + count * frames * size * size * 3
+        if name is None:
+            workers.check_shared_memory(num_bytes)
+        self._memory = shared_memory.SharedMemory(name, create=name is None, size=num_bytes)
+        self._marks = np.ndarray(count, np.uint8, self._memory.buf)
+        self._frames = np.ndarray((count, frames, size, size, 3), np.uint8, self._memory.buf, marks_bytes)
+        if name is None:
+            self.clear()
+
+    def clear(self):
+        """All are free, whatever workers that are no more had in them."""
+        self._marks[:] = FREE
+
+    def worker_init(self):
+        """The function for Grain that sets up a worker: worker i of n has the i-th n-th of the slots."""
+        return functools.partial(_start_worker, self._memory.name, self._how)
+
+    def put(self, frames_THWC, mine):
+        """Copy a clip into a free one of these slots (a range), as soon as there is one. Returns its number."""
+        while not (free := np.flatnonzero(self._marks[mine.start : mine.stop] == FREE)).size:
+            time.sleep(WAIT_S)
+        slot = mine.start + int(free[0])
+        self._frames[slot] = frames_THWC
+        self._marks[slot] = FULL
+        return slot
+
+    def collect(self, clips, stack):
+        """stack(clips), with the frames of each from its slot, which is free afterwards."""
+        filled = [clip for clip in clips if 'slot' in clip]
+        batch = stack(
+            [{**clip, 'frames_THWC': self._frames[clip['slot']]} if 'slot' in clip else clip for clip in clips]
+        )
+        self._marks[[clip['slot'] for clip in filled]] = FREE
+        return batch
+
+    def close(self):
+        """Give the memory back."""
+        del self._marks, self._frames  # it stays mapped as long as these are there
+        self._memory.close()
+        self._memory.unlink()
+
+
+def _start_worker(name, how, index, count):
+    global _of_this_worker
+    workers.start(index, count)
+    each = how[0] // count
+    _of_this_worker = ClipSlots(*how, name=name), range(index * each, (index + 1) * each)
+
+
+def hand_over(clip):
+    """In a worker: a clip with its frames in one of the worker's slots; nothing but failures stays as it is."""
+    if 'frames_THWC' not in clip:
+        return clip
+    slots, mine = _of_this_worker
+    return {**clip, 'slot': slots.put(clip.pop('frames_THWC'), mine)}

@@ -1,0 +1,71 @@
+import multiprocessing
+import os
+import threading
+
+import numpy as np
+import pytest
+
+from rvm_jax.data.clip_slots import ClipSlots
+
+
+@pytest.fixture
+def slots():
+    slots = ClipSlots(4, frames=2, size=8)
+    yield slots
+    slots.close()
+
+
+def clip(value):
+    return np.full((2, 8, 8, 3), value, np.uint8)
+
+
+def collect(slots, *numbers):
+    return slots.collect(
+        [{'slot': number} for number in numbers], lambda clips: [c['frames_THWC'].copy() for c in clips]
+    )
+
+
+def test_clips_come_back_and_their_slots_are_used_again(slots):
+    for value in range(20):
+        number = slots.put(clip(value), range(2, 4))
+        assert number in (2, 3)
+        np.testing.assert_array_equal(collect(slots, number)[0], clip(value))
+
+
+def test_a_full_worker_waits_until_a_slot_is_free(slots):
+    numbers = [slots.put(clip(value), range(2)) for value in (1, 2)]
+    late = threading.Thread(target=slots.put, args=(clip(3), range(2)))
+    late.start()
+    late.join(0.1)
+    assert late.is_alive()
+    found = collect(slots, *numbers)
+    late.join()
+    assert [frames.flat[0] for frames in found] == [1, 2]
+    assert collect(slots, 0)[0].flat[0] == 3
+
+
+def test_what_workers_that_are_gone_had_is_free_again(slots):
+    for value in range(4):
+        slots.put(clip(value), range(4))
+    slots.clear()
+    assert slots.put(clip(9), range(4)) == 0
+
+
+def test_clips_without_frames_need_no_slot(slots):
+    assert slots.collect([{'failures': []}], list) == [{'failures': []}]
+
+
+def fill(how, name):
+    other = ClipSlots(*how, name=name)
+    other.put(clip(7), range(3, 4))
+
+
+def test_the_memory_is_shared_with_other_processes_and_given_back():
+    slots = ClipSlots(4, frames=2, size=8)
+    name = slots._memory.name
+    process = multiprocessing.get_context('spawn').Process(target=fill, args=((4, 2, 8), name))
+    process.start()
+    process.join()
+    assert collect(slots, 3)[0].flat[0] == 7
+    slots.close()
+    assert not os.path.exists(f'/dev/shm/{name}')
