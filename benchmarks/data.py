@@ -66,7 +66,7 @@ DATA.fps = FPS
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """One way to make clips: make(number of a clip) -> {source_THWC, target_FHWC}; the folder that it reads, if any."""
+    """One way to make clips: make(number of a clip) -> {frames_THWC, ...}; the folder that it reads, if any."""
 
     name: str
     make: Callable
@@ -259,7 +259,7 @@ def make_floor(paths, num_clips):
             crop_resize(frames[place], crop, DATA.image_size, out_HWC)
             if is_flipped:
                 cv2.flip(out_HWC, 1, dst=out_HWC)
-        return {'source_THWC': out_THWC[: DATA.num_source], 'target_FHWC': out_THWC[DATA.num_source :]}
+        return {'frames_THWC': out_THWC}
 
     return Way(f'floor: {name}', make)
 
@@ -278,16 +278,12 @@ def draw_floor(paths, sample):
 def check(ways, num_clips):
     """Stop unless each frame of each way is near to the frame of PyAV that it should be, and nearest to it."""
     for sample in range(num_clips):
-        expected_THWC = frames_of(ways[0].make(sample)).astype(np.float32)
+        expected_THWC = ways[0].make(sample)['frames_THWC'].astype(np.float32)
         for way in ways[1:]:
-            for i, frame_HWC in enumerate(frames_of(way.make(sample))):
+            for i, frame_HWC in enumerate(way.make(sample)['frames_THWC']):
                 errors_T = ((expected_THWC - frame_HWC) ** 2).mean((1, 2, 3))
                 if errors_T[i] > min(errors_T.min() + SAME, LOSS):
                     raise SystemExit(f'{way.name}: frame {i} of clip {sample} is another one: {errors_T}')
-
-
-def frames_of(clip):
-    return np.concatenate([clip['source_THWC'], clip['target_FHWC']])
 
 
 def measure(ways, num_clips, num_rounds):
