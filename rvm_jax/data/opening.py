@@ -2,6 +2,7 @@
 
 import os
 
+from rvm_jax import storage
 from rvm_jax.data import shards
 from rvm_jax.data.mixture import Mixture, Part
 from rvm_jax.data.sources import tfds
@@ -27,6 +28,9 @@ def open_held_out(data):
 
 def open_source(path, split):
     """The source at a path; split, 'train' or 'val', counts for shards and TFDS datasets, which know which is which."""
+    if storage.is_remote(path):
+        fix = 'mount it on every host (gcsfuse), or copy it there'
+        raise UserError(path, 'is in a bucket, and data are read from files', fix)
     folder = os.path.expanduser(path)
     if os.path.isdir(folder) and not shards.NAMES.isdisjoint(os.listdir(folder)):
         return ShardSource(folder, split)
