@@ -10,7 +10,6 @@ not help the run stops, so that the weather cannot change a batch.
 """
 
 import contextlib
-import copy
 import functools
 import math
 import shutil
@@ -85,11 +84,11 @@ class ClipMaker:
         failures, tried, record = [], [], self.order(sample)
         others = self.mixture.neighbors(record)
         for attempt in range(min(MAX_ATTEMPTS, len(others))):
-            rng = np.random.default_rng([self.seed, sample, attempt])
-            record = record if attempt == 0 else _draw_other(rng, others, tried)
+            if attempt:
+                record = _draw_other(np.random.default_rng([self.seed, sample, attempt, 0]), others, tried)
             tried.append(record)
             found = self.mixture[record]
-            read = functools.partial(self._read_afresh, record, rng)
+            read = functools.partial(self._read_afresh, record, [self.seed, sample, attempt])
             try:
                 return {**storage.retried(found.name, read), 'record': record, 'failures': failures}
             except DataError as error:
@@ -97,8 +96,8 @@ class ClipMaker:
                 failures.append((kind, found.name, error.reason))
         return {'failures': failures}
 
-    def _read_afresh(self, record, rng):
-        return self.read(record, copy.deepcopy(rng))  # each try draws the same clip
+    def _read_afresh(self, record, seeds):
+        return self.read(record, np.random.default_rng(seeds))  # each try draws the same clip
 
     def read(self, record, rng):
         """{frames_THWC, deltas_F} of one record.
