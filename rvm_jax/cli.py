@@ -15,7 +15,7 @@ COMMANDS = {
     'features': 'features of videos, one .npz each',
     'visualize': 'pictures and videos of what a model sees',
     'plan': 'memory, time and what binds, before any device is paid for; TPU slices compiled ahead of time',
-    'info': 'what a config, workdir, export, .npz or video is',
+    'info': 'what a config, workdir, export, .npz, folder of shards or video is',
 }
 
 

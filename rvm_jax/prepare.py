@@ -60,9 +60,12 @@ def add_arguments(parser):
 def run(args):
     """Make the shards, say what came of it, or that nothing is left to do."""
     settings = checked_settings(args)
+    from rich.console import Console
+
     from rvm_jax.data.prepare_work import Work
 
-    work = Work(args.input, args.output, settings, args.val)
+    with Console().status('looking at every video'):  # shown on a terminal only
+        work = Work(args.input, args.output, settings, args.val)
     manifest = work.finished()
     if manifest:
         print(f'{args.output}: nothing to do, all {len(work.tasks):,} videos are prepared')
