@@ -237,12 +237,14 @@ class Video:
     def _demux(self):
         self._is_fresh = False
         try:
-            for packet in self._container.demux(self._stream):
-                if time.monotonic() > self._deadline:
-                    raise DataError(self.path, f'takes too long to decode (more than {self._timeout_s:g} s)', FIX)
-                if packet.dts is not None:
-                    self._position = packet.dts
-                yield packet
+            # Closed by hand: PyAV's own generator, left before its end, never gives back what it holds.
+            with contextlib.closing(self._container.demux(self._stream)) as packets:
+                for packet in packets:
+                    if time.monotonic() > self._deadline:
+                        raise DataError(self.path, f'takes too long to decode (more than {self._timeout_s:g} s)', FIX)
+                    if packet.dts is not None:
+                        self._position = packet.dts
+                    yield packet
         except (av.FFmpegError, OSError) as error:
             raise_if_passing(self.path, error)
             raise self._damaged(self._position, error) from error
