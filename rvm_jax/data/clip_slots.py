@@ -85,4 +85,5 @@ def hand_over(clip):
     if 'frames_THWC' not in clip:
         return clip
     slots, mine = _of_this_worker
-    return {**clip, 'slot': slots.put(clip.pop('frames_THWC'), mine)}
+    slot = slots.put(clip['frames_THWC'], mine)
+    return {name: value for name, value in clip.items() if name != 'frames_THWC'} | {'slot': slot}

@@ -202,6 +202,8 @@ class Loader:
             self._slots.clear()
             options = grain.MultiprocessingOptions(self._num_workers, self._buffer)
             clips = clips.map(hand_over).to_iter_dataset(in_order)
+            small = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)  # what is left travels in the queue
+            clips = grain.experimental.WithOptionsIterDataset(clips, small)
             clips = clips.mp_prefetch(options, worker_init_fn=self._slots.worker_init())
             stack = functools.partial(self._slots.collect, stack=stack)
         else:

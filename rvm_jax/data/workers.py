@@ -7,6 +7,7 @@ is installed; nothing here or there starts one of its devices.)
 """
 
 import contextlib
+import ctypes
 import dataclasses
 import faulthandler
 import json
@@ -21,6 +22,7 @@ from rvm_jax.errors import UserError
 GRACE_S = 5.0  # from the time limit of a clip, which decoding checks itself, to the end of its process
 PATIENCE_S = 5.0  # for workers to end
 SHARED_MEMORY = '/dev/shm'
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as malloc.h of the GNU C library numbers them
 HINTS = {
     signal.SIGKILL: 'SIGKILL, as where memory runs out',
     signal.SIGBUS: f'SIGBUS, as where {SHARED_MEMORY} is full',
@@ -47,6 +49,18 @@ def start(index, count):
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
+    keep_freed_memory()
+
+
+def keep_freed_memory():
+    """Have the C library keep what is freed: it would hand frames back to the system, to fetch them anew for each clip.
+
+    Fetching costs as much as decoding a frame of JPEG, because the system clears and maps every page.
+    """
+    with contextlib.suppress(AttributeError):  # another C library than GNU's
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_TRIM_THRESHOLD, 128 * 2**20)
+        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
 
 
 def end_with_parent():

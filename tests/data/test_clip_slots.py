@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 
+from rvm_jax.data import clip_slots
 from rvm_jax.data.clip_slots import ClipSlots
 
 
@@ -69,3 +70,11 @@ def test_the_memory_is_shared_with_other_processes_and_given_back():
     assert collect(slots, 3)[0].flat[0] == 7
     slots.close()
     assert not os.path.exists(f'/dev/shm/{name}')
+
+
+def test_frames_stay_out_of_the_queue(slots, monkeypatch):
+    monkeypatch.setattr(clip_slots, '_of_this_worker', (slots, range(4)))
+    handed = clip_slots.hand_over({'frames_THWC': clip(5), 'record': 3})
+    assert handed == {'record': 3, 'slot': 0}
+    assert collect(slots, 0)[0].flat[0] == 5
+    assert clip_slots.hand_over({'failures': [1]}) == {'failures': [1]}
