@@ -30,27 +30,37 @@ class ClipSlots:
 
     def __init__(self, count, frames, size, name=None):
         self._how = count, frames, size
-        marks_bytes = math.ceil(count / PAGE) * PAGE
+        marks_bytes = math.ceil((count + 1) / PAGE) * PAGE
         num_bytes = marks_bytes + count * frames * size * size * 3
         if name is None:
             workers.check_shared_memory(num_bytes)
         self._memory = shared_memory.SharedMemory(name, create=name is None, size=num_bytes)
         self._marks = np.ndarray(count, np.uint8, self._memory.buf)
+        self._ends = np.ndarray(1, np.bool_, self._memory.buf, count)  # nobody waits for clips any more
         self._frames = np.ndarray((count, frames, size, size, 3), np.uint8, self._memory.buf, marks_bytes)
         if name is None:
             self.clear()
 
     def clear(self):
         """All are free, whatever workers that are no more had in them."""
-        self._marks[:] = FREE
+        self._marks[:], self._ends[:] = FREE, False
+
+    def give_up(self):
+        """Let workers that wait for a free slot go on, so that they can end."""
+        self._ends[:] = True
 
     def worker_init(self):
         """The function for Grain that sets up a worker: worker i of n has the i-th n-th of the slots."""
         return functools.partial(_start_worker, self._memory.name, self._how)
 
     def put(self, frames_THWC, mine):
-        """Copy a clip into a free one of these slots (a range), as soon as there is one. Returns its number."""
+        """Copy a clip into a free one of these slots (a range), as soon as there is one. Returns its number.
+
+        After give_up, -1 instead of waiting.
+        """
         while not (free := np.flatnonzero(self._marks[mine.start : mine.stop] == FREE)).size:
+            if self._ends[0]:
+                return -1
             time.sleep(WAIT_S)
         slot = mine.start + int(free[0])
         self._frames[slot] = frames_THWC
@@ -68,7 +78,7 @@ class ClipSlots:
 
     def close(self):
         """Give the memory back."""
-        del self._marks, self._frames  # it stays mapped as long as these are there
+        del self._marks, self._ends, self._frames  # it stays mapped as long as these are there
         self._memory.close()
         self._memory.unlink()
 

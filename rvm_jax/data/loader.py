@@ -9,7 +9,6 @@ sample, attempt). One that cannot be read because a disk or network fails is not
 not help the run stops, so that the weather cannot change a batch.
 """
 
-import contextlib
 import functools
 import math
 import shutil
@@ -180,7 +179,11 @@ class Loader:
             shutil.rmtree(self._clips.notes, ignore_errors=True)
 
     def _end_workers(self):
-        with workers.patience(self._clips.notes) if self._clips.notes else contextlib.nullcontext():
+        if not self._num_workers:
+            self._iterator.close()
+            return
+        self._slots.give_up()
+        with workers.patience(self._clips.notes):
             self._iterator.close()
 
     def resident_bytes(self):

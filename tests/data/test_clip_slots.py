@@ -78,3 +78,11 @@ def test_frames_stay_out_of_the_queue(slots, monkeypatch):
     assert handed == {'record': 3, 'slot': 0}
     assert collect(slots, 0)[0].flat[0] == 5
     assert clip_slots.hand_over({'failures': [1]}) == {'failures': [1]}
+
+
+def test_a_worker_that_waits_goes_on_when_nobody_collects_any_more(slots):
+    assert [slots.put(clip(value), range(2)) for value in (1, 2)] == [0, 1]
+    slots.give_up()
+    assert slots.put(clip(3), range(2)) == -1
+    slots.clear()
+    assert slots.put(clip(3), range(2)) == 0

@@ -2,11 +2,13 @@ import gc
 import multiprocessing
 import os
 import signal
+import time
 
 import numpy as np
 import pytest
 
 from rvm_jax import config
+from rvm_jax.data import workers
 from rvm_jax.data.batch import ARRAYS, check_batch
 from rvm_jax.data.loader import make_eval_clips, make_loader
 from rvm_jax.data.mixture import Mixture, Part
@@ -125,6 +127,17 @@ def test_loader_leaves_no_open_files(folder, data):
         assert len(os.listdir('/proc/self/fd')) <= before
         assert multiprocessing.active_children() == []
         assert notes is None or not os.path.exists(notes)
+
+
+def test_workers_end_by_themselves_when_a_loader_is_closed(folder, data, monkeypatch):
+    killed = []
+    monkeypatch.setattr(workers, 'PATIENCE_S', 20)
+    monkeypatch.setattr(workers, '_kill', killed.append)
+    data.num_workers = 2
+    with make_loader(videos(folder), data, seed=1, batch_size=4) as loader:
+        next(loader)
+        time.sleep(0.5)  # until they can work no further ahead
+    assert killed == []
 
 
 def test_signals_for_the_whole_process_group_leave_workers_alone(folder, data):
