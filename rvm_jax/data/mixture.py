@@ -73,7 +73,7 @@ class Mixture:
             return self.parts[0].source.manifest()
         lists = []
         for number, part in enumerate(self.parts):
-            lists.append([[f'part {number}', part.fps, part.weight]])
+            lists.append([[f'rate and weight of part {number}', part.fps, part.weight]])
             lists.append([[f'{number}/{name}', *rest] for name, *rest in part.source.manifest()])
         return list(itertools.chain(*lists))
 

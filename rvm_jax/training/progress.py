@@ -38,9 +38,9 @@ def format_line(step, total, scalars, seconds_left=None):
     ):
         if scalars.get(name) is not None:
             parts.append(template.format(float(scalars[name])).replace('%', ' %'))
-    for name, unit in (('skipped_videos', 'videos'), ('skipped_steps', 'steps')):
-        if scalars.get(name):
-            parts.append(f'skipped {int(scalars[name])} {unit}')
+    for name, unit in (('skipped_videos', 'video'), ('skipped_steps', 'step')):
+        if count := int(scalars.get(name) or 0):
+            parts.append(f'skipped {count} {unit}{"s" * (count > 1)}')
     if seconds_left is not None:
         parts.append(f'left {format_seconds(seconds_left)}')
     return '  '.join(parts)
