@@ -32,6 +32,7 @@ def main(argv=None):
 
 def run(name, argv):
     """Run one command; returns its exit code."""
+    from rvm_jax import storage
     from rvm_jax.errors import ConfigErrors, Stopped, Unavailable, UserError
 
     command = importlib.import_module(f'rvm_jax.{name}')
@@ -65,6 +66,9 @@ def run(name, argv):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SIGPIPE_CODE
     except OSError as error:
+        if storage.may_pass(error):
+            print(f'rvm {name}: {Unavailable(error.filename, error.strerror)}', file=sys.stderr)
+            return Unavailable.exit_code
         if error.filename is None:
             raise
         print(f'rvm {name}: {error.filename}: {error.strerror}; check the path and its permissions', file=sys.stderr)

@@ -23,7 +23,7 @@ PARTIAL = '.partial'  # the end of a name while it is written
 FIRST_WAIT = 0.25  # seconds, doubled after each try: 8 in all
 PASSING = {
     errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EIO,
-    errno.ENETDOWN, errno.ENETUNREACH, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT,
+    errno.ENETDOWN, errno.ENETUNREACH, errno.ENOTCONN, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT,
 }  # fmt: skip
 retries = collections.Counter()  # {reason: times that something was tried again}, of this process
 

@@ -8,8 +8,10 @@ Grain's queue is the number of the slot.
 
 import functools
 import math
+import mmap
+import os
+import tempfile
 import time
-from multiprocessing import shared_memory
 
 import numpy as np
 
@@ -23,23 +25,28 @@ _of_this_worker = None  # ClipSlots and the range of those that are this process
 
 
 class ClipSlots:
-    """`count` slots of one clip each: (frames, size, size, 3) uint8. Made anew, or those that have a name.
+    """`count` slots of one clip each: (frames, size, size, 3) uint8. Made anew, or those at another process's `place`.
 
+    They lie in a file without a name, which is gone when the last process that has it open is, however that ends.
     UserError if the machine has not enough shared memory.
     """
 
-    def __init__(self, count, frames, size, name=None):
+    def __init__(self, count, frames, size, place=None):
         self._how = count, frames, size
         marks_bytes = math.ceil((count + 1) / PAGE) * PAGE
         num_bytes = marks_bytes + count * frames * size * size * 3
-        if name is None:
-            workers.check_shared_memory(num_bytes)
-        self._memory = shared_memory.SharedMemory(name, create=name is None, size=num_bytes)
-        self._marks = np.ndarray(count, np.uint8, self._memory.buf)
-        self._ends = np.ndarray(1, np.bool_, self._memory.buf, count)  # nobody waits for clips any more
-        self._frames = np.ndarray((count, frames, size, size, 3), np.uint8, self._memory.buf, marks_bytes)
-        if name is None:
+        self._file = _make_file(num_bytes) if place is None else open(place, 'r+b')
+        self._memory = mmap.mmap(self._file.fileno(), num_bytes)
+        self._marks = np.ndarray(count, np.uint8, self._memory)
+        self._ends = np.ndarray(1, np.bool_, self._memory, count)  # nobody waits for clips any more
+        self._frames = np.ndarray((count, frames, size, size, 3), np.uint8, self._memory, marks_bytes)
+        if place is None:
             self.clear()
+
+    @property
+    def place(self):
+        """Where other processes find the memory as long as this one lives."""
+        return f'/proc/{os.getpid()}/fd/{self._file.fileno()}'
 
     def clear(self):
         """All are free, whatever workers that are no more had in them."""
@@ -51,7 +58,7 @@ class ClipSlots:
 
     def worker_init(self):
         """The function for Grain that sets up a worker: worker i of n has the i-th n-th of the slots."""
-        return functools.partial(_start_worker, self._memory.name, self._how)
+        return functools.partial(_start_worker, self.place, self._how)
 
     def put(self, frames_THWC, mine):
         """Copy a clip into a free one of these slots (a range), as soon as there is one. Returns its number.
@@ -80,14 +87,22 @@ class ClipSlots:
         """Give the memory back."""
         del self._marks, self._ends, self._frames  # it stays mapped as long as these are there
         self._memory.close()
-        self._memory.unlink()
+        self._file.close()
 
 
-def _start_worker(name, how, index, count):
+def _make_file(num_bytes):
+    workers.check_shared_memory(num_bytes)
+    is_there = os.path.isdir(workers.SHARED_MEMORY)
+    file = tempfile.TemporaryFile(dir=workers.SHARED_MEMORY if is_there else None)
+    file.truncate(num_bytes)
+    return file
+
+
+def _start_worker(place, how, index, count):
     global _of_this_worker
     workers.start(index, count)
     each = how[0] // count
-    _of_this_worker = ClipSlots(*how, name=name), range(index * each, (index + 1) * each)
+    _of_this_worker = ClipSlots(*how, place=place), range(index * each, (index + 1) * each)
 
 
 def hand_over(clip):

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from rvm_jax.data.pictures import FIX, check_size, decoded, encoded
+from rvm_jax.data.pictures import FIX, MAX_PIXELS, decoded, encoded
 from rvm_jax.errors import DataError
 
 CODECS = ('jpeg', 'h264')
@@ -59,6 +59,7 @@ def _decode_h264(name, record, places):
     count, reformatter = places[-1] + 1, VideoReformatter()
     decoder = av.CodecContext.create('h264', 'r')
     decoder.thread_count = 1
+    decoder.options = {'max_pixels': str(MAX_PIXELS)}
     frames = []
     try:
         for packet in [*decoder.parse(record), *decoder.parse(None), None]:
@@ -69,5 +70,4 @@ def _decode_h264(name, record, places):
         raise DataError(name, f'holds frames that cannot be decoded ({error.strerror})', FIX) from error
     if len(frames) < count or any(frame.is_corrupt for frame in frames[:count]):
         raise DataError(name, f'holds frames that cannot be decoded ({len(frames)} of {count} are there)', FIX)
-    check_size(name, frames[0].height, frames[0].width)
     return [reformatter.reformat(frames[place], format='rgb24', threads=1).to_ndarray() for place in places]

@@ -36,7 +36,7 @@ CHIPS = {
     'h200': Chip('NVIDIA H200', 0.75 * 141e9, 4800e9, 450e9, 50e9, 8, 224),
 }
 
-CLIPS_A_CORE = {'video of GOP 32': 38, 'JPEG shards': 360}  # 256 pixels, 8 frames a clip; measured on one vCPU
+CLIPS_A_CORE = {'video of GOP 32': 38, 'JPEG shards': 280}  # 256 pixels, 8 frames a clip; measured on one vCPU
 
 
 def find(name):

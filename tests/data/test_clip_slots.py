@@ -56,20 +56,26 @@ def test_clips_without_frames_need_no_slot(slots):
     assert slots.collect([{'failures': []}], list) == [{'failures': []}]
 
 
-def fill(how, name):
-    other = ClipSlots(*how, name=name)
+def fill(how, place):
+    other = ClipSlots(*how, place=place)
     other.put(clip(7), range(3, 4))
 
 
 def test_the_memory_is_shared_with_other_processes_and_given_back():
     slots = ClipSlots(4, frames=2, size=8)
-    name = slots._memory.name
-    process = multiprocessing.get_context('spawn').Process(target=fill, args=((4, 2, 8), name))
+    assert num_files() > 0
+    process = multiprocessing.get_context('spawn').Process(target=fill, args=((4, 2, 8), slots.place))
     process.start()
     process.join()
     assert collect(slots, 3)[0].flat[0] == 7
     slots.close()
-    assert not os.path.exists(f'/dev/shm/{name}')
+    assert num_files() == 0
+
+
+def num_files():
+    """Files of this process that have no name in the memory of the machine."""
+    links = [os.path.realpath(f'/proc/self/fd/{fd}') for fd in os.listdir('/proc/self/fd')]
+    return sum(link.startswith('/dev/shm/') and link.endswith('(deleted)') for link in links)
 
 
 def test_frames_stay_out_of_the_queue(slots, monkeypatch):
