@@ -45,7 +45,7 @@ def run(args):
         return print(table(video_rows(path)))
     from rvm_jax.data import shards
 
-    if os.path.isdir(path) and not shards.NAMES.isdisjoint(os.listdir(path)):
+    if shards.is_shards(path):
         return show_shards(path, args.quick, args.picture or os.path.join(path, 'contact_sheet.png'))
     from rvm_jax import pretrained
 
@@ -215,10 +215,14 @@ def show_shards(path, is_quick, picture):
     if damaged:
         more = f', and {len(damaged) - 8} more' if len(damaged) > 8 else ''
         raise DataError(path, f'{len(damaged)} shards are damaged: {", ".join(damaged[:8])}{more}', shards.AGAIN)
-    write_png(picture, contact_sheet(shard_check.samples(path, manifest, PICTURED)))
     depth = 'sizes and numbers of records' if is_quick else 'checksums'
-    checked = f'{depth} of all {len(manifest["shards"])} shards are right'
-    print(table([('checked', checked), ('picture', picture)], width=max(len(what) for what, _ in rows)))
+    width = max(len(what) for what, _ in rows)
+    print(table([('checked', f'{depth} of all {len(manifest["shards"])} shards are right')], width))
+    try:
+        write_png(picture, contact_sheet(shard_check.samples(path, manifest, PICTURED)))
+    except OSError as error:  # as where the shards are mounted to be read only
+        picture = f'none: {error.strerror}; name a place for it with --picture'
+    print(table([('picture', picture)], width))
 
 
 def shard_rows(path, manifest):

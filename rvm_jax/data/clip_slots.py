@@ -16,6 +16,7 @@ import time
 import numpy as np
 
 from rvm_jax.data import workers
+from rvm_jax.errors import UserError
 
 FREE, FULL = 0, 1
 PAGE = 4096  # bytes
@@ -85,7 +86,7 @@ class ClipSlots:
 
     def close(self):
         """Give the memory back."""
-        del self._marks, self._ends, self._frames  # it stays mapped as long as these are there
+        del self._marks, self._ends, self._frames  # touching them would be a crash
         self._memory.close()
         self._file.close()
 
@@ -94,7 +95,12 @@ def _make_file(num_bytes):
     workers.check_shared_memory(num_bytes)
     is_there = os.path.isdir(workers.SHARED_MEMORY)
     file = tempfile.TemporaryFile(dir=workers.SHARED_MEMORY if is_there else None)
-    file.truncate(num_bytes)
+    try:
+        os.posix_fallocate(file.fileno(), 0, num_bytes)  # now, not at the first touch, where it would be a crash
+    except OSError as error:
+        file.close()
+        fix = 'enlarge it (docker run --shm-size=...), or start fewer processes on this host'
+        raise UserError(workers.SHARED_MEMORY, f'filled up at the start ({error.strerror})', fix) from error
     return file
 
 

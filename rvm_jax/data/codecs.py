@@ -16,11 +16,17 @@ QUALITY = {'jpeg': 90, 'h264': 20}  # of 100, higher is better; constant rate fa
 
 
 def encode_group(frames, codec, quality):
-    """One record (bytes) of frames HWC uint8: exactly one for JPEG; for H.264 a closed group, of even sides."""
+    """One record (bytes) of frames HWC uint8: exactly one for JPEG; for H.264 a closed group, of even sides.
+
+    ValueError if the codec cannot hold frames of that size.
+    """
     if codec == 'jpeg':
         [frame_HWC] = frames
         bgr_HWC = cv2.cvtColor(frame_HWC, cv2.COLOR_RGB2BGR)
-        return cv2.imencode('.jpg', bgr_HWC, [cv2.IMWRITE_JPEG_QUALITY, quality])[1].tobytes()
+        is_done, record = cv2.imencode('.jpg', bgr_HWC, [cv2.IMWRITE_JPEG_QUALITY, quality])
+        if not is_done:
+            raise ValueError(f'{bgr_HWC.shape[1]} x {bgr_HWC.shape[0]} pixels are too many for JPEG')
+        return record.tobytes()
     encoder = av.CodecContext.create('libx264', 'w')
     encoder.height, encoder.width = frames[0].shape[:2]
     encoder.pix_fmt, encoder.time_base, encoder.framerate = 'yuv420p', fractions.Fraction(1, 25), 25

@@ -55,10 +55,18 @@ def _read_csv(path):
     pieces = []
     try:
         with open(path, encoding='utf-8-sig', errors='surrogateescape', newline='') as file:
-            rows = csv.DictReader(file)
-            if 'path' not in (rows.fieldnames or ()):
+            rows = csv.DictReader(file, skipinitialspace=True)
+            rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
+            if 'path' not in rows.fieldnames:
                 raise UserError(path, 'has no column named path', f'give it {COLUMNS}')
+            for name in rows.fieldnames:
+                if name not in ('start', 'end') and name.lower().startswith(('start', 'end')):
+                    raise UserError(
+                        path, f'has a column {name}, which is not known', 'call it start or end, in seconds'
+                    )
             for row in rows:
+                if not row['path']:
+                    raise UserError(f'{path} line {rows.line_num}', 'has no path', 'correct it')
                 start_s, end_s = (_seconds(path, rows.line_num, row.get(column)) for column in ('start', 'end'))
                 if end_s is not None and end_s <= (start_s or 0):
                     raise UserError(f'{path} line {rows.line_num}', 'ends before it starts', 'correct it')

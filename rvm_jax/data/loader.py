@@ -84,7 +84,7 @@ class ClipMaker:
         others = self.mixture.neighbors(record)
         for attempt in range(min(MAX_ATTEMPTS, len(others))):
             if attempt:
-                record = _draw_other(np.random.default_rng([self.seed, sample, attempt, 0]), others, tried)
+                record = _draw_other(np.random.default_rng([self.seed, sample, attempt, 1]), others, tried)
             tried.append(record)
             found = self.mixture[record]
             read = functools.partial(self._read_afresh, record, [self.seed, sample, attempt])

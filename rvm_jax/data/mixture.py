@@ -68,19 +68,19 @@ class Mixture:
         return functools.partial(_record, parts, whole_weights([part.weight for part in self.parts]))
 
     def manifest(self):
-        """The parts' manifests in one, names led by the part's number, and an entry for each frame rate and weight."""
-        if len(self.parts) == 1:
-            return self.parts[0].source.manifest()
-        lists = []
+        """The parts' manifests in one, with an entry for the frame rate and weight of each.
+
+        Where there are several parts, names are led by the part's number.
+        """
+        entries = []
         for number, part in enumerate(self.parts):
-            lists.append([[f'rate and weight of part {number}', part.fps, part.weight]])
-            lists.append([[f'{number}/{name}', *rest] for name, *rest in part.source.manifest()])
-        return list(itertools.chain(*lists))
+            entries.append([f'rate and weight of part {number}', part.fps, part.weight])
+            lead = f'{number}/' if len(self.parts) > 1 else ''
+            entries += [[f'{lead}{name}', *rest] for name, *rest in part.source.manifest()]
+        return entries
 
     def fingerprint(self):
         """Hex digest of the parts' fingerprints, frame rates and weights."""
-        if len(self.parts) == 1:
-            return self.parts[0].source.fingerprint()
         parts = [[part.source.fingerprint(), part.fps, part.weight] for part in self.parts]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 

@@ -32,7 +32,7 @@ def open_source(path, split):
         fix = 'mount it on every host (gcsfuse), or copy it there'
         raise UserError(path, 'is in a bucket, and data are read from files', fix)
     folder = os.path.expanduser(path)
-    if os.path.isdir(folder) and not shards.NAMES.isdisjoint(os.listdir(folder)):
+    if shards.is_shards(folder):
         return ShardSource(folder, split)
     if _is_tfds(path):
         return tfds.TfdsSource(path, split)

@@ -14,12 +14,14 @@ from rvm_jax.errors import DataError
 MAX_PIXELS = 64_000_000  # of one frame: twice 8K video; a larger one is damage or malice, and would exhaust the memory
 FIX = 'prepare the data again'
 JPEG_START = b'\xff\xd8'
+START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers
 # JPEG can be decoded at these fractions of its size, saving work; in cv2, gray at a fraction means the fraction alone.
+AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # the size in the header is that of the frame
 READ_AS = {
-    1: cv2.IMREAD_COLOR_RGB,
-    2: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_2,
-    4: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_4,
-    8: cv2.IMREAD_COLOR_RGB | cv2.IMREAD_REDUCED_GRAYSCALE_8,
+    1: AS_STORED,
+    2: AS_STORED | cv2.IMREAD_REDUCED_GRAYSCALE_2,
+    4: AS_STORED | cv2.IMREAD_REDUCED_GRAYSCALE_4,
+    8: AS_STORED | cv2.IMREAD_REDUCED_GRAYSCALE_8,
 }
 
 
@@ -52,23 +54,39 @@ def decoded(frames_THWC):
 
 
 def encoded(name, blobs):
-    """Pictures of JPEG or PNG files in memory, all of the size of the first; name says whose, in errors.
+    """Pictures of JPEG or PNG files in memory, as they are stored; name says whose, in errors.
 
-    DataError if the first is no picture or too large; from decode, if one cannot be decoded or has another size.
+    DataError if one is no picture, too large, or of another size than the others; from decode, if it is damaged.
     """
-    height, width = image_size(name, blobs[0])
-    return Pictures(len(blobs), height, width, functools.partial(_decode_images, name, blobs))
+    sizes = {image_size(name, blob) for blob in blobs}
+    if len(sizes) > 1:
+        raise DataError(name, 'changes its size between frames', FIX)
+    return Pictures(len(blobs), *sizes.pop(), functools.partial(_decode_images, name, blobs))
 
 
 def image_size(name, blob):
     """(height, width) from a picture's header. DataError if it has none or one that is too large."""
-    try:
-        with Image.open(io.BytesIO(blob)) as image:
-            width, height = image.size
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
-        raise DataError(name, f'holds no picture ({error})', FIX) from error
-    check_size(name, height, width)
-    return height, width
+    size = _jpeg_size(blob)
+    if size is None:
+        try:
+            with Image.open(io.BytesIO(blob)) as image:
+                size = image.size[::-1]
+        except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+            raise DataError(name, 'holds something that is no picture', FIX) from error
+    check_size(name, *size)
+    return size
+
+
+def _jpeg_size(blob):
+    """(height, width) of a JPEG, ten times faster than Pillow finds it; None if this is none."""
+    place = 2
+    while blob.startswith(JPEG_START) and place + 9 <= len(blob) and blob[place] == 0xFF:
+        if blob[place + 1] in START_OF_FRAME:
+            return int.from_bytes(blob[place + 5 : place + 7], 'big'), int.from_bytes(
+                blob[place + 7 : place + 9], 'big'
+            )
+        place += 2 + int.from_bytes(blob[place + 2 : place + 4], 'big')
+    return None
 
 
 def check_size(name, height, width):
@@ -89,6 +107,4 @@ def _decode_images(name, blobs, shrink=1):
         if frame_HWC is None:
             raise DataError(name, 'holds a picture that cannot be decoded', FIX)
         frames.append(frame_HWC)
-    if len({frame.shape for frame in frames}) > 1:
-        raise DataError(name, 'changes its size between frames', FIX)
     return frames

@@ -11,6 +11,7 @@ import json
 import math
 import os
 
+import cv2
 import numpy as np
 
 from rvm_jax import storage
@@ -69,6 +70,8 @@ def prepare_task(number, task, settings, folder, beat=lambda: None):
         outcome = prepare_video(task, settings, path + '.array_record', beat)
     except DataError as error:
         outcome = {'skipped': error.reason}
+    except (cv2.error, IndexError, MemoryError, ValueError) as error:  # one odd video must not end the work on all
+        outcome = {'skipped': f'cannot be prepared ({type(error).__name__}: {error})'}
     record_outcome(folder, number, outcome)
     return outcome
 
@@ -115,6 +118,8 @@ def _groups(video, task, pieces, settings, sequences, beat):
             beat()
             if settings.codec == 'h264':  # which has even sides only
                 group = [frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in group]
+                if not group[0].size:
+                    raise DataError(task.path, 'is too narrow for h264 (1 pixel)', '')
             shape = shape or group[0].shape
             if any(frame.shape != shape for frame in group):
                 raise DataError(task.path, 'changes its size between frames', '')

@@ -14,7 +14,6 @@ from rvm_jax.data.inputs import list_tasks
 from rvm_jax.data.manifest import MOST_LINES
 from rvm_jax.errors import DataError, UserError
 
-SKIPPED = 'skipped.json'
 ELSEWHERE = 'take another --output, or delete this one to start anew'
 
 
@@ -42,11 +41,20 @@ class Work:
         manifest = shards.read_manifest(self.output)
         if manifest.get('made_from') != self.digest:
             raise UserError(self.output, 'holds shards of other videos or settings', ELSEWHERE)
+        self._clear()
         return manifest
+
+    def _clear(self):
+        if os.path.isdir(self.folder):
+            storage.remove_folder(self.folder)
 
     @contextlib.contextmanager
     def begin(self):
-        """Keep others from working there for as long as a `with` block lasts; write down what is to be done."""
+        """Keep others from working there for as long as a `with` block lasts; write down what is to be done.
+
+        Once it is done, the folder of unfinished work is removed: after its lock is given back, as network file systems
+        keep a file that is open.
+        """
         storage.make_folder(self.folder)
         with open(os.path.join(self.folder, 'lock'), 'w') as lock:
             try:
@@ -54,11 +62,16 @@ class Work:
             except BlockingIOError:
                 reason = 'another rvm prepare is at work there'
                 raise UserError(self.output, reason, 'wait for it, or take another --output') from None
+            except OSError as error:
+                fix = 'mount that disk with locks (Lustre: -o flock), or take another --output'
+                raise UserError(self.output, f'cannot be locked ({error.strerror})', fix) from error
             self._check_plan()
             yield
+        if os.path.exists(os.path.join(self.output, shards.MANIFEST)):
+            self._clear()
 
     def _check_plan(self):
-        path = os.path.join(self.folder, 'plan.json')
+        path = os.path.join(self.output, shards.PLAN)
         if not os.path.exists(path):
             storage.write_json(path, self._plan, durable=True)
             return
@@ -77,12 +90,12 @@ class Work:
             raise UserError(self.output, f'was begun with something else ({lines}{more})', ELSEWHERE)
 
     def finish(self, outcomes, entries):
-        """Write the manifest and the report of what was skipped, and remove the unfinished work.
+        """Write the report of what was skipped, and last the manifest.
 
         DataError if not a single video could be used.
         """
         report = skipped_report(self.tasks, outcomes, self.outside)
-        storage.write_json(os.path.join(self.output, SKIPPED), report, indent=1)
+        storage.write_json(os.path.join(self.output, shards.SKIPPED), report, indent=1)
         if not entries:
             reasons = '; '.join(f'{len(files)} {reason}' for reason, files in report['reasons'].items())
             raise DataError(
@@ -90,5 +103,4 @@ class Work:
             )
         manifest = make_manifest(self.settings, self.digest, self.tasks, outcomes, entries)
         storage.write_json(os.path.join(self.output, shards.MANIFEST), manifest, durable=True)
-        storage.remove_folder(self.folder)
         return manifest

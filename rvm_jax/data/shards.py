@@ -23,13 +23,23 @@ from rvm_jax.errors import DataError, UserError
 
 MANIFEST = 'manifest.json'
 UNFINISHED = 'unfinished'  # folder of work that `rvm prepare` has begun
-NAMES = {MANIFEST, UNFINISHED}  # what tells a folder of shards from a folder of videos
+PLAN = os.path.join(UNFINISHED, 'plan.json')
+SKIPPED = 'skipped.json'
 FORMAT = 1  # raise it when an older reader would misread the files
 SPLITS = ('train', 'val')
 WRITER_OPTIONS = 'group_size:1,uncompressed'  # records are read singly, and are compressed pictures already
 READER_OPTIONS = 'readahead_buffer_size:0,max_parallelism:0'
 READER_BUFFER = 32 * 1024  # bytes
 AGAIN = 'restore the file, or prepare the data again'
+
+
+def is_shards(folder):
+    """Whether a path is a folder that `rvm prepare` writes or has begun; a manifest.json may be anybody's."""
+    if not os.path.isdir(folder) or os.path.exists(os.path.join(folder, 'dataset_info.json')):  # TFDS has shards too
+        return False
+    names = set(os.listdir(folder))
+    has_shards = SKIPPED in names or any(name.endswith('.array_record') for name in names)
+    return (MANIFEST in names and has_shards) or os.path.exists(os.path.join(folder, PLAN))
 
 
 def num_groups(num_frames, group):
@@ -77,7 +87,7 @@ class ShardReader:
         from array_record.python.array_record_module import ArrayRecordReader
 
         self.path = path
-        _check_readable(path)
+        check_readable(path)
         self._reader = ArrayRecordReader(path, options=READER_OPTIONS, file_reader_buffer_size=READER_BUFFER)
         found = self._reader.num_records()
         if found != num_records:
@@ -89,7 +99,7 @@ class ShardReader:
         try:
             return self._reader.read(list(records))
         except (RuntimeError, ValueError, IndexError) as error:  # what ArrayRecord makes of its status codes
-            raise _reading_fault(self.path, str(error)) from error
+            raise reading_fault(self.path, str(error)) from error
 
     def close(self):
         """Give the file back."""
@@ -102,7 +112,7 @@ class ShardReader:
             self._reader.close()
         except RuntimeError as error:
             if isinstance(_fault(self.path, str(error)), OSError):
-                raise _reading_fault(self.path, str(error)) from error
+                raise reading_fault(self.path, str(error)) from error
 
 
 def _fault(path, message):
@@ -114,16 +124,16 @@ def _fault(path, message):
     return DataError(path, f'is damaged ({message.split(":")[0]})', AGAIN)
 
 
-def _reading_fault(path, message):
-    """The same; what will not pass is the fault of the data."""
+def reading_fault(path, message):
+    """The error that ArrayRecord's message stands for: OSError where it may pass, else DataError."""
     fault = _fault(path, message)
     if isinstance(fault, OSError) and not storage.may_pass(fault):
         return DataError(path, f'cannot be read ({fault.strerror})', AGAIN)
     return fault
 
 
-def _check_readable(path):
-    """ArrayRecord does not say why it cannot open a file."""
+def check_readable(path):
+    """ArrayRecord does not say why it cannot open a file: OSError where that may pass, else DataError."""
     try:
         with open(path, 'rb'):
             pass

@@ -56,7 +56,7 @@ class RunLog:
 
         Tells the other processes which signal came to this one, and how many videos failed here.
         """
-        self.flush()
+        self._log_pending()
         self._pending = step, metrics
         self._wait.watch(metrics)
         self._hosts.stepped(step)
@@ -71,6 +71,12 @@ class RunLog:
 
         Raises Diverged, and DataError when too many videos failed: in all processes at the same step.
         """
+        step = self._pending and self._pending[0]
+        self._log_pending(held_out)
+        if step is not None and step == self._clock_step:
+            self._clock = time.perf_counter()  # evaluations and saves so far are not the pace of training
+
+    def _log_pending(self, held_out=None):
         self._hear()
         if self._pending is None:
             return
@@ -118,7 +124,7 @@ class RunLog:
         self._unnamed = []
 
     def _start_clock(self, step):
-        self._clock, self._clock_step = time.perf_counter(), step
+        self._clock, self._clock_step = self._wait.done_at(), step
         self._wait.restart()
 
     def _scalars(self, step, metrics):

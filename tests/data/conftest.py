@@ -8,6 +8,8 @@ import av
 import numpy as np
 import pytest
 
+from rvm_jax import config
+
 NUM_BITS = 10
 
 
@@ -81,3 +83,20 @@ def _write_video():
 @pytest.fixture(name='read_number', scope='session')
 def _read_number():
     return read_number
+
+
+@pytest.fixture(scope='session')
+def folder(tmp_path_factory):
+    """Five videos of 30 numbered frames."""
+    path = tmp_path_factory.mktemp('videos')
+    for i in range(5):
+        write_video(path / f'{i}.mp4', 30, size=(80, 64))
+    return path
+
+
+@pytest.fixture
+def data():
+    """`config.data` for clips of 2 source and 3 target frames of 32 pixels, made in the process itself."""
+    c = config.default().data
+    c.image_size, c.num_source, c.num_target, c.min_gap, c.max_gap, c.num_workers = 32, 2, 3, 1, 12, 0
+    return c

@@ -46,7 +46,7 @@ def test_nothing_is_held_out_unless_asked(folder):
 
 def test_a_csv_names_pieces_of_videos(folder, tmp_path):
     listing = tmp_path / 'pieces.csv'
-    listing.write_text('label,path,start,end\ncat,videos/007.mp4,1.5,4\n,videos/007.mp4,,2\n,"videos/008.mp4",10,\n')
+    listing.write_text('id, path, start, end\ncat, videos/007.mp4,1.5,4\n,videos/007.mp4,,2\n,"videos/008.mp4",10,\n')
     tasks, outside = list_tasks(str(listing), 0.5)
     assert [(task.name, task.start_s, task.end_s) for task in tasks] == [
         ('videos/007.mp4', 1.5, 4), ('videos/007.mp4', None, 2), ('videos/008.mp4', 10, None)]  # fmt: skip
@@ -63,6 +63,8 @@ def test_a_csv_names_pieces_of_videos(folder, tmp_path):
         ('path,start\na.mp4,soon\n', "line 2: 'soon' is no time"),
         ('path,start\na.mp4,-1\n', "line 2: '-1' is no time"),
         ('path,start,end\na.mp4,3,2\n', 'line 2: ends before it starts'),
+        ('path,start_s\na.mp4,3\n', 'has a column start_s, which is not known; call it start or end'),
+        ('start,end,path\n1,2\n', 'line 2: has no path'),
     ],
 )
 def test_a_csv_that_makes_no_sense_is_named_with_its_line(tmp_path, text, message):

@@ -7,27 +7,11 @@ import time
 import numpy as np
 import pytest
 
-from rvm_jax import config
 from rvm_jax.data import workers
 from rvm_jax.data.batch import ARRAYS, check_batch
 from rvm_jax.data.loader import make_eval_clips, make_loader
 from rvm_jax.data.mixture import Mixture, Part
 from rvm_jax.data.sources.folder import FolderSource
-
-
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory, write_video):
-    path = tmp_path_factory.mktemp('videos')
-    for i in range(5):
-        write_video(path / f'{i}.mp4', 30, size=(80, 64))
-    return path
-
-
-@pytest.fixture
-def data():
-    c = config.default().data
-    c.image_size, c.num_source, c.num_target, c.min_gap, c.max_gap, c.num_workers = 32, 2, 3, 1, 12, 0
-    return c
 
 
 def videos(path):

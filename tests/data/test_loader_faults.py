@@ -16,7 +16,7 @@ import numpy as np
 import psutil
 import pytest
 
-from rvm_jax import config, storage
+from rvm_jax import storage
 from rvm_jax.data import workers
 from rvm_jax.data.batch import ARRAYS
 from rvm_jax.data.loader import ClipMaker, Loader, make_loader
@@ -25,19 +25,10 @@ from rvm_jax.data.sources.folder import FolderSource
 from rvm_jax.errors import DataError, Stopped
 
 
-@pytest.fixture(scope='module')
-def folder(tmp_path_factory, write_video):
-    path = tmp_path_factory.mktemp('videos')
-    for i in range(5):
-        write_video(path / f'{i}.mp4', 30, size=(80, 64))
-    return path
-
-
 @pytest.fixture
-def data():
-    c = config.default().data
-    c.image_size, c.num_source, c.num_target, c.min_gap, c.max_gap, c.num_workers = 32, 2, 3, 1, 12, 1
-    return c
+def data(data):
+    data.num_workers = 1
+    return data
 
 
 def videos(path):

@@ -8,7 +8,6 @@ import av
 import numpy as np
 import pytest
 
-from rvm_jax import config
 from rvm_jax.data.loader import ClipMaker, make_loader
 from rvm_jax.data.mixture import Mixture, Part
 from rvm_jax.data.sources.folder import FolderSource
@@ -102,13 +101,6 @@ def set_frame_times_to_0(path):
     table = content.index(b'stts')
     content[table + 16 : table + 20] = bytes(4)  # how long each frame is shown
     path.write_bytes(content)
-
-
-@pytest.fixture
-def data():
-    c = config.default().data
-    c.image_size, c.num_source, c.num_target, c.min_gap, c.max_gap, c.num_workers = 32, 2, 3, 1, 12, 0
-    return c
 
 
 @pytest.mark.parametrize('name', OUTCOMES)

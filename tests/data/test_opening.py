@@ -62,3 +62,9 @@ def test_one_path_is_a_mixture_of_one_part(folders):
 def test_what_cannot_be_opened_is_said_with_what_can(path, message):
     with pytest.raises(UserError, match=message):
         open_source(path, 'train')
+
+
+def test_a_manifest_of_somebody_else_does_not_make_videos_shards(folders):
+    with open(f'{folders[0]}/manifest.json', 'w') as file:
+        file.write('{}')
+    assert len(open_source(folders[0], 'train')) == 3

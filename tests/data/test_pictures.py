@@ -1,8 +1,10 @@
+import io
 import zlib
 
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from rvm_jax.data import pictures
 from rvm_jax.data.augment import augment_clip, center_crop_resize
@@ -59,12 +61,12 @@ def test_clips_of_large_jpegs_are_those_of_the_whole_frames():
 
 def test_pictures_that_cannot_be_used_are_named(monkeypatch):
     good, *_ = compress(soft_frames())
-    with pytest.raises(DataError, match='a: holds no picture'):
+    with pytest.raises(DataError, match='a: holds something that is no picture'):
         encoded('a', [b'no picture'])
     with pytest.raises(DataError, match='a: holds a picture that cannot be decoded'):
-        encoded('a', [good, b'\xff\xd8 nothing']).decode()
+        encoded('a', [good, good[: good.index(b'\xff\xda')]]).decode()
     with pytest.raises(DataError, match='a: changes its size'):
-        encoded('a', [good, *compress(soft_frames(1, 40, 40))]).decode()
+        encoded('a', [good, *compress(soft_frames(1, 40, 40))])
     monkeypatch.setattr(pictures, 'MAX_PIXELS', 1000)
     with pytest.raises(DataError, match='a: has frames of 203 x 150 pixels, more than'):
         encoded('a', [good])
@@ -76,3 +78,23 @@ def test_a_picture_that_claims_to_be_huge_is_refused_before_it_is_decoded():
     blob[29:33] = zlib.crc32(blob[12:29]).to_bytes(4, 'big')
     with pytest.raises(DataError, match='9000 x 9000 pixels'):
         encoded('a', [bytes(blob)])
+
+
+def test_the_size_of_a_jpeg_is_found_where_pillow_finds_it():
+    for progressive in (False, True):
+        for size in ((1, 1), (33, 7), (480, 640)):
+            file = io.BytesIO()
+            exif = Image.Exif()
+            exif[0x0112] = 6  # to be turned by 90 degrees
+            Image.fromarray(soft_frames(1, *size)[0]).save(file, 'jpeg', progressive=progressive, exif=exif)
+            found = encoded('a', [file.getvalue()])
+            assert (found.height, found.width) == size == found.decode()[0].shape[:2]
+            assert pictures._jpeg_size(file.getvalue()) == size
+
+
+def test_a_later_frame_cannot_smuggle_in_a_huge_one():
+    small, huge = compress(soft_frames(1, 40, 40))[0], bytearray(compress(soft_frames(1, 48, 48))[0])
+    place = huge.index(b'\xff\xc0')
+    huge[place + 5 : place + 9] = (60_000).to_bytes(2, 'big') * 2
+    with pytest.raises(DataError, match='60000 x 60000 pixels'):
+        encoded('a', [small, bytes(huge)])

@@ -171,6 +171,15 @@ def test_a_full_disk_ends_it_and_it_goes_on_when_there_is_room(tmp_path, videos,
     assert content(output) == undisturbed
 
 
+def test_a_video_that_the_codec_cannot_hold_is_skipped_and_not_the_end(tmp_path, write_video):
+    (tmp_path / 'videos').mkdir()
+    write_video(tmp_path / 'videos' / 'good.mp4', 20)
+    write_video(tmp_path / 'videos' / 'narrow.mkv', 20, size=(32, 1), codec='ffv1', pix_fmt='bgr0')
+    assert prepare(tmp_path / 'videos', tmp_path / 'shards', '--codec', 'h264') == 0
+    reasons = json.loads((tmp_path / 'shards' / 'skipped.json').read_text())['reasons']
+    assert {reason: file['name'] for reason, [file] in reasons.items()} == {'is too narrow for h264': 'narrow.mkv'}
+
+
 def test_other_videos_or_settings_are_refused(tmp_path, videos, capsys):
     output = tmp_path / 'shards'
     assert prepare(videos, output) == 0

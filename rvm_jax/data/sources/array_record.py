@@ -57,6 +57,15 @@ class ShardSource:
         """Hex digest of the shards' checksums; moving or renaming the folder does not change it."""
         return fingerprint(self.manifest())
 
+    def read(self, number, records):
+        """Records of a shard. What fails in a way that may pass is opened anew for the next try."""
+        try:
+            return self.reader(number).read(records)
+        except OSError:
+            if number in self._readers:
+                self._readers.pop(number).close()
+            raise
+
     def reader(self, number):
         """A shard, open; one that was used long ago is closed for it."""
         if number not in self._readers:
@@ -102,6 +111,6 @@ class Sequence:
         wanted = [divmod(shards.frame_at(int(tick), fps, source.fps), group) for tick in ticks]
         numbers = sorted({number for number, _ in wanted})
         first = int(np.sum(shards.num_groups(source.frames[self.shard][: self.index], group)))
-        records = source.reader(self.shard).read([first + number for number in numbers])
+        records = source.read(self.shard, [first + number for number in numbers])
         groups = dict(zip(numbers, records, strict=True))
         return group_pictures(self.name, groups, wanted, source.codec)

@@ -21,8 +21,10 @@ import os
 import re
 from pathlib import Path
 
+from rvm_jax import storage
 from rvm_jax.data.manifest import file_entry, fingerprint
 from rvm_jax.data.pictures import encoded
+from rvm_jax.data.shards import ShardReader, check_readable, reading_fault
 from rvm_jax.errors import DataError, UserError
 
 INFO, FEATURES = 'dataset_info.json', 'features.json'
@@ -127,12 +129,15 @@ def _read_frames(example):
     from google.protobuf.message import DecodeError
     from tensorflow_datasets.proto import tf_example_pb2
 
+    check_readable(example.path)
     try:  # a reader for each record: opening takes a fifth of a millisecond, and no shard keeps a file open
         reader = ArrayRecordReader(example.path, options='readahead_buffer_size:0')
         record = reader.read([example.position])[0]
         features = tf_example_pb2.Example.FromString(record).features.feature
-    except (RuntimeError, DecodeError) as error:
-        raise DataError(example.name, f'cannot be read ({error})', FIX) from error
+    except DecodeError as error:
+        raise DataError(example.name, f'is damaged ({error})', FIX) from error
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise reading_fault(example.name, str(error)) from error
     blobs = features[example.feature].bytes_list.value if example.feature in features else []
     if not blobs:
         raise DataError(example.name, f'has no frame (in {example.feature})', 'leave it out when preparing the dataset')
@@ -242,14 +247,8 @@ def _check_counts(root, names, counts):
     """DataError that names the first file which does not hold as many examples as it must."""
 
     def check(name, count):
-        from array_record.python.array_record_module import ArrayRecordReader
-
         path = os.path.join(root, name)
-        if not os.path.isfile(path):
-            raise DataError(path, 'is missing', FIX)
-        found = ArrayRecordReader(path).num_records()
-        if found != count:
-            raise DataError(path, f'holds {found} examples instead of {count} (was it cut off?)', FIX)
+        storage.retried(path, lambda: ShardReader(path, count).close())
 
     _each(check, names, counts)
 

@@ -6,7 +6,7 @@ import cloudpickle
 import numpy as np
 import pytest
 
-from rvm_jax import cli, config
+from rvm_jax import cli
 from rvm_jax.data import shards
 from rvm_jax.data.batch import ARRAYS
 from rvm_jax.data.loader import make_loader
@@ -35,13 +35,6 @@ def prepared(tmp_path_factory, videos):
 @pytest.fixture
 def folder(tmp_path, prepared):
     return shutil.copytree(prepared, tmp_path / 'shards')
-
-
-@pytest.fixture
-def data():
-    c = config.default().data
-    c.image_size, c.num_source, c.num_target, c.min_gap, c.max_gap, c.num_workers = 32, 2, 3, 1, 12, 0
-    return c
 
 
 def prepare(videos, output, *flags):
@@ -111,6 +104,7 @@ def test_a_shard_that_was_cut_off_or_is_gone_is_named_at_once(folder):
 def test_unfinished_shards_are_told_from_a_folder_of_videos(folder):
     os.remove(folder / 'manifest.json')
     (folder / 'unfinished').mkdir()
+    (folder / 'unfinished' / 'plan.json').touch()
     with pytest.raises(UserError, match=r'manifest\.json: is missing; run the same rvm prepare command again'):
         open_source(str(folder), 'train')
 
