@@ -8,6 +8,7 @@ import functools
 import os
 import signal
 import threading
+from multiprocessing import resource_tracker
 
 from rvm_jax import storage
 from rvm_jax.data import workers
@@ -119,6 +120,7 @@ class Pool:
 @contextlib.contextmanager
 def blocked(number):
     """Within this context a signal does not reach this thread, nor ever the threads and processes it starts."""
+    resource_tracker.ensure_running()  # first: when multiprocessing starts it, it unblocks Ctrl-C
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield
