@@ -214,10 +214,14 @@ def show_shards(path, is_quick, picture):
         damaged = shard_check.damaged_shards(path, manifest, not is_quick, lambda size: progress.advance(bar, size))
     if damaged:
         more = f', and {len(damaged) - 8} more' if len(damaged) > 8 else ''
-        raise DataError(path, f'{len(damaged)} shards are damaged: {", ".join(damaged[:8])}{more}', shards.AGAIN)
+        raise DataError(
+            path,
+            f'damaged shards, {len(damaged)} of {len(manifest["shards"])}: {", ".join(damaged[:8])}{more}',
+            shards.AGAIN,
+        )
     depth = 'sizes and numbers of records' if is_quick else 'checksums'
     width = max(len(what) for what, _ in rows)
-    print(table([('checked', f'{depth} of all {len(manifest["shards"])} shards are right')], width))
+    print(table([('checked', f'{depth} of all shards are right, {len(manifest["shards"])} in number')], width))
     try:
         write_png(picture, contact_sheet(shard_check.samples(path, manifest, PICTURED)))
     except OSError as error:  # as where the shards are mounted to be read only
@@ -233,7 +237,7 @@ def shard_rows(path, manifest):
         for shard in manifest['shards']:
             count, size = count + (shard['split'] == name), size + shard['bytes'] * (shard['split'] == name)
         rows.append((name, f'{split["videos"]:,} videos, {split["clips"]:,} clips of {settings["clip_frames"]} frames, '
-                           f'{split["hours"]:.3g} hours, {size / 1e6:,.1f} MB in {count} shards'
+                           f'{split["hours"]:.3g} hours, {size / 1e6:,.1f} MB in {count} shard{"s" * (count > 1)}'
                      if split['videos'] else 'nothing'))  # fmt: skip
     group = f', {settings["group"]} frames together' if settings['group'] > 1 else ''
     side = f'shorter side {settings["short_side"]} pixels at most' if settings['short_side'] else 'original size'

@@ -195,7 +195,7 @@ def summary(output, manifest):
             f'{name} {split["videos"]:,} videos, {split["clips"]:,} clips, {split["hours"]:.3g} hours'
             for name, split in splits.items()
         )
-        + f', in {len(manifest["shards"])} shards of {size / 1e6:,.1f} MB in all'
+        + f', {size / 1e6:,.1f} MB in shards: {len(manifest["shards"])}'
     ]  # fmt: skip
     if manifest['skipped']:
         lines.append(f'{manifest["skipped"]:,} left out; {os.path.join(output, "skipped.json")} says why')

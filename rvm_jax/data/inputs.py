@@ -6,7 +6,7 @@ import hashlib
 import math
 import os
 
-from rvm_jax.data.manifest import file_entry
+from rvm_jax.data.manifest import file_entries
 from rvm_jax.data.sources.folder import FolderSource
 from rvm_jax.errors import UserError
 
@@ -36,7 +36,8 @@ def list_tasks(path, val_fraction):
     lies, it stays on its side, with its copies and all pieces of it. UserError if there is nothing to prepare.
     """
     root, pieces = _read_csv(path) if path.lower().endswith('.csv') else _read_source(path)
-    entries = dict(zip(names := list(dict.fromkeys(name for name, _, _ in pieces)), _entries(root, names), strict=True))
+    names = list(dict.fromkeys(name for name, _, _ in pieces))
+    entries = {name: entry for name, *entry in file_entries(root, names)}
     tasks = [
         Task(name, os.path.join(root, name), start_s, end_s, *entries[name], _split(*entries[name], val_fraction))
         for name, start_s, end_s in pieces
@@ -88,13 +89,6 @@ def _seconds(path, line, text):
     if not 0 <= seconds < math.inf:
         raise UserError(f'{path} line {line}', f'{text!r} is no time', 'give seconds from the start of the video')
     return seconds
-
-
-def _entries(root, names):
-    import concurrent.futures
-
-    with concurrent.futures.ThreadPoolExecutor(32) as pool:  # waiting for disks and networks, not computing
-        return [entry[1:] for entry in pool.map(lambda name: file_entry(root, name), names)]
 
 
 def _split(size, crc32, val_fraction):

@@ -27,7 +27,7 @@ def test_shards_are_summed_up_checked_and_drawn(folder, capsys):
     assert rows['train'].startswith('8 videos, 8 clips of 64 frames, 0.00522 hours') and rows['val'] == 'nothing'
     assert rows['original sizes'] == '64x96 (4), 96x64 (4)' and rows['original rates'] == '10 (8)'
     assert rows['left out'] == '1 (skipped.json)'
-    assert rows['checked'] == 'checksums of all 1 shards are right'
+    assert rows['checked'] == 'checksums of all shards are right, 1 in number'
     picture = cv2.imread(rows['picture'])
     assert rows['picture'] == f'{folder}/contact_sheet.png' and picture.shape[1] > 6 * 192
     stripes = (np.abs(picture.astype(int) - 30).max(-1) < 20).mean()  # of the numbers drawn on the frames
@@ -54,5 +54,5 @@ def test_damage_is_named(folder, capsys, flags, damage, reason):
     damage(folder / 'train-00000.array_record')
     assert cli.run('info', [str(folder), *flags]) == 65
     error = capsys.readouterr().err
-    assert '1 shards are damaged' in error and 'train-00000.array_record' in error
+    assert 'damaged shards, 1 of 1' in error and 'train-00000.array_record' in error
     assert re.search(reason, error)

@@ -6,7 +6,7 @@ import glob
 import os
 
 from rvm_jax import storage
-from rvm_jax.data.manifest import file_entry, fingerprint
+from rvm_jax.data.manifest import file_entries, fingerprint
 from rvm_jax.data.video import open_video
 from rvm_jax.errors import UserError
 
@@ -54,10 +54,7 @@ class FolderSource:
     def manifest(self):
         """[[name, bytes, crc32], ...] in order; reads the two ends of every file, once."""
         if self._manifest is None:
-            import concurrent.futures
-
-            with concurrent.futures.ThreadPoolExecutor(32) as pool:  # waiting for disks and networks, not computing
-                self._manifest = list(pool.map(lambda name: file_entry(self.root, name), self.names))
+            self._manifest = file_entries(self.root, self.names)
         return self._manifest
 
     def fingerprint(self):

@@ -12,6 +12,7 @@ TFDS states no frame rate: frames are taken to be at the rate that the config as
 """
 
 import bisect
+import concurrent.futures
 import contextlib
 import dataclasses
 import importlib.util
@@ -22,7 +23,7 @@ import re
 from pathlib import Path
 
 from rvm_jax import storage
-from rvm_jax.data.manifest import file_entry, fingerprint
+from rvm_jax.data.manifest import file_entries, fingerprint
 from rvm_jax.data.pictures import encoded
 from rvm_jax.data.shards import ShardReader, check_readable, reading_fault
 from rvm_jax.errors import DataError, UserError
@@ -78,7 +79,7 @@ class TfdsSource:
     def manifest(self):
         """[[name, bytes, crc32], ...] of the split's files, led by [dataset, split and feature; examples; 0]."""
         if self._manifest is None:
-            self._manifest = [self._identity, *_each(lambda name: file_entry(self.root, name), self.names)]
+            self._manifest = [self._identity, *file_entries(self.root, self.names)]
         return self._manifest
 
     def fingerprint(self):
@@ -250,15 +251,8 @@ def _check_counts(root, names, counts):
         path = os.path.join(root, name)
         storage.retried(path, lambda: ShardReader(path, count).close())
 
-    _each(check, names, counts)
-
-
-def _each(function, *arguments):
-    """Results for each file, many at a time: this waits for disks and networks."""
-    import concurrent.futures
-
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
-        return list(pool.map(function, *arguments))
+        list(pool.map(check, names, counts))  # raises the first error
 
 
 def _choose_feature(place, features, chosen):
