@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from flax import nnx
 
@@ -177,17 +178,39 @@ class Stack(nnx.Module):
 
     def __call__(self, x, *context):
         """Apply every block in turn to x; context goes to each of them."""
+        return self.fold(lambda block, x, _: (block(x, *context), None), x)[0]
+
+    def tapped(self, x, taps):
+        """The outputs of the blocks that taps names, ascending from 0: (len(taps), *x.shape). No other is stored."""
+        depth = taps[-1] + 1
+        slots = jnp.asarray(np.searchsorted(taps, np.arange(depth)))  # a block writes where the next tap will, too
+
+        def apply(block, carry, slot):
+            x, tapped = carry
+            x = block(x)
+            return (x, jax.lax.dynamic_update_index_in_dim(tapped, x, slot, 0)), None
+
+        tapped = jnp.zeros((len(taps), *x.shape), x.dtype)
+        return self.fold(apply, (x, tapped), slots, depth)[0][1]
+
+    def fold(self, apply, carry, per_block=None, depth=None):
+        """apply(block, carry, item) -> (carry, out) over the first `depth` blocks (None: all) and the items beside them.
+
+        per_block holds the items, with a leading axis of blocks. Returns the last carry and the outs, stacked.
+        """
         graphdef, stacked = nnx.split(self.blocks)
+        stacked = jax.tree.map(lambda leaf: leaf[:depth], stacked) if depth else stacked
         remat, unroll, gather = self.execution.remat, self.execution.unroll, self.execution.gather
 
-        def body(x, params):
+        def body(carry, params_and_item):
+            params, item = params_and_item
             params = gather(nnx.to_pure_dict(params)) if gather else params
-            return nnx.merge(graphdef, params)(x, *context), None
+            return apply(nnx.merge(graphdef, params), carry, item)
 
         if remat != 'none' or gather:
             # Inside a loop nothing can be merged with the forward pass anyway; unrolled, it must be prevented.
             body = jax.checkpoint(body, policy=KEEP[remat], prevent_cse=unroll)
-        return jax.lax.scan(body, x, stacked, unroll=unroll)[0]
+        return jax.lax.scan(body, carry, (stacked, per_block), unroll=unroll)
 
 
 def _all_but_weights(primitive, *_, **__):
