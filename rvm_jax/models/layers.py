@@ -6,6 +6,7 @@ of the released model).
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 
@@ -54,6 +55,20 @@ class Execution:
     unroll: bool = False
     platform: str = ''
     gather: Callable | None = None
+
+
+def compiled(method):
+    """Run a method under `jax.jit`, compiled once per structure and shape, so a notebook pays for it only once."""
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def run(graphdef, params, args):
+        return method(nnx.merge(graphdef, params), *args)
+
+    @functools.wraps(method)
+    def call(self, *args):
+        return run(*nnx.split(self), args)
+
+    return call
 
 
 class Dense(nnx.Module):
@@ -194,7 +209,7 @@ class Stack(nnx.Module):
         return self.fold(apply, (x, tapped), slots, depth)[0][1]
 
     def fold(self, apply, carry, per_block=None, depth=None):
-        """apply(block, carry, item) -> (carry, out) over the first `depth` blocks (None: all) and the items beside them.
+        """apply(block, carry, item) -> (carry, out) over the first `depth` blocks (None: all), with an item for each.
 
         per_block holds the items, with a leading axis of blocks. Returns the last carry and the outs, stacked.
         """

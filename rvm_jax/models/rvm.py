@@ -1,6 +1,5 @@
 """Recurrent Video Masked Autoencoder: encode, step, reconstruct (RVM, arXiv 2512.13684)."""
 
-import functools
 from typing import NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ from flax import nnx
 from rvm_jax.errors import UserError
 from rvm_jax.models import masking, patches, targets
 from rvm_jax.models.decoder import flatten_time
+from rvm_jax.models.layers import compiled
 
 
 class Reconstruction(NamedTuple):
@@ -20,20 +20,6 @@ class Reconstruction(NamedTuple):
     pixels: jax.Array  # (B, F, H, W, 3) float32, not clipped
     visible: jax.Array  # (B, F, V) int32, patches that the model saw
     features: jax.Array  # (B, T, M, D) float32, core output of the source frames
-
-
-def compiled(method):
-    """Run a method under `jax.jit`, compiled once per structure and shape, so a notebook pays for it only once."""
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def run(graphdef, params, args):
-        return method(nnx.merge(graphdef, params), *args)
-
-    @functools.wraps(method)
-    def call(self, *args):
-        return run(*nnx.split(self), args)
-
-    return call
 
 
 class RVM(nnx.Module):
