@@ -16,11 +16,15 @@ class RVMRNN(nnx.Module):
 
     As released: the gates read the raw state and have no bias, LN has a scale but no bias, s starts at zero.
     gate_bias is the paper's Listing 1, state_norm=False its equations. The state stays float32 in every precision.
+    output_norm puts a LayerNorm on the output, not on the state, as the PyTorch port does (arXiv 2605.19137).
     """
 
+    is_streaming = True
+
     def __init__(
-        self, *, width, depth, heads, head_dim, mlp, gelu, block_order, gate_bias, state_norm, execution, rngs
-    ):
+        self, *, width, depth, heads, head_dim, mlp, gelu, block_order, gate_bias, state_norm, output_norm=False,
+        execution, rngs,
+    ):  # fmt: skip
         precision = execution.precision
         self.execution, self.tokens_dtype = execution, precision.tokens
         self.input_update = layers.Dense(width, width, use_bias=gate_bias, rngs=rngs)
@@ -38,25 +42,29 @@ class RVMRNN(nnx.Module):
 
         self.layers = layers.Stack(make_block, depth, execution=execution, rngs=rngs)
         self.norm = layers.layer_norm(width, precision.block, rngs=rngs)
+        self.output_norm = layers.layer_norm(width, jnp.float32, epsilon=1e-5, rngs=rngs) if output_norm else None
 
     def init_state(self, batch, tokens):
         """Zeros (B, M, D), float32; tokens_BMD or tokens_BTMD gives M and D."""
         return jnp.zeros((batch, *tokens.shape[-2:]), jnp.float32)
 
     def step(self, tokens_BMD, state_BMD):
-        """One frame: features_BMD float32 and the next state, which are the same array."""
+        """One frame: features_BMD float32 and the next state, which without an output norm are the same array."""
         raw_BMD = state_BMD.astype(self.tokens_dtype)
         update = jax.nn.sigmoid(self.input_update(tokens_BMD) + self.state_update(raw_BMD))
         reset = jax.nn.sigmoid(self.input_reset(tokens_BMD) + self.state_reset(raw_BMD))
         kv_BMD = reset * (raw_BMD if self.state_norm is None else self.state_norm(state_BMD))
         proposal_BMD = self.norm(self.layers(tokens_BMD[:, None], kv_BMD))[:, 0]
         state_BMD = (1 - update) * state_BMD + update * proposal_BMD
-        return state_BMD, state_BMD
+        return state_BMD if self.output_norm is None else self.output_norm(state_BMD), state_BMD
 
-    def scan(self, tokens_BTMD, state_BMD=None):
-        """All frames in order: features_BTMD float32 and the last state; equals `step` by `step`."""
-        if state_BMD is None:
-            state_BMD = self.init_state(tokens_BTMD.shape[0], tokens_BTMD)
+    def scan(self, tokens_BTMD, state=None, learning=None):
+        """All frames in order: features_BTMD float32 and the last state; equals `step` by `step`.
+
+        learning changes nothing: RVM drops nothing out.
+        """
+        if state is None:
+            state = self.init_state(len(tokens_BTMD), tokens_BTMD)
         graphdef, params = nnx.split(self)
 
         def body(state_BMD, tokens_BMD):
@@ -64,5 +72,5 @@ class RVMRNN(nnx.Module):
             return state_BMD, features_BMD
 
         tokens_TBMD = jnp.moveaxis(tokens_BTMD, 1, 0)
-        state_BMD, features_TBMD = jax.lax.scan(body, state_BMD, tokens_TBMD, unroll=self.execution.unroll)
-        return jnp.moveaxis(features_TBMD, 0, 1), state_BMD
+        state, features_TBMD = jax.lax.scan(body, state, tokens_TBMD, unroll=self.execution.unroll)
+        return jnp.moveaxis(features_TBMD, 0, 1), state

@@ -1,0 +1,61 @@
+"""The MambaMix core: tokens of a frame attend to each other, then each goes through time (arXiv 2605.19137)."""
+
+import jax
+from einops import rearrange
+from flax import nnx
+
+from rvm_jax.models import layers
+from rvm_jax.models.cores.mamba import EPSILON, MambaBlock, MambaCore
+from rvm_jax.models.learning import dropout
+
+
+class SpatialBlock(nnx.Module):
+    """Pre-norm transformer block over the tokens of a frame, exact GELU, MLP of 4 x width.
+
+    Learning, it drops a share `dropout` of activations and outputs of the MLP, and whole frames of either residual
+    (stochastic depth). The release also drops attention weights, which no fused attention can: left out.
+    """
+
+    def __init__(self, width, heads, *, dropout, execution, rngs):
+        dtype = execution.precision.block
+        self.dropout = dropout
+        self.attention_norm = layers.layer_norm(width, dtype, epsilon=EPSILON, rngs=rngs)
+        self.attention = layers.Attention(width, heads, width // heads, execution=execution, rngs=rngs)
+        self.mlp_norm = layers.layer_norm(width, dtype, epsilon=EPSILON, rngs=rngs)
+        self.mlp = layers.MLP(width, 4 * width, gelu='erf', rngs=rngs)
+
+    def __call__(self, x_BTMD, learning):
+        """Returns (B, T, M, D)."""
+        places = [learning and learning.fold_in(place) for place in range(4)]
+        y = rearrange(self.attention_norm(x_BTMD), 'b t m d -> (b t) m d')
+        y_BTMD = rearrange(self.attention(y, y), '(b t) m d -> b t m d', b=len(x_BTMD))
+        x_BTMD = x_BTMD + dropout(y_BTMD, self.dropout, places[0], axes=1)
+        hidden = jax.nn.gelu(self.mlp.dense_in(self.mlp_norm(x_BTMD)), approximate=False)
+        y_BTMD = self.mlp.dense_out(dropout(hidden, self.dropout, places[1]))
+        y_BTMD = dropout(y_BTMD, self.dropout, places[2])
+        return x_BTMD + dropout(y_BTMD, self.dropout, places[3], axes=1)
+
+
+class MixBlock(nnx.Module):
+    """A SpatialBlock on every frame, then a MambaBlock over the frames."""
+
+    def __init__(self, width, heads, *, dropout, execution, rngs, **sizes):
+        self.spatial = SpatialBlock(width, heads, dropout=dropout, execution=execution, rngs=rngs)
+        self.temporal = MambaBlock(width, dropout=dropout, execution=execution, rngs=rngs, **sizes)
+
+    def __call__(self, x_BTMD, state, learning):
+        """Returns (B, T, M, D) and the next state."""
+        x_BTMD = self.spatial(x_BTMD, learning)
+        return self.temporal(x_BTMD, state, learning and learning.fold_in(4))
+
+
+class MambaMix(MambaCore):
+    """Layers of z = Spatial(x), x <- z + dropout(Mamba(LN(z))); output = LN(x)."""
+
+    def __init__(self, *, width, depth, heads, d_state=16, d_conv=4, expand=2, dropout, execution, rngs):
+        sizes = {'d_state': d_state, 'd_conv': d_conv, 'expand': expand}
+
+        def make_block(rngs):
+            return MixBlock(width, heads, **sizes, dropout=dropout, execution=execution, rngs=rngs)
+
+        super().__init__(make_block, width=width, depth=depth, **sizes, execution=execution, rngs=rngs)
