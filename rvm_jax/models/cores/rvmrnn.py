@@ -16,7 +16,8 @@ class RVMRNN(nnx.Module):
 
     As released: the gates read the raw state and have no bias, LN has a scale but no bias, s starts at zero.
     gate_bias is the paper's Listing 1, state_norm=False its equations. The state stays float32 in every precision.
-    output_norm puts a LayerNorm on the output, not on the state, as the PyTorch port does (arXiv 2605.19137).
+    The PyTorch port (arXiv 2605.19137) has state_norm='affine', with a bias and a smaller epsilon, and output_norm: a
+    LayerNorm on the output, not on the state.
     """
 
     is_streaming = True
@@ -31,9 +32,10 @@ class RVMRNN(nnx.Module):
         self.input_reset = layers.Dense(width, width, use_bias=gate_bias, rngs=rngs)
         self.state_update = layers.Dense(width, width, use_bias=gate_bias, rngs=rngs)
         self.state_reset = layers.Dense(width, width, use_bias=gate_bias, rngs=rngs)
-        self.state_norm = (
-            layers.layer_norm(width, precision.tokens, epsilon=1e-4, use_bias=False, rngs=rngs) if state_norm else None
-        )
+        self.state_norm = None
+        if state_norm:
+            epsilon, is_affine = (1e-6, True) if state_norm == 'affine' else (1e-4, False)
+            self.state_norm = layers.layer_norm(width, precision.tokens, epsilon=epsilon, use_bias=is_affine, rngs=rngs)
 
         def make_block(rngs):
             return layers.CrossBlock(
