@@ -1,6 +1,10 @@
 """Named arrays to and from the safetensors file format; names are joined by '.' there, as its users expect."""
 
+import contextlib
+
 from rvm_jax.errors import UserError
+
+FLOATS = ('F32', 'F16', 'BF16')  # as the format calls them
 
 
 def read_safetensors(path):
@@ -16,6 +20,39 @@ def read_safetensors(path):
     if other:
         raise UserError(path, f'weights are float32, not so {", ".join(other[:4])}', 'convert them')
     return {name.replace('.', '/'): array for name, array in arrays.items()}
+
+
+def read_header(path):
+    """{key: shape} of a .safetensors file, keys as they are in it; nothing else is read. UserError if it is damaged."""
+    with _opened(path) as file:
+        return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
+
+
+def read_tensors(path, keys):
+    """{key: float32 array} for some keys of a file in float32, float16 or bfloat16; UserError as in `read_header`."""
+    import ml_dtypes  # noqa: F401 (teaches NumPy bfloat16)
+    import numpy as np
+
+    with _opened(path) as file:
+        other = [f'{key} ({file.get_slice(key).get_dtype()})' for key in keys if not _is_float(file, key)]
+        if other:
+            raise UserError(path, f'weights are {", ".join(FLOATS)}, not so {", ".join(other[:4])}', 'convert them')
+        return {key: file.get_tensor(key).astype(np.float32) for key in keys}
+
+
+def _is_float(file, key):
+    return file.get_slice(key).get_dtype() in FLOATS
+
+
+@contextlib.contextmanager
+def _opened(path):
+    import safetensors
+
+    try:
+        with safetensors.safe_open(path, 'numpy') as file:
+            yield file
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(path, f'not a readable safetensors file ({error})', 'copy or download it again') from error
 
 
 def safetensors_bytes(named):

@@ -1,0 +1,126 @@
+"""Values of a Hugging Face config.json, checked for type and size: it comes from outside."""
+
+import math
+import os
+
+from rvm_jax.conversion.export_folder import LARGEST, read_json
+from rvm_jax.errors import UserError
+
+CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
+ACTIVATIONS = {
+    'gelu': 'erf',
+    'gelu_python': 'erf',
+    'gelu_new': 'tanh',
+    'gelu_fast': 'tanh',
+    'gelu_pytorch_tanh': 'tanh',
+    'quick_gelu': 'quick',
+    'silu': 'silu',
+    'swish': 'silu',
+}
+DEFAULTS = {  # what a config.json leaves out, as many released ones do: same for all model types, then what differs
+    'num_channels': 3,
+    'hidden_size': 768,
+    'intermediate_size': 3072,
+    'num_hidden_layers': 12,
+    'num_attention_heads': 12,
+    'image_size': 224,
+    'patch_size': 16,
+    'hidden_act': 'gelu',
+    'layer_norm_eps': 1e-6,
+    'mlp_ratio': 4,
+    'qkv_bias': True,
+    'use_swiglu_ffn': False,
+}
+MOST_LAYERS = 512
+
+
+class Config:
+    """A config.json with the defaults of its model type; each call returns one value or raises UserError."""
+
+    def __init__(self, path, values, defaults):
+        self.path, self.values = path, DEFAULTS | defaults | values
+
+    def integer(self, key, low=1, high=LARGEST):
+        """A whole number in [low, high]; a square size may be given as [size, size]."""
+        value = self.values[key]
+        if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
+            value = value[0]
+        return self._checked(key, value, type(value) is int and low <= value <= high, f'a number in [{low}, {high}]')
+
+    def number(self, key, low, high):
+        """A number in [low, high]."""
+        value = self.values[key]
+        return float(self._checked(key, value, _is_number(value, low, high), f'a number in [{low:g}, {high:g}]'))
+
+    def boolean(self, key):
+        """True or false."""
+        return self._checked(key, self.values[key], type(self.values[key]) is bool, 'true or false')
+
+    def activation(self):
+        """Our name of its activation."""
+        value = self.values['hidden_act']
+        known = isinstance(value, str) and value in ACTIVATIONS
+        return ACTIVATIONS[self._checked('hidden_act', value, known, f'one of {", ".join(ACTIVATIONS)}')]
+
+    def sizes(self):
+        """What all families state alike, as `image_architecture.make` wants it."""
+        self._checked('num_channels', self.integer('num_channels'), self.values['num_channels'] == 3, '3')
+        width, heads = self.integer('hidden_size'), self.integer('num_attention_heads')
+        self._checked('num_attention_heads', heads, width % heads == 0, f'a divisor of hidden_size={width}')
+        return {
+            'width': width,
+            'layers': self.integer('num_hidden_layers', high=MOST_LAYERS),
+            'heads': heads,
+            'mlp': self.integer('intermediate_size'),
+            'patch_size': self.integer('patch_size'),
+            'activation': self.activation(),
+            'epsilon': self.number('layer_norm_eps', 0, 0.1),
+        }
+
+    def image_size(self):
+        """{'image_size': pixels along a side}, of at least one patch."""
+        return {'image_size': self.integer('image_size', low=self.integer('patch_size'))}
+
+    def _checked(self, key, value, is_right, wanted):
+        if not is_right:
+            shown = repr(value) if len(repr(value)) < 80 else type(value).__name__
+            raise UserError(self.path, f'its {CONFIG} has {key}={shown}, not {wanted}', 'download it again')
+        return value
+
+
+def read_config(folder):
+    """(model type, the values that describe the image encoder) of a folder; UserError if it is not of Hugging Face."""
+    path = os.path.join(folder, CONFIG)
+    values = read_json(path)
+    model_type = values.get('model_type')
+    if model_type == 'rvm':
+        raise UserError(folder, 'is an RVM export, not an image encoder alone', 'name it where a model is wanted')
+    if not isinstance(model_type, str):
+        raise UserError(path, 'has no model_type', 'give the folder of an image encoder as transformers writes it')
+    vision = values.get('vision_config', values)
+    if not isinstance(vision, dict):
+        raise UserError(path, 'has a vision_config that is no object', 'download it again')
+    return model_type, vision
+
+
+def normalization(folder):
+    """{'mean', 'std'} of a folder's preprocessor_config.json, {} without one; UserError if it makes no sense."""
+    path = os.path.join(folder, PREPROCESSOR)
+    if not os.path.exists(path):
+        return {}
+    values = read_json(path)
+    if values.get('do_normalize') is False:
+        return {'mean': (0.0,) * 3, 'std': (1.0,) * 3}
+    found = {}
+    for name, low in (('mean', -LARGEST), ('std', 1e-6)):
+        value = values.get(f'image_{name}')
+        if value is None:
+            continue
+        if not (isinstance(value, list) and len(value) == 3 and all(_is_number(v, low, LARGEST) for v in value)):
+            raise UserError(path, f'has image_{name}={value!r}', 'three numbers are wanted, one for each color')
+        found[name] = tuple(float(v) for v in value)
+    return found
+
+
+def _is_number(value, low, high):
+    return type(value) in (int, float) and math.isfinite(value) and low <= value <= high

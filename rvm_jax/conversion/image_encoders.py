@@ -1,0 +1,164 @@
+"""Reads released image encoders: a Hugging Face folder (config.json and safetensors), or an original `.pth`."""
+
+import dataclasses
+import hashlib
+import json
+import os
+
+from flax import nnx
+
+from rvm_jax.conversion import (
+    clip_weights,
+    dinov2_weights,
+    dinov3_weights,
+    hugging_face,
+    layouts,
+    mae_weights,
+    mapping,
+    siglip2_weights,
+    weight_files,
+)
+from rvm_jax.errors import UserError
+from rvm_jax.models.encoders.image_architecture import INTERPOLATIONS
+from rvm_jax.models.encoders.image_vit import ImageEncoder
+from rvm_jax.models.layers import PRECISIONS, Execution
+
+FAMILIES = {
+    'dinov3': dinov3_weights,
+    'dinov2': dinov2_weights,
+    'siglip2': siglip2_weights,
+    'mae': mae_weights,
+    'clip': clip_weights,
+}
+LICENSES = {family: module.LICENSE for family, module in FAMILIES.items()}  # of the weights: (name, what to know)
+MODEL_TYPES = {model_type: family for family, module in FAMILIES.items() for model_type in module.DEFAULTS}
+LAYOUTS = (  # in this order: a mark of a later one may be in an earlier one, too
+    dinov3_weights.HUGGING_FACE,
+    dinov2_weights.HUGGING_FACE,
+    mae_weights.HUGGING_FACE,
+    clip_weights.HUGGING_FACE,
+    siglip2_weights.HUGGING_FACE,
+    dinov3_weights.ORIGINAL,
+    dinov2_weights.ORIGINAL,
+    mae_weights.ORIGINAL,
+)
+ORIGINALS = (dinov3_weights.ORIGINAL, dinov2_weights.ORIGINAL, mae_weights.ORIGINAL)
+
+
+def load_image_encoder(path, *, interpolation=None, precision='float32'):
+    """The ImageEncoder in a Hugging Face folder or `.pth`.
+
+    interpolation: how positions are resized to other grids, 'size', 'size_antialias', 'offset' or 'linear_antialias'
+    (None: as where the weights come from). precision: 'float32', 'official_mixed' or 'bf16', what it computes in.
+    Raises UserError, naming the file, if it is none of the families or any array is missing, left over or misshapen.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f'precision={precision!r}', 'there is no such choice', f'take one of {", ".join(PRECISIONS)}')
+    arch = read_architecture(path, interpolation=interpolation)
+    return mapping.from_named(_abstract(arch, Execution(PRECISIONS[precision])), read_weights(path, arch), path)
+
+
+def is_image_encoder(path):
+    """Whether a path looks like an image encoder, of whatever family: a `.pth`, or a folder of Hugging Face."""
+    if os.path.isfile(path):
+        return weight_files.is_torch_file(path)
+    if not os.path.isfile(os.path.join(path, hugging_face.CONFIG)):
+        return False
+    try:
+        return hugging_face.read_json(os.path.join(path, hugging_face.CONFIG)).get('model_type', 'rvm') != 'rvm'
+    except UserError:
+        return False
+
+
+def read_architecture(path, family=None, interpolation=None):
+    """The ImageArchitecture of the encoder at a path; of a folder only config.json and names of weights are read.
+
+    Raises UserError if there is none, if config.json and weights belong to different encoders, or if it is not of
+    `family`.
+    """
+    path = os.fspath(path)
+    if weight_files.is_torch_file(path):
+        arch = _read_original(path)
+    else:
+        arch = _read_folder(path)
+    if family not in (None, arch.family):
+        raise UserError(path, f'holds {arch.family}, not {family}', f'name {arch.family}, or give a {family} encoder')
+    if interpolation is None:
+        return arch
+    if not arch.position_grid or interpolation not in INTERPOLATIONS:
+        choices = f'take one of {", ".join(INTERPOLATIONS)}' if arch.position_grid else 'leave it out'
+        raise UserError(f'interpolation={interpolation!r}', f'{arch.family} has none like it', choices)
+    return dataclasses.replace(arch, interpolation=interpolation)
+
+
+def read_weights(path, arch):
+    """{our name: float32 array} of the encoder at a path, just those of an ImageEncoder of this architecture.
+
+    Raises UserError if any is missing, left over or misshapen.
+    """
+    weights = weight_files.open_weights(path)
+    layout, prefix = _layout(weights)
+    if layout.family != arch.family:
+        raise UserError(path, f'the weights are those of {layout.family}, not {arch.family}', 'give the right file')
+    return layouts.read_named(weights, layout, prefix, mapping.named_shapes(_abstract(arch, Execution())))
+
+
+def fingerprint(facts, named):
+    """16 hex digits that tell encoders apart: by facts, plain values or a dataclass, and by all weights."""
+    if dataclasses.is_dataclass(facts):
+        facts = dataclasses.asdict(facts)
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(named):
+        array = named[name]
+        digest.update(f'{name} {array.shape} {array.dtype}'.encode())
+        digest.update(array.tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _abstract(arch, execution):
+    return nnx.eval_shape(lambda: ImageEncoder(arch, execution=execution, rngs=nnx.Rngs(0)))
+
+
+def _read_folder(path):
+    if not os.path.isfile(os.path.join(path, hugging_face.CONFIG)):
+        found = f'has no {hugging_face.CONFIG}' if os.path.isdir(path) else 'is no folder'
+        raise UserError(path, f'not an image encoder: it {found}', 'give a Hugging Face folder, or an original .pth')
+    model_type, values = hugging_face.read_config(path)
+    if model_type not in MODEL_TYPES:
+        raise UserError(
+            path, f'model_type={model_type!r} is none that is known', f'take one of {", ".join(MODEL_TYPES)}'
+        )
+    module = FAMILIES[MODEL_TYPES[model_type]]
+    arch = module.from_config(model_type, hugging_face.Config(path, values, module.DEFAULTS[model_type]))
+    weights = weight_files.open_weights(path)
+    layout, prefix = _layout(weights)
+    if layout.family != arch.family:
+        raise UserError(
+            path, f'mixed up: config.json says {model_type}, the weights are those of {layout.family}',
+            'download both from one place',
+        )  # fmt: skip
+    return dataclasses.replace(
+        arch, mask_token=_has_mask_token(weights, layout, prefix), **hugging_face.normalization(path)
+    )
+
+
+def _read_original(path):
+    weights = weight_files.open_weights(path)
+    layout, prefix = _layout(weights)
+    if layout not in ORIGINALS:
+        raise UserError(path, 'has the names of Hugging Face', 'give the folder with its config.json')
+    arch = FAMILIES[layout.family].from_original(weights, prefix)
+    return dataclasses.replace(arch, mask_token=_has_mask_token(weights, layout, prefix))
+
+
+def _layout(weights):
+    layout, prefix = layouts.identify(LAYOUTS, weights.shapes)
+    if layout is None:
+        some = ', '.join(sorted(weights.shapes)[:4]) or 'nothing'
+        raise UserError(weights.path, f'weights of no encoder that is known: {some} ...', 'see the README for families')
+    return layout, prefix
+
+
+def _has_mask_token(weights, layout, prefix):
+    keys = [key for key, name in layout.table if name == 'mask_token']
+    return any(prefix + key in weights.shapes for key in keys)

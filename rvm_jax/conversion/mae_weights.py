@@ -1,0 +1,62 @@
+"""MAE (facebookresearch/mae): names and sizes of its encoder in Hugging Face folders and in the original `.pth`."""
+
+import numpy as np
+
+from rvm_jax.conversion import layouts
+from rvm_jax.errors import UserError
+from rvm_jax.models.encoders import image_architecture
+
+LICENSE = ('CC-BY-NC 4.0', 'no commercial use')
+DEFAULTS = {'vit_mae': {}}
+HEADS = {768: 12, 1024: 16, 1280: 16}  # width -> heads: an original checkpoint does not state them
+HUGGING_FACE = layouts.Layout(
+    'mae',
+    marks=('encoder.layer.0.layernorm_before.weight', 'encoder.layer.0.intermediate.dense.weight'),
+    table=(
+        ('embeddings.cls_token', 'cls_token'),
+        ('embeddings.position_embeddings', 'position_table'),
+        ('embeddings.patch_embeddings.projection.*', 'patch_embed/*'),
+        ('encoder.layer.#.layernorm_before.*', 'layers/#/attention_norm/*'),
+        ('encoder.layer.#.layernorm_after.*', 'layers/#/mlp_norm/*'),
+        ('encoder.layer.#.attention.attention.*', 'layers/#/attention/*'),
+        ('encoder.layer.#.attention.output.dense.*', 'layers/#/attention/out/*'),
+        ('encoder.layer.#.intermediate.dense.*', 'layers/#/mlp/dense_in/*'),
+        ('encoder.layer.#.output.dense.*', 'layers/#/mlp/dense_out/*'),
+        ('layernorm.*', 'norm/*'),
+    ),
+    ignored={'decoder.*': 'the decoder of its training, mask token included'},
+    prefixes=('', 'vit.', 'model.'),
+)
+ORIGINAL = layouts.Layout(
+    'mae',
+    marks=('blocks.0.attn.qkv.weight',),
+    table=layouts.TIMM,
+    ignored={
+        'decoder_*': 'the decoder of its training',
+        'mask_token': 'the decoder of its training',
+        'head.*': 'a head on top of the encoder',
+    },
+    prefixes=('', 'module.'),
+)
+
+
+def from_config(model_type, config):
+    """The ImageArchitecture that a config.json states."""
+    bias = config.boolean('qkv_bias')
+    biases = {'query_bias': bias, 'key_bias': bias, 'value_bias': bias}
+    return image_architecture.make('mae', **config.sizes() | config.image_size() | biases)
+
+
+def from_original(weights, prefix):
+    """The ImageArchitecture of an original checkpoint, from its shapes.
+
+    Raises UserError for other ViTs under the same names: only MAE's fixed position of the CLS token is zero.
+    """
+    sizes = layouts.original_sizes(weights, prefix)
+    if 'pos_embed' not in layouts.stripped(weights, prefix) or sizes['width'] not in HEADS:
+        raise UserError(weights.path, f'is no MAE: it is {sizes["width"]} wide', 'give a released one')
+    if np.any(layouts.read_one(weights, prefix, 'pos_embed')[0, 0]):
+        raise UserError(
+            weights.path, 'is a ViT, but not of MAE: its position of CLS is not zero', 'give a released one'
+        )
+    return image_architecture.make('mae', **sizes, heads=HEADS[sizes['width']])

@@ -1,0 +1,115 @@
+"""Opens the weights of an image encoder: safetensors in a folder, whole or in shards, or a `.pth` of PyTorch."""
+
+import dataclasses
+import os
+import pickle
+import struct
+import zipfile
+from collections.abc import Callable
+
+from rvm_jax import storage
+from rvm_jax.conversion.export_folder import read_json
+from rvm_jax.conversion.safetensors import read_header, read_tensors
+from rvm_jax.errors import UserError
+
+WHOLE, INDEX, PICKLED = 'model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin'
+WRAPPERS = ('model', 'teacher', 'state_dict')  # keys under which training scripts put the weights
+# What torch.load makes of a file that is damaged, or no file of PyTorch.
+TORCH_ERRORS = (
+    pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError,
+    AttributeError, AssertionError, UnicodeDecodeError, struct.error, zipfile.BadZipFile, MemoryError,
+)  # fmt: skip
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """Weights that can be read: {key: shape} of all, and a function from keys to {key: float32 array}."""
+
+    path: str
+    shapes: dict
+    read: Callable
+
+
+def is_torch_file(path):
+    """Whether a path is named like a file of PyTorch."""
+    return os.fspath(path).endswith(('.pth', '.pt'))
+
+
+def open_weights(path):
+    """The Weights at a folder or file; UserError, naming the file and the reason, if they cannot be read."""
+    path = os.fspath(path)
+    if storage.is_remote(path):
+        raise UserError(path, 'image encoders are read from a disk', 'copy it to this machine')
+    if is_torch_file(path):
+        return _open_torch(path)
+    folder = path if os.path.isdir(path) else os.path.dirname(path)
+    if os.path.exists(os.path.join(folder, WHOLE)):
+        return _open_safetensors(folder, [WHOLE])
+    if os.path.exists(os.path.join(folder, INDEX)):
+        return _open_safetensors(folder, _shards(os.path.join(folder, INDEX)))
+    if os.path.exists(os.path.join(folder, PICKLED)):
+        raise UserError(
+            path, f'has only {PICKLED}, a pickle', f'download {WHOLE} too, or write it with save_pretrained'
+        )
+    raise UserError(path, f'has no {WHOLE}', 'download the whole folder')
+
+
+def _open_safetensors(folder, files):
+    headers = {file: read_header(os.path.join(folder, file)) for file in files}
+    homes = {key: file for file, header in headers.items() for key in header}
+
+    def read(keys):
+        wanted = {file: [key for key in keys if homes[key] == file] for file in files}
+        return {
+            k: v for file, part in wanted.items() for k, v in read_tensors(os.path.join(folder, file), part).items()
+        }
+
+    return Weights(folder, {key: headers[file][key] for key, file in homes.items()}, read)
+
+
+def _shards(index):
+    weight_map = read_json(index).get('weight_map')
+    if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
+        raise UserError(index, 'lacks the weight_map', 'download it again')
+    files = sorted(set(weight_map.values()))
+    for file in files:
+        if os.path.basename(file) != file or not file.endswith('.safetensors'):
+            raise UserError(index, f'names {file!r}, not a safetensors file beside it', 'download it again')
+        if not os.path.exists(os.path.join(os.path.dirname(index), file)):
+            raise UserError(index, f'names {file}, which is not there', 'download the whole folder')
+    return files
+
+
+def _open_torch(path):
+    if not os.path.isfile(path):
+        raise UserError(path, 'there is no such file', 'check the path')
+    try:
+        import torch
+    except ImportError as error:
+        raise UserError(path, 'PyTorch reads such a file', "pip install 'rvm_jax[torch]'") from error
+    try:
+        found = torch.load(path, map_location='cpu', weights_only=True)  # nothing in the file is run
+    except TORCH_ERRORS as error:
+        reason = str(error).strip().partition('\n')[0]
+        raise UserError(path, f'not a readable file of weights alone ({reason})', 'download it again') from error
+    tensors = state_dict(found, path, is_array=lambda value: isinstance(value, torch.Tensor))
+
+    def read(keys):
+        return {key: tensors[key].detach().float().numpy() for key in keys}
+
+    return Weights(path, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, read)
+
+
+def state_dict(found, path, is_array):
+    """{key: array} in what a .pth holds, out of what training scripts wrap around it; UserError if there is none."""
+    while isinstance(found, dict) and not any(is_array(value) for value in found.values()):
+        wrapper = next((name for name in WRAPPERS if isinstance(found.get(name), dict)), None)
+        if wrapper is None:
+            break
+        found = found[wrapper]
+    if not isinstance(found, dict) or not any(is_array(value) for value in found.values()):
+        raise UserError(path, 'holds no dict of weights', f'it may lie under one of {", ".join(WRAPPERS)}')
+    other = [str(key) for key, value in found.items() if not (isinstance(key, str) and is_array(value))]
+    if other:
+        raise UserError(path, f'{", ".join(other[:4])} are no arrays', 'save the state dict alone')
+    return found
