@@ -6,6 +6,7 @@ _CALLS = {
     'from_pretrained': ('rvm_jax.pretrained', 'load'),
     'save_pretrained': ('rvm_jax.pretrained', 'save_pretrained'),
     'save_official': ('rvm_jax.pretrained', 'save_official'),
+    'load_image_encoder': ('rvm_jax.conversion.image_encoders', 'load_image_encoder'),
 }
 __all__ = list(_CALLS)
 

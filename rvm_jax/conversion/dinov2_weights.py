@@ -72,7 +72,7 @@ def from_original(weights, prefix):
         raise UserError(
             weights.path, f'is {sizes["width"]} wide; heads of {HEAD_DIM} do not fit', 'give a released one'
         )
-    registers = shapes.get('register_tokens', (1, 0, 0))[1]
+    registers = layouts.num_registers(weights, prefix, 'register_tokens')
     gated = 'blocks.0.mlp.w12.weight' in shapes
     bias = 'blocks.0.attn.qkv.bias' in shapes
     return image_architecture.make(

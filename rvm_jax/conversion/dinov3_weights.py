@@ -116,7 +116,7 @@ def from_original(weights, prefix):
         **sizes,
         heads=sizes['width'] // head_dim,
         rope_periods=tuple(float(period) for period in periods),
-        registers=shapes['storage_tokens'][1] if len(shapes.get('storage_tokens', ())) == 3 else 0,
+        registers=layouts.num_registers(weights, prefix, 'storage_tokens'),
         gated=gated,
         activation='silu' if gated else 'erf',
         query_bias=has_qkv_bias,

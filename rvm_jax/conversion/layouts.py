@@ -1,9 +1,11 @@
 """How the weights of an image encoder are named in files, and how they become ours; one Layout each way of naming."""
 
 import dataclasses
+import math
 import re
 
 from rvm_jax.conversion import mapping
+from rvm_jax.conversion.export_folder import LARGEST
 from rvm_jax.errors import UserError
 
 FUSED = {  # one array that holds several, stacked in the rows that are its outputs
@@ -20,7 +22,7 @@ class Layout:
     marks: tuple[str, ...]  # keys by which it is told from the layouts after it: one is enough
     table: tuple[tuple[str, str], ...]  # key -> our name, see `mapping.translate`; 'weight' is put right afterwards
     ignored: dict[str, str]  # pattern of keys that are not wanted -> why
-    prefixes: tuple[str, ...] = ('',)  # before all keys, as the file may hold a model around the encoder
+    prefixes: tuple[str, ...] = ('',)  # before keys, as the file may hold a model around the encoder
 
 
 # Original checkpoints of DINOv2, DINOv3 and MAE share the names of timm's ViT.
@@ -59,7 +61,10 @@ def read_named(weights, layout, prefix, shapes):
     arrays = weights.read(list(ours))
     named = {}
     for key, name in ours.items():
-        named.update(_split(name, arrays.pop(key), shapes))
+        parts = _split(name, arrays.pop(key), shapes)
+        if parts.keys() & named.keys():  # a second array for the same place
+            unknown.append(key)
+        named.update(parts)
     named = {name: _fit(name, array, shapes.get(name)) for name, array in named.items()}
     found = {name: array.shape for name, array in named.items()} | {key: weights.shapes[key] for key in unknown}
     mapping.compare(shapes, found, weights.path)
@@ -72,20 +77,20 @@ def read_one(weights, prefix, key):
 
 
 def stripped(weights, prefix):
-    """{key without the prefix: shape} of the keys that have it."""
-    return {key[len(prefix) :]: shape for key, shape in weights.shapes.items() if key.startswith(prefix)}
+    """{key without the prefix: shape}."""
+    return {key.removeprefix(prefix): shape for key, shape in weights.shapes.items()}
 
 
 def _sort(layout, prefix, keys):
     """({key: our name}, keys that have no place), without those that are ignored."""
-    wanted, outer = {}, []
+    ours, unknown = {}, []
     for key in _not_ignored(layout, prefix, keys):
-        if key.startswith(prefix):
-            wanted[key[len(prefix) :]] = key
+        renamed, _ = mapping.translate({key.removeprefix(prefix): None}, layout.table)
+        if renamed:
+            ours[key] = _named_as_ours(*renamed)
         else:
-            outer.append(key)
-    renamed, unknown = mapping.translate(wanted, layout.table)
-    return {key: _named_as_ours(name) for name, key in renamed.items()}, outer + [wanted[name] for name in unknown]
+            unknown.append(key)
+    return ours, unknown
 
 
 def _not_ignored(layout, prefix, keys):
@@ -123,19 +128,12 @@ def _fit(name, array, shape):
         if array.ndim == 4 and array.shape[1] == 3 and array.shape[2] == array.shape[3]:  # a convolution, OIHW
             array = array.transpose(0, 2, 3, 1).reshape(len(array), -1)
         inputs = len(shape) - 1 if name.endswith('out/kernel') else 1  # axes of the heads are on one side or the other
-        matrix = (_product(shape[:inputs]), _product(shape[inputs:]))
-        return array.T.reshape(shape) if array.T.shape == matrix else array
+        matrix = (math.prod(shape[:inputs]), math.prod(shape[inputs:]))
+        return array.T.reshape(shape) if array.T.shape == matrix else array.T
     if name.endswith('bias'):
-        return array.reshape(shape) if array.shape == (_product(shape),) else array
-    is_row = array.ndim <= 3 and array.size == _product(shape) and array.shape[-1:] == tuple(shape[-1:])
+        return array.reshape(shape) if array.shape == (math.prod(shape),) else array
+    is_row = array.ndim <= 3 and array.size == math.prod(shape) and array.shape[-1:] == tuple(shape[-1:])
     return array.reshape(shape) if is_row else array
-
-
-def _product(sizes):
-    product = 1
-    for size in sizes:
-        product *= size
-    return product
 
 
 def original_sizes(weights, prefix):
@@ -147,9 +145,22 @@ def original_sizes(weights, prefix):
     try:
         width, _, patch_size, _ = shapes['patch_embed.proj.weight']
         hidden = shapes.get('blocks.0.mlp.fc1.weight') or shapes['blocks.0.mlp.w3.weight'][::-1]
-        blocks = {int(match[1]) for key in shapes if (match := re.match(r'blocks\.(\d+)\.', key))}
-        rows = round((shapes['pos_embed'][1] - 1) ** 0.5) if 'pos_embed' in shapes else 0
+        sizes = {'width': width, 'layers': _blocks(shapes), 'mlp': hidden[0], 'patch_size': patch_size}
+        if 'pos_embed' in shapes:
+            sizes['image_size'] = math.isqrt(shapes['pos_embed'][1] - 1) * patch_size
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(weights.path, f'sizes cannot be read: {error} is missing or misshapen', 'check it') from error
-    sizes = {'width': width, 'layers': len(blocks), 'mlp': hidden[0], 'patch_size': patch_size}
-    return sizes | ({'image_size': rows * patch_size} if rows else {})
+    wrong = [f'{name}={size}' for name, size in sizes.items() if not 1 <= size <= LARGEST]
+    if wrong:
+        raise UserError(weights.path, f'its shapes say {", ".join(wrong)}', 'give the file as it was released')
+    return sizes
+
+
+def num_registers(weights, prefix, key):
+    """How many registers (1, R, D) an original checkpoint has under a key, 0 without it."""
+    shape = stripped(weights, prefix).get(key, ())
+    return shape[1] if len(shape) == 3 else 0
+
+
+def _blocks(shapes):
+    return len({match[1] for key in shapes if (match := re.match(r'blocks\.(\d+)\.', key))})

@@ -9,6 +9,7 @@ from rvm_jax.models.encoders import image_architecture
 LICENSE = ('CC-BY-NC 4.0', 'no commercial use')
 DEFAULTS = {'vit_mae': {}}
 HEADS = {768: 12, 1024: 16, 1280: 16}  # width -> heads: an original checkpoint does not state them
+EPSILON = 1e-6  # it was trained with; Hugging Face writes 1e-12, which only tiny activations can tell
 HUGGING_FACE = layouts.Layout(
     'mae',
     marks=('encoder.layer.0.layernorm_before.weight', 'encoder.layer.0.intermediate.dense.weight'),
@@ -43,8 +44,9 @@ ORIGINAL = layouts.Layout(
 def from_config(model_type, config):
     """The ImageArchitecture that a config.json states."""
     bias = config.boolean('qkv_bias')
-    biases = {'query_bias': bias, 'key_bias': bias, 'value_bias': bias}
-    return image_architecture.make('mae', **config.sizes() | config.image_size() | biases)
+    differences = {'query_bias': bias, 'key_bias': bias, 'value_bias': bias}
+    differences['epsilon'] = max(config.number('layer_norm_eps', 0, 0.1), EPSILON)
+    return image_architecture.make('mae', **config.sizes() | config.image_size() | differences)
 
 
 def from_original(weights, prefix):
@@ -53,9 +55,9 @@ def from_original(weights, prefix):
     Raises UserError for other ViTs under the same names: only MAE's fixed position of the CLS token is zero.
     """
     sizes = layouts.original_sizes(weights, prefix)
-    if 'pos_embed' not in layouts.stripped(weights, prefix) or sizes['width'] not in HEADS:
+    if 'image_size' not in sizes or sizes['width'] not in HEADS:
         raise UserError(weights.path, f'is no MAE: it is {sizes["width"]} wide', 'give a released one')
-    if np.any(layouts.read_one(weights, prefix, 'pos_embed')[0, 0]):
+    if np.any(layouts.read_one(weights, prefix, 'pos_embed').reshape(-1, sizes['width'])[0]):
         raise UserError(
             weights.path, 'is a ViT, but not of MAE: its position of CLS is not zero', 'give a released one'
         )

@@ -55,3 +55,23 @@ def test_resizing_as_torch_is_cubic_without_antialias_and_with_repeated_borders(
 
 def test_the_decoder_table_is_made_for_its_grid_not_resized():
     assert positions.sincos_table(14 * 14, 512)[14, 0] == pytest.approx(0.990607, abs=1e-6)
+
+
+def test_rope_angles_of_rows_come_before_those_of_columns():
+    angles = positions.rope_angles((2, 3), positions.rope_periods(8, 100.0)).reshape(2, 3, 8)
+    assert (angles[:, :, :2] == angles[:, :1, :2]).all() and (angles[0, :, :2] != angles[1, :, :2]).all()
+    assert (angles[:, :, 2:4] == angles[:1, :, 2:4]).all() and (angles[:, 0, 2:4] != angles[:, 2, 2:4]).all()
+    assert (angles[:, :, 4:] == angles[:, :, :4]).all()
+    np.testing.assert_allclose(angles[1, 2, :4], [np.pi, np.pi / 10, 4 / 3 * np.pi, 4 / 30 * np.pi])
+
+
+def test_resize_weights_sum_to_one_and_keep_a_grid_of_the_same_size():
+    for method in ('jax', 'torch', 'linear'):
+        np.testing.assert_allclose(positions.resize_weights(5, 8, method).sum(1), 1)
+        np.testing.assert_allclose(positions.resize_weights(5, 5, method), np.eye(5), atol=1e-12)
+    assert np.abs(positions.resize_weights(5, 5, 'torch', 0.1) - np.eye(5)).max() > 1e-3
+
+
+def test_linear_weights_are_widened_only_when_shrinking():
+    np.testing.assert_allclose(positions.resize_weights(2, 4, 'linear')[1], [0.75, 0.25])
+    np.testing.assert_allclose(positions.resize_weights(4, 2, 'linear')[0], [3 / 7, 3 / 7, 1 / 7, 0])
