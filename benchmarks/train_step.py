@@ -141,7 +141,7 @@ def lower_step(arch, execution, objective, batch_size):
     config = configs.default()
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     optimize = optimizer.make_optimizer(config.optim, config.steps)
-    graphdef, abstract_state, create = state.make_state(arch, execution, optimize, config.seed, mesh)
+    graphdef, abstract_state, _, create = state.make_state(arch, execution, optimize, config.seed, mesh)
     train_state, batch = create(), sharding.place_batch(mesh, random_batch(batch_size))
     train_step = step.make_train_step(graphdef, optimize, objective, abstract_state)
     return train_step.lower(train_state, batch), train_state, batch
@@ -164,7 +164,7 @@ def released_loss(model, batch, visible_BFV):
     num_patches = grid[0] * grid[1]
     target_BFHWC = to_unit_range(target_BFHWC)
     features_BTMD, _ = model.encode(source_BTHWC)
-    tokens_BFMD = targets.shared_encoder_tokens(model.encoder, target_BFHWC, visible_BFV)
+    tokens_BFMD = targets.fold_frames(model.encoder.encode_visible, target_BFHWC, visible_BFV)
     patches_BFNP = model.decoder(
         *(rearrange(x, 'b f ... -> (b f) 1 ...') for x in (model.decoder.embed(tokens_BFMD), visible_BFV, deltas_BF)),
         repeat(model.decoder.embed(flatten_time(features_BTMD)), 'b k e -> (b f) k e', f=num_target),

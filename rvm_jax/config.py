@@ -17,8 +17,12 @@ from rvm_jax.errors import ConfigErrors, UserError
 SIZES = ('tiny', 's', 'b', 'l', 'h')
 CHOICES = {
     'model.size': SIZES,
-    'model.encoder': ('vit',),
-    'model.core': ('rvmrnn',),
+    'model.encoder': ('vit', 'rvm', 'dinov3', 'dinov2', 'siglip2', 'mae', 'clip'),
+    'model.core': ('rvmrnn', 'mamba', 'mambamix', 'gmmix', 'self_attention'),
+    'model.taps': ('4_regular', '3_regular', '4_regular_and_conv', '3_regular_and_conv', 'with_layer_0', 'last'),
+    'model.adapter_norm': ('bn', 'ln'),
+    'model.aggregator': ('mean', 'xattn'),
+    'model.target': ('auto', 'shared', 'light_target', 'frozen_visible', 'mask_token'),
     'model.precision': ('float32', 'official_mixed', 'bf16'),
     'model.softmax_dtype': ('float32', 'input'),
     'model.attention': ('auto', 'xla', 'by_head', 'cudnn', 'pallas'),
@@ -33,6 +37,8 @@ CHOICES = {
     'mesh.sharded': ('params', 'optimizer'),
 }
 
+MASK_TOKEN = ('dinov3', 'dinov2')  # encoders whose training put a token in place of masked patches
+
 POSITIVE = (
     'steps', 'batch_size', 'data.num_source', 'data.num_target', 'data.fps', 'data.image_size', 'data.clip_frames',
     'data.min_gap', 'data.decode_timeout', 'optim.eps', 'optim.max_nonfinite', 'checkpoint.every', 'checkpoint.keep',
@@ -40,11 +46,14 @@ POSITIVE = (
     'hosts.start_timeout', 'hosts.heartbeat', 'hosts.step_timeout', 'profile.first',
 )  # fmt: skip
 NOT_NEGATIVE = (
-    'seed', 'model.core_mlp', 'data.num_workers', 'optim.peak_lr', 'optim.end_lr', 'optim.weight_decay',
-    'optim.clip_norm', 'checkpoint.keep_every', 'log.images_every', 'profile.steps',
+    'seed', 'model.core_layers', 'model.core_mlp', 'objective.feature_weight', 'data.num_workers', 'optim.peak_lr',
+    'optim.end_lr', 'optim.weight_decay', 'optim.clip_norm', 'checkpoint.keep_every', 'log.images_every',
+    'profile.steps',
 )  # fmt: skip
-FRACTIONS = ('model.mask_ratio', 'data.flip', 'data.max_failures', 'optim.warmup', 'optim.b1', 'optim.b2')
-BELOW_ONE = ('model.mask_ratio', 'optim.b1', 'optim.b2')
+FRACTIONS = (
+    'model.mask_ratio', 'model.core_dropout', 'data.flip', 'data.max_failures', 'optim.warmup', 'optim.b1', 'optim.b2',
+)  # fmt: skip
+BELOW_ONE = ('model.mask_ratio', 'model.core_dropout', 'optim.b1', 'optim.b2')
 
 
 def default():
@@ -57,9 +66,20 @@ def default():
 
     m = c.model = ml_collections.ConfigDict()
     m.size = 's'  # tiny, s, b, l, h: widths and depths, see models/build.py
-    m.encoder = 'vit'  # vit: trained, shared by source and target frames
-    m.encoder_path = ''  # where the weights of an imported image encoder are
-    m.core = 'rvmrnn'
+    m.encoder = 'vit'  # vit: trained, shared by source and target frames; dinov3, dinov2, siglip2, mae, clip: imported
+    # and frozen; rvm: the ViT of another RVM, frozen
+    m.encoder_path = ''  # where its weights are: Hugging Face folder or .pth; for rvm any model path
+    m.taps = '4_regular'  # frozen encoders: which depths are used, see models/adapters.py; last: no adapters
+    m.adapter_norm = 'bn'  # bn: over all tokens of a step; ln: each token by itself
+    m.aggregator = 'mean'  # of depths: mean, or xattn (the last one attends to all)
+    m.target = (
+        'auto'  # how target frames reach the decoder: shared (vit), light_target (frozen: a small ViT of its own),
+    )
+    # frozen_visible (the frozen encoder on visible patches), mask_token (on all, its own mask token at hidden ones)
+    m.core = 'rvmrnn'  # rvmrnn, mamba, mambamix, gmmix, self_attention: see models/cores
+    m.core_layers = 0  # 0: the preset's
+    m.core_dropout = 0.1  # dropout and stochastic depth in the Mamba cores
+    m.output_norm = False  # rvmrnn: another norm on its features, as in the public PyTorch code for probes
     m.mask_ratio = 0.95  # hidden fraction of each target frame
     m.shared_mask = False  # one mask for the whole batch, as the released demo draws it
     m.precision = 'bf16'  # float32, official_mixed (as released), bf16
@@ -78,6 +98,7 @@ def default():
     o = c.objective = ml_collections.ConfigDict()
     o.region = 'all'  # pixels that count: all (paper) or masked
     o.patch_norm = False  # targets normalized patch by patch, as in MAE
+    o.feature_weight = 0.0  # frozen encoders: weight of predicting the encoder's own features of the target
 
     d = c.data = ml_collections.ConfigDict()
     d.path = ''  # folder, glob, or text file with a list of videos; folder of shards; TFDS name or folder
@@ -310,8 +331,7 @@ def check(config):
         expect(flat[key] < 1, key, 'must be below 1', 'give less than 1')
     expect(flat['model.softmax_dtype'] == 'float32' or flat['model.precision'] == 'official_mixed',
            'model.softmax_dtype', 'is a switch of official_mixed', 'leave it at float32')  # fmt: skip
-    expect(not flat['model.encoder_path'] or flat['model.encoder'] != 'vit', 'model.encoder_path',
-           'is for an imported encoder, and config.model.encoder is vit', 'leave it empty')  # fmt: skip
+    errors += _check_encoder(flat)
     for key in ('mesh.data', 'mesh.fsdp'):
         expect(flat[key] == -1 or flat[key] > 0, key, 'is a number of devices', 'give -1 (what is left), or 1 or more')
     expect((flat['mesh.data'], flat['mesh.fsdp']) != (-1, -1), 'mesh.data', 'and mesh.fsdp are both -1', 'fix one')
@@ -330,4 +350,24 @@ def check(config):
            f'give {last + 1} or more, or lower max_gap')  # fmt: skip
     expect(not flat['model.delta_embedding'] or flat['data.clip_frames'] <= 64, 'data.clip_frames',
            'the delta embedding counts to 63', 'give at most 64, or turn model.delta_embedding off')  # fmt: skip
+    return errors
+
+
+def _check_encoder(flat):
+    """Contradictions between a frozen encoder and what goes with it."""
+    encoder, target, errors = flat['model.encoder'], flat['model.target'], []
+
+    def expect(is_right, key, reason, fix):
+        if not is_right:
+            errors.append(UserError(f'config.{key}={flat[key]}', reason, fix))
+
+    if encoder == 'vit':
+        for_frozen = 'is for a frozen encoder, and config.model.encoder is vit'
+        expect(not flat['model.encoder_path'], 'model.encoder_path', for_frozen, 'leave it empty')
+        expect(target in ('auto', 'shared', 'light_target'), 'model.target', for_frozen, 'take auto')
+        expect(not flat['objective.feature_weight'], 'objective.feature_weight', for_frozen, 'leave it at 0')
+    else:
+        expect(target != 'shared', 'model.target', f'{encoder} is frozen', 'take auto, which is light_target')
+        expect(target != 'mask_token' or encoder in MASK_TOKEN, 'model.target', f'{encoder} has no mask token',
+               f'take light_target, or one of {", ".join(MASK_TOKEN)}')  # fmt: skip
     return errors

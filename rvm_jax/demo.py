@@ -65,20 +65,18 @@ def render(folder, count, *, seed, fps):
 
 def evaluate(model, recipe):
     """Held-out losses of the exported model, beside the trivial predictors, and a reconstruction panel."""
-    import functools
-
     import jax
     from flax import nnx
 
     from rvm_jax.data.opening import open_held_out
-    from rvm_jax.objectives.pixel_loss import compared_losses
     from rvm_jax.training import evaluation, sharding
+    from rvm_jax.training.programs import comparison
     from rvm_jax.training.step import make_eval_step
 
     graphdef, params = nnx.split(model)
     mesh = sharding.make_mesh(recipe.mesh)
     params = jax.device_put(nnx.to_pure_dict(params), sharding.state_shardings(mesh, nnx.to_pure_dict(params)))
-    eval_step = make_eval_step(graphdef, functools.partial(compared_losses, **recipe.objective), params)
+    eval_step = make_eval_step(graphdef, comparison(recipe.objective), params)
     held_out = open_held_out(recipe.data)
     losses, batch, out = evaluation.held_out_losses(recipe, mesh, eval_step, params, held_out)
     return losses, evaluation.picture(batch, out, model.patch_size)

@@ -1,9 +1,10 @@
-"""Say what a recipe, workdir, export folder, released RVM .npz, folder of shards or video is.
+"""Say what a recipe, workdir, export folder, released RVM .npz, image encoder, folder of shards or video is.
 
 Examples:
     rvm info configs/rvm_s.py
     rvm info configs/rvm_s.py --config.data.num_source=1
     rvm info runs/s
+    rvm info dinov2-base         # a Hugging Face folder
     rvm info cat.mp4
     rvm info shards              # reads every shard and compares checksums; draws shards/contact_sheet.png
     rvm info shards --quick      # sizes and numbers of records only
@@ -17,7 +18,9 @@ from rvm_jax import storage
 from rvm_jax.errors import DataError, UserError
 
 # Fields of an architecture that do not make it another model than a preset.
-CIRCUMSTANCES = ('mask_ratio', 'shared_mask', 'image_size', 'delta_from')
+CIRCUMSTANCES = ('mask_ratio', 'shared_mask', 'image_size', 'delta_from', 'num_source', 'core_dropout')
+CHOICES = ('encoder', 'image_encoder', 'taps', 'adapter_norm', 'aggregator', 'core', 'target', 'feature_head')
+OF_ENCODER = ('patch_size', 'encoder_layers', 'encoder_heads', 'encoder_head_dim', 'encoder_mlp')
 
 PICTURED = 36  # frames in the contact sheet of shards
 
@@ -25,7 +28,7 @@ PICTURED = 36  # frames in the contact sheet of shards
 def add_arguments(parser):
     """Flags of `rvm info`."""
     parser.add_argument('config', metavar='PATH', help='recipe, workdir, export folder, released RVM .npz, '
-                        'folder of shards, or video')  # fmt: skip
+                        'image encoder (Hugging Face folder or .pth), folder of shards, or video')  # fmt: skip
     parser.add_argument('--quick', action='store_true', help='shards: do not read them whole')
     parser.add_argument('--picture', help='shards: where the contact sheet goes (default: contact_sheet.png in the '
                         'folder)')  # fmt: skip
@@ -41,7 +44,7 @@ def run(args):
         return print(describe_recipe(path, overrides))
     if overrides:
         raise UserError(f'--config.{overrides[0]}', f'{path} is no recipe', 'leave it out')
-    if os.path.isfile(path) and not path.endswith('.npz'):
+    if os.path.isfile(path) and not path.endswith(('.npz', '.pth')):
         return print(table(video_rows(path)))
     from rvm_jax.data import shards
 
@@ -64,12 +67,12 @@ def table(rows, width=0):
 def describe_recipe(path, overrides):
     """What a recipe builds and costs, then every key with its value."""
     from rvm_jax import config as configs
-    from rvm_jax.models import build
+    from rvm_jax.conversion import frozen
     from rvm_jax.training import cost
 
     config = configs.load(path, overrides)
     data = config.data
-    arch = build.architecture(config.model, data)
+    arch = frozen.architecture(config)
     sizes = {'num_source': data.num_source, 'num_target': data.num_target, 'image_size': data.image_size}
     rows = [
         ('recipe', path),
@@ -96,33 +99,95 @@ def key_listing(config):
 
 
 def architecture_rows(arch):
-    """Parameters, parts, and which preset it is."""
-    from rvm_jax.training.cost import num_parameters
+    """Parameters, which preset it is, and its parts."""
+    from rvm_jax.training import cost
 
-    with_decoder, without = num_parameters(arch), num_parameters(dataclasses.replace(arch, decoder_width=0))
+    with_decoder, without = (
+        cost.num_parameters(one) for one in (arch, dataclasses.replace(arch, decoder_width=0, feature_head=False))
+    )
     decoder = f'width {arch.decoder_width}, {arch.decoder_layers} layers, {arch.decoder_heads} heads'
+    counts = f'{with_decoder:,} with decoder, {without:,} without' if arch.decoder_width else f'{without:,}, no decoder'
     return [
-        ('parameters', f'{with_decoder:,} with decoder, {without:,} without' if arch.decoder_width else
-                       f'{without:,}, no decoder'),
+        ('parameters', counts),
         ('size', preset(arch)),
-        ('encoder', f'{arch.encoder}, patch {arch.patch_size}, width {arch.width}, {arch.encoder_layers} layers, '
-                    f'{arch.encoder_heads} heads'),
-        ('core', f'{arch.core}, {arch.core_layers} layers, {arch.core_heads} heads, MLP {arch.core_mlp}'),
+        *part_rows(arch),
         ('decoder', decoder if arch.decoder_width else 'none'),
-    ]  # fmt: skip
+    ]
+
+
+def part_rows(arch):
+    """The encoder, how its tokens are used, the core, and how target frames reach the decoder."""
+    from rvm_jax.models import adapters
+    from rvm_jax.training import cost
+
+    counts, image = cost.parameter_counts(arch), arch.image_encoder
+    rows = []
+    if arch.is_frozen:
+        rows.append(('frozen', f'{counts["frozen"]:,} parameters, of the encoder; {counts["trained"]:,} are trained'))
+    rows.append(('encoder', f'{arch.encoder}, patch {arch.patch_size}, width {arch.width}, {arch.encoder_layers} '
+                            f'layers, {arch.encoder_heads} heads' + (f', {_image_facts(image)}' if image else '')
+                            + (', frozen' if arch.is_frozen else '')))  # fmt: skip
+    if arch.is_frozen and arch.core != 'identity':
+        blocks = ', '.join(map(str, adapters.tapped_blocks(arch.taps, arch.encoder_layers)))
+        has_adapters = arch.taps != adapters.LAST
+        how = f', adapters with {arch.adapter_norm}, {arch.aggregator}' if has_adapters else ', no adapters'
+        rows.append(('taps', f'{arch.taps}: after blocks {blocks} from 0{how}'))
+    rows.append(('core', _core_facts(arch)))
+    if arch.decoder_width and arch.target != 'shared':
+        rows.append(('target', _target_facts(arch)))
+    return rows
+
+
+def _image_facts(image):
+    prefix = ['CLS'] * image.cls + [f'{image.registers} registers'] * bool(image.registers)
+    return f'{"gated " * image.gated}MLP {image.mlp}, {" and ".join(prefix) or "no CLS"}'
+
+
+def _core_facts(arch):
+    from rvm_jax.training import cost
+    from rvm_jax.training.blocks import blocks
+
+    if arch.core == 'identity':
+        return 'none: the tokens of the encoder are the features'
+    count = cost.count(cost.parameters(arch)['core'])
+    part = blocks(arch, num_source=1, num_target=1, image_size=arch.image_size)['core']
+    facts = [f'{arch.core}, {arch.core_layers} layers']
+    facts += [f'{arch.core_heads} heads'] * bool(part.attentions) + [f'MLP {part.mlp}'] * bool(part.mlp)
+    if part.recurrence:
+        facts.append(f'{part.recurrence.state} x {part.recurrence.channels} numbers of state a token and layer')
+    return f'{", ".join(facts)}; {count:,} parameters'
+
+
+def _target_facts(arch):
+    return {
+        'light_target': f'light_target: a ViT of {arch.target_layers} layers, {arch.target_heads} heads, MLP '
+                        f'{arch.target_mlp}, which trains',
+        'frozen_visible': 'frozen_visible: the encoder on visible patches',
+        'mask_token': 'mask_token: the encoder on all patches, its mask token at hidden ones',
+    }[arch.target] + (', and features of the encoder are predicted' if arch.feature_head else '')  # fmt: skip
 
 
 def preset(arch):
-    """The preset that an architecture is, or the nearest one with what differs."""
+    """The preset that an architecture is, or the nearest one with what differs; which encoder, core and target path
+    it has is another matter. Of an image encoder by itself: the released size.
+    """
     from rvm_jax.models import build
+    from rvm_jax.models.encoders.image_architecture import STANDARD
+
+    if arch.core == 'identity':
+        released = [size for (_, size), image in STANDARD.items() if image == arch.image_encoder]
+        return released[0] if released else 'none of the presets'
+    ignored = CIRCUMSTANCES + CHOICES + (OF_ENCODER if arch.is_frozen else ())
+    has_mlp = arch.core in ('rvmrnn', 'self_attention')
 
     def differences(size):
-        expected = dataclasses.asdict(build.SIZES[size])
+        expected = dataclasses.asdict(_with_core(size, arch.core))
         return {
             name: f'{name} {value}, not {expected[name]}'
             for name, value in dataclasses.asdict(arch).items()
-            if value != expected[name] and name not in CIRCUMSTANCES
-            and (arch.decoder_width or not name.startswith('decoder_'))
+            if value != expected[name] and name not in ignored
+            and (arch.decoder_width or not name.startswith(('decoder_', 'target_')))
+            and (has_mlp or name != 'core_mlp')
         }  # fmt: skip
 
     near = min(build.SIZES, key=lambda size: len(differences(size)))
@@ -132,17 +197,31 @@ def preset(arch):
     return near + (f' but {"; ".join(found.values())}' if found else '')
 
 
+def _with_core(size, core):
+    """A preset with the layers and heads that this core has there."""
+    from rvm_jax.models import build
+
+    sizes = build.SIZES[size]
+    layers, heads = build.CORE_SIZES.get(core, {}).get(size, (sizes.core_layers, sizes.core_heads))
+    return dataclasses.replace(sizes, core_layers=layers, core_heads=heads, core_head_dim=sizes.width // heads)
+
+
 def model_rows(path, kind):
-    """An export folder or a released file."""
+    """An export folder, a released file or an image encoder."""
     from rvm_jax import pretrained
 
     arch = pretrained.read_architecture(path)
-    weights = os.path.join(path, pretrained.WEIGHTS) if kind == 'export' else path
-    what = 'export folder' if kind == 'export' else 'released RVM file'
+    what = {'export': 'export folder', 'official': 'released RVM file', 'image': 'image encoder'}[kind]
+    files = [path]
+    if os.path.isdir(path):
+        files = [os.path.join(path, name) for name in os.listdir(path) if name.endswith(('.safetensors', '.bin'))]
+    size = sum(map(os.path.getsize, files))
     rows = [(what, path), *architecture_rows(arch)]
-    rows.append(('weights', f'float32, {os.path.getsize(weights):,} bytes'))
+    rows.append(('weights', f'{size:,} bytes' if kind == 'image' else f'float32, {size:,} bytes'))
     if kind == 'export':
         rows.append(('trained at', f'{arch.image_size} x {arch.image_size} pixels, {arch.mask_ratio:.0%} masked'))
+    if kind == 'image':
+        rows.append(('trained at', f'{arch.image_size} x {arch.image_size} pixels'))
     return rows
 
 
@@ -161,7 +240,7 @@ def workdir_rows(path):
     state = 'finished' if done >= config.steps else 'not finished; the same train command goes on'
     rows = [
         ('workdir', f'{path} ({state})'),
-        *architecture_rows(pretrained.read_architecture(path))[:2],
+        *architecture_rows(pretrained.read_architecture(path)),
         *((what.lower(), text) for what, text in run_facts(path, run, config, done).items()),
         ('checkpoints', ', '.join(map(str, steps)) or 'none'),
     ]

@@ -87,12 +87,12 @@ def _check_slice(config, topology):
 
 def as_lines(path, forecast, utilization):
     """One forecast."""
-    from rvm_jax.info import table
-    from rvm_jax.models import build
+    from rvm_jax.conversion import frozen
+    from rvm_jax.info import part_rows, table
     from rvm_jax.training import chips, cost, estimate
 
     config = forecast.config
-    arch = build.architecture(config.model, config.data)
+    arch = frozen.architecture(config)
     flops = estimate.flops_by_part(config)
     data, fsdp = estimate.mesh_sizes(config, forecast.devices, chips.slices(forecast.chip, forecast.devices))
     on = forecast.place if forecast.compile_seconds is None else (
@@ -100,6 +100,7 @@ def as_lines(path, forecast, utilization):
     rows = [
         ('recipe', f'{path}: {cost.num_parameters(arch):,} parameters, {config.steps:,} steps of '
                    f'{config.batch_size:,} clips'),
+        *part_rows(arch),
         ('on', f'{on}: mesh data {data} x fsdp {fsdp}, {config.batch_size // forecast.devices} clips a device'),
         ('training', f'{_number(sum(flops.values()) / 1e9)} GFLOP a clip: ' + ', '.join(
             f'{part} {_number(value / 1e9)}' for part, value in flops.items())),

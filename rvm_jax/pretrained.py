@@ -7,21 +7,20 @@ import os
 import shutil
 import tempfile
 
-from flax import nnx
-
 from rvm_jax import storage
-from rvm_jax.config import CHOICES
-from rvm_jax.conversion import mapping, official_rvm
-from rvm_jax.conversion.safetensors import read_safetensors, safetensors_bytes
+from rvm_jax.conversion import frozen, image_encoders, mapping, official_rvm
+from rvm_jax.conversion.export_folder import CONFIG, WEIGHTS, architecture_from, read_export, read_export_architecture
+from rvm_jax.conversion.export_folder import read_json as _read_json
+from rvm_jax.conversion.safetensors import safetensors_bytes
 from rvm_jax.errors import UserError
 from rvm_jax.models import build, layers
 
-CONFIG, WEIGHTS, CARD, PREPROCESSOR = 'config.json', 'model.safetensors', 'README.md', 'preprocessor_config.json'
-LARGEST = 65_536  # of any size in an architecture; a config.json beyond it is damaged or hostile
+CARD, PREPROCESSOR = 'README.md', 'preprocessor_config.json'
 
 
 def load(path, *, step=None, precision='float32'):
-    """The model at any model path: export folder, workdir (its newest step, or `step`), or released RVM .npz.
+    """The model at any model path: export folder, workdir (its newest step, or `step`), released RVM .npz, or a
+    supported image encoder (Hugging Face folder, or .pth), whose tokens are then the features.
 
     precision: 'float32', 'official_mixed' or 'bf16', what it computes in. Raises UserError if there is no model, or
     if an array is missing, left over or of another shape.
@@ -33,14 +32,17 @@ def load(path, *, step=None, precision='float32'):
         raise UserError(
             f'precision={precision!r}', 'there is no such choice', f'take one of {", ".join(layers.PRECISIONS)}'
         )
-    arch, arrays = {'official': _read_official, 'export': _read_export, 'workdir': _read_workdir}[kind](path, step)
+    readers = {'official': _read_official, 'export': _read_export, 'workdir': _read_workdir, 'image': _read_image}
+    arch, arrays = readers[kind](path, step)
     model = build.abstract(arch, layers.Execution(layers.PRECISIONS[precision]))
     return mapping.from_named(model, arrays, path)
 
 
 def model_kind(path):
-    """'official', 'export' or 'workdir'; raises UserError for anything else, saying what was found."""
+    """'official', 'export', 'workdir' or 'image'; raises UserError for anything else, saying what was found."""
     path = os.fspath(path)
+    if image_encoders.is_image_encoder(path):
+        return 'image'
     if os.path.isfile(path) and path.endswith('.npz'):
         return 'official'
     names = storage.names(path)
@@ -49,7 +51,8 @@ def model_kind(path):
     if CONFIG in names and 'checkpoints' in names:
         return 'workdir'
     found = 'there is nothing' if not storage.exists(path) else f'it holds {", ".join(sorted(names)[:5]) or "no model"}'
-    raise UserError(path, f'not a model: {found}', 'name an export folder, a workdir, or a released RVM .npz')
+    fix = 'name an export folder, a workdir, a released RVM .npz, or an image encoder'
+    raise UserError(path, f'not a model: {found}', fix)
 
 
 def read_architecture(path):
@@ -58,7 +61,9 @@ def read_architecture(path):
     if kind == 'official':
         return official_rvm.read_official(path)[0]
     if kind == 'export':
-        return _read_export_architecture(path)
+        return read_export_architecture(path)
+    if kind == 'image':
+        return build.image_only(image_encoders.read_architecture(path))
     return _run_architecture(path)
 
 
@@ -110,54 +115,41 @@ def _read_official(path, _):
 
 
 def _read_export(path, _):
-    return _read_export_architecture(path), read_safetensors(os.path.join(path, WEIGHTS))
+    return read_export(path)
 
 
-def _read_export_architecture(path):
-    return _architecture(_read_json(os.path.join(path, CONFIG)).get('architecture'), path)
+def _read_image(path, _):
+    image = image_encoders.read_architecture(path)
+    return build.image_only(image), {
+        f'encoder/{name}': array for name, array in image_encoders.read_weights(path, image).items()
+    }
 
 
 def _run_architecture(path):
+    run, origin = read_run(path), os.path.join(path, CONFIG)
+    if 'architecture' in run:
+        return architecture_from(run['architecture'], origin)
+    return frozen.architecture(config_of(run, origin))
+
+
+def config_of(run, origin):
+    """The ConfigDict of a workdir's config.json."""
     from rvm_jax import config
 
-    recipe = config.from_dict(read_run(path).get('config'), os.path.join(path, CONFIG))
-    return build.architecture(recipe.model, recipe.data)
+    return config.from_dict(run.get('config'), origin)
 
 
 def _read_workdir(path, step):
     from rvm_jax.training.checkpoint import read_step
 
     arch = _run_architecture(path)
-    _, params = read_step(path, step)
-    graphdef, _ = nnx.split(build.abstract(arch))
-    return arch, mapping.to_named(nnx.merge(graphdef, params))
-
-
-def _architecture(values, path):
-    """An Architecture from a config.json, every value checked for its type and size."""
-    fields = {field.name: field.type for field in dataclasses.fields(build.Architecture)}
-    if not isinstance(values, dict) or set(values) != set(fields):
-        wrong = sorted(set(values) ^ set(fields)) if isinstance(values, dict) else ['architecture']
-        raise UserError(path, f'its {CONFIG} lacks or adds {", ".join(wrong[:8])}', 'was it written by rvm_jax?')
-    for name, value in values.items():
-        fits = type(value) is fields[name] and (not isinstance(value, str) or value in _choices(name))
-        if not fits or not (isinstance(value, str) or 0 <= value <= LARGEST):
-            raise UserError(path, f'its {CONFIG} has {name}={value!r}', 'was it written by rvm_jax?')
-    return build.Architecture(**values)
-
-
-def _choices(name):
-    return CHOICES.get(f'model.{name}') or CHOICES[f'data.{name}']
-
-
-def _read_json(path):
-    try:
-        values = storage.read_json(path)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(path, f'cannot be read ({error})', 'copy the folder again') from error
-    if not isinstance(values, dict):
-        raise UserError(path, 'is not a JSON object', 'copy the folder again')
-    return values
+    step, arrays, position = read_step(path, step)
+    encoder, fingerprint = frozen.read_weights(config_of(read_run(path), os.path.join(path, CONFIG)), arch)
+    if position.get('encoder', '') != fingerprint:
+        raise UserError(
+            path, f'was trained on another encoder than its {CONFIG} names now', 'correct model.encoder_path there'
+        )
+    return arch, mapping.tree_named(arrays) | encoder
 
 
 def _write_folder(folder, contents):

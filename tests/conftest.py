@@ -77,7 +77,7 @@ def make_workdir():
         from rvm_jax.training.run_lock import run_lock
 
         config = configs.load('configs/tiny.py', ['data.path=/private/clips/', 'steps=20'])
-        model = build.abstract(build.architecture(config.model, config.data))
+        model = build.abstract(build.architecture(config))
         shapes = mapping.named_shapes(model)
         with run_lock(folder), Checkpoints(folder) as checkpoints:
             for step in steps:

@@ -35,7 +35,7 @@ def test_every_recipe_builds(path):
     from rvm_jax.training.optimizer import make_optimizer
 
     config = configs.load(path)
-    model = build.abstract(build.architecture(config.model, config.data), build.execution(config.model))
+    model = build.abstract(build.architecture(config), build.execution(config.model))
     assert {name.split('/')[0] for name in mapping.named_shapes(model)} == {'encoder', 'core', 'decoder'}
     make_optimizer(config.optim, config.steps)
 

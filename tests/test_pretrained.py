@@ -136,7 +136,7 @@ def test_a_released_file_that_cannot_be_written_leaves_the_older_one(model, tmp_
         ('3', 'is not a JSON object'),
         ('{}', r'its config.json lacks or adds architecture'),
         ('{"architecture": [1]}', 'lacks or adds architecture'),
-        ('{"architecture": {"width": 3}}', 'lacks or adds block_order'),
+        ('{"architecture": {"width": 3}}', 'lacks or adds adapter_norm'),
     ],
 )
 def test_a_damaged_config_is_explained(folder, text, reason):

@@ -17,8 +17,13 @@ SHOWN = 6  # names of each kind that an error lists
 
 def to_named(model):
     """All parameters of a model as {name: numpy array}, one entry for each layer of a stack."""
+    return tree_named(nnx.state(model))
+
+
+def tree_named(params):
+    """{name: numpy array} of a tree of parameters, see `to_named`."""
     named = {}
-    for name, array in _flat(nnx.state(model)).items():
+    for name, array in _flat(params).items():
         array = np.asarray(array)
         if STACK in name:
             named.update({name.replace(STACK, f'/{i}/'): layer for i, layer in enumerate(array)})
@@ -50,14 +55,19 @@ def from_named(model, named, origin):
     """
     compare(named_shapes(model), {name: array.shape for name, array in named.items()}, origin)
     graphdef, params = nnx.split(model)
+    return nnx.merge(graphdef, jax.tree.map(jax.numpy.asarray, fill(params, named)))
 
-    def fill(path, leaf):
+
+def fill(params, named):
+    """A tree of parameters, or of their shapes, with named arrays in place; the layers of a stack together."""
+
+    def leaf(path, old):
         name = path_name(path)
         if STACK not in name:
-            return jax.numpy.asarray(named[name])
-        return jax.numpy.asarray(np.stack([named[name.replace(STACK, f'/{i}/')] for i in range(leaf.shape[0])]))
+            return named[name]
+        return np.stack([named[name.replace(STACK, f'/{i}/')] for i in range(old.shape[0])])
 
-    return nnx.merge(graphdef, jax.tree_util.tree_map_with_path(fill, params))
+    return jax.tree_util.tree_map_with_path(leaf, params)
 
 
 def compare(expected, found, origin):

@@ -16,7 +16,7 @@ WHOLE, INDEX, PICKLED = 'model.safetensors', 'model.safetensors.index.json', 'py
 WRAPPERS = ('model', 'teacher', 'state_dict')  # keys under which training scripts put the weights
 # What torch.load makes of a file that is damaged, or no file of PyTorch.
 TORCH_ERRORS = (
-    pickle.UnpicklingError, RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError,
+    RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, TypeError,
     AttributeError, AssertionError, UnicodeDecodeError, struct.error, zipfile.BadZipFile, MemoryError,
 )  # fmt: skip
 
@@ -89,15 +89,28 @@ def _open_torch(path):
         raise UserError(path, 'PyTorch reads such a file', "pip install 'rvm_jax[torch]'") from error
     try:
         found = torch.load(path, map_location='cpu', weights_only=True)  # nothing in the file is run
+    except pickle.UnpicklingError as error:  # its text tells how to run what is in the file: better not
+        raise UserError(
+            path, 'damaged, or holds more than weights', 'download it from where it was released'
+        ) from error
     except TORCH_ERRORS as error:
-        reason = str(error).strip().partition('\n')[0]
-        raise UserError(path, f'not a readable file of weights alone ({reason})', 'download it again') from error
+        reason = str(error).partition('\n')[0] or type(error).__name__
+        raise UserError(path, f'not a readable file of PyTorch ({reason})', 'download it again') from error
     tensors = state_dict(found, path, is_array=lambda value: isinstance(value, torch.Tensor))
 
     def read(keys):
-        return {key: tensors[key].detach().float().numpy() for key in keys}
+        return {key: _as_array(tensors[key], f'{path}: {key}') for key in keys}
 
     return Weights(path, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, read)
+
+
+def _as_array(tensor, origin):
+    if tensor.nbytes > tensor.untyped_storage().nbytes():  # one number may claim to be a large array
+        raise UserError(origin, f'its shape {tuple(tensor.shape)} is more than is stored', 'download it again')
+    try:
+        return tensor.detach().float().numpy()
+    except (TypeError, RuntimeError) as error:
+        raise UserError(origin, f'is no plain array ({error})', 'save it as one') from error
 
 
 def state_dict(found, path, is_array):

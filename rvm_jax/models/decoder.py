@@ -19,7 +19,7 @@ class Decoder(nnx.Module):
 
     def __init__(
         self, *, input_width, width, depth, heads, head_dim, mlp, patch_size, gelu, block_order, delta_embedding,
-        execution, rngs,
+        feature_head, execution, rngs,
     ):  # fmt: skip
         self.width, self.tokens_dtype = width, execution.precision.tokens
         self.embedder = layers.Dense(input_width, width, rngs=rngs)
@@ -34,6 +34,7 @@ class Decoder(nnx.Module):
         self.layers = layers.Stack(make_block, depth, execution=execution, rngs=rngs)
         self.norm = layers.layer_norm(width, execution.precision.block, rngs=rngs)
         self.detokenizer = layers.Dense(width, patch_size * patch_size * 3, rngs=rngs)
+        self.feature_head = layers.Dense(width, input_width, rngs=rngs) if feature_head else None
 
     def embed(self, tokens):
         """Encoder tokens or core features (..., D) to decoder width (..., E); one layer serves both, as released."""
@@ -43,6 +44,7 @@ class Decoder(nnx.Module):
         """Patches (B, F, N, P*P*3) float32 from embedded target tokens (prefix first, then visible patches).
 
         source_BKE: embedded features of all source frames. deltas_BF in frames, or None: then nothing is added.
+        Beside them what the feature head makes of each patch, (B, F, N, D) float32, or None without one.
         """
         num_prefix = tokens_BFME.shape[2] - visible_BFV.shape[2]
         prefix_BFpE, patches_BFVE = tokens_BFME[:, :, :num_prefix], tokens_BFME[:, :, num_prefix:]
@@ -52,8 +54,9 @@ class Decoder(nnx.Module):
             grid_BFNE = grid_BFNE + self.delta_embedder(one_hot)[:, :, None]
         table_NE = jnp.asarray(positions.sincos_table(num_patches, self.width))
         x_BFQE = jnp.concatenate([prefix_BFpE, grid_BFNE + table_NE.astype(self.tokens_dtype)], axis=2)
-        x_BFQE = self.norm(self.layers(x_BFQE, source_BKE))
-        return self.detokenizer(x_BFQE[:, :, num_prefix:]).astype(jnp.float32)
+        x_BFNE = self.norm(self.layers(x_BFQE, source_BKE))[:, :, num_prefix:]
+        features_BFND = None if self.feature_head is None else self.feature_head(x_BFNE).astype(jnp.float32)
+        return self.detokenizer(x_BFNE).astype(jnp.float32), features_BFND
 
 
 def flatten_time(features_BTMD):

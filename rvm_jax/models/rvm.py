@@ -1,6 +1,7 @@
 """Recurrent Video Masked Autoencoder: encode, step, reconstruct (RVM, arXiv 2512.13684)."""
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from flax import nnx
 
 from rvm_jax.errors import UserError
 from rvm_jax.models import masking, patches, targets
+from rvm_jax.models.adapters import tapped_blocks
 from rvm_jax.models.decoder import flatten_time
 from rvm_jax.models.layers import compiled
 
@@ -20,18 +22,23 @@ class Reconstruction(NamedTuple):
     pixels: jax.Array  # (B, F, H, W, 3) float32, not clipped
     visible: jax.Array  # (B, F, V) int32, patches that the model saw
     features: jax.Array  # (B, T, M, D) float32, core output of the source frames
+    predicted: jax.Array | None = None  # (B, F, N, D) float32, of the feature head where there is one
+    statistics: Any = ()  # running statistics after this batch as a tree of parameters, where the model learns
 
 
 class RVM(nnx.Module):
-    """A shared image encoder, a recurrent core over frames, and a decoder that rebuilds masked target frames.
+    """An image encoder, a core over frames, and a decoder that rebuilds masked target frames.
 
+    The encoder is a ViT that is trained and shared by source and target frames, or a frozen image encoder, with
+    adapters (several of its depths become one set of tokens) and a way for target frames of its own; both may be None.
     architecture is the record that `build.py` made it from; it is stored with the weights. decoder may be None
     (weights released without one): then the model encodes but does not reconstruct.
     """
 
-    def __init__(self, architecture, encoder, core, decoder):
+    def __init__(self, architecture, encoder, adapters, core, target, decoder):
         self.architecture = architecture
-        self.encoder, self.core, self.decoder = encoder, core, decoder
+        self.encoder, self.adapters, self.core = encoder, adapters, core
+        self.target, self.decoder = target, decoder
 
     @property
     def image_size(self):
@@ -53,6 +60,7 @@ class RVM(nnx.Module):
 
         frames: uint8, or float in [0, 1]. Returns features (B, T, M, D) float32, M = prefix tokens + h*w with CLS
         first, and the state for the next call. Raises UserError for another shape, or a state of another frame size.
+        A core that is not streaming (self_attention) carries nothing: each call is a window by itself.
         """
         frames_BTHWC = self._checked(frames_BTHWC, 'frames', 'B, T, H, W, 3')
         h, w = patches.grid_size(*frames_BTHWC.shape[2:4], self.patch_size)
@@ -66,12 +74,13 @@ class RVM(nnx.Module):
             )
         return self._encode(frames_BTHWC, first_state if state is None else state)
 
-    def reconstruct(self, source, target, deltas, visible=None, key=None):
+    def reconstruct(self, source, target, deltas, visible=None, key=None, learning=None):
         """Rebuild masked target frames from source frames.
 
         source (B, T, H, W, 3), target (B, F, H, W, 3): uint8, or float in [0, 1]. deltas (B, F) int: frames from
         source to target, or None to add nothing. visible (B, F, V) int: patches kept, in the order they are fed;
-        without it they are drawn by key (the same draw every time if there is no key either).
+        without it they are drawn by key (the same draw every time if there is no key either). learning: given in
+        training alone, see learning.py.
         Raises UserError for other shapes, and if the weights came without a decoder.
         """
         if self.decoder is None:
@@ -95,7 +104,7 @@ class RVM(nnx.Module):
             visible = self.random_visible(jax.random.key(0) if key is None else key, target.shape)
         else:
             visible = _checked_integers(visible, 'visible', target.shape[:2], 'B, F, V')
-        return self._reconstruct(source, target, deltas, visible)
+        return self._reconstruct(source, target, deltas, visible, learning)
 
     def random_visible(self, key, target_shape):
         """Draw the patches (B, F, V) that stay visible of targets (B, F, H, W, 3), at this model's mask ratio."""
@@ -105,31 +114,78 @@ class RVM(nnx.Module):
         return masking.random_visible(key, target_shape[:2], num_patches, arch.mask_ratio, shared=arch.shared_mask)
 
     def step(self, frame_BHWC, state=None):
-        """One frame of a stream: features (B, M, D) and the next state."""
+        """One frame of a stream: features (B, M, D) and the next state. UserError if the core is not streaming."""
+        if not self.core.is_streaming:
+            core = self.architecture.core
+            raise UserError('step', f'{core} sees windows of frames at once', 'call encode with a window of frames')
         features_BTMD, state = self.encode(frame_BHWC[:, None], state)
         return features_BTMD[:, 0], state
 
-    @compiled
-    def _encode(self, frames_BTHWC, state):
-        tokens = self.encoder(rearrange(to_unit_range(frames_BTHWC), 'b t h w c -> (b t) h w c'))
-        tokens_BTMD = rearrange(tokens, '(b t) m d -> b t m d', b=frames_BTHWC.shape[0])
-        return self.core.scan(tokens_BTMD, state)
+    def image_features(self, frames_BFHWC):
+        """Patches of frames in [0, 1] after the encoder's final norm, each frame by itself, (B, F, N, D)."""
+        pixels = self._encoder_input(rearrange(frames_BFHWC, 'b f h w c -> (b f) h w c'))
+        tokens = self.encoder.tapped(pixels, (self.encoder.num_layers - 1,))[0, :, self.num_prefix_tokens :]
+        return rearrange(tokens, '(b f) n d -> b f n d', b=len(frames_BFHWC))
 
     @compiled
-    def _reconstruct(self, source_BTHWC, target_BFHWC, deltas_BF, visible_BFV):
-        features_BTMD, _ = self._encode(source_BTHWC, None)
+    def _encode(self, frames_BTHWC, state):
+        return self._features(frames_BTHWC, state)[:2]
+
+    def _features(self, frames_BTHWC, state, learning=None):
+        """Features of frames, the core's last state, and running statistics where the model learns."""
+        tokens_BTMD, statistics = self._tokens(to_unit_range(frames_BTHWC), learning)
+        features_BTMD, state = self.core.scan(tokens_BTMD, state, learning)
+        return features_BTMD, state, statistics
+
+    def _tokens(self, pixels_BTHWC, learning):
+        """What the core reads, (B, T, M, D), and running statistics."""
+        if self.architecture.encoder == 'vit' and not self.core.is_streaming:
+            return self.encoder.encode_clip(pixels_BTHWC), ()
+        batch, statistics = len(pixels_BTHWC), ()
+        pixels = self._encoder_input(rearrange(pixels_BTHWC, 'b t h w c -> (b t) h w c'))
+        if self.architecture.encoder == 'vit':
+            tokens = self.encoder(pixels)
+        else:
+            tokens, statistics = self._frozen_tokens(pixels, learning)
+        return rearrange(tokens, '(b t) m d -> b t m d', b=batch), statistics
+
+    def _frozen_tokens(self, pixels_BHWC, learning):
+        taps = tapped_blocks(self.architecture.taps, self.encoder.num_layers)
+        tapped_JBMD = jax.lax.stop_gradient(self.encoder.tapped(pixels_BHWC, taps))
+        if self.adapters is None:
+            return tapped_JBMD[-1], ()
+        tokens, statistics = self.adapters(tapped_JBMD, self.num_prefix_tokens, learning)
+        return tokens, {'adapters': {'norm': statistics}} if statistics else ()
+
+    def _encoder_input(self, pixels):
+        """Pixels in [0, 1] as the encoder wants them."""
+        if self.architecture.encoder == 'vit':
+            return pixels
+        return (pixels - jnp.asarray(self.encoder.mean)) / jnp.asarray(self.encoder.std)
+
+    @compiled
+    def _reconstruct(self, source_BTHWC, target_BFHWC, deltas_BF, visible_BFV, learning):
+        features_BTMD, _, statistics = self._features(source_BTHWC, None, learning)
         target_BFHWC = to_unit_range(target_BFHWC)
-        tokens_BFMD = targets.shared_encoder_tokens(self.encoder, target_BFHWC, visible_BFV)
         grid = patches.grid_size(*target_BFHWC.shape[2:4], self.patch_size)
-        patches_BFNP = self.decoder(
-            self.decoder.embed(tokens_BFMD),
+        patches_BFNP, predicted_BFND = self.decoder(
+            self._target_tokens(target_BFHWC, visible_BFV),
             visible_BFV,
             deltas_BF,
             self.decoder.embed(flatten_time(features_BTMD)),
             num_patches=grid[0] * grid[1],
         )
         pixels_BFHWC = patches.to_pixels(patches_BFNP, grid, self.patch_size)
-        return Reconstruction(pixels_BFHWC, visible_BFV, features_BTMD)
+        return Reconstruction(pixels_BFHWC, visible_BFV, features_BTMD, predicted_BFND, statistics)
+
+    def _target_tokens(self, target_BFHWC, visible_BFV):
+        """Visible patches of the targets as tokens of decoder width, (B, F, prefix+V, E), prefix first."""
+        if self.target is None:
+            return self.decoder.embed(targets.fold_frames(self.encoder.encode_visible, target_BFHWC, visible_BFV))
+        if self.architecture.target == 'light_target':
+            return targets.fold_frames(self.target, target_BFHWC, visible_BFV)
+        encode = functools.partial(self.target, self.encoder)
+        return targets.fold_frames(encode, self._encoder_input(target_BFHWC), visible_BFV)
 
     def _checked(self, frames, name, axes):
         frames = frames if isinstance(frames, jax.Array) else np.asarray(frames)

@@ -4,26 +4,32 @@ import jax.numpy as jnp
 
 from rvm_jax.models import masking, patches
 from rvm_jax.models.rvm import to_unit_range
+from rvm_jax.objectives.feature_loss import feature_loss
 
 
-def pixel_loss(model, batch, visible_BFV, *, region='all', patch_norm=False):
+def pixel_loss(model, batch, visible_BFV, *, region='all', patch_norm=False, feature_weight=0.0, learning=None):
     """Reconstruct the batch's targets from their visible patches.
 
-    Returns (loss, Reconstruction). The loss is the mean over clips, targets, pixels and channels in float32: over
+    Returns (loss, Reconstruction). learning: given in training alone, see models/learning.py. feature_weight adds so
+    much of `feature_loss`. The loss of pixels is the mean over clips, targets, pixels and channels in float32: over
     every pixel, or with region 'masked' over the hidden patches alone. patch_norm gives each target patch zero mean
     and unit variance first (MAE), and the model learns to paint those; the paper does not.
     """
-    out = model.reconstruct(batch['source_BTHWC'], batch['target_BFHWC'], batch['deltas_BF'], visible_BFV)
+    source_BTHWC, target_BFHWC, deltas_BF = batch['source_BTHWC'], batch['target_BFHWC'], batch['deltas_BF']
+    out = model.reconstruct(source_BTHWC, target_BFHWC, deltas_BF, visible_BFV, learning=learning)
     target_BFNP, mean_BFN1, std_BFN1 = _target_patches(model, batch, patch_norm)
     painted_BFNP = patches.to_patches(out.pixels, model.patch_size)
-    return _mean_error(painted_BFNP, (target_BFNP - mean_BFN1) / std_BFN1, out.visible, region), out
+    loss = _mean_error(painted_BFNP, (target_BFNP - mean_BFN1) / std_BFN1, out.visible, region)
+    if feature_weight:
+        loss = loss + feature_weight * feature_loss(model, target_BFHWC, out.predicted)
+    return loss, out
 
 
 def compared_losses(model, batch, visible_BFV, *, region='all', patch_norm=False):
     """The loss beside that of two predictors that learn nothing, by the same rule, and the Reconstruction in pixels.
 
-    {'loss', 'copy_last', 'mean_color'}: copy_last shows the last source frame again, mean_color the mean color of the
-    clip's source frames.
+    {'loss', 'copy_last', 'mean_color'}, of pixels alone: copy_last shows the last source frame again, mean_color the
+    mean color of the clip's source frames.
     """
     loss, out = pixel_loss(model, batch, visible_BFV, region=region, patch_norm=patch_norm)
     target_BFNP, mean_BFN1, std_BFN1 = _target_patches(model, batch, patch_norm)

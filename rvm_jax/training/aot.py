@@ -69,7 +69,8 @@ def abstract_devices(topology):
 def trace_step(config, devices):
     """The train step of `loop.train` on these devices, traced with shapes alone."""
     programs = make_programs(config, devices)
-    return programs.train_step.trace(programs.abstract_state, abstract_batch(config, programs.mesh))
+    batch = abstract_batch(config, programs.mesh)
+    return programs.train_step.trace(programs.abstract_state, batch, programs.abstract_frozen)
 
 
 def abstract_batch(config, mesh):

@@ -200,12 +200,15 @@ def _array_handler():
 
 
 def read_step(workdir, step=None):
-    """Read the parameters of a workdir's newest undamaged step (or the given one), without knowing its optimizer.
+    """Read the model's part of a workdir's newest undamaged step (or the given one), without knowing its optimizer.
 
-    Returns (step, params): nested dicts of numpy arrays. Raises UserError when there is nothing good to read.
+    Returns (step, nested dicts of numpy arrays, the data position saved with it). Raises UserError when there is
+    nothing good to read.
     """
     import numpy as np
     import orbax.checkpoint as ocp
+
+    from rvm_jax.training.parts import joined
 
     folder = storage.absolute(os.path.join(workdir, FOLDER))
     found = checkpoint_folder.find_good_step(folder, step)
@@ -214,10 +217,13 @@ def read_step(workdir, step=None):
     step = found[0]
     with quiet_orbax(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         path = os.path.join(step_path(folder, step), 'state')
-        wanted = {'params': reader.metadata(path).item_metadata.tree['params']}
+        saved = reader.metadata(path).item_metadata.tree
+        wanted = {name: saved[name] for name in ('params', 'statistics') if name in saved}
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         args = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
-        return step, reader.restore(path, args=args)['params']
+        arrays = joined(*reader.restore(path, args=args).values())
+    with quiet_orbax(), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        return step, arrays, reader.restore(os.path.join(step_path(folder, step), 'data'))
 
 
 def describe(tree):

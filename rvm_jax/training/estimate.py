@@ -4,16 +4,16 @@ Arithmetic beside cost.py, which has a clip's FLOPs and a block's activations. N
 """
 
 import dataclasses
-import functools
 import math
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import AbstractMesh
 
+from rvm_jax.conversion import frozen
 from rvm_jax.models import build
-from rvm_jax.training import chips, cost, sharding
+from rvm_jax.training import activations, chips, cost, parts, sharding
+from rvm_jax.training.blocks import frozen_parts
 from rvm_jax.training.optimizer import make_optimizer
 
 # How often what differentiation could keep of a block crosses main memory: written, read by its consumer, read going
@@ -21,6 +21,7 @@ from rvm_jax.training.optimizer import make_optimizer
 # of it is computed again. Fitted to inlined steps of S and L with plain attention as the TPU compiler counts them; on
 # seven programs for v6e (S, L, H; plain and fused; three remats) it was 18 % below to 11 % above.
 PASSES, PASSES_OF_SCORES, RECOMPUTED, RECOMPUTED_SCORES = 3, 7, 1, 2
+PASSES_OF_FROZEN = 2  # what a frozen encoder writes is read by its consumer, and forgotten
 STATE_PASSES = 8  # AdamW: weights, gradients and two moments read, three of them and the gradients written
 
 
@@ -31,11 +32,18 @@ def clip(config):
 
 
 def flops_by_part(config):
-    """{'encoder', 'core', 'decoder'}: FLOPs of a clip in training."""
-    forward = cost.forward_flops(build.architecture(config.model, config.data), **clip(config))
-    parts = {'encoder': ('patch_embed', 'encoder_source', 'encoder_target'), 'core': ('core',)}
-    parts['decoder'] = [name for name in forward if name not in (*parts['encoder'], 'core')]
-    return {part: 3.0 * sum(forward[name] for name in names) for part, names in parts.items()}
+    """{'encoder', 'core', 'decoder'}, and 'adapters' and 'target' where there are any: FLOPs of a clip in training."""
+    arch = frozen.architecture(config)
+    flops = cost.train_flops_by_part(arch, **clip(config))
+    light = flops.pop('encoder_target') if arch.target == 'light_target' else 0.0
+    whole = {
+        'encoder': sum(flops.pop(name) for name in list(flops) if name.startswith('encoder_')),
+        'adapters': flops.pop('adapters'),
+        'core': flops.pop('core'),
+        'target': light,
+        'decoder': sum(flops.values()),
+    }
+    return {part: count for part, count in whole.items() if count or part not in ('adapters', 'target')}
 
 
 def execution_of(config, platform):
@@ -63,72 +71,84 @@ def memory(config, platform, devices, slices=1):
     1.1 to 1.9 times this (v6e; S with fused attention the most).
     """
     sizes = mesh_sizes(config, devices, slices)
-    arch, execution = build.architecture(config.model, config.data), execution_of(config, platform)
-    params = _parameters(arch)
-    state = {
-        'params': params,
-        'opt_state': jax.eval_shape(make_optimizer(config.optim, config.steps).init, params),
+    arch, execution = frozen.architecture(config), execution_of(config, platform)
+    trained, statistics, held = parts.split(cost.parameters(arch), arch)
+    held = parts.stored(held, execution.precision)
+    opt_state = jax.eval_shape(make_optimizer(config.optim, config.steps).init, trained)
+    gradients, others, optimizer = (
+        _bytes_here(tree, AbstractMesh(sizes, ('data', 'fsdp')), config.mesh.sharded)
+        for tree in ({'params': trained}, {'params': held, 'statistics': statistics}, {'opt_state': opt_state})
+    )
+    kept = cost.memory(arch, execution, config.batch_size // devices, **clip(config))['activations']
+    return {
+        'weights': gradients + others,
+        'gradients': gradients,
+        'optimizer': optimizer,
+        'activations': kept,
     }
-    split = sharding.state_shardings(AbstractMesh(sizes, ('data', 'fsdp')), state, config.mesh.sharded)
-    weights, optimizer = (_bytes_here(state[part], split[part]) for part in ('params', 'opt_state'))
-    activations = cost.memory(arch, execution, config.batch_size // devices, **clip(config))['activations']
-    return {'weights': weights, 'gradients': weights, 'optimizer': optimizer, 'activations': activations}
 
 
 def traffic(config, platform, devices, slices=1):
     """Bytes that a step reads from and writes to one device's main memory; see the constants above."""
-    arch, execution = build.architecture(config.model, config.data), execution_of(config, platform)
+    arch, execution = frozen.architecture(config), execution_of(config, platform)
+    clips = config.batch_size // devices
 
     def kept(implementation):
         whole = dataclasses.replace(execution, remat='none', implementation=implementation)
-        return cost.memory(arch, whole, config.batch_size // devices, **clip(config))['activations']
+        return cost.memory(arch, whole, clips, **clip(config))['activations']
 
     fused, again = kept('auto'), execution.remat != 'none'
     scores = kept('xla') - fused if execution.implementation == 'xla' else 0
-    parts = memory(config, platform, devices, slices)
-    state = STATE_PASSES * parts['optimizer'] / 2 + (2 + again) * weight_bytes(arch, execution)
-    return (PASSES + RECOMPUTED * again) * fused + (PASSES_OF_SCORES + RECOMPUTED_SCORES * again) * scores + state
+    forgotten = PASSES_OF_FROZEN * clips * activations.of_frozen_clip(arch, execution, **clip(config))
+    trained, held = weight_bytes(arch, execution)
+    state = STATE_PASSES * memory(config, platform, devices, slices)['optimizer'] / 2 + (2 + again) * trained
+    state += len(frozen_parts(arch)) * held
+    return (
+        (PASSES + RECOMPUTED * again) * fused
+        + (PASSES_OF_SCORES + RECOMPUTED_SCORES * again) * scores
+        + forgotten
+        + state
+    )
 
 
 def weight_bytes(arch, execution):
-    """Bytes of all weights as they are multiplied, and travel: see `sharding.make_gather`."""
+    """Bytes of all weights that train, and of the frozen ones, as they are multiplied and travel: see
+    `sharding.make_gather`.
+    """
+    trained, _, held = parts.split(cost.parameters(arch), arch)
     precision = execution.precision
     half = precision.tokens == precision.block == jnp.bfloat16
-    return _count(_parameters(arch)) * (2 if half else 4)
+    return cost.num_bytes(trained) // (2 if half else 1), cost.num_bytes(parts.stored(held, precision))
 
 
 def link_seconds(config, chip, devices):
     """Seconds that a step's collectives take at the full rates of all of a chip's links, were nothing else to do.
 
     Split weights are gathered forward and back and their gradients scattered, each time that a part is used: the
-    encoder for source and for target frames, the core for every source frame. What is left of each gradient is summed
-    over 'data', within each slice before across them. With mesh.sharded=optimizer gradients are scattered and new
-    weights gathered once.
+    encoder for source and for target frames, the core for every source frame if it takes one at a time. Frozen weights
+    are gathered forward alone. What is left of each gradient is summed over 'data', within each slice before across
+    them. With mesh.sharded=optimizer gradients are scattered and new weights gathered once.
     """
     slices = chips.slices(chip, devices)
     data, fsdp = mesh_sizes(config, devices, slices)
-    arch, execution = build.architecture(config.model, config.data), build.execution(config.model)
-    whole = 4 * _count(_parameters(arch))
+    arch, execution = frozen.architecture(config), build.execution(config.model)
+    trained, held = weight_bytes(arch, execution)
+    counts = {part: cost.num_bytes(tree) for part, tree in parts.split(cost.parameters(arch), arch)[0].items()}
+    whole = sum(counts.values())
     scattered = gathered = whole
     if config.mesh.sharded == 'params':
-        uses = {'encoder': 2, 'core': config.data.num_source, 'decoder': 1}
-        scattered = 4 * sum(uses[part] * _count(tree) for part, tree in _parameters(arch).items())
-        gathered = 2 * scattered * weight_bytes(arch, execution) / whole
+        uses = {'encoder': 2 if arch.target == 'shared' else 1}
+        uses['core'] = config.data.num_source if arch.core == 'rvmrnn' else 1
+        scattered = sum(uses.get(part, 1) * size for part, size in counts.items())
+        gathered = 2 * scattered * trained / whole + len(frozen_parts(arch)) * held
     near, part = data // slices, whole / fsdp
     within = (gathered + scattered) * (1 - 1 / fsdp) + 2 * part * (1 - 1 / near)
     across = 2 * part / near * (1 - 1 / slices)
     return within / chip.link_rate + across / chip.network_rate
 
 
-@functools.cache
-def _parameters(arch):
-    return nnx.to_pure_dict(nnx.state(build.abstract(arch)))
-
-
-def _count(tree):
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-
-def _bytes_here(tree, shardings):
-    leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(shardings), strict=True)
+def _bytes_here(tree, mesh, sharded):
+    """Bytes of one device's part of a train state's tree of shapes."""
+    placed = sharding.state_shardings(mesh, tree, sharded)
+    leaves = zip(jax.tree.leaves(tree), jax.tree.leaves(placed), strict=True)
     return sum(math.prod(split.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, split in leaves)

@@ -6,7 +6,7 @@ import os
 from rvm_jax.data.loader import make_loader
 from rvm_jax.data.opening import open_held_out, open_training
 from rvm_jax.errors import DataError, Stopped
-from rvm_jax.training import sharding, start
+from rvm_jax.training import parts, sharding, start
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.training.evaluation import Evaluation
 from rvm_jax.training.meeting import meet
@@ -33,10 +33,11 @@ def train(config, workdir, load_initial):
 
 def _train(config, workdir, load_initial, hosts):
     source, held_out = open_training(config.data), open_held_out(config.data)
-    start.check_hosts(hosts, config, source, held_out)
-    arch, mesh, abstract_state, create, train_step, eval_step = make_programs(config)
+    encoder = parts.frozen_encoder(config)
+    start.check_hosts(hosts, config, source, held_out, encoder)
+    arch, mesh, abstract_state, abstract_frozen, create, train_step, eval_step = make_programs(config)
     first_words(hosts, mesh)
-    position = {'seed': config.seed, 'batch_size': config.batch_size, 'fingerprint': source.fingerprint()}
+    position = start.position(config, source, encoder)
 
     with contextlib.ExitStack() as stack:
         hosts.decide(lambda: stack.enter_context(run_lock(workdir)))
@@ -47,14 +48,15 @@ def _train(config, workdir, load_initial, hosts):
         keep = config.checkpoint
         fingerprint = start.config_hash(config)
         checkpoints = stack.enter_context(Checkpoints(workdir, keep.keep, keep.keep_every, fingerprint, hosts))
-        hosts.decide(lambda: start.check_same_run(workdir, config, source, is_resumed=bool(checkpoints.steps())))
+        hosts.decide(lambda: start.check_same_run(workdir, config, arch, source, bool(checkpoints.steps())))
         state, first = start.restore_or_create(
-            config, hosts, checkpoints, position, abstract_state, create, load_initial
+            config, arch, hosts, checkpoints, position, abstract_state, create, load_initial
         )
+        frozen = encoder.placed(abstract_frozen)
         if first == config.steps:
             hosts.say(f'{workdir}: nothing to do, all {config.steps} steps are done')
             return
-        hosts.say(start.summary(arch, config, source, mesh, abstract_state['params']))
+        hosts.say(start.summary(arch, config, source, mesh, abstract_state['params'], frozen))
 
         rows = sharding.local_rows(mesh, config.batch_size)
         loader = stack.enter_context(
@@ -65,7 +67,7 @@ def _train(config, workdir, load_initial, hosts):
         writer = stack.enter_context(Writer(workdir, first))
         out = None if hosts.is_first else stack.enter_context(open(os.devnull, 'w', encoding='utf-8'))
         progress = stack.enter_context(Progress(config.steps, out))
-        log = RunLog(config, workdir, hosts, mesh, source, loader, writer, progress, stop)
+        log = RunLog(config, arch, workdir, hosts, mesh, source, loader, writer, progress, stop)
         stack.callback(log.close)
         evaluation = Evaluation(config, hosts, mesh, eval_step, writer, arch.patch_size, held_out)
 
@@ -76,10 +78,10 @@ def _train(config, workdir, load_initial, hosts):
                 stop.step = step
                 trace.before(step, state)
                 batch = log.next_batch()
-                state, metrics = train_step(state, batch)
+                state, metrics = train_step(state, batch, frozen)
                 done, is_last = step, step == config.steps
                 log.finish(step, metrics)
-                losses = evaluation.maybe(step, state['params'], batch, is_last)
+                losses = evaluation.maybe(step, parts.of_model(state, frozen), batch, is_last)
                 is_saved = is_last or stop.agreed or step % keep.every == 0
                 if is_saved or losses:  # the log must not lack a step that a resumed run will not repeat
                     log.flush(losses)

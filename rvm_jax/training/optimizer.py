@@ -6,7 +6,8 @@ import optax
 from rvm_jax.conversion.mapping import path_name
 
 DECAYED = ('kernel',)
-NOT_DECAYED = ('bias', 'scale', 'cls_token', 'mask_token')  # by name: attention biases and tokens have two axes
+# By name: attention biases and tokens have two axes. A_log and D of Mamba: as its authors do.
+NOT_DECAYED = ('bias', 'scale', 'cls_token', 'mask_token', 'depth_token', 'A_log', 'D')
 
 
 def learning_rate(optim, steps):

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 
+from rvm_jax.conversion import frozen
 from rvm_jax.models import build
 from rvm_jax.models.attention import check_device
 from rvm_jax.objectives.pixel_loss import compared_losses, pixel_loss
-from rvm_jax.training import sharding
+from rvm_jax.training import parts, sharding
 from rvm_jax.training.optimizer import make_optimizer
 from rvm_jax.training.state import make_state
 from rvm_jax.training.step import make_eval_step, make_train_step
@@ -22,9 +23,10 @@ class Programs(NamedTuple):
     arch: build.Architecture
     mesh: Mesh
     abstract_state: Any  # shapes of the train state, with where it lies
+    abstract_frozen: Any  # the same of the parameters that do not train, {} if there are none
     create: Callable  # () -> the fresh state, in place on the mesh
-    train_step: Callable  # (state, batch) -> state, metrics
-    eval_step: Callable  # (params, batch, key) -> losses, Reconstruction
+    train_step: Callable  # (state, batch, frozen) -> state, metrics
+    eval_step: Callable  # (all params, batch, key) -> losses, Reconstruction
 
 
 def make_programs(config, devices=None):
@@ -32,7 +34,7 @@ def make_programs(config, devices=None):
 
     Raises UserError if config and devices do not fit together.
     """
-    arch = build.architecture(config.model, config.data)
+    arch = frozen.architecture(config)
     mesh = sharding.make_mesh(config.mesh, devices)
     sharding.check_batch(mesh.devices.size, config.batch_size)
     execution = build.execution(config.model, sharding.platform(mesh))
@@ -40,9 +42,17 @@ def make_programs(config, devices=None):
     gather = sharding.make_gather(mesh, config.mesh.sharded, execution.precision)
     execution = dataclasses.replace(execution, gather=gather)
     optimizer = make_optimizer(config.optim, config.steps)
-    graphdef, abstract_state, create = make_state(arch, execution, optimizer, config.seed, mesh, config.mesh.sharded)
+    graphdef, abstract_state, abstract_frozen, create = make_state(
+        arch, execution, optimizer, config.seed, mesh, config.mesh.sharded
+    )
     objective = functools.partial(pixel_loss, **config.objective)
-    train_step = make_train_step(graphdef, optimizer, objective, abstract_state, gather)
-    compared = functools.partial(compared_losses, **config.objective)
-    eval_step = make_eval_step(graphdef, compared, abstract_state['params'], gather)
-    return Programs(arch, mesh, abstract_state, create, train_step, eval_step)
+    train_step = make_train_step(graphdef, optimizer, objective, abstract_state, gather, abstract_frozen)
+    eval_step = make_eval_step(
+        graphdef, comparison(config.objective), parts.of_model(abstract_state, abstract_frozen), gather
+    )
+    return Programs(arch, mesh, abstract_state, abstract_frozen, create, train_step, eval_step)
+
+
+def comparison(objective):
+    """What an evaluation compares, of a config's `objective`: pixels alone, as the trivial predictors have no more."""
+    return functools.partial(compared_losses, region=objective.region, patch_norm=objective.patch_norm)

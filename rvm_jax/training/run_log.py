@@ -7,7 +7,6 @@ import time
 from rvm_jax.data.batch import FAILED
 from rvm_jax.data.failures import FailureLog, read_report
 from rvm_jax.errors import Diverged
-from rvm_jax.models import build
 from rvm_jax.training import cost, sharding
 from rvm_jax.training.data_wait import DataWait
 from rvm_jax.training.notes import Notes
@@ -24,8 +23,14 @@ class RunLog:
     processes tell each other at a step, with it: `Notes`.
     """
 
-    def __init__(self, config, workdir, hosts, mesh, source, loader, writer, progress, stop):
+    def __init__(self, config, arch, workdir, hosts, mesh, source, loader, writer, progress, stop):
         self._config, self._hosts, self._mesh, self._source, self._stop = config, hosts, mesh, source, stop
+        self._clip_flops = cost.train_flops(
+            arch,
+            num_source=config.data.num_source,
+            num_target=config.data.num_target,
+            image_size=config.data.image_size,
+        )
         self._loader, self._writer, self._progress = loader, writer, progress
         self._failures = _failure_log(os.path.join(workdir, 'data_report.json'), config.data.max_failures, hosts)
         self._notes, self._unnamed = Notes(mesh), []  # failures whose reasons the first process does not know yet
@@ -146,18 +151,12 @@ class RunLog:
         config, devices = self._config, self._mesh.devices
         clips = steps * config.batch_size / seconds
         peak = cost.device_peak(devices.flat[0], config.model.precision)
-        flops = cost.train_flops(
-            build.architecture(config.model, config.data),
-            num_source=config.data.num_source,
-            num_target=config.data.num_target,
-            image_size=config.data.image_size,
-        )
         pace = {
             'clips_per_second': clips,
             'clips_per_second_per_device': clips / devices.size,
             'data_wait': self._wait.share(seconds),
         }
-        return pace | ({'mfu': clips * flops / (peak * devices.size)} if peak else {})
+        return pace | ({'mfu': clips * self._clip_flops / (peak * devices.size)} if peak else {})
 
     def _diverged(self, step, in_a_row):
         mine = {int(r) for s, rows in self._records if step - in_a_row < s <= step for r in rows}

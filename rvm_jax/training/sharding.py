@@ -25,11 +25,11 @@ DEVICE_ARRAYS = ('source_BTHWC', 'target_BFHWC', 'deltas_BF')  # of data/batch.p
 PARTITIONS = (
     (r'(query|key|value)/kernel$', ('fsdp', None, None)),
     (r'attention/out/kernel$', (None, None, 'fsdp')),
-    (r'mlp/dense_in/kernel$', ('fsdp', None)),
+    (r'mlp/(dense_in|gate)/kernel$', ('fsdp', None)),
     (r'mlp/dense_out/kernel$', (None, 'fsdp')),
     (r'(update|reset)/kernel$', ('fsdp', None)),
     (r'(patch_embed|delta_embedder)/kernel$', (None, 'fsdp')),
-    (r'decoder/(embedder|detokenizer)/kernel$', ('fsdp', None)),
+    (r'/(embedder|detokenizer|feature_head)/kernel$', ('fsdp', None)),
 )
 
 

@@ -1,5 +1,6 @@
 """How a run begins: fresh, from someone's weights, or where it stopped; and what must not have changed since."""
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import json
@@ -17,20 +18,26 @@ from rvm_jax import storage
 from rvm_jax.conversion import mapping
 from rvm_jax.data.manifest import check_unchanged
 from rvm_jax.errors import UserError
-from rvm_jax.training import cost, run_lock
+from rvm_jax.training import cost, parts, run_lock
 from rvm_jax.training.progress import say
 
 # What may differ between the parts of one run: it changes neither the clips nor the arithmetic beyond rounding.
 MAY_CHANGE = ('log.', 'checkpoint.', 'mesh.', 'hosts.', 'profile.', 'model.attention', 'model.remat', 'model.unroll',
-              'init_from', 'data.path', 'data.mixture', 'data.eval_path', 'data.num_workers', 'data.decode_timeout',
-              'data.max_failures', 'data.allow_change')  # fmt: skip
+              'model.encoder_path', 'init_from', 'data.path', 'data.mixture', 'data.eval_path', 'data.num_workers',
+              'data.decode_timeout', 'data.max_failures', 'data.allow_change')  # fmt: skip
 
 # What may differ between the processes of one run as well: where its files are on each host, and how they are decoded.
 PER_HOST = ('data.path', 'data.mixture', 'data.eval_path', 'data.num_workers', 'data.decode_timeout', 'init_from',
             'model.encoder_path')  # fmt: skip
 
 
-def check_same_run(workdir, config, source, is_resumed):
+def position(config, source, encoder):
+    """What a checkpoint must share with the run that goes on from it: its stream of clips and its frozen encoder."""
+    position = {'seed': config.seed, 'batch_size': config.batch_size, 'fingerprint': source.fingerprint()}
+    return position | ({'encoder': encoder.fingerprint} if encoder.fingerprint else {})
+
+
+def check_same_run(workdir, config, arch, source, is_resumed):
     """Compare config and data with what the workdir's run began with; a fresh run writes both down.
 
     Raises UserError with the differences.
@@ -48,16 +55,18 @@ def check_same_run(workdir, config, source, is_resumed):
         say(notice)
     version = importlib.metadata.version('rvm_jax')
     run = {'version': version, 'command': shlex.join(sys.argv), 'config': config.to_dict()}
+    run['architecture'] = dataclasses.asdict(arch)  # a frozen encoder's, too, which may lie elsewhere one day
     storage.write_json(path, run, indent=2)
 
 
-def check_hosts(hosts, config, source, held_out):
+def check_hosts(hosts, config, source, held_out, encoder):
     """Raise UserError in all processes, naming who differs in what, unless config, code and data are the same."""
     if hosts.count == 1:
         return
     facts = {f'config.{key}': repr(value) for key, value in configs.flatten(config).items() if key not in PER_HOST}
     facts |= {'rvm_jax': f'{importlib.metadata.version("rvm_jax")} {_code_hash()}', 'jax': jax.__version__}
     facts |= {'data': source.fingerprint(), 'held-out data': held_out.fingerprint() if held_out else ''}
+    facts |= {'encoder': encoder.fingerprint}
     hosts.check_agreement(facts)
 
 
@@ -115,7 +124,7 @@ def _compare_configs(path, config, workdir):
         )
 
 
-def restore_or_create(config, hosts, checkpoints, position, abstract_state, create, load_initial):
+def restore_or_create(config, arch, hosts, checkpoints, position, abstract_state, create, load_initial):
     """(state, steps done): from the newest good checkpoint, from config.init_from, or fresh.
 
     Raises UserError if the clips after that checkpoint would not be those that its run would have seen.
@@ -123,6 +132,11 @@ def restore_or_create(config, hosts, checkpoints, position, abstract_state, crea
     found = checkpoints.restore(abstract_state)
     if found is not None:
         step, state, saved = found
+        if saved.get('encoder') != position.get('encoder'):
+            raise UserError(
+                f'step {step}', f'was trained on another encoder than {config.model.encoder_path}',
+                'give the one that this run began with as config.model.encoder_path',
+            )  # fmt: skip
         if saved != position and not config.data.allow_change:
             changed = ', '.join(f'{name} was {saved.get(name)}, now {position[name]}' for name in position)
             raise UserError(
@@ -134,25 +148,63 @@ def restore_or_create(config, hosts, checkpoints, position, abstract_state, crea
         return state, step
     if not config.init_from:
         return create(), 0
-    params = _initial_params(config.init_from, load_initial, abstract_state['params'])
-    hosts.say(f'starting from {config.init_from}')
-    return create() | {'params': params}, 0
+    taken = _initial(config.init_from, load_initial(config.init_from), arch, abstract_state)
+    fresh = sorted(abstract_state['params'].keys() - taken['params'].keys())
+    hosts.say(
+        f'starting from {config.init_from}: {", ".join(sorted(taken["params"]))}'
+        + (f'; fresh: {", ".join(fresh)}' if fresh else '')
+    )
+    state = create()
+    return state | {kind: state[kind] | parts.place(tree, abstract_state[kind]) for kind, tree in taken.items()}, 0
 
 
-def _initial_params(path, load_initial, abstract_params):
-    params = nnx.to_pure_dict(nnx.state(load_initial(path)))
-    mapping.compare(mapping.tree_shapes(abstract_params), mapping.tree_shapes(params), path)
+def _initial(path, model, arch, abstract_state):
+    """What a run takes of a model that it starts from: {'params': {part: tree}, ...}, numpy arrays.
 
-    def place(p, abstract):  # each process has the whole array and gives its devices their parts
-        values = np.asarray(p)
-        return jax.make_array_from_callback(values.shape, abstract.sharding, lambda part: values[part])
+    All of it, which must fit, where the run trains its encoder. Beside a frozen encoder the core, which must fit, and
+    what else does: adapters belong to one encoder, and a decoder to one patch size.
+    """
+    kinds = 'params', 'statistics'
+    found = dict(zip(kinds, parts.split(nnx.to_pure_dict(nnx.state(model)), model.architecture), strict=False))
+    found = jax.tree.map(np.asarray, {kind: tree for kind, tree in found.items() if kind in abstract_state})
+    if not arch.is_frozen:
+        shapes = mapping.tree_shapes(nnx.state(model))
+        mapping.compare(mapping.tree_shapes(abstract_state['params']), shapes, path)
+        return found
+    _check_core(path, model.architecture, arch, abstract_state['params']['core'], found['params']['core'])
+    is_same_encoder = model.architecture.image_encoder == arch.image_encoder
+    return {
+        kind: {
+            part: tree
+            for part, tree in of_kind.items()
+            if (part != 'adapters' or is_same_encoder)
+            and mapping.tree_shapes(tree) == mapping.tree_shapes(abstract_state[kind].get(part, {}))
+        }
+        for kind, of_kind in found.items()
+    }
 
-    return jax.tree.map(place, params, abstract_params)
+
+def _check_core(path, found, wanted, abstract_core, core):
+    """Raise UserError unless the core of one architecture serves in another; widths are never adapted."""
+    if found.width != wanted.width:
+        raise UserError(
+            path, f'is {found.width} wide, and the frozen encoder {wanted.width}',
+            'start from a model as wide as the encoder, or take an encoder as wide as the model',
+        )  # fmt: skip
+    for name in ('core', 'core_heads', 'gelu', 'block_order'):
+        if getattr(found, name) != getattr(wanted, name):
+            raise UserError(
+                path, f'its {name} is {getattr(found, name)}, and that of this run {getattr(wanted, name)}',
+                f'set config.model.{name.removesuffix("_heads")} to what the model has',
+            )  # fmt: skip
+    mapping.compare(mapping.tree_shapes({'core': abstract_core}), mapping.tree_shapes({'core': core}), path)
 
 
-def summary(arch, config, source, mesh, abstract_params):
+def summary(arch, config, source, mesh, abstract_params, frozen):
     """The first line of a run: how large, on what, how much work."""
-    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(abstract_params))
+    trained, held = (sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree)) for tree in (abstract_params, frozen))
+    parameters = f'{trained:,} parameters' if not frozen else (
+        f'{arch.encoder} with {arch.core}, {trained:,} parameters in training, {held:,} frozen')  # fmt: skip
     flops = cost.train_flops(
         arch,
         num_source=config.data.num_source,
@@ -161,6 +213,6 @@ def summary(arch, config, source, mesh, abstract_params):
     )
     device = mesh.devices.flat[0].device_kind
     return (
-        f'{config.model.size}: {parameters:,} parameters, {len(source)} videos, {flops / 1e9:.3g} GFLOP a clip, '
+        f'{config.model.size}: {parameters}, {len(source)} videos, {flops / 1e9:.3g} GFLOP a clip, '
         f'{config.batch_size} clips a step on {mesh.devices.size} x {device}'
     )

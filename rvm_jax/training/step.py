@@ -3,49 +3,60 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from rvm_jax.training import sharding
+from rvm_jax.models.learning import Learning
+from rvm_jax.training import parts, sharding
 from rvm_jax.training.optimizer import nonfinite_steps
 
 
-def make_train_step(graphdef, optimizer, objective, abstract_state, gather=None):
-    """train_step(state, batch) -> (state, metrics), jitted; the old state's buffers are reused.
+def make_train_step(graphdef, optimizer, objective, abstract_state, gather=None, abstract_frozen=None):
+    """train_step(state, batch, frozen=None) -> (state, metrics), jitted; the old state's buffers are reused.
 
-    objective(model, batch, visible_BFV) -> (loss, anything), the loss a mean over clips. It sees one device's clips,
-    with parameters that `gather` makes whole. The masks of step s follow from the run's key and s alone, whatever the
-    devices. abstract_state says by its shardings where everything lies; the optimizer works on parts of the weights
-    if its state lies in parts.
+    objective(model, batch, visible_BFV, learning=...) -> (loss, Reconstruction), the loss a mean over clips. It sees
+    one device's clips, with parameters that `gather` makes whole. frozen are the parameters that do not train: an
+    input like the batch, of which there is no gradient. What step s draws follows from the run's key and s alone,
+    whatever the devices. abstract_state says by its shardings where everything lies; the optimizer works on parts of
+    the weights if its state lies in parts.
     """
-    abstract_params = abstract_state['params']
+    abstract_params, abstract_frozen = abstract_state['params'], abstract_frozen or {}
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
     mesh = shardings['step'].mesh
-    weight_specs = jax.tree.map(lambda leaf: leaf.sharding.spec, abstract_params)
+    weight_specs = _specs(abstract_params)
+    statistics_specs = _specs(abstract_state.get('statistics', {}))
     gradient_shardings = sharding.state_shardings(mesh, abstract_params)
     gradient_specs = jax.tree.map(lambda leaf: leaf.spec, gradient_shardings)
 
     @functools.partial(
         jax.shard_map,
         mesh=mesh,
-        in_specs=(weight_specs, sharding.BATCH, sharding.BATCH),
-        out_specs=(PartitionSpec(), gradient_specs),
+        in_specs=(weight_specs, statistics_specs, _specs(abstract_frozen), *(sharding.BATCH,) * 3),
+        out_specs=(PartitionSpec(), PartitionSpec(), gradient_specs),
         check_vma=False,
     )
-    def loss_and_gradients(params, batch, visible_BFV):
+    def loss_and_gradients(params, statistics, frozen, batch, visible_BFV, keys_B2):
         def loss_of(params):
-            return objective(_merge(graphdef, params, gather), batch, visible_BFV)
+            model = _merge(graphdef, parts.joined(params, statistics, frozen), gather)
+            loss, out = objective(model, batch, visible_BFV, learning=Learning(keys_B2, sharding.AXES))
+            return loss, out.statistics
 
-        (loss, _), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+        (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
         gradients = sharding.mean_gradients(gradients, weight_specs, gradient_specs)
-        return sharding.mean(loss), gradients
+        return sharding.mean(loss), statistics, gradients
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
-    def train_step(state, batch):
+    def train_step(state, batch, frozen=None):
+        frozen = frozen or {}
         key = jax.random.fold_in(jax.random.wrap_key_data(state['key']), state['step'])
-        visible_BFV = _draw_visible(graphdef, state['params'], batch, key)
-        loss, gradients = loss_and_gradients(state['params'], batch, visible_BFV)
+        visible_BFV = _draw_visible(graphdef, parts.of_model(state, frozen), batch, key)
+        keys_B2 = jax.random.key_data(jax.random.split(jax.random.fold_in(key, 1), len(visible_BFV)))
+        statistics = state.get('statistics', {})
+        loss, new_statistics, gradients = loss_and_gradients(
+            state['params'], statistics, frozen, batch, visible_BFV, keys_B2
+        )
         params = jax.lax.with_sharding_constraint(state['params'], gradient_shardings)
         updates, opt_state = optimizer.update(gradients, state['opt_state'], params)
         in_a_row, in_total = nonfinite_steps(opt_state)
@@ -56,19 +67,27 @@ def make_train_step(graphdef, optimizer, objective, abstract_state, gather=None)
             'skipped_in_a_row': in_a_row,
         }
         params = optax.apply_updates(params, updates)
-        return state | {'step': state['step'] + 1, 'params': params, 'opt_state': opt_state}, metrics
+        state = state | {'step': state['step'] + 1, 'params': params, 'opt_state': opt_state}
+        if statistics:  # a step that is skipped leaves them as they were, too
+            was_skipped = in_a_row > 0
+            state['statistics'] = jax.tree.map(
+                lambda old, new: jnp.where(was_skipped, old, new), statistics, new_statistics
+            )
+        return state, metrics
 
     return train_step
 
 
 def make_eval_step(graphdef, compared_losses, abstract_params, gather=None):
-    """eval_step(params, batch, key) -> (losses, Reconstruction), jitted: ours beside the trivial predictors."""
-    weight_specs = jax.tree.map(lambda leaf: leaf.sharding.spec, abstract_params)
+    """eval_step(params, batch, key) -> (losses, Reconstruction), jitted: ours beside the trivial predictors.
+
+    params are all of the model's, frozen ones and statistics included.
+    """
 
     @functools.partial(
         jax.shard_map,
         mesh=jax.tree.leaves(abstract_params)[0].sharding.mesh,
-        in_specs=(weight_specs, sharding.BATCH, sharding.BATCH),
+        in_specs=(_specs(abstract_params), sharding.BATCH, sharding.BATCH),
         out_specs=(PartitionSpec(), sharding.BATCH),
         check_vma=False,
     )
@@ -81,6 +100,10 @@ def make_eval_step(graphdef, compared_losses, abstract_params, gather=None):
         return losses_and_reconstruction(params, batch, _draw_visible(graphdef, params, batch, key))
 
     return eval_step
+
+
+def _specs(abstract):
+    return jax.tree.map(lambda leaf: leaf.sharding.spec, abstract)
 
 
 def _merge(graphdef, params, gather):

@@ -77,7 +77,11 @@ class StandInTensor:
     """As much of a torch.Tensor as is used."""
 
     def __init__(self, array):
-        self.array, self.shape = array, array.shape
+        self.array, self.shape, self.nbytes = array, array.shape, array.nbytes
+
+    def untyped_storage(self):
+        base = self.array if self.array.base is None else self.array.base
+        return types.SimpleNamespace(nbytes=lambda: base.nbytes)
 
     def detach(self):
         return self

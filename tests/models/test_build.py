@@ -39,7 +39,7 @@ def test_sizes_have_exactly_the_released_parameters(size, with_decoder, without)
 def test_the_core_of_s_may_be_four_times_its_width():
     config = configs.default()
     config.model.core_mlp = 1536
-    assert parameters(build.architecture(config.model, config.data)) == 65_905_536
+    assert parameters(build.architecture(config)) == 65_905_536
 
 
 def test_switches_add_and_remove_their_own_parameters_alone():
@@ -68,7 +68,7 @@ def test_a_config_becomes_an_architecture_and_an_execution():
     config.model.precision, config.model.softmax_dtype = 'official_mixed', 'input'
     config.model.remat, config.model.attention = 'full', 'xla'
     config.data.image_size, config.data.delta_from = 48, 'last'
-    arch, execution = build.architecture(config.model, config.data), build.execution(config.model)
+    arch, execution = build.architecture(config), build.execution(config.model)
     expected = dataclasses.replace(
         build.SIZES['tiny'], gate_bias=True, shared_mask=True, mask_ratio=0.5, image_size=48, delta_from='last'
     )
@@ -81,7 +81,7 @@ def test_frames_that_are_not_made_of_whole_patches_are_refused():
     config = configs.default()
     config.data.image_size = 250
     with pytest.raises(UserError, match=r'config.data.image_size=250: is not a multiple of the patch.*take 240'):
-        build.architecture(config.model, config.data)
+        build.architecture(config)
 
 
 def test_fresh_parameters_are_drawn_as_released():

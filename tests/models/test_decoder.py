@@ -18,7 +18,7 @@ TOKENS, SOURCE = draw(1, 2, 5, 48), draw(1, 34, 48)
 def decode(model):
     """decode(tokens, visible, deltas, source) -> patches (B, F, 16, 768)."""
     graphdef, params = nnx.split(model.decoder)
-    compiled = nnx.jit(lambda params, *args: nnx.merge(graphdef, params)(*args, num_patches=16))
+    compiled = nnx.jit(lambda params, *args: nnx.merge(graphdef, params)(*args, num_patches=16)[0])
     return lambda tokens=TOKENS, visible=VISIBLE, deltas=DELTAS, source=SOURCE: np.asarray(
         compiled(params, tokens, visible, deltas, source)
     )
@@ -54,5 +54,5 @@ def test_a_delta_is_told_and_one_out_of_range_adds_the_bias_alone(decode, model)
 def test_without_a_delta_embedding_deltas_change_nothing(make_model):
     decoder = make_model(delta_embedding=False).decoder
     assert decoder.delta_embedder is None
-    run = nnx.jit(lambda decoder, deltas: decoder(TOKENS, VISIBLE, deltas, SOURCE, num_patches=16))
+    run = nnx.jit(lambda decoder, deltas: decoder(TOKENS, VISIBLE, deltas, SOURCE, num_patches=16)[0])
     np.testing.assert_array_equal(run(decoder, DELTAS), run(decoder, np.int32([[9, 63]])))

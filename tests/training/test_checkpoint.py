@@ -260,8 +260,8 @@ def test_the_manifest_says_what_is_inside(two_steps):
 
 
 def test_parameters_are_read_without_the_optimizer(two_steps, capsys):
-    step, params = read_step(two_steps)
-    assert step == 2
+    step, params, position = read_step(two_steps)
+    assert step == 2 and position == DATA | {'step': 2}
     np.testing.assert_array_equal(params['encoder']['kernel'], np.asarray(make_state(2)['params']['encoder']['kernel']))
     assert jax.tree.map(type, params) == {'encoder': {'bias': np.ndarray, 'kernel': np.ndarray}}
     assert read_step(two_steps, step=1)[0] == 1

@@ -19,7 +19,7 @@ def made():
     config = configs.default()
     config.mesh.data, config.mesh.fsdp = 2, 4
     mesh, optimizer = sharding.make_mesh(config.mesh), make_optimizer(config.optim, 10)
-    _, abstract, create = make_state(ARCHITECTURE, Execution(), optimizer, 3, mesh)
+    _, abstract, _, create = make_state(ARCHITECTURE, Execution(), optimizer, 3, mesh)
     return abstract, create()
 
 

@@ -40,7 +40,7 @@ class Run:
         execution = Execution(**options)
         self.gather = sharding.make_gather(self.mesh, sharded, execution.precision)
         execution = dataclasses.replace(execution, gather=self.gather)
-        self.graphdef, self.abstract, create = make_state(ARCHITECTURE, execution, optimizer, 0, self.mesh, sharded)
+        self.graphdef, self.abstract, _, create = make_state(ARCHITECTURE, execution, optimizer, 0, self.mesh, sharded)
         self.fresh = jax.device_get(create()) if fresh is None else fresh
         self._step = make_train_step(self.graphdef, optimizer, pixel_loss, self.abstract, self.gather)
 

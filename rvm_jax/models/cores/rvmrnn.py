@@ -32,10 +32,12 @@ class RVMRNN(nnx.Module):
         self.input_reset = layers.Dense(width, width, use_bias=gate_bias, rngs=rngs)
         self.state_update = layers.Dense(width, width, use_bias=gate_bias, rngs=rngs)
         self.state_reset = layers.Dense(width, width, use_bias=gate_bias, rngs=rngs)
-        self.state_norm = None
-        if state_norm:
-            epsilon, is_affine = (1e-6, True) if state_norm == 'affine' else (1e-4, False)
-            self.state_norm = layers.layer_norm(width, precision.tokens, epsilon=epsilon, use_bias=is_affine, rngs=rngs)
+        epsilon, is_affine = (1e-6, True) if state_norm == 'affine' else (1e-4, False)
+        self.state_norm = (
+            layers.layer_norm(width, precision.tokens, epsilon=epsilon, use_bias=is_affine, rngs=rngs)
+            if state_norm
+            else None
+        )
 
         def make_block(rngs):
             return layers.CrossBlock(

@@ -1,6 +1,7 @@
 """The image encoder of RVM: a plain ViT that reads whole frames, or only the visible patches of a masked one."""
 
 import jax.numpy as jnp
+from einops import rearrange
 from flax import nnx
 
 from rvm_jax.models import layers, masking, patches, positions
@@ -13,9 +14,11 @@ class ViT(nnx.Module):
     """
 
     mean, std, num_prefix_tokens = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1
+    has_mask_token = False
 
     def __init__(self, *, patch_size, width, depth, heads, head_dim, mlp, gelu, position_resize, execution, rngs):
         self.patch_size, self.width, self.position_resize = patch_size, width, position_resize
+        self.num_layers = depth
         self.tokens_dtype = execution.precision.tokens
         self.patch_embed = layers.Dense(patch_size * patch_size * 3, width, rngs=rngs)
         self.cls_token = nnx.Param(0.02 * nnx.initializers.normal(1.0)(rngs.params(), (1, width)))
@@ -31,6 +34,27 @@ class ViT(nnx.Module):
         patches_BNP = patches.to_patches(pixels_BHWC, self.patch_size)
         return self._encode(self._embed(patches_BNP) + self._positions(pixels_BHWC))
 
+    def tapped(self, pixels_BHWC, taps):
+        """Tokens after the blocks that taps names, finally normed, (J, B, M, D); -1 is the embedding, not normed."""
+        patches_BNP = patches.to_patches(pixels_BHWC, self.patch_size)
+        tokens_BMD = self._with_cls(self._embed(patches_BNP) + self._positions(pixels_BHWC))
+        blocks = tuple(tap for tap in taps if tap >= 0)
+        tapped_JBMD = self.norm(self.layers.tapped(tokens_BMD, blocks))
+        return tapped_JBMD if len(blocks) == len(taps) else jnp.concatenate([tokens_BMD[None], tapped_JBMD])
+
+    def encode_clip(self, pixels_BTHWC):
+        """Tokens (B, T, M, D) of frames that all attend to each other (RVM, supplement 9: the aggregator ablation).
+
+        The position code goes on from frame to frame, as one table over T*h*w patches; each frame has its CLS.
+        """
+        frames = rearrange(pixels_BTHWC, 'b t h w c -> t b h w c')
+        tokens = [
+            self._with_cls(self._embed(patches.to_patches(frame, self.patch_size)) + self._positions(frame, time))
+            for time, frame in enumerate(frames)
+        ]
+        x_BKD = self.norm(self.layers(jnp.concatenate(tokens, axis=1)))
+        return rearrange(x_BKD, 'b (t m) d -> b t m d', t=len(frames))
+
     def encode_visible(self, pixels_BHWC, visible_BV):
         """Tokens of the visible patches alone, (B, 1+V, D): hidden pixels are dropped before anything is computed."""
         patches_BVP = masking.take_visible(patches.to_patches(pixels_BHWC, self.patch_size), visible_BV)
@@ -39,11 +63,13 @@ class ViT(nnx.Module):
     def _embed(self, patches_BNP):
         return self.patch_embed(patches_BNP.astype(self.tokens_dtype))
 
-    def _positions(self, pixels_BHWC):
+    def _positions(self, pixels_BHWC, frame=0):
         grid = patches.grid_size(*pixels_BHWC.shape[-3:-1], self.patch_size)
-        return jnp.asarray(positions.resized_sincos_table(grid, self.width, self.position_resize))
+        return jnp.asarray(positions.resized_sincos_table(grid, self.width, self.position_resize, frame))
+
+    def _with_cls(self, tokens_BND):
+        cls_B1D = jnp.broadcast_to(self.cls_token[...], (tokens_BND.shape[0], 1, self.width))
+        return jnp.concatenate([cls_B1D, tokens_BND], axis=1).astype(self.tokens_dtype)
 
     def _encode(self, tokens_BND):
-        cls_B1D = jnp.broadcast_to(self.cls_token[...], (tokens_BND.shape[0], 1, self.width))
-        tokens_BMD = jnp.concatenate([cls_B1D, tokens_BND], axis=1).astype(self.tokens_dtype)
-        return self.norm(self.layers(tokens_BMD))
+        return self.norm(self.layers(self._with_cls(tokens_BND)))

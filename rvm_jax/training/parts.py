@@ -1,0 +1,79 @@
+"""Which parameters train. Frozen is a choice made here, by path, and not a kind of model."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import traverse_util
+
+from rvm_jax.conversion import frozen, mapping
+from rvm_jax.conversion.mapping import path_name
+
+STATISTICS = ('mean', 'var')  # last part of the path: carried along by a step, never differentiated
+
+
+class FrozenEncoder(NamedTuple):
+    """The weights that a run does not train, on the host: {} and '' where it trains all."""
+
+    named: dict
+    fingerprint: str
+
+    def placed(self, abstract_frozen):
+        """Them on the devices, as the programs want them."""
+        return place(mapping.fill(abstract_frozen, self.named), abstract_frozen)
+
+
+def frozen_encoder(config):
+    """Read the encoder that a config freezes; UserError if it is not there, or is another."""
+    return FrozenEncoder(*frozen.read_weights(config, frozen.architecture(config)))
+
+
+def split(tree, arch):
+    """A model's parameters as (trained, statistics, frozen): nested dicts that `joined` puts together again.
+
+    Frozen is everything under 'encoder' where the architecture names an imported one.
+    """
+    trained, statistics, held = {}, {}, {}
+    for path, leaf in traverse_util.flatten_dict(tree).items():
+        if arch.is_frozen and path[0] == 'encoder':
+            held[path] = leaf
+        else:
+            (statistics if path[-1] in STATISTICS else trained)[path] = leaf
+    return tuple(map(traverse_util.unflatten_dict, (trained, statistics, held)))
+
+
+def joined(*trees):
+    """Nested dicts of different leaves as one."""
+    return traverse_util.unflatten_dict({p: x for tree in trees for p, x in traverse_util.flatten_dict(tree).items()})
+
+
+def of_model(state, held):
+    """All parameters of the model of a train state."""
+    return joined(state['params'], state.get('statistics', {}), held)
+
+
+def stored(held, precision):
+    """Shapes of frozen parameters with the dtype that they are kept in.
+
+    Where all products are in bfloat16 the kernels are kept so: they are only ever multiplied, and rounded before.
+    """
+    half = precision.tokens == precision.block == jnp.bfloat16
+
+    def leaf(path, x):
+        is_half = half and path_name(path).endswith('/kernel')
+        return jax.ShapeDtypeStruct(x.shape, jnp.bfloat16 if is_half else x.dtype)
+
+    return jax.tree_util.tree_map_with_path(leaf, held)
+
+
+def place(arrays, abstract):
+    """Whole arrays of this process on its devices, in the dtype and where `abstract` says; each gives its part.
+
+    arrays may lack some of the entries at the top of `abstract`.
+    """
+
+    def leaf(x, wanted):
+        x = x.astype(wanted.dtype)
+        return jax.make_array_from_callback(x.shape, wanted.sharding, lambda part: x[part])
+
+    return {name: jax.tree.map(leaf, tree, abstract[name]) for name, tree in arrays.items()}
