@@ -66,8 +66,8 @@ def test_the_last_tap_is_the_output_but_for_clip(encoder):
         np.testing.assert_allclose(last, encoder(pixels), atol=1e-5)
 
 
-def test_embeddings_alone_can_be_tapped(encoder):
-    pixels = draw_pixels()
+def test_embeddings_alone_can_be_tapped():
+    encoder, pixels = make('clip'), draw_pixels()
     np.testing.assert_allclose(encoder.tapped(pixels, (-1,))[0], encoder.hidden_states(pixels)[0], atol=1e-5)
 
 
@@ -100,7 +100,7 @@ def test_hidden_patches_never_reach_the_tokens(encoder, encode):
     assert np.abs(encode(encoder, other, VISIBLE) - found).max() > 1e-3
 
 
-@pytest.mark.parametrize('family', ['dinov3', 'dinov2', 'mae', 'clip', 'siglip2'])
+@pytest.mark.parametrize('family', ['dinov3', 'siglip2'])
 def test_visible_patches_keep_their_place_in_the_grid(family):
     encoder, pixels = make(family), jnp.ones((1, 16, 48, 3))
     found = [encode_visible(encoder, pixels, np.array([visible])) for visible in ([0, 7], [0, 8])]
@@ -120,7 +120,7 @@ def test_images_that_are_not_whole_patches_are_refused(height, width, colors):
         make('dinov3')(jnp.zeros((1, height, width, colors)))
 
 
-@pytest.mark.parametrize('family', FAMILIES)
+@pytest.mark.parametrize('family', ['dinov3', 'clip'])
 def test_remat_and_unrolling_change_nothing(family):
     pixels = draw_pixels()
     expected = make(family).tapped(pixels, (0, 2))

@@ -144,7 +144,9 @@ class ImageEncoder(nnx.Module):
 
     def _join(self, tokens_BND, places):
         """CLS, registers and patches, with positions where there is a table: not for registers."""
-        prefix = [token[...] for token in (self.cls_token, self.register_tokens) if token is not None]
+        prefix = [
+            token[...].astype(jnp.float32) for token in (self.cls_token, self.register_tokens) if token is not None
+        ]
         if places is not None:
             tokens_BND = tokens_BND + places.astype(tokens_BND.dtype)
             if self.cls_token is not None:
