@@ -8,12 +8,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from einops import einsum
+from einops import rearrange
 from flax import nnx
 
 from rvm_jax.models import layers
 
-CHUNK = 4  # frames between two states that are kept for going back
+AT_ONCE = 512  # tokens in a group, see `selective_scan`: as in the released code
+AT_ONCE_CPU = 32  # their S fits its cache: backward passes are twice as fast
 SHORTEST, LONGEST = 1e-3, 1e-1  # steps that a channel starts from
 torch_uniform = nnx.initializers.variance_scaling(1 / 3, 'fan_in', 'uniform')  # +-1/sqrt(inputs), PyTorch's default
 
@@ -29,8 +30,8 @@ class SelectiveScan(nnx.Module):
     """Mamba for every token by itself, u = normed tokens of a frame:
 
     a, z = W_in u;  c = SiLU(conv(a over this frame and the K-1 before));  d, b, r = W_x c;  s = softplus(W_dt d + bias)
-    S' = exp(-s exp(A_log)) * S + (s * c) b^T
-    output = W_out ((S' r + D * c) * SiLU(z))
+    S' = exp(-exp(A_log) s) * S + b (s * c)^T
+    output = W_out ((r S' + D * c) * SiLU(z))
 
     Products take the dtype of u, all else is float32.
     """
@@ -56,7 +57,7 @@ class SelectiveScan(nnx.Module):
         step_BTMC = jax.nn.softplus(self.dt_proj(low_rank))
         y_BTMC, memory_BMNC = selective_scan(
             step_BTMC, c_BTMC, write_BTMN, read_BTMN, -jnp.exp(self.A_log[...]), state.memory_BMNC,
-            unroll=self.execution.unroll,
+            self.execution,
         )  # fmt: skip
         y_BTMC = (y_BTMC + self.D[...] * c_BTMC) * jax.nn.silu(z_BTMC.astype(jnp.float32))
         return self.out_proj(y_BTMC.astype(u_BTMD.dtype)), MambaState(recent_BKMC, memory_BMNC)
@@ -77,32 +78,34 @@ class CausalConv(nnx.Module):
         return jax.nn.silu(sum(taps) + self.bias[...]), padded[:, frames:]
 
 
-def selective_scan(step_BTMC, c_BTMC, write_BTMN, read_BTMN, decay_NC, memory_BMNC, *, unroll=False):
-    """S_t = exp(step_t decay) * S_{t-1} + (step_t * c_t) write_t^T and y_t = S_t read_t, frame by frame.
+def selective_scan(step_BTMC, c_BTMC, write_BTMN, read_BTMN, decay_NC, memory_BMNC, execution):
+    """S_t = exp(step_t decay) * S_{t-1} + write_t (step_t * c_t)^T and y_t = read_t S_t, frame by frame.
 
-    Returns y (B, T, M, C) and the last S (B, M, N, C). Of all S, which are N times as large as y, going back
-    keeps one in CHUNK frames and computes the others again.
+    Returns y (B, T, M, C) and the last S (B, M, N, C). S is N times as large as any other array here, and going back
+    needs it at every frame. So nothing but the inputs is kept, and tokens, which are independent, go in groups: only
+    one group's S is computed again at a time, and memory depends on neither the batch nor the number of layers.
     """
+    batch, unroll = len(step_BTMC), execution.unroll
 
-    def body(memory_BMNC, chunk):
-        ys = []
-        for step, c, write, read in zip(*(jnp.unstack(x, axis=1) for x in chunk), strict=True):
-            kept = jnp.exp(step[:, :, None] * decay_NC) * memory_BMNC
-            memory_BMNC = kept + (step * c)[:, :, None] * write[..., None]
-            ys.append(einsum(memory_BMNC, read, 'b m n c, b m n -> b m c'))
-        return memory_BMNC, jnp.stack(ys, axis=1)
+    def advance(memory_NC, frame):
+        step_C, c_C, write_N, read_N = frame
+        memory_NC = jnp.exp(step_C * decay_NC) * memory_NC + write_N[:, None] * (step_C * c_C)
+        return memory_NC, (read_N[:, None] * memory_NC).sum(0)  # not a product, which accelerators may round
 
-    body = jax.checkpoint(body, prevent_cse=unroll)
-    inputs, frames = (step_BTMC, c_BTMC, write_BTMN, read_BTMN), step_BTMC.shape[1]
-    whole, ys = frames - frames % CHUNK, []
-    if whole:
-        chunks = [jnp.moveaxis(x[:, :whole].reshape(len(x), -1, CHUNK, *x.shape[2:]), 1, 0) for x in inputs]
-        memory_BMNC, y = jax.lax.scan(body, memory_BMNC, chunks, unroll=unroll)
-        ys.append(jnp.moveaxis(y, 0, 1).reshape(len(step_BTMC), whole, *step_BTMC.shape[2:]))
-    if whole < frames:
-        memory_BMNC, y = body(memory_BMNC, [x[:, whole:] for x in inputs])
-        ys.append(y)
-    return jnp.concatenate(ys, axis=1), memory_BMNC
+    def one_token(args):
+        body = jax.checkpoint(advance, prevent_cse=unroll)
+        return jax.lax.scan(body, *args, unroll=unroll)
+
+    one_token = jax.checkpoint(one_token, prevent_cse=unroll)
+    inputs = [rearrange(x, 'b t m c -> (b m) t c') for x in (step_BTMC, c_BTMC, write_BTMN, read_BTMN)]
+    args = rearrange(memory_BMNC, 'b m n c -> (b m) n c'), inputs
+    if unroll:
+        memory, y = jax.vmap(one_token)(args)
+    else:
+        is_cpu = (execution.platform or jax.default_backend()) == 'cpu'
+        memory, y = jax.lax.map(one_token, args, batch_size=AT_ONCE_CPU if is_cpu else AT_ONCE)
+    y_BTMC = rearrange(y, '(b m) t c -> b t m c', b=batch)
+    return y_BTMC, rearrange(memory, '(b m) n c -> b m n c', b=batch)
 
 
 def _uniform(bound):
