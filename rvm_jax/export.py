@@ -20,7 +20,7 @@ FORMATS = ('pretrained', 'official')
 
 def add_arguments(parser):
     """Flags of `rvm export`."""
-    parser.add_argument('--model', required=True, help='export folder, workdir, or released RVM .npz')
+    parser.add_argument('--model', required=True, help='export folder, workdir, released RVM .npz, or image encoder')
     parser.add_argument('--output', required=True, help='folder, or with --format official an .npz file, to write')
     parser.add_argument('--step', type=int, help='step of a workdir (default: its newest)')
     parser.add_argument(
@@ -33,7 +33,7 @@ def run(args):
     check_output(args.model, args.output, args.format)
     from rvm_jax import pretrained
     from rvm_jax.conversion.mapping import named_shapes
-    from rvm_jax.model_card import count
+    from rvm_jax.model_card import count, count_for_features
 
     step, facts = describe(args.model, args.step)
     model = pretrained.load(args.model, step=step)
@@ -45,7 +45,7 @@ def run(args):
     except OSError as error:
         raise UserError(args.output, f'cannot be written ({error.strerror})', 'choose another --output') from error
     shapes = named_shapes(model)
-    parameters = f'{count(shapes):,} parameters, {count(shapes, ("encoder", "core")):,} without the decoder'
+    parameters = f'{count(shapes):,} parameters, {count_for_features(shapes):,} without the decoder'
     print(f'{args.output}: {parameters}' + (f', step {step}' if step is not None else ''))
 
 

@@ -16,7 +16,7 @@ from rvm_jax.errors import DataError, UserError
 
 def add_arguments(parser):
     """Flags of `rvm features`."""
-    parser.add_argument('--model', required=True, help='export folder, workdir, or released RVM .npz')
+    parser.add_argument('--model', required=True, help='export folder, workdir, released RVM .npz, or image encoder')
     parser.add_argument('--step', type=int, help='step of a workdir (default: its newest)')
     parser.add_argument('--video', required=True, nargs='+', help='video files')
     parser.add_argument('--output', required=True, help='folder for the .npz files')

@@ -1,6 +1,10 @@
 """What an export folder says of itself to people (README.md) and to preprocessing code."""
 
+import textwrap
+
 from rvm_jax.conversion import mapping
+from rvm_jax.conversion.image_encoders import LICENSES
+from rvm_jax.models.adapters import STATISTICS
 
 TEMPLATE = """---
 library_name: rvm_jax
@@ -13,8 +17,7 @@ tags:
 
 # RVM video encoder
 
-A Recurrent Video Masked Autoencoder: a ViT encodes each frame, a recurrent core carries a state from frame to frame,
-and a decoder, used in pre-training alone, rebuilds masked future frames.
+{intro}
 
 | | |
 | --- | --- |
@@ -27,26 +30,59 @@ model = rvm_jax.from_pretrained("path/to/this/folder")
 features, state = model.encode(frames)  # (B, T, H, W, 3) uint8, or float in [0, 1] -> (B, T, M, D)
 ```
 
-`model.safetensors` has the prefixes {prefixes}; features need only `encoder.` and `core.`.
-Pixels are scaled to [0, 1], without mean and standard deviation.
+`model.safetensors` has the prefixes {prefixes}; features need {needed}.
+{pixels}
+{licence}"""
+RVM = (
+    'A Recurrent Video Masked Autoencoder: a {encoder} encodes each frame, a core carries a state from frame to frame,'
+    ' and a decoder, used in pre-training alone, rebuilds masked future frames.'
+)
+ALONE = 'The {encoder} by itself, each frame as an image: its last tokens are the features, nothing carries over.'
+PIXELS = 'Pixels are scaled to [0, 1], without mean and standard deviation.'
+PIXELS_OF_FROZEN = (
+    'Pixels are scaled to [0, 1]; the model itself takes off the mean and deviation that its encoder wants.'
+)
+LICENCE = """
+## License of the image encoder
+
+`encoder.` holds weights of {family} as they were released; whoever passes this folder on passes them on.
+{name}: {terms}.
 """
+FOR_TRAINING = ('decoder', 'target')  # parts that features do not need
 
 
 def model_card(model, facts):
     """README.md of an export folder; facts are {what: text} about the training."""
     arch, shapes = model.architecture, mapping.named_shapes(model)
     prefixes = sorted({name.split('/')[0] for name in shapes})
+    vit = f'patch {arch.patch_size}, width {arch.width}, {arch.encoder_layers} layers'
+    frozen = {'vit': f'ViT, {vit}', 'rvm': f'ViT of another RVM, frozen, {vit}'}
     rows = {
-        'Parameters': f'{count(shapes):,} ({count(shapes, ("encoder", "core")):,} without the decoder)',
-        'Encoder': f'ViT, patch {arch.patch_size}, width {arch.width}, {arch.encoder_layers} layers',
+        'Parameters': f'{count(shapes):,} ({count_for_features(shapes):,} without the decoder)',
+        'Encoder': frozen.get(arch.encoder, f'{arch.encoder}, frozen, {vit}'),
         'Core': f'{arch.core}, {arch.core_layers} layers',
         'Trained at': f'{arch.image_size} x {arch.image_size} pixels',
         **facts,
     }
     return TEMPLATE.format(
+        intro=textwrap.fill((ALONE if arch.core == 'identity' else RVM).format(encoder=_encoder(arch)), 118),
         rows='\n'.join(f'| {name} | {_cell(text)} |' for name, text in rows.items()),
         prefixes=', '.join(f'`{prefix}.`' for prefix in prefixes),
+        needed=', '.join(f'`{prefix}.`' for prefix in prefixes if prefix not in FOR_TRAINING),
+        pixels=PIXELS_OF_FROZEN if arch.is_frozen else PIXELS,
+        licence=_licence(arch),
     )
+
+
+def _encoder(arch):
+    return f'frozen {arch.encoder} ViT' if arch.is_frozen else 'ViT'
+
+
+def _licence(arch):
+    if arch.image_encoder is None:
+        return ''
+    name, terms = LICENSES[arch.encoder]
+    return LICENCE.format(family=arch.encoder, name=name, terms=terms)
 
 
 def _cell(text):
@@ -68,7 +104,16 @@ def preprocessor(model):
 
 
 def count(shapes, prefixes=None):
-    """Parameters in {name: shape}, of the given first path parts or of all."""
+    """Parameters in {name: shape}, of the given first path parts or of all; running statistics are none."""
     from math import prod
 
-    return sum(prod(shape) for name, shape in shapes.items() if prefixes is None or name.split('/')[0] in prefixes)
+    return sum(
+        prod(shape)
+        for name, shape in shapes.items()
+        if (prefixes is None or name.split('/')[0] in prefixes) and name.split('/')[-1] not in STATISTICS
+    )
+
+
+def count_for_features(shapes):
+    """Parameters that features need, see `count`."""
+    return count(shapes, {name.split('/')[0] for name in shapes}.difference(FOR_TRAINING))

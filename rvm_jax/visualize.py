@@ -4,8 +4,8 @@ Example:
     rvm visualize --model runs/demo/export --video cat.mp4 --output pictures
 
 pca and kmeans (.png, .mp4) color each patch by its features, unrolled through the core one frame at a time.
-reconstruction (.png, .mp4) shows frames 0 to 3 to the model and has it rebuild later ones, up to frame 63, from the few
-patches that stay visible. Videos play at 16 frames a second.
+reconstruction (.png, .mp4) shows the model as many first frames as it was trained to watch (4) and has it rebuild later
+ones, up to frame 63, from the few patches that stay visible. Videos play at 16 frames a second.
 """
 
 import os
@@ -16,7 +16,6 @@ import numpy as np
 
 from rvm_jax.errors import DataError, UserError
 
-NUM_SOURCE = 4  # frames watched
 NUM_DELTAS = 64  # distances that the decoder can tell apart
 TARGETS_AT_ONCE = 4
 PANEL_COLUMNS = 8
@@ -24,7 +23,7 @@ PANEL_COLUMNS = 8
 
 def add_arguments(parser):
     """Flags of `rvm visualize`."""
-    parser.add_argument('--model', required=True, help='export folder, workdir, or released RVM .npz')
+    parser.add_argument('--model', required=True, help='export folder, workdir, released RVM .npz, or image encoder')
     parser.add_argument('--step', type=int, help='step of a workdir (default: its newest)')
     parser.add_argument('--video', required=True, help='video file')
     parser.add_argument('--output', required=True, help='folder for the pictures')
@@ -37,8 +36,6 @@ def add_arguments(parser):
 
 def run(args):
     """Write the pictures and print where they are."""
-    if args.frames < NUM_SOURCE + 1:
-        raise UserError(f'--frames {args.frames}', f'{NUM_SOURCE} sources and a target are needed', 'raise it')
     if args.fps is not None and not args.fps > 0:
         raise UserError(f'--fps {args.fps}', 'must be above 0', 'leave it out to take every frame')
     if not os.path.isfile(args.video):
@@ -47,11 +44,14 @@ def run(args):
     from rvm_jax.probing import extract
 
     model = pretrained.load(args.model, step=args.step)
+    num_source = model.architecture.num_source
+    if args.frames <= num_source:
+        raise UserError(f'--frames {args.frames}', f'{num_source} sources and a target are needed', 'raise it')
     size = model.image_size if args.size is None else args.size
     frames = extract.video_frames(args.video, short_side=size, patch_size=model.patch_size, fps=args.fps)
     frames_THWC = np.stack(list(islice(frames, args.frames)))
-    if len(frames_THWC) <= NUM_SOURCE:
-        raise DataError(args.video, f'has {len(frames_THWC)} frames', f'use a video of at least {NUM_SOURCE + 1}')
+    if len(frames_THWC) <= num_source:
+        raise DataError(args.video, f'has {len(frames_THWC)} frames', f'use a video of at least {num_source + 1}')
     os.makedirs(args.output, exist_ok=True)
     write_feature_pictures(model, frames_THWC, args.output)
     if model.decoder is None:
@@ -89,9 +89,10 @@ def write_reconstructions(model, frames_THWC, folder):
 
     side = min(frames_THWC.shape[1:3])  # the model was trained on squares, and so are its decoder's positions
     frames_THWC = extract.cut(frames_THWC, side, side)
-    source_THWC, target_FHWC = frames_THWC[:NUM_SOURCE], frames_THWC[NUM_SOURCE:NUM_DELTAS]
-    counted_from = 0 if model.architecture.delta_from == 'first' else NUM_SOURCE - 1
-    deltas_F = np.arange(NUM_SOURCE, NUM_SOURCE + len(target_FHWC)) - counted_from
+    num_source = model.architecture.num_source
+    source_THWC, target_FHWC = frames_THWC[:num_source], frames_THWC[num_source:NUM_DELTAS]
+    counted_from = 0 if model.architecture.delta_from == 'first' else num_source - 1
+    deltas_F = np.arange(num_source, num_source + len(target_FHWC)) - counted_from
     pixels_FHWC, visible_FV = rebuild(model, source_THWC, target_FHWC, deltas_F)
     shown = slice(None, None, max(1, len(deltas_F) // PANEL_COLUMNS))
     clip = (target_FHWC, pixels_FHWC, visible_FV, deltas_F)

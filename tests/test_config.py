@@ -36,8 +36,24 @@ def test_every_recipe_builds(path):
 
     config = configs.load(path)
     model = build.abstract(build.architecture(config), build.execution(config.model))
-    assert {name.split('/')[0] for name in mapping.named_shapes(model)} == {'encoder', 'core', 'decoder'}
+    of_frozen = {'adapters', 'target'} if config.model.encoder != 'vit' else set()
+    assert {name.split('/')[0] for name in mapping.named_shapes(model)} == {'encoder', 'core', 'decoder'} | of_frozen
     make_optimizer(config.optim, config.steps)
+
+
+def test_there_is_a_recipe_for_every_core_on_a_frozen_encoder():
+    frozen = [configs.load(path).model for path in RECIPES if configs.load(path).model.encoder != 'vit']
+    assert {model.core for model in frozen} == {'rvmrnn', 'mamba', 'mambamix', 'gmmix'}
+    assert {model.encoder for model in frozen} == {'dinov3', 'dinov2', 'siglip2', 'rvm'}
+
+
+@pytest.mark.parametrize('path', sorted(pathlib.Path(__file__).parents[1].glob('configs/dinov3_*.py')))
+@pytest.mark.parametrize('size', ['s', 'b', 'l'])
+def test_every_dinov3_recipe_has_three_sizes(path, size):
+    from rvm_jax.models import build
+
+    arch = build.architecture(configs.load(path, [f'model.size={size}']))
+    assert arch.width == build.SIZES[size].width == arch.image_encoder.width
 
 
 def test_there_is_a_recipe_for_every_size():
@@ -46,10 +62,12 @@ def test_there_is_a_recipe_for_every_size():
 
 def test_choices_are_the_names_that_the_code_knows():
     from rvm_jax.models import build, layers
+    from rvm_jax.models.encoders import image_architecture
 
     assert set(configs.SIZES) == set(build.SIZES)
-    assert set(configs.CHOICES['model.encoder']) == set(build.ENCODERS)
-    assert set(configs.CHOICES['model.core']) == set(build.CORES)
+    assert set(configs.CHOICES['model.encoder']) == {'vit', 'rvm'} | set(image_architecture.FAMILIES)
+    assert set(configs.CHOICES['model.core']) == set(build.CORES) - {'identity'}
+    assert set(configs.CHOICES['model.target']) == set(build.TARGETS) | {'auto'}
     assert set(configs.CHOICES['model.precision']) == set(layers.PRECISIONS)
     assert set(configs.flatten(configs.default())) >= set(configs.CHOICES)
 
@@ -107,7 +125,9 @@ def test_an_override_takes_the_type_of_its_default(override, value):
         ('optim.peak_lr=-1', 'must not be negative'),
         ('data.flip=1.5', 'is a fraction'),
         ('model.mask_ratio=1', 'must be below 1'),
-        ('model.encoder_path=x', 'is for an imported encoder'),
+        ('model.encoder_path=x', 'is for a frozen encoder, and config.model.encoder is vit; leave it empty'),
+        ('model.target=mask_token', 'is for a frozen encoder'),
+        ('objective.feature_weight=1', 'is for a frozen encoder'),
         ('data.crop_area=(0.5,0.1)', 'must be a range above 0'),
         ('data.crop_area=(0.5,2)', 'is a fraction of the frame'),
         ('data.min_gap=49', 'is above max_gap=48'),

@@ -9,13 +9,16 @@ from rvm_jax.config import CHOICES
 from rvm_jax.conversion.safetensors import read_safetensors
 from rvm_jax.errors import UserError
 from rvm_jax.models import build
-from rvm_jax.models.encoders.image_architecture import ImageArchitecture
+from rvm_jax.models.encoders import image_architecture, image_vit
 
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
 LARGEST = 65_536  # of any size in an architecture; a config.json beyond it is damaged or hostile
 # What config.py offers, and what only an image encoder by itself has.
 TEXTS = {name.rpartition('.')[2]: choices for name, choices in CHOICES.items()} | {
-    'core': (*CHOICES['model.core'], 'identity')
+    'core': (*CHOICES['model.core'], 'identity'),
+    'family': image_architecture.FAMILIES,
+    'activation': image_vit.ACTIVATIONS,
+    'interpolation': (*image_architecture.INTERPOLATIONS, ''),
 }
 
 
@@ -39,7 +42,7 @@ def architecture_from(values, origin):
     if not isinstance(values, dict):
         raise UserError(origin, f'its {CONFIG} lacks or adds architecture', 'was it written by rvm_jax?')
     image = values.get('image_encoder')
-    image = None if image is None else _checked(ImageArchitecture, image, origin)
+    image = None if image is None else _checked(image_architecture.ImageArchitecture, image, origin)
     arch = _checked(build.Architecture, values | {'image_encoder': None}, origin)
     return dataclasses.replace(arch, image_encoder=image)
 

@@ -54,10 +54,15 @@ def read_official(path):
 
 
 def to_official(model):
-    """{released key: array} of a model, the inverse of `read_official`."""
-    released = build.Architecture()
+    """{released key: array} of a model, the inverse of `read_official`. UserError if it has no place there."""
+    arch, released = model.architecture, build.Architecture()
+    if (arch.encoder, arch.core, arch.target, arch.output_norm) != ('vit', 'rvmrnn', 'shared', False):
+        raise UserError(
+            f'a model of {arch.encoder} and {arch.core}', 'the released layout holds an RVM trained as a whole',
+            'use save_pretrained (rvm export without --format official)',
+        )  # fmt: skip
     for switch in ('block_order', 'gelu', 'position_resize'):
-        value = getattr(model.architecture, switch)
+        value = getattr(arch, switch)
         if value != getattr(released, switch):
             raise UserError(f'{switch}={value}', 'cannot be told from a released file', 'use save_pretrained')
     arrays, unknown = mapping.translate(mapping.to_named(model), mapping.invert(TABLE))

@@ -14,6 +14,7 @@ from rvm_jax.models import layers
 LAST = 'last'  # the last depth as it is, without adapters
 MOMENTUM = 0.9  # of running statistics
 EPSILON = 1e-5
+STATISTICS = ('mean', 'var')  # names of what a step carries along and never differentiates
 
 
 def tapped_blocks(taps, depth):

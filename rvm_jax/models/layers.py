@@ -195,14 +195,14 @@ class Stack(nnx.Module):
         """Apply every block in turn to x; context goes to each of them."""
         return self.fold(lambda block, x, _: (block(x, *context), None), x)[0]
 
-    def tapped(self, x, taps):
+    def tapped(self, x, taps, *context):
         """The outputs of the blocks that taps names, ascending from 0: (len(taps), *x.shape). No other is stored."""
         depth = taps[-1] + 1
         slots = jnp.asarray(np.searchsorted(taps, np.arange(depth)))  # a block writes where the next tap will, too
 
         def apply(block, carry, slot):
             x, tapped = carry
-            x = block(x)
+            x = block(x, *context)
             return (x, jax.lax.dynamic_update_index_in_dim(tapped, x, slot, 0)), None
 
         tapped = jnp.zeros((len(taps), *x.shape), x.dtype)

@@ -63,11 +63,14 @@ def encode_stream(model, frames, chunk=CHUNK):
     """Features of frames as they come: yields float32 arrays (T, M, D) whose T add up to the number of frames.
 
     frames is an iterable of uint8 HWC of one size. The last T mod chunk frames go one by one, so that only two
-    lengths are ever compiled. While the device works on one piece the next one is being decoded.
+    lengths are ever compiled. While the device works on one piece the next one is being decoded. A model that does not
+    stream sees windows of as many frames as in training, one after the other; the last may be shorter.
     """
+    streams = model.core.is_streaming
+    chunk = chunk if streams else model.architecture.num_source
     frames, state, waiting = iter(frames), None, None
     while frames_of_chunk := list(islice(frames, chunk)):
-        whole = len(frames_of_chunk) == chunk
+        whole = len(frames_of_chunk) == chunk or not streams
         for piece in [frames_of_chunk] if whole else [[frame] for frame in frames_of_chunk]:
             features_BTMD, state = model.encode(np.stack(piece)[None], state)
             if waiting is not None:

@@ -8,8 +8,7 @@ from flax import traverse_util
 
 from rvm_jax.conversion import frozen, mapping
 from rvm_jax.conversion.mapping import path_name
-
-STATISTICS = ('mean', 'var')  # last part of the path: carried along by a step, never differentiated
+from rvm_jax.models.adapters import STATISTICS
 
 
 class FrozenEncoder(NamedTuple):

@@ -18,6 +18,7 @@ def run_facts(workdir, run, config, step):
     """{what: text} about the parameters of a step; run is the workdir's config.json, config the ConfigDict in it."""
     facts = {
         'Recipe': recipe_line(str(run.get('command'))),
+        'Encoder weights': _basename(config.model.encoder_path),
         'Data': _data(workdir, config),
         'Trained for': f'{step:,} of {config.steps:,} steps, {step * config.batch_size:,} clips',
         **loss_facts(workdir, step),

@@ -72,7 +72,7 @@ class ImageEncoder(nnx.Module):
         blocks = tuple(tap for tap in taps if tap >= 0)
         tapped_JBMD = tokens_BMD[None][: len(taps) - len(blocks)]
         if blocks:
-            tapped_JBMD = jnp.concatenate([tapped_JBMD, self._finish(self._tap(tokens_BMD, blocks, rotation))])
+            tapped_JBMD = jnp.concatenate([tapped_JBMD, self._finish(self.layers.tapped(tokens_BMD, blocks, rotation))])
         return tapped_JBMD
 
     def encode_visible(self, pixels_BHWC, visible_BV):
@@ -157,18 +157,6 @@ class ImageEncoder(nnx.Module):
 
     def _encode(self, tokens_BMD, rotation):
         return self.layers(tokens_BMD, rotation)
-
-    def _tap(self, tokens_BMD, blocks, rotation):
-        depth = blocks[-1] + 1
-        slots = jnp.asarray(np.searchsorted(blocks, np.arange(depth)))  # a block writes where the next tap will, too
-
-        def apply(block, carry, slot):
-            tokens_BMD, tapped = carry
-            tokens_BMD = block(tokens_BMD, rotation)
-            return (tokens_BMD, jax.lax.dynamic_update_index_in_dim(tapped, tokens_BMD, slot, 0)), None
-
-        tapped = jnp.zeros((len(blocks), *tokens_BMD.shape), tokens_BMD.dtype)
-        return self.layers.fold(apply, (tokens_BMD, tapped), slots, depth)[0][1]
 
     def _finish(self, tokens):
         if self.norm is not None:

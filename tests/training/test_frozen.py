@@ -1,0 +1,195 @@
+"""Runs on a frozen image encoder: what it trains, keeps, saves and refuses."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shutil
+
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from rvm_jax import config, pretrained
+from rvm_jax.conversion import mapping
+from rvm_jax.data.sources.synthetic_videos import write_videos
+from rvm_jax.errors import UserError
+from rvm_jax.models import build, layers
+from rvm_jax.training import parts, sharding
+from rvm_jax.training.loop import train
+from rvm_jax.training.programs import make_programs
+
+NAME = 'dinov2/registers'
+SMALL = [
+    'model.size=tiny', 'model.encoder=dinov2', 'model.unroll=false', 'model.core_layers=1', 'data.image_size=24',
+    'model.mask_ratio=0.5', 'batch_size=8', 'log.every=1', 'log.images_every=0', 'log.eval_clips=4', 'data.num_workers=0', 'mesh.data=-1',
+]  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def deep(golden):
+    """deep() -> a small DINOv2 with registers and four layers, as Hugging Face writes it; `write` makes its folder."""
+
+    def make():
+        found = golden(NAME)
+        for key in [key for key in found.arrays if '.layer.0.' in key]:
+            for layer in (2, 3):
+                found.arrays[key.replace('.layer.0.', f'.layer.{layer}.')] = found.arrays[key][::-1].copy()
+        return dataclasses.replace(found, config=found.config | {'num_hidden_layers': 4})
+
+    return make
+
+
+@pytest.fixture(scope='module')
+def encoder(deep, tmp_path_factory):
+    return deep().write(tmp_path_factory.mktemp('weights') / 'encoder')
+
+
+@pytest.fixture(scope='module')
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('videos')
+    write_videos(folder, 8, seed=0, num_frames=24, height=32, width=32, num_workers=0)
+    return str(folder)
+
+
+@pytest.fixture
+def recipe(videos, encoder):
+    def make(*overrides):
+        paths = f'data.path={videos}', f'model.encoder_path={encoder}'
+        return config.load('configs/tiny.py', [*SMALL, *paths, *overrides])
+
+    return make
+
+
+@pytest.fixture(scope='module')
+def run(videos, encoder, tmp_path_factory):
+    """A finished workdir of three steps."""
+    workdir = str(tmp_path_factory.mktemp('run') / 'workdir')
+    paths = f'data.path={videos}', f'model.encoder_path={encoder}', f'data.eval_path={videos}'
+    train(config.load('configs/tiny.py', [*SMALL, *paths, 'steps=3']), workdir, pretrained.load)
+    return workdir
+
+
+def test_nothing_frozen_moves_and_all_else_does(recipe, run, encoder):
+    arch = pretrained.read_architecture(run)
+    fresh = jax.device_get(make_programs(recipe('steps=3')).create())
+    trained = mapping.to_named(pretrained.load(run))
+    frozen = mapping.to_named(pretrained.load(encoder))
+    assert {name: array.tobytes() for name, array in frozen.items()} == {
+        name: array.tobytes() for name, array in trained.items() if name.startswith('encoder/')
+    }
+    before = mapping.tree_named(parts.joined(fresh['params'], fresh['statistics']))
+    assert not any(name.startswith('encoder/') for name in before)
+    still = [name for name, array in before.items() if np.array_equal(array, trained[name])]
+    assert still == [] and arch.is_frozen
+
+
+def test_optimizer_and_gradients_know_only_what_trains(recipe):
+    programs = make_programs(recipe())
+    trained = sum(leaf.size for leaf in jax.tree.leaves(programs.abstract_state['params']))
+    moments = sum(leaf.size for leaf in jax.tree.leaves(programs.abstract_state['opt_state']) if leaf.ndim)
+    assert moments == 2 * trained
+    assert set(programs.abstract_state['params']) == {'adapters', 'core', 'decoder', 'target'}
+    assert set(programs.abstract_frozen) == {'encoder'}
+    whole = nnx.to_pure_dict(nnx.state(build.abstract(programs.arch)))
+    assert sum(leaf.size for leaf in jax.tree.leaves(whole)) == trained + sum(
+        leaf.size for tree in (programs.abstract_frozen, programs.abstract_state['statistics'])
+        for leaf in jax.tree.leaves(tree)
+    )  # fmt: skip
+
+
+def test_frozen_kernels_are_kept_in_half_precision_where_they_are_multiplied_so(recipe):
+    for precision, dtype in (('bf16', 'bfloat16'), ('float32', 'float32'), ('official_mixed', 'float32')):
+        frozen = make_programs(recipe(f'model.precision={precision}')).abstract_frozen
+        dtypes = {
+            name.split('/')[-1]: str(leaf.dtype)
+            for name, leaf in ((mapping.path_name(p), x) for p, x in jax.tree_util.tree_leaves_with_path(frozen))
+        }
+        assert dtypes['kernel'] == dtype and dtypes['scale'] == dtypes['bias'] == 'float32'
+
+
+def test_rounding_frozen_kernels_early_changes_no_number(recipe, encoder):
+    arch = make_programs(recipe()).arch
+    execution = layers.Execution(layers.PRECISIONS['bf16'])
+    model = pretrained.load(encoder, precision='bf16')
+    graphdef, params = nnx.split(model)
+    params = nnx.to_pure_dict(params)
+    held = parts.stored(parts.split(params, arch)[2], execution.precision)
+    rounded = jax.tree.map(lambda x, wanted: x.astype(wanted.dtype), params, parts.joined(params, held))
+    frames = np.random.default_rng(0).integers(0, 256, (1, 2, 24, 24, 3), np.uint8)
+    expected, _ = model.encode(frames)
+    found, _ = nnx.merge(graphdef, rounded).encode(frames)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_a_checkpoint_holds_what_trains_and_the_encoder_by_its_fingerprint(run):
+    step = os.path.join(run, 'checkpoints', '3')
+    manifest = json.loads(pathlib.Path(step, 'manifest.json').read_text())
+    parts_saved = {name.split('/')[1] for name in manifest['tree'] if name.startswith('params/')}
+    assert parts_saved == {'adapters', 'core', 'decoder', 'target'}
+    assert any(name.startswith('statistics/') for name in manifest['tree'])
+    assert not any('encoder/' in name.replace('opt_state', '') for name in manifest['tree'])
+
+
+def test_another_encoder_is_refused_and_the_same_elsewhere_is_not(recipe, run, deep, tmp_path):
+    elsewhere = deep().write(tmp_path / 'elsewhere')
+    other = deep()
+    key = next(key for key in other.arrays if key.endswith('weight') and other.arrays[key].ndim == 2)
+    other.arrays[key] = other.arrays[key] + np.float32(1e-3)
+    other = other.write(tmp_path / 'other')
+    workdir = str(shutil.copytree(run, tmp_path / 'copy'))
+    with pytest.raises(UserError, match=r'was trained on another encoder than .*other'):
+        train(recipe('steps=3', f'model.encoder_path={other}'), workdir, pretrained.load)
+    train(recipe('steps=3', f'model.encoder_path={elsewhere}'), workdir, pretrained.load)
+    assert mapping.to_named(pretrained.load(workdir)).keys() == mapping.to_named(pretrained.load(run)).keys()
+
+
+def test_a_model_whose_encoder_has_changed_since_does_not_open(run, tmp_path, deep):
+    workdir = pathlib.Path(shutil.copytree(run, tmp_path / 'copy'))
+    other = deep()
+    other.arrays['embeddings.cls_token'] = other.arrays['embeddings.cls_token'] + 1
+    stored = json.loads((workdir / 'config.json').read_text())
+    stored['config']['model']['encoder_path'] = other.write(tmp_path / 'other')
+    (workdir / 'config.json').write_text(json.dumps(stored))
+    with pytest.raises(UserError, match='another encoder'):
+        pretrained.load(workdir)
+    stored['config']['model']['encoder_path'] = str(tmp_path / 'gone')
+    (workdir / 'config.json').write_text(json.dumps(stored))
+    with pytest.raises(UserError, match='gone'):
+        pretrained.load(workdir)
+
+
+def test_a_stopped_run_goes_on_as_if_it_never_was(recipe, run, tmp_path):
+    workdir = str(tmp_path / 'run')
+    train(recipe('steps=3', 'checkpoint.every=2'), workdir, pretrained.load)
+    shutil.rmtree(os.path.join(workdir, 'checkpoints', '3'))
+    train(recipe('steps=3', 'checkpoint.every=2'), workdir, pretrained.load)
+    left, right = mapping.to_named(pretrained.load(workdir)), mapping.to_named(pretrained.load(run))
+    assert all(np.array_equal(left[name], right[name]) for name in right)
+
+
+def test_eight_devices_learn_what_one_does(recipe):
+    options = 'model.core=mamba', 'model.core_dropout=0.5'
+
+    def losses(mesh, devices):
+        recipe_ = recipe(*options, *mesh)
+        programs = make_programs(recipe_, devices)
+        frozen = parts.frozen_encoder(recipe_).placed(programs.abstract_frozen)
+        state, found = programs.create(), []
+        rng = np.random.default_rng(0)
+        batch = {
+            'source_BTHWC': rng.integers(0, 256, (8, 2, 24, 24, 3), np.uint8),
+            'target_BFHWC': rng.integers(0, 256, (8, 2, 24, 24, 3), np.uint8),
+            'deltas_BF': rng.integers(2, 9, (8, 2), np.int32),
+        }
+        for _ in range(3):
+            state, metrics = programs.train_step(state, sharding.place_batch(programs.mesh, batch), frozen)
+            found.append(float(metrics['loss']))
+        return found, jax.device_get(state['statistics'])
+
+    one = losses(['mesh.data=1', 'mesh.fsdp=1'], jax.devices()[:1])
+    many = losses(['mesh.data=4', 'mesh.fsdp=2'], jax.devices()[:8])
+    np.testing.assert_allclose(many[0], one[0], rtol=1e-4)
+    for left, right in zip(jax.tree.leaves(many[1]), jax.tree.leaves(one[1]), strict=True):
+        np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
