@@ -83,7 +83,7 @@ def selective_scan(step_BTMC, c_BTMC, write_BTMN, read_BTMN, decay_NC, memory_BM
 
     Returns y (B, T, M, C) and the last S (B, M, N, C). S is N times as large as any other array here, and going back
     needs it at every frame. So nothing but the inputs is kept, and tokens, which are independent, go in groups: only
-    one group's S is computed again at a time, and memory depends on neither the batch nor the number of layers.
+    one group's S is computed again at a time, and what that takes depends on neither the batch nor the layers.
     """
     batch, unroll = len(step_BTMC), execution.unroll
 
