@@ -23,7 +23,7 @@ from einops import rearrange, repeat
 from rvm_jax import config as configs
 from rvm_jax.models import build, layers, patches, targets
 from rvm_jax.models.decoder import flatten_time
-from rvm_jax.models.rvm import to_unit_range
+from rvm_jax.models.rvm import Reconstruction, to_unit_range
 from rvm_jax.objectives.pixel_loss import pixel_loss
 from rvm_jax.training import cost, optimizer, sharding, state, step
 
@@ -157,7 +157,7 @@ def random_batch(batch_size):
     }
 
 
-def released_loss(model, batch, visible_BFV):
+def released_loss(model, batch, visible_BFV, learning=None):
     """The pixel loss with every target frame as a clip of its own, which projects the source tokens again."""
     source_BTHWC, target_BFHWC, deltas_BF = (batch[name] for name in ('source_BTHWC', 'target_BFHWC', 'deltas_BF'))
     num_target, grid = deltas_BF.shape[1], patches.grid_size(*target_BFHWC.shape[2:4], model.patch_size)
@@ -165,13 +165,13 @@ def released_loss(model, batch, visible_BFV):
     target_BFHWC = to_unit_range(target_BFHWC)
     features_BTMD, _ = model.encode(source_BTHWC)
     tokens_BFMD = targets.fold_frames(model.encoder.encode_visible, target_BFHWC, visible_BFV)
-    patches_BFNP = model.decoder(
+    patches_BFNP, _ = model.decoder(
         *(rearrange(x, 'b f ... -> (b f) 1 ...') for x in (model.decoder.embed(tokens_BFMD), visible_BFV, deltas_BF)),
         repeat(model.decoder.embed(flatten_time(features_BTMD)), 'b k e -> (b f) k e', f=num_target),
         num_patches,
     )
     true_BFNP = rearrange(patches.to_patches(target_BFHWC, model.patch_size), 'b f n p -> (b f) 1 n p')
-    return jnp.square(patches_BFNP - true_BFNP).mean(), features_BTMD
+    return jnp.square(patches_BFNP - true_BFNP).mean(), Reconstruction(patches_BFNP, visible_BFV, features_BTMD)
 
 
 def matmul_peak(dtype, tries=8):

@@ -25,9 +25,10 @@ DEVICE_ARRAYS = ('source_BTHWC', 'target_BFHWC', 'deltas_BF')  # of data/batch.p
 PARTITIONS = (
     (r'(query|key|value)/kernel$', ('fsdp', None, None)),
     (r'attention/out/kernel$', (None, None, 'fsdp')),
-    (r'mlp/(dense_in|gate)/kernel$', ('fsdp', None)),
+    (r'mlp/dense_in/kernel$', ('fsdp', None)),
     (r'mlp/dense_out/kernel$', (None, 'fsdp')),
-    (r'(update|reset)/kernel$', ('fsdp', None)),
+    (r'(update|reset|gate|in_proj|x_proj)/kernel$', ('fsdp', None)),
+    (r'out_proj/kernel$', (None, 'fsdp')),
     (r'(patch_embed|delta_embedder)/kernel$', (None, 'fsdp')),
     (r'/(embedder|detokenizer|feature_head)/kernel$', ('fsdp', None)),
 )

@@ -14,16 +14,17 @@ from flax import nnx
 from rvm_jax import config, pretrained
 from rvm_jax.conversion import mapping
 from rvm_jax.data.sources.synthetic_videos import write_videos
-from rvm_jax.errors import UserError
+from rvm_jax.errors import ConfigErrors, UserError
 from rvm_jax.models import build, layers
-from rvm_jax.training import parts, sharding
+from rvm_jax.training import checksums, parts, sharding
 from rvm_jax.training.loop import train
 from rvm_jax.training.programs import make_programs
 
 NAME = 'dinov2/registers'
 SMALL = [
     'model.size=tiny', 'model.encoder=dinov2', 'model.unroll=false', 'model.core_layers=1', 'data.image_size=24',
-    'model.mask_ratio=0.5', 'batch_size=8', 'log.every=1', 'log.images_every=0', 'log.eval_clips=4', 'data.num_workers=0', 'mesh.data=-1',
+    'model.mask_ratio=0.5', 'batch_size=8', 'log.every=1', 'log.images_every=0', 'log.eval_clips=4',
+    'data.num_workers=0', 'mesh.data=-1',
 ]  # fmt: skip
 
 
@@ -125,11 +126,11 @@ def test_rounding_frozen_kernels_early_changes_no_number(recipe, encoder):
 
 def test_a_checkpoint_holds_what_trains_and_the_encoder_by_its_fingerprint(run):
     step = os.path.join(run, 'checkpoints', '3')
-    manifest = json.loads(pathlib.Path(step, 'manifest.json').read_text())
+    manifest = json.loads(pathlib.Path(step, checksums.NAME).read_text())
     parts_saved = {name.split('/')[1] for name in manifest['tree'] if name.startswith('params/')}
     assert parts_saved == {'adapters', 'core', 'decoder', 'target'}
     assert any(name.startswith('statistics/') for name in manifest['tree'])
-    assert not any('encoder/' in name.replace('opt_state', '') for name in manifest['tree'])
+    assert not any('encoder' in name.split('/') for name in manifest['tree'])
 
 
 def test_another_encoder_is_refused_and_the_same_elsewhere_is_not(recipe, run, deep, tmp_path):
@@ -193,3 +194,64 @@ def test_eight_devices_learn_what_one_does(recipe):
     np.testing.assert_allclose(many[0], one[0], rtol=1e-4)
     for left, right in zip(jax.tree.leaves(many[1]), jax.tree.leaves(one[1]), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture
+def released(recipe, tmp_path):
+    """released(width) -> a file in the released RVM layout with the core and decoder of the small recipe."""
+
+    def make(width):
+        arch = build.architecture(recipe(), make_programs(recipe()).arch.image_encoder)
+        arch = dataclasses.replace(
+            arch, encoder='vit', image_encoder=None, taps='last', target='shared', width=width, encoder_layers=1,
+            encoder_heads=2, encoder_head_dim=width // 2, core_head_dim=width // 2,
+        )  # fmt: skip
+        model = build.build(arch, rngs=nnx.Rngs(7))
+        path = str(tmp_path / f'rvm_{width}.npz')
+        pretrained.save_official(model, path)
+        return path, mapping.to_named(model)
+
+    return make
+
+
+def test_core_and_decoder_start_from_released_weights(recipe, released, tmp_path, capfd):
+    path, expected = released(24)
+    workdir = str(tmp_path / 'run')
+    train(recipe('steps=1', 'optim.peak_lr=0', f'init_from={path}'), workdir, pretrained.load)
+    found = mapping.to_named(pretrained.load(workdir))
+    taken = [name for name in found if name.split('/')[0] in ('core', 'decoder')]
+    assert taken and all(np.array_equal(found[name], expected[name]) for name in taken)
+    assert f'starting from {path}: core, decoder; fresh: adapters, target' in capfd.readouterr().err
+
+
+def test_weights_of_another_width_or_core_are_refused(recipe, released, tmp_path):
+    path, _ = released(32)
+    with pytest.raises(UserError, match='is 32 wide, and the frozen encoder 24'):
+        train(recipe('steps=1', f'init_from={path}'), str(tmp_path / 'a'), pretrained.load)
+    path, _ = released(24)
+    with pytest.raises(UserError, match='its core is rvmrnn, and that of this run mamba'):
+        train(recipe('steps=1', 'model.core=mamba', f'init_from={path}'), str(tmp_path / 'b'), pretrained.load)
+
+
+def test_a_run_starts_from_another_frozen_run_with_all_that_it_trained(recipe, run, tmp_path):
+    workdir = str(tmp_path / 'run')
+    train(recipe('steps=1', 'optim.peak_lr=0', f'init_from={run}'), workdir, pretrained.load)
+    left, right = mapping.to_named(pretrained.load(workdir)), mapping.to_named(pretrained.load(run))
+    moved = {name for name in left if not np.array_equal(left[name], right[name])}
+    assert moved == {'adapters/norm/mean', 'adapters/norm/var'}  # which a step carries on whatever the learning rate
+
+
+@pytest.mark.parametrize(
+    ('overrides', 'message'),
+    [
+        (['model.encoder_path='], 'where are the weights of dinov2'),
+        (['model.encoder_path=/nowhere'], '/nowhere'),
+        (['model.encoder=dinov3'], 'dinov2'),
+        (['data.image_size=28'], 'is not a multiple of the patch, 8 pixels; take 24'),
+        (['model.target=mask_token', 'model.encoder=siglip2'], 'siglip2 has no mask token'),
+    ],
+)
+def test_what_does_not_go_together_is_named_before_anything_runs(recipe, overrides, message, tmp_path):
+    with pytest.raises((UserError, ConfigErrors), match=message):
+        train(recipe(*overrides), str(tmp_path / 'run'), pretrained.load)
+    assert not (tmp_path / 'run').exists()
