@@ -87,8 +87,9 @@ def _check_slice(config, topology):
 
 def as_lines(path, forecast, utilization):
     """One forecast."""
+    from rvm_jax.architecture_rows import part_rows
     from rvm_jax.conversion import frozen
-    from rvm_jax.info import part_rows, table
+    from rvm_jax.info import table
     from rvm_jax.training import chips, cost, estimate
 
     config = forecast.config

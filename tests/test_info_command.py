@@ -3,9 +3,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from rvm_jax import cli, info, pretrained
+from rvm_jax import cli, pretrained
+from rvm_jax.architecture_rows import preset
 from rvm_jax.conversion import mapping
 from rvm_jax.models import build
+from rvm_jax.models.encoders import image_architecture
 from rvm_jax.visualization import movies
 
 
@@ -46,6 +48,41 @@ def test_a_recipe_tells_its_work_and_lists_every_key(shown):
     assert rows['model.size'] == "'s'" and rows['optim.peak_lr'] == '0.0012'
 
 
+@pytest.mark.parametrize(
+    ('recipe', 'overrides', 'expected'),
+    [
+        ('dinov3_rvmrnn', [], {
+            'parameters': '432,597,248 with decoder, 391,311,360 without',
+            'size': 'l',
+            'frozen': '303,129,600 parameters, of the encoder; 129,467,648 are trained',
+            'encoder': 'dinov3, patch 16, width 1024, 24 layers, 16 heads, MLP 4096, CLS and 4 registers, frozen',
+            'taps': '4_regular: after blocks 5, 11, 17, 23 from 0, adapters with bn, mean',
+            'core': 'rvmrnn, 4 layers, 16 heads, MLP 4096; 71,384,064 parameters',
+            'target': 'light_target: a ViT of 2 layers, 8 heads, MLP 2048, which trains',
+        }),
+        ('dinov3_gmmix', ['--config.model.size=h', '--config.objective.feature_weight=1'], {
+            'size': 'h',
+            'encoder': 'dinov3, patch 16, width 1280, 32 layers, 20 heads, gated MLP 5120, CLS and 4 registers, frozen',
+            'core': 'gmmix, 4 layers, 16 heads, MLP 5120, 16 x 2560 numbers of state a token and layer; 133,358,080 '
+                    'parameters',
+            'target': 'light_target: a ViT of 2 layers, 8 heads, MLP 2048, which trains, and features of the encoder '
+                      'are predicted',
+        }),
+        ('siglip2_rvmrnn', ['--config.model.taps=last', '--config.model.core=mamba', '--config.model.core_layers=2',
+                            '--config.model.target=frozen_visible', '--config.model.size=l'], {
+            'size': 'l but core_layers 2, not 4',
+            'encoder': 'siglip2, patch 16, width 1024, 24 layers, 16 heads, MLP 4096, no CLS, frozen',
+            'taps': 'last: after blocks 23 from 0, no adapters',
+            'core': 'mamba, 2 layers, 16 x 2048 numbers of state a token and layer; 13,338,624 parameters',
+            'target': 'frozen_visible: the encoder on visible patches',
+        }),
+    ],
+)  # fmt: skip
+def test_a_recipe_with_a_frozen_encoder_tells_its_parts(shown, recipe, overrides, expected):
+    rows = shown(f'configs/{recipe}.py', *overrides)
+    assert {what: rows[what] for what in expected} == expected
+
+
 def test_overrides_are_applied_and_marked(shown):
     rows = shown('configs/rvm_s.py', '--config.model.core_mlp=1536', '--config.steps=1e3')
     assert rows['parameters'].startswith('65,905,536 with decoder')
@@ -60,7 +97,7 @@ def test_a_workdir_tells_how_far_it_came_and_where_to_look(shown, make_workdir, 
     assert rows['trained'] == 'for 20 of 20 steps, 160 clips' and rows['checkpoints'] == '10, 20'
     assert rows['last'] == 'logged step 20/20 loss 0.25 2.5 clips/s'
     assert rows['videos'] == '160 clips read, 3 could not be (data_report.json)'
-    assert 'loss.png' in rows['pictures'] and rows['lines'] < 16
+    assert 'loss.png' in rows['pictures'] and rows['lines'] < 18
 
 
 def test_a_workdir_before_its_first_step_is_shown_too(shown, make_workdir, tmp_path):
@@ -84,14 +121,31 @@ def test_exports_and_released_files_tell_their_sizes(shown, tmp_path):
         rows = shown(path)
         assert what in rows and rows['size'] == 'tiny but patch_size 16, not 8; core_layers 1, not 2'
         assert rows['parameters'].startswith(f'{sum(array.size for array in named.values()):,} with decoder')
-        assert rows['core'] == 'rvmrnn, 1 layers, 2 heads, MLP 256' and rows['weights'].startswith('float32, ')
+        assert rows['core'] == 'rvmrnn, 1 layers, 2 heads, MLP 256; 83,328 parameters' and rows['weights'].startswith(
+            'float32, '
+        )
     assert shown(tmp_path / 'export')['trained'] == 'at 48 x 48 pixels, 95% masked'
 
 
+def test_an_image_encoder_tells_its_family_and_sizes(shown, golden, tmp_path):
+    rows = shown(golden('dinov3/swiglu').write(tmp_path / 'folder'))
+    weights = (tmp_path / 'folder' / 'model.safetensors').stat().st_size
+    assert rows['image'].startswith('encoder ') and rows['weights'] == f'{weights:,} bytes'
+    assert rows['encoder'].startswith('dinov3, patch ') and 'gated MLP' in rows['encoder']
+    assert rows['encoder'].endswith('registers') and 'frozen' not in rows and 'taps' not in rows
+    assert rows['core'].startswith('none') and rows['parameters'].endswith(', no decoder')
+
+
+def test_a_released_image_encoder_is_called_by_its_size():
+    image = image_architecture.standard('dinov2', 'b')
+    assert preset(build.image_only(image)) == 'b'
+    assert preset(build.image_only(dataclasses.replace(image, layers=6))) == 'none of the presets'
+
+
 def test_a_model_without_a_decoder_is_compared_without_it():
-    assert info.preset(dataclasses.replace(build.SIZES['s'], decoder_width=0)) == 's'
-    assert info.preset(dataclasses.replace(build.SIZES['s'], mask_ratio=0.5)) == 's'
-    assert info.preset(build.Architecture(width=1, core_mlp=1, encoder_mlp=1, encoder_heads=1, core_heads=1)) == (
+    assert preset(dataclasses.replace(build.SIZES['s'], decoder_width=0)) == 's'
+    assert preset(dataclasses.replace(build.SIZES['s'], mask_ratio=0.5)) == 's'
+    assert preset(build.Architecture(width=1, core_mlp=1, encoder_mlp=1, encoder_heads=1, core_heads=1)) == (
         'none of the presets'
     )
 

@@ -57,6 +57,17 @@ def test_without_a_topology_the_recipe_is_estimated(shown):
     assert len(lines) < 12 and max(map(len, lines)) < 140
 
 
+def test_a_frozen_encoder_is_named_and_costs_its_forward_pass(shown):
+    rows, lines = shown('--config', 'configs/dinov3_rvmrnn.py', '--device', 'v6e', '--devices', '16')
+    assert rows['recipe'].startswith('configs/dinov3_rvmrnn.py: 432,597,248 parameters, 50,000 steps of 256 clips')
+    assert rows['frozen'] == '303,129,600 parameters, of the encoder; 129,467,648 are trained'
+    assert rows['encoder'].startswith('dinov3, patch 16') and rows['taps'].startswith('4_regular')
+    assert rows['target'].startswith('light_target') and rows['core'].startswith('rvmrnn')
+    assert rows['training'] == '1,516 GFLOP a clip: encoder 659, adapters 103, core 473, target 2.08, decoder 279'
+    assert '(weights 1.05, gradients 0.48, optimizer 0.96, activations ' in rows['memory']
+    assert len(lines) < 16 and max(map(len, lines)) < 140
+
+
 def test_utilization_sets_the_pace_until_memory_does(shown):
     slow = shown(*S, '--utilization', '0.01')[0]['step']
     fast = shown(*S, '--utilization', '1')[0]['step']

@@ -5,38 +5,55 @@ Within 1.3 times the compiler's on small models.
 
 import jax.numpy as jnp
 
-from rvm_jax.models.cores.selective_scan import CHUNK
+from rvm_jax.models.cores.selective_scan import AT_ONCE
 from rvm_jax.training.blocks import blocks, frozen_parts
 
 
-def of_clip(arch, execution, *, num_source, num_target, image_size):
-    """Bytes of one clip: what the backward pass reads of every block that trains under the remat policy; all of the
-    one layer that is worked on, as one that is recomputed or one of a frozen encoder; frames as float32 pixels and
-    patches.
+def of_batch(arch, execution, clips, **sizes):
+    """Bytes that so many clips take at most: what is kept of them, and all of the one layer that is worked on, as one
+    that is recomputed or one of a frozen encoder.
 
-    A frozen encoder keeps nothing. Attention scores count for implementation 'xla' alone: the others never write them
-    out, and 'auto' is taken to find one of those. Copies that a compiler adds are not counted.
+    sizes: num_source, num_target, image_size. A frozen encoder keeps nothing. Attention scores count for
+    implementation 'xla' alone: the others never write them out, and 'auto' is taken to find one of those. Copies that
+    a compiler adds are not counted.
+    """
+    at_work = {}
+    for part, one in _found(arch, sizes).items():
+        is_kept = execution.remat == 'none' and part not in frozen_parts(arch)
+        size_of = forward if part in frozen_parts(arch) else whole
+        at_work[part] = (0 if is_kept else clips * size_of(one, execution)) + _group(one, clips)
+    if 'aggregator' in at_work:  # recomputed with the adapters
+        at_work['adapters'] += at_work.pop('aggregator')
+    return clips * kept_of_clip(arch, execution, **sizes) + max(at_work.values(), default=0)
+
+
+def kept_of_clip(arch, execution, *, num_source, num_target, image_size):
+    """Bytes that wait for the backward pass: what it reads of every block that trains under the remat policy, and
+    frames as float32 pixels and patches.
     """
     sizes = {'num_source': num_source, 'num_target': num_target, 'image_size': image_size}
-    found = {part: one for part, one in blocks(arch, **sizes).items() if one.passes}
-    size, at_work = 2 * (num_source + 2 * num_target) * 3 * image_size**2 * 4, {}
-    for part, one in found.items():
-        if part in frozen_parts(arch):
-            at_work[part] = forward(one, execution)
-            continue
-        is_whole = execution.remat == 'none'
-        size += one.passes * (whole(one, execution) if is_whole else kept(one, execution))
-        at_work[part] = (0 if is_whole else whole(one, execution)) + _chunk(one)
+    found = {part: one for part, one in _found(arch, sizes).items() if part not in frozen_parts(arch)}
+    size_of = whole if execution.remat == 'none' else kept
+    size = 2 * (num_source + 2 * num_target) * 3 * image_size**2 * 4
     if 'adapters' in found and execution.remat != 'none':
         size += 2 * found['adapters'].tokens * arch.width * 4  # their norm is outside of what is recomputed
-        at_work['adapters'] += at_work.pop('aggregator', 0)  # these are recomputed together
-    return size + max(at_work.values(), default=0)
+    return size + sum(one.passes * size_of(one, execution) for one in found.values())
 
 
 def of_frozen_clip(arch, execution, **sizes):
     """Bytes that the frozen encoder writes for one clip, block after block."""
-    found = blocks(arch, **sizes)
+    found = _found(arch, sizes)
     return sum(found[part].passes * forward(found[part], execution) for part in frozen_parts(arch))
+
+
+def memories_of_clip(arch, **sizes):
+    """Bytes of what Mamba carries from frame to frame, of all frames and layers together; 0 for another core."""
+    found = [one for one in _found(arch, sizes).values() if one.recurrence]
+    return sum(one.passes * one.tokens * _memory_of_token(one.recurrence) for one in found)
+
+
+def _found(arch, sizes):
+    return {part: one for part, one in blocks(arch, **sizes).items() if one.passes}
 
 
 def whole(part, execution):
@@ -59,17 +76,19 @@ def kept(part, execution):
         if part.recurrence:
             products += 4 * part.tokens * part.recurrence.channels
         size += products * jnp.dtype(execution.precision.block).itemsize
-    return size + (_memory(part.recurrence) if part.recurrence else 0)
+    return size
 
 
 def forward(part, execution):
     """What a block that is not differentiated writes: outputs of its norms and halves, queries, keys, values and the
-    attention's output, the MLP's hidden layer; scores with 'xla'.
+    attention's output, the MLP's hidden layer, queries and keys twice more in float32 with RoPE; scores with 'xla'.
     """
     precision = execution.precision
     item, stream = (jnp.dtype(dtype).itemsize for dtype in (precision.block, precision.tokens))
     hidden = (1 + part.is_gated) * part.tokens * part.mlp
     size = 2 * part.tokens * part.width * (item + stream) + item * (_attention_values(part) + hidden)
+    if part.is_rotated:
+        size += 4 * 4 * part.tokens * part.width
     return size + _scores(part, execution)
 
 
@@ -86,22 +105,18 @@ def _attention_values(part):
 
 
 def _recurrence(part, execution):
-    """Mamba's arrays of as many channels as it has inside, float32 but for the products; and the memory that it starts
-    from, and at the start of each chunk of frames.
-    """
+    """Mamba's arrays of as many channels as it has inside, float32 but for the products; nothing of its memory."""
+    item = jnp.dtype(execution.precision.block).itemsize
+    return part.tokens * part.recurrence.channels * (10 * 4 + 4 * item) if part.recurrence else 0
+
+
+def _group(part, clips):
+    """Mamba's memory at all frames of the group of tokens that is worked on, and its gradient."""
     if not part.recurrence:
         return 0
-    item, one = jnp.dtype(execution.precision.block).itemsize, part.recurrence
-    chunks = -(-part.tokens // (one.tokens * CHUNK))
-    return part.tokens * one.channels * (10 * 4 + 4 * item) + (1 + chunks) * _memory(one)
+    frames = part.tokens // part.recurrence.tokens
+    return 2 * frames * min(AT_ONCE, clips * part.recurrence.tokens) * _memory_of_token(part.recurrence)
 
 
-def _chunk(part):
-    """The chunk of frames that is worked on, which is always computed again: five memories a frame, with gradients."""
-    if not part.recurrence:
-        return 0
-    return 5 * min(CHUNK, part.tokens // part.recurrence.tokens) * _memory(part.recurrence)
-
-
-def _memory(recurrence):
-    return recurrence.tokens * recurrence.channels * recurrence.state * 4
+def _memory_of_token(recurrence):
+    return recurrence.channels * recurrence.state * 4

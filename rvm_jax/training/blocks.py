@@ -35,6 +35,7 @@ class Blocks(NamedTuple):
     mlp: int
     attentions: tuple[Attention, ...]
     is_gated: bool = False  # the MLP
+    is_rotated: bool = False  # queries and keys, by RoPE
     recurrence: Recurrence | None = None
 
 
@@ -106,9 +107,9 @@ def blocks(arch, *, num_source, num_target, image_size):
 
 def _encoder(arch, frames, num_tokens):
     attention = Attention(frames, num_tokens, num_tokens, arch.encoder_heads, arch.encoder_head_dim)
-    is_gated = arch.image_encoder is not None and arch.image_encoder.gated
-    passes = arch.encoder_layers if frames else 0
-    return Blocks(passes, frames * num_tokens, arch.width, arch.encoder_mlp, (attention,), is_gated)
+    image, passes = arch.image_encoder, arch.encoder_layers if frames else 0
+    ways = {'is_gated': image.gated, 'is_rotated': bool(image.rope_periods)} if image else {}
+    return Blocks(passes, frames * num_tokens, arch.width, arch.encoder_mlp, (attention,), **ways)
 
 
 def _target(arch, frames, num):

@@ -128,7 +128,7 @@ def memory(arch, execution, batch, *, num_source, num_target, image_size):
         'weights': gradients + num_bytes(statistics) + num_bytes(parts.stored(frozen, execution.precision)),
         'optimizer': 2 * gradients,
         'gradients': gradients,
-        'activations': batch * activations.of_clip(arch, execution, **sizes),
+        'activations': activations.of_batch(arch, execution, batch, **sizes),
     }
 
 

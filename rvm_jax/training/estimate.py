@@ -22,6 +22,7 @@ from rvm_jax.training.optimizer import make_optimizer
 # seven programs for v6e (S, L, H; plain and fused; three remats) it was 18 % below to 11 % above.
 PASSES, PASSES_OF_SCORES, RECOMPUTED, RECOMPUTED_SCORES = 3, 7, 1, 2
 PASSES_OF_FROZEN = 2  # what a frozen encoder writes is read by its consumer, and forgotten
+PASSES_OF_MEMORY = 28  # of what Mamba carries, at every frame: fitted to its steps of S and L for v6e
 STATE_PASSES = 8  # AdamW: weights, gradients and two moments read, three of them and the gradients written
 
 
@@ -95,18 +96,18 @@ def traffic(config, platform, devices, slices=1):
 
     def kept(implementation):
         whole = dataclasses.replace(execution, remat='none', implementation=implementation)
-        return cost.memory(arch, whole, clips, **clip(config))['activations']
+        return clips * activations.kept_of_clip(arch, whole, **clip(config))
 
     fused, again = kept('auto'), execution.remat != 'none'
     scores = kept('xla') - fused if execution.implementation == 'xla' else 0
-    forgotten = PASSES_OF_FROZEN * clips * activations.of_frozen_clip(arch, execution, **clip(config))
     trained, held = weight_bytes(arch, execution)
     state = STATE_PASSES * memory(config, platform, devices, slices)['optimizer'] / 2 + (2 + again) * trained
-    state += len(frozen_parts(arch)) * held
     return (
         (PASSES + RECOMPUTED * again) * fused
         + (PASSES_OF_SCORES + RECOMPUTED_SCORES * again) * scores
-        + forgotten
+        + PASSES_OF_FROZEN * clips * activations.of_frozen_clip(arch, execution, **clip(config))
+        + PASSES_OF_MEMORY * clips * activations.memories_of_clip(arch, **clip(config))
+        + len(frozen_parts(arch)) * held
         + state
     )
 

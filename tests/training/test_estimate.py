@@ -1,11 +1,16 @@
 import dataclasses
+import math
 
+import jax
+import jax.numpy as jnp
 import pytest
 
 from rvm_jax import config as configs
+from rvm_jax.conversion import frozen
 from rvm_jax.errors import UserError
 from rvm_jax.models import build
 from rvm_jax.training import chips, cost, estimate, sharding
+from rvm_jax.training.programs import make_programs
 
 CLIP = {'num_source': 4, 'num_target': 4, 'image_size': 256}
 
@@ -29,11 +34,24 @@ def recipe(size='s', *overrides):
     return configs.load(f'configs/rvm_{size}.py', ['mesh.data=-1', 'mesh.fsdp=1', *overrides])
 
 
+def frozen_recipe(size='l', *overrides):
+    return configs.load('configs/dinov3_rvmrnn.py', [f'model.size={size}', 'mesh.data=-1', 'mesh.fsdp=1', *overrides])
+
+
 def test_flops_by_part_are_those_of_a_clip():
     for size in 'sh':
         flops = estimate.flops_by_part(recipe(size))
         assert sum(flops.values()) == pytest.approx(cost.train_flops(build.SIZES[size], **CLIP))
     assert flops['encoder'] > flops['core'] > flops['decoder'] > 0
+
+
+def test_flops_of_a_frozen_recipe_have_adapters_and_a_light_target_beside():
+    flops = estimate.flops_by_part(frozen_recipe())
+    assert list(flops) == ['encoder', 'adapters', 'core', 'target', 'decoder']
+    assert sum(flops.values()) == pytest.approx(1.516e12, rel=1e-3)
+    through = estimate.flops_by_part(frozen_recipe('l', 'model.target=mask_token', 'model.taps=last'))
+    assert list(through) == ['encoder', 'core', 'decoder']
+    assert through['encoder'] == pytest.approx(2 * flops['encoder'])  # as many targets as sources, whole
 
 
 def test_one_device_holds_what_cost_says():
@@ -71,6 +89,28 @@ def test_zero_1_divides_the_optimizer_alone():
     assert split['optimizer'] < whole['optimizer'] / 15
 
 
+def test_what_is_frozen_has_no_gradient_and_no_optimizer_state():
+    config = frozen_recipe('l', 'batch_size=16')
+    counts, parts = cost.parameter_counts(frozen.architecture(config)), estimate.memory(config, 'tpu', 1)
+    assert parts['gradients'] == 4 * counts['trained'] == pytest.approx(parts['optimizer'] / 2)
+    assert parts['weights'] - parts['gradients'] == pytest.approx(2 * counts['frozen'], rel=0.01)
+    end_to_end = estimate.memory(recipe('l', 'batch_size=16'), 'tpu', 1)
+    assert sum(parts.values()) < sum(end_to_end.values()) / 1.5
+
+
+@pytest.mark.parametrize('mesh', [('data=2', 'fsdp=4'), ('data=8', 'fsdp=1'), ('fsdp=4', 'sharded=optimizer')])
+def test_the_state_of_the_real_programs_takes_as_much(mesh):
+    tiny = ('model.size=tiny', 'data.image_size=48', 'batch_size=8', 'mesh.data=-1', *(f'mesh.{axis}' for axis in mesh))
+    config = configs.load('configs/dinov3_rvmrnn.py', tiny)
+    programs = make_programs(config)
+    assert programs.abstract_frozen['encoder']['patch_embed']['kernel'].dtype == jnp.bfloat16
+    state = {name: programs.abstract_state[name] for name in ('params', 'statistics', 'opt_state')}
+    leaves = jax.tree.leaves([state, programs.abstract_frozen])
+    held = sum(math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in leaves)
+    ours = estimate.memory(config, 'gpu', 8)
+    assert ours['weights'] + ours['optimizer'] == held
+
+
 def test_plain_attention_and_what_no_kernel_takes_pay_for_scores():
     fused, plain, exact = (recipe('s', 'batch_size=8', *more) for more in (
         (), ['model.attention=xla'], ['model.precision=official_mixed']))  # fmt: skip
@@ -94,6 +134,17 @@ def test_collectives_of_plain_data_parallel_training_are_one_sum_of_the_gradient
     in_host, across = 2 * gradients * 7 / 8 / 450e9, 2 * gradients / 8 * 3 / 4 / 50e9
     assert estimate.link_seconds(config, h100, 8) == pytest.approx(in_host)
     assert estimate.link_seconds(config, h100, 32) == pytest.approx(in_host + across)
+
+
+def test_frozen_weights_are_gathered_once_for_each_kind_of_frames_and_never_summed():
+    v6e, counts = chips.CHIPS['v6e'], cost.parameter_counts(frozen.architecture(frozen_recipe()))
+    summed = 2 * 4 * counts['trained'] * 255 / 256 / 400e9
+    assert estimate.link_seconds(frozen_recipe(), v6e, 256) == pytest.approx(summed)
+    light, visible = (estimate.link_seconds(frozen_recipe('l', 'mesh.fsdp=16', 'model.taps=last', target), v6e, 16)
+                      for target in ('model.target=light_target', 'model.target=frozen_visible'))  # fmt: skip
+    target = cost.parameters(frozen.architecture(frozen_recipe()))['target']
+    added = 2 * counts['frozen'] - 8 * cost.count(target)
+    assert visible - light == pytest.approx(added * 15 / 16 / 400e9, rel=0.05)
 
 
 def test_weights_on_gpus_are_split_within_a_host_as_training_splits_them():
