@@ -13,9 +13,8 @@ TARGET = RNG.random((2, 2, 48, 48, 3), np.float32)
 DELTAS = np.int32([[4, 9], [5, 6]])
 VISIBLE = np.stack([[RNG.permutation(36)[:5] for _ in range(2)] for _ in range(2)]).astype(np.int32)
 PATHS = [
-    ('vit', 'shared'), ('vit', 'light_target'), ('rvm', 'light_target'), ('rvm', 'frozen_visible'),
-    ('dinov3', 'light_target'), ('dinov3', 'frozen_visible'), ('dinov3', 'mask_token'), ('dinov2', 'mask_token'),
-    ('siglip2', 'light_target'), ('siglip2', 'frozen_visible'), ('mae', 'frozen_visible'), ('clip', 'frozen_visible'),
+    ('vit', 'shared'), ('rvm', 'frozen_visible'), ('dinov3', 'light_target'), ('dinov3', 'frozen_visible'),
+    ('dinov3', 'mask_token'), ('dinov2', 'mask_token'), ('siglip2', 'frozen_visible'), ('clip', 'frozen_visible'),
 ]  # fmt: skip
 
 
@@ -53,35 +52,33 @@ def test_no_hidden_pixel_reaches_the_prediction(encoder, target):
     assert np.abs(painted(seen) - painted(TARGET)).max() > 1e-4
 
 
-def test_targets_do_not_see_each_other():
-    for encoder, target in PATHS:
-        model = make(encoder, target)
-        changed = TARGET.copy()
-        changed[:, 1] = 1 - changed[:, 1]
-        before = model.reconstruct(SOURCE, TARGET, DELTAS, VISIBLE).pixels
-        after = model.reconstruct(SOURCE, changed, DELTAS, VISIBLE).pixels
-        np.testing.assert_array_equal(after[:, 0], before[:, 0])
+@pytest.mark.parametrize('target', ['light_target', 'frozen_visible', 'mask_token'])
+def test_targets_do_not_see_each_other(target):
+    model = make('dinov3', target)
+    changed = TARGET.copy()
+    changed[:, 1] = 1 - changed[:, 1]
+    before = model.reconstruct(SOURCE, TARGET, DELTAS, VISIBLE).pixels
+    after = model.reconstruct(SOURCE, changed, DELTAS, VISIBLE).pixels
+    np.testing.assert_array_equal(after[:, 0], before[:, 0])
+    assert np.abs(after[:, 1] - before[:, 1]).max() > 1e-4
 
 
-def test_a_frozen_encoder_gets_no_gradient_but_the_rest_does():
-    for encoder, target in PATHS[2:]:
-        model = make(encoder, target)
-        graphdef, params = nnx.split(model)
+@pytest.mark.parametrize('target', ['light_target', 'frozen_visible', 'mask_token'])
+def test_a_frozen_encoder_gets_no_gradient_but_the_rest_does(target):
+    graphdef, params = nnx.split(make('dinov3', target))
 
-        def loss(params, graphdef=graphdef):
-            out = nnx.merge(graphdef, params).reconstruct(SOURCE, TARGET, DELTAS, VISIBLE)
-            return jnp.square(out.pixels).mean()
+    def loss(params):
+        out = nnx.merge(graphdef, params).reconstruct(SOURCE, TARGET, DELTAS, VISIBLE)
+        return jnp.square(out.pixels).mean()
 
-        largest = jax.tree.map(lambda x: float(np.abs(x).max()), nnx.to_pure_dict(jax.jit(jax.grad(loss))(params)))
-        assert max(jax.tree.leaves(largest['encoder'])) == 0, (encoder, target)
-        for part in ('core', 'decoder', 'target', 'adapters'):
-            assert max(jax.tree.leaves(largest[part])) > 0, (encoder, target, part)
+    largest = jax.tree.map(lambda x: float(np.abs(x).max()), nnx.to_pure_dict(jax.jit(jax.grad(loss))(params)))
+    assert max(jax.tree.leaves(largest['encoder'])) == 0
+    for part in ('core', 'decoder', 'target', 'adapters'):
+        assert max(jax.tree.leaves(largest[part])) > 0, part
 
 
-def test_the_light_target_is_as_wide_as_the_decoder_and_skips_its_embedder():
+def test_the_light_target_is_as_wide_as_the_decoder():
     model = make('dinov3', 'light_target')
-    swapped = nnx.clone(model)
-    swapped.target = nnx.clone(model.target)
     tokens = model.target(TARGET[0], VISIBLE[0])
     assert tokens.shape == (2, 6, model.architecture.decoder_width)
 

@@ -23,8 +23,10 @@ class Oracle:
 
     patch_size = 4
 
-    def reconstruct(self, source, target, deltas, visible):
-        self.asked = types.SimpleNamespace(source=source, target=target, deltas=deltas, visible=visible)
+    def reconstruct(self, source, target, deltas, visible, learning=None):
+        self.asked = types.SimpleNamespace(
+            source=source, target=target, deltas=deltas, visible=visible, learning=learning
+        )
         return Reconstruction(jnp.asarray(PIXELS), jnp.asarray(VISIBLE), None)
 
 
@@ -59,9 +61,10 @@ def test_patch_norm_gives_each_target_patch_zero_mean_and_unit_variance(region):
 
 def test_the_model_is_asked_with_the_batch_and_the_masks_as_they_are():
     model = Oracle()
-    _, out = pixel_loss(model, BATCH, VISIBLE)
+    _, out = pixel_loss(model, BATCH, VISIBLE, learning='learning')
     assert model.asked.source is BATCH['source_BTHWC'] and model.asked.target is BATCH['target_BFHWC']
     assert model.asked.deltas is BATCH['deltas_BF'] and model.asked.visible is VISIBLE
+    assert model.asked.learning == 'learning'
     np.testing.assert_array_equal(out.visible, VISIBLE)
 
 
