@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rvm_jax import config, pretrained
+from rvm_jax import cli, config, pretrained
 from rvm_jax.conversion import mapping
 from rvm_jax.data.sources.synthetic_videos import write_videos
 from rvm_jax.errors import ConfigErrors, UserError
@@ -255,3 +255,46 @@ def test_what_does_not_go_together_is_named_before_anything_runs(recipe, overrid
     with pytest.raises((UserError, ConfigErrors), match=message):
         train(recipe(*overrides), str(tmp_path / 'run'), pretrained.load)
     assert not (tmp_path / 'run').exists()
+
+
+def command(name, *words):
+    return cli.run(name, [str(word) for word in words])
+
+
+def test_a_workdir_its_export_and_the_encoder_go_through_every_command(run, encoder, videos, tmp_path, capsys):
+    video = sorted(pathlib.Path(videos).glob('*.mp4'))[0]
+    export = tmp_path / 'export'
+    assert command('export', '--model', run, '--output', export) == 0
+    card = (export / 'README.md').read_text()
+    assert 'dinov2, frozen, patch 8, width 24, 4 layers' in card and 'Apache-2.0' in card
+    assert 'features need `adapters.`, `core.`, `encoder.`' in card
+    features = {}
+    for name, path in (('run', run), ('export', export), ('encoder', encoder)):
+        folder = tmp_path / name
+        assert command('features', '--model', path, '--video', video, '--output', folder, '--size', 32) == 0
+        assert command('visualize', '--model', path, '--video', video, '--output', folder, '--frames', 6) == 0
+        assert command('info', path) == 0
+        features[name] = np.load(folder / f'{video.stem}.npz')['features']
+        assert (folder / 'pca.png').exists() and (folder / 'reconstruction.png').exists() == (name != 'encoder')
+    np.testing.assert_array_equal(features['run'], features['export'])
+    assert features['encoder'].shape == features['run'].shape == (24, 5 + 16, 24)
+    assert 'frozen' in capsys.readouterr().out
+    assert command('export', '--model', run, '--output', tmp_path / 'a.npz', '--format', 'official') == 2
+    assert 'the released layout holds an RVM trained as a whole' in capsys.readouterr().err
+    assert command('export', '--model', encoder, '--output', tmp_path / 'encoder_export') == 0
+    left, right = pretrained.load(encoder), pretrained.load(tmp_path / 'encoder_export')
+    assert left.architecture == right.architecture
+    assert 'by itself' in (tmp_path / 'encoder_export' / 'README.md').read_text()
+
+
+def test_an_exported_image_encoder_is_checked_before_it_is_built(run, tmp_path):
+    export = tmp_path / 'export'
+    assert command('export', '--model', run, '--output', export) == 0
+    stored = json.loads((export / 'config.json').read_text())
+    for name, value in (('layers', 10**9), ('layers', '4'), ('mean', [0.5, 'x']), ('family', 'dino9'),
+                        ('activation', 'relu'), ('interpolation', 3), ('cls', 1), ('width', None)):  # fmt: skip
+        image = stored['architecture']['image_encoder'] | {name: value}
+        changed = stored | {'architecture': stored['architecture'] | {'image_encoder': image}}
+        (export / 'config.json').write_text(json.dumps(changed))
+        with pytest.raises(UserError, match=f'{name}='):
+            pretrained.load(export)

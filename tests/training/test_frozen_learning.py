@@ -1,0 +1,52 @@
+"""Does a core learn on a frozen encoder? Minutes for each, so marked slow; figures are in docs/benchmarks.md."""
+
+import hashlib
+import json
+import pathlib
+
+import pytest
+
+from rvm_jax import cli
+from rvm_jax.demo import NUM_HELD_OUT, NUM_TRAIN, render
+
+pytestmark = pytest.mark.slow
+
+
+def rvm(*words):
+    assert cli.run(words[0], [str(word) for word in words[1:]]) == 0
+
+
+@pytest.fixture(scope='module')
+def videos(tmp_path_factory):
+    """Flags that name the videos of `rvm demo`."""
+    folder = tmp_path_factory.mktemp('videos')
+    render(str(folder / 'train'), NUM_TRAIN, seed=0, fps=10.0)
+    render(str(folder / 'held_out'), NUM_HELD_OUT, seed=1, fps=10.0)
+    return f'--config.data.path={folder}/train', f'--config.data.eval_path={folder}/held_out', '--config.mesh.data=-1'
+
+
+@pytest.fixture(scope='module')
+def encoder(videos, tmp_path_factory):
+    """A small image encoder, trained on those frames for a few minutes."""
+    folder = tmp_path_factory.mktemp('encoder')
+    rvm('train', '--config', 'configs/tiny.py', '--workdir', folder / 'run', *videos, '--config.steps=400')
+    rvm('export', '--model', folder / 'run', '--output', folder / 'export')
+    return folder / 'export'
+
+
+def digest(folder):
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in pathlib.Path(folder).iterdir()}
+
+
+@pytest.mark.parametrize('core', ['rvmrnn', 'mamba', 'mambamix', 'gmmix'])
+def test_a_core_on_a_frozen_encoder_beats_copying_the_last_frame(core, videos, encoder, tmp_path):
+    before = digest(encoder)
+    rvm(
+        'train', '--config', 'configs/frozen_tiny.py', '--workdir', tmp_path, *videos, f'--config.model.core={core}',
+        f'--config.model.encoder_path={encoder}', '--config.steps=1500',
+    )  # fmt: skip
+    logged = [json.loads(line) for line in (tmp_path / 'metrics.jsonl').read_text().splitlines()]
+    losses = [entry for entry in logged if 'eval_loss' in entry][-1]
+    print(core, {name: losses[name] for name in ('eval_loss', 'eval_copy_last', 'eval_mean_color')})
+    assert losses['eval_loss'] < 0.9 * min(losses['eval_copy_last'], losses['eval_mean_color'])
+    assert digest(encoder) == before
