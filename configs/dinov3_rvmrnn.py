@@ -15,8 +15,8 @@ from rvm_jax import config
 def get_config():
     """The recipe."""
     c = config.default()
-    c.steps = 50_000
-    c.batch_size = 256
+    c.steps = 100_000
+    c.batch_size = 64
     c.model.size = 'l'
     c.model.encoder = 'dinov3'
     c.model.core = 'rvmrnn'
