@@ -1,5 +1,6 @@
 """The Mamba core: every token carries its own memory through the frames, tokens do not mix (arXiv 2605.19137)."""
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
@@ -27,10 +28,12 @@ class MambaCore(nnx.Module):
 
     def init_state(self, batch, tokens):
         """Zeros; tokens_BMD or tokens_BTMD gives M."""
-        count = tokens.shape[-2]
+        return jax.tree.map(lambda x: jnp.zeros((self.depth, *x.shape)), self._first(batch, tokens.shape[-2]))
+
+    def _first(self, batch, count):
+        """The zeros of one layer."""
         return MambaState(
-            jnp.zeros((self.depth, batch, self.recent, count, self.inner)),
-            jnp.zeros((self.depth, batch, count, self.d_state, self.inner)),
+            jnp.zeros((batch, self.recent, count, self.inner)), jnp.zeros((batch, count, self.d_state, self.inner))
         )
 
     def step(self, tokens_BMD, state):
@@ -40,11 +43,11 @@ class MambaCore(nnx.Module):
 
     def scan(self, tokens_BTMD, state=None, learning=None):
         """All frames in order: features_BTMD float32 and the last state; equals `step` by `step`."""
-        if state is None:
-            state = self.init_state(len(tokens_BTMD), tokens_BTMD)
 
         def apply(block, x_BTMD, item):
             state, number = item
+            if state is None:  # made layer by layer: the zeros of all at once are gigabytes for a batch of large clips
+                state = self._first(len(x_BTMD), x_BTMD.shape[2])
             return block(x_BTMD, state, learning and learning.fold_in(number))
 
         x_BTMD = tokens_BTMD.astype(self.tokens_dtype)
