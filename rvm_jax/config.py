@@ -68,7 +68,7 @@ def default():
     m.size = 's'  # tiny, s, b, l, h: widths and depths, see models/build.py
     m.encoder = 'vit'  # vit: trained, shared by source and target frames; dinov3, dinov2, siglip2, mae, clip: imported
     # and frozen; rvm: the ViT of another RVM, frozen
-    m.encoder_path = ''  # where its weights are: Hugging Face folder or .pth; for rvm any model path
+    m.encoder_path = ''  # where its weights are: Hugging Face folder or .pth; for rvm an export folder or released .npz
     m.taps = '4_regular'  # frozen encoders: which depths are used, see models/adapters.py; last: no adapters
     m.adapter_norm = 'bn'  # bn: over all tokens of a step; ln: each token by itself
     m.aggregator = 'mean'  # of depths: mean, or xattn (the last one attends to all)
@@ -354,13 +354,24 @@ def check(config):
 
 
 def _check_encoder(flat):
-    """Contradictions between a frozen encoder and what goes with it."""
+    """Contradictions between encoder, core and what goes with them, switches without effect among them."""
     encoder, target, errors = flat['model.encoder'], flat['model.target'], []
 
     def expect(is_right, key, reason, fix):
         if not is_right:
             errors.append(UserError(f'config.{key}={flat[key]}', reason, fix))
 
+    core, usual = flat['model.core'], flatten(default())
+    for keys, has_effect, why in (
+        (('taps', 'adapter_norm', 'aggregator'), encoder != 'vit', 'is for a frozen encoder'),
+        (('adapter_norm', 'aggregator'), flat['model.taps'] != 'last', 'is for adapters, and model.taps=last has none'),
+        (('output_norm', 'gate_bias', 'state_norm'), core == 'rvmrnn', f'is a switch of rvmrnn, not of {core}'),
+        (('core_mlp',), core in ('rvmrnn', 'self_attention'), f'is no size of {core}'),
+        (('core_dropout',), core in ('mamba', 'mambamix', 'gmmix'), f'is for the Mamba cores, not for {core}'),
+    ):
+        for key in keys:
+            is_usual = flat[f'model.{key}'] == usual[f'model.{key}']
+            expect(has_effect or is_usual, f'model.{key}', why, f'leave it at {usual[f"model.{key}"]}')
     if encoder == 'vit':
         for_frozen = 'is for a frozen encoder, and config.model.encoder is vit'
         expect(not flat['model.encoder_path'], 'model.encoder_path', for_frozen, 'leave it empty')

@@ -37,7 +37,12 @@ RVM = (
     'A Recurrent Video Masked Autoencoder: a {encoder} encodes each frame, a core carries a state from frame to frame,'
     ' and a decoder, used in pre-training alone, rebuilds masked future frames.'
 )
+WINDOWS = (
+    'A Video Masked Autoencoder: a {encoder} encodes frames, more layers let all frames of a window attend to each'
+    ' other, and a decoder, used in pre-training alone, rebuilds masked future frames.'
+)
 ALONE = 'The {encoder} by itself, each frame as an image: its last tokens are the features, nothing carries over.'
+INTROS = {'identity': ALONE, 'self_attention': WINDOWS}
 PIXELS = 'Pixels are scaled to [0, 1], without mean and standard deviation.'
 PIXELS_OF_FROZEN = (
     'Pixels are scaled to [0, 1]; the model itself takes off the mean and deviation that its encoder wants.'
@@ -45,7 +50,7 @@ PIXELS_OF_FROZEN = (
 LICENCE = """
 ## License of the image encoder
 
-`encoder.` holds weights of {family} as they were released; whoever passes this folder on passes them on.
+`encoder.` holds weights of {family}; whoever passes this folder on passes them on. Of those that were released:
 {name}: {terms}.
 """
 FOR_TRAINING = ('decoder', 'target')  # parts that features do not need
@@ -65,7 +70,7 @@ def model_card(model, facts):
         **facts,
     }
     return TEMPLATE.format(
-        intro=textwrap.fill((ALONE if arch.core == 'identity' else RVM).format(encoder=_encoder(arch)), 118),
+        intro=textwrap.fill(INTROS.get(arch.core, RVM).format(encoder=_encoder(arch)), 118),
         rows='\n'.join(f'| {name} | {_cell(text)} |' for name, text in rows.items()),
         prefixes=', '.join(f'`{prefix}.`' for prefix in prefixes),
         needed=', '.join(f'`{prefix}.`' for prefix in prefixes if prefix not in FOR_TRAINING),

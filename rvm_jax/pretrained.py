@@ -144,7 +144,16 @@ def _read_workdir(path, step):
 
     arch = _run_architecture(path)
     step, arrays, position = read_step(path, step)
-    encoder, fingerprint = frozen.read_weights(config_of(read_run(path), os.path.join(path, CONFIG)), arch)
+    origin = os.path.join(path, CONFIG)
+    recipe = config_of(read_run(path), origin)
+    try:
+        encoder, fingerprint = frozen.read_weights(recipe, arch)
+    except UserError as error:
+        raise UserError(
+            error.value,
+            f'{error.reason}, and {origin} names it as the frozen encoder',
+            'correct model.encoder_path there',
+        ) from error
     if position.get('encoder', '') != fingerprint:
         raise UserError(
             path, f'was trained on another encoder than its {CONFIG} names now', 'correct model.encoder_path there'

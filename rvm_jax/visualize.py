@@ -3,7 +3,7 @@
 Example:
     rvm visualize --model runs/demo/export --video cat.mp4 --output pictures
 
-pca and kmeans (.png, .mp4) color each patch by its features, unrolled through the core one frame at a time.
+pca and kmeans (.png, .mp4) color each patch by its features, frame after frame through the core.
 reconstruction (.png, .mp4) shows the model as many first frames as it was trained to watch (4) and has it rebuild later
 ones, up to frame 63, from the few patches that stay visible. Videos play at 16 frames a second.
 """

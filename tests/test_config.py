@@ -128,6 +128,8 @@ def test_an_override_takes_the_type_of_its_default(override, value):
         ('model.encoder_path=x', 'is for a frozen encoder, and config.model.encoder is vit; leave it empty'),
         ('model.target=mask_token', 'is for a frozen encoder'),
         ('objective.feature_weight=1', 'is for a frozen encoder'),
+        ('model.taps=last', 'config.model.taps=last: is for a frozen encoder; leave it at 4_regular'),
+        ('model.core_dropout=0.5', 'is for the Mamba cores, not for rvmrnn'),
         ('data.crop_area=(0.5,0.1)', 'must be a range above 0'),
         ('data.crop_area=(0.5,2)', 'is a fraction of the frame'),
         ('data.min_gap=49', 'is above max_gap=48'),

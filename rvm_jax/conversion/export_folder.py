@@ -19,6 +19,7 @@ TEXTS = {name.rpartition('.')[2]: choices for name, choices in CHOICES.items()} 
     'family': image_architecture.FAMILIES,
     'activation': image_vit.ACTIVATIONS,
     'interpolation': (*image_architecture.INTERPOLATIONS, ''),
+    'target': tuple(build.TARGETS),
 }
 
 
@@ -44,7 +45,12 @@ def architecture_from(values, origin):
     image = values.get('image_encoder')
     image = None if image is None else _checked(image_architecture.ImageArchitecture, image, origin)
     arch = _checked(build.Architecture, values | {'image_encoder': None}, origin)
-    return dataclasses.replace(arch, image_encoder=image)
+    arch = dataclasses.replace(arch, image_encoder=image)
+    for name, is_right in _sense(arch):
+        if not is_right:
+            value = getattr(arch, name, None) if hasattr(arch, name) else getattr(image, name)
+            raise UserError(origin, f'its {CONFIG} has {name}={value!r}', 'was it written by rvm_jax?')
+    return arch
 
 
 def read_json(path):
@@ -63,6 +69,32 @@ def _or_empty(path):
         return read_json(path)
     except UserError:
         return {}
+
+
+def _sense(arch):
+    """(field, whether its value makes sense beside the others) of all that a type and a range do not tell."""
+    wanted = ['patch_size', 'width', 'image_size', 'num_source', 'encoder_layers', 'encoder_heads', 'encoder_head_dim']
+    sizes = 'layers', 'heads', 'head_dim', 'mlp'
+    wanted += [f'core_{size}' for size in sizes] if arch.core != 'identity' else []
+    if arch.decoder_width:
+        wanted += [f'decoder_{size}' for size in sizes] + ['target_layers', 'target_heads', 'target_mlp']
+    yield from ((name, getattr(arch, name) > 0) for name in wanted)
+    yield from ((name, getattr(arch, name) < 1) for name in ('mask_ratio', 'core_dropout'))
+    image = arch.image_encoder
+    yield 'encoder', arch.encoder in ('vit', 'rvm') if image is None else arch.encoder == image.family
+    if image is None:
+        return
+    for name in ('patch_size', 'image_size', 'width', 'layers', 'heads', 'mlp', 'epsilon'):
+        yield name, getattr(image, name) > 0
+    yield 'width', image.width == arch.width and image.width % image.heads == 0
+    yield 'patch_size', image.patch_size == arch.patch_size
+    yield 'encoder_layers', image.layers == arch.encoder_layers
+    yield 'mean', len(image.mean) == 3
+    yield 'std', len(image.std) == 3 and min(image.std) > 0
+    yield 'position_grid', len(image.position_grid) in (0, 2) and all(side > 0 for side in image.position_grid)
+    yield 'interpolation', bool(image.interpolation) == bool(image.position_grid)
+    yield 'rope_periods', all(period > 0 for period in image.rope_periods)
+    yield 'rope_periods', len(image.rope_periods) in (0, image.head_dim // 4)
 
 
 def _checked(kind, values, origin):

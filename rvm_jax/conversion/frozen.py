@@ -18,7 +18,8 @@ def architecture(config):
     Raises UserError if there is none, or if it does not go with the rest of the config.
     """
     model = config.model
-    imported = _imported(model.encoder, model.encoder_path) if model.encoder_path else None
+    path = model.encoder_path
+    imported = _imported(model.encoder, path, _state_of(path)) if path else None
     arch = build.architecture(config, imported)
     if model.target == 'mask_token' and not arch.image_encoder.mask_token:
         raise UserError(
@@ -59,14 +60,22 @@ def read_weights(config, arch):
     return named, fingerprint
 
 
-@functools.cache
-def _imported(encoder, path):
+def _state_of(path):
+    """What changes when the files at a path do."""
+    files = [os.path.join(path, name) for name in sorted(os.listdir(path))] if os.path.isdir(path) else [path]
+    return tuple((file, os.stat(file).st_mtime_ns) for file in files if os.path.exists(file))
+
+
+@functools.lru_cache(maxsize=16)
+def _imported(encoder, path, state):
     if encoder != 'rvm':
         return image_encoders.read_architecture(path, family=encoder)
     arch = official_rvm.read_official(path)[0] if path.endswith('.npz') else None
     arch = arch or export_folder.read_export_architecture(_export(path))
     if arch.is_frozen:
-        raise UserError(path, f'its own encoder is {arch.encoder}, frozen', f'give config.model.encoder={arch.encoder}')
+        raise UserError(
+            path, f'its own encoder is {arch.encoder}, frozen', 'name the weights that it was made with, not this model'
+        )
     return arch
 
 
@@ -76,8 +85,9 @@ def _read_rvm(path):
 
 def _export(path):
     if not export_folder.is_export(path):
+        is_workdir = os.path.isdir(os.path.join(path, 'checkpoints'))
         raise UserError(
-            path, 'is no export folder, nor a released RVM .npz', f'rvm export --model {path} --output FOLDER'
-            if os.path.isdir(path) else 'name one for config.model.encoder_path',
+            path, 'is no export folder, nor a released RVM .npz', f'rvm export --model {path} --output FOLDER makes one'
+            if is_workdir else 'name one as config.model.encoder_path',
         )  # fmt: skip
     return path

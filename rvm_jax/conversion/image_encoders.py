@@ -7,6 +7,7 @@ import os
 
 from flax import nnx
 
+from rvm_jax import storage
 from rvm_jax.conversion import (
     clip_weights,
     dinov2_weights,
@@ -73,6 +74,8 @@ def is_image_encoder(path):
 def read_architecture(path, family=None, interpolation=None):
     """The ImageArchitecture of the encoder at a path; of a folder only config.json and names of weights are read.
 
+    Mean and deviation of the pixels are those of a preprocessor_config.json there (beside a .pth, too), or the
+    family's usual ones, which weights for satellite images do not share.
     Raises UserError if there is none, if config.json and weights belong to different encoders, or if it is not of
     `family`.
     """
@@ -121,8 +124,12 @@ def _abstract(arch, execution):
 
 def _read_folder(path):
     if not os.path.isfile(os.path.join(path, hugging_face.CONFIG)):
-        found = f'has no {hugging_face.CONFIG}' if os.path.isdir(path) else 'is no folder'
-        raise UserError(path, f'not an image encoder: it {found}', 'give a Hugging Face folder, or an original .pth')
+        if storage.is_remote(path):
+            raise UserError(path, 'is in a bucket', 'copy it to this machine')
+        found = f'it has no {hugging_face.CONFIG}' if os.path.isdir(path) else (
+            'it is a file' if os.path.exists(path) else 'there is nothing')  # fmt: skip
+        fix = 'give a Hugging Face folder (the one with config.json and *.safetensors), or an original .pth'
+        raise UserError(path, f'not an image encoder: {found}', fix)
     model_type, values = hugging_face.read_config(path)
     if model_type not in MODEL_TYPES:
         raise UserError(
@@ -148,7 +155,11 @@ def _read_original(path):
     if layout not in ORIGINALS:
         raise UserError(path, 'has the names of Hugging Face', 'give the folder with its config.json')
     arch = FAMILIES[layout.family].from_original(weights, prefix)
-    return dataclasses.replace(arch, mask_token=_has_mask_token(weights, layout, prefix))
+    return dataclasses.replace(
+        arch,
+        mask_token=_has_mask_token(weights, layout, prefix),
+        **hugging_face.normalization(os.path.dirname(path)),
+    )
 
 
 def _layout(weights):

@@ -200,7 +200,9 @@ def image_only(image):
         core_mlp=0,
         target='light_target',
         decoder_width=0,
-        image_size=image.image_size,
+        image_size=image.image_size
+        // image.patch_size
+        * image.patch_size,  # whole patches are used, as in its training
     )
 
 

@@ -50,9 +50,10 @@ def _train(config, workdir, load_initial, hosts):
         checkpoints = stack.enter_context(Checkpoints(workdir, keep.keep, keep.keep_every, fingerprint, hosts))
         hosts.decide(lambda: start.check_same_run(workdir, config, arch, source, bool(checkpoints.steps())))
         state, first = start.restore_or_create(
-            config, arch, hosts, checkpoints, position, abstract_state, create, load_initial
+            config, arch, encoder, hosts, checkpoints, position, abstract_state, create, load_initial
         )
         frozen = encoder.placed(abstract_frozen)
+        del encoder  # its float32 copy on the host
         if first == config.steps:
             hosts.say(f'{workdir}: nothing to do, all {config.steps} steps are done')
             return

@@ -56,6 +56,8 @@ def check_same_run(workdir, config, arch, source, is_resumed):
     version = importlib.metadata.version('rvm_jax')
     run = {'version': version, 'command': shlex.join(sys.argv), 'config': config.to_dict()}
     run['architecture'] = dataclasses.asdict(arch)  # a frozen encoder's, too, which may lie elsewhere one day
+    if config.model.encoder_path:  # wherever a command is run that opens this workdir
+        run['config']['model']['encoder_path'] = os.path.abspath(config.model.encoder_path)
     storage.write_json(path, run, indent=2)
 
 
@@ -124,7 +126,7 @@ def _compare_configs(path, config, workdir):
         )
 
 
-def restore_or_create(config, arch, hosts, checkpoints, position, abstract_state, create, load_initial):
+def restore_or_create(config, arch, encoder, hosts, checkpoints, position, abstract_state, create, load_initial):
     """(state, steps done): from the newest good checkpoint, from config.init_from, or fresh.
 
     Raises UserError if the clips after that checkpoint would not be those that its run would have seen.
@@ -148,40 +150,52 @@ def restore_or_create(config, arch, hosts, checkpoints, position, abstract_state
         return state, step
     if not config.init_from:
         return create(), 0
-    taken = _initial(config.init_from, load_initial(config.init_from), arch, abstract_state)
-    fresh = sorted(abstract_state['params'].keys() - taken['params'].keys())
+    taken = _initial(config.init_from, load_initial(config.init_from), arch, encoder, abstract_state)
+    state = create()
+    fresh = sorted(state['params'].keys() - taken['params'].keys())
     hosts.say(
         f'starting from {config.init_from}: {", ".join(sorted(taken["params"]))}'
         + (f'; fresh: {", ".join(fresh)}' if fresh else '')
     )
-    state = create()
-    return state | {kind: state[kind] | parts.place(tree, abstract_state[kind]) for kind, tree in taken.items()}, 0
+    for kind, tree in taken.items():
+        for part, arrays in tree.items():
+            state[kind][part] = state[kind][part] | parts.place(arrays, abstract_state[kind][part])
+    return state, 0
 
 
-def _initial(path, model, arch, abstract_state):
+def _initial(path, model, arch, encoder, abstract_state):
     """What a run takes of a model that it starts from: {'params': {part: tree}, ...}, numpy arrays.
 
     All of it, which must fit, where the run trains its encoder. Beside a frozen encoder the core, which must fit, and
-    what else does: adapters belong to one encoder, and a decoder to one patch size.
+    what else does: adapters belong to one encoder and its taps, and a decoder to one patch size.
     """
-    kinds = 'params', 'statistics'
-    found = dict(zip(kinds, parts.split(nnx.to_pure_dict(nnx.state(model)), model.architecture), strict=False))
-    found = jax.tree.map(np.asarray, {kind: tree for kind, tree in found.items() if kind in abstract_state})
+    kinds = [kind for kind in ('params', 'statistics') if kind in abstract_state]
+    found = dict(zip(kinds, parts.split(nnx.to_pure_dict(nnx.state(model)), arch), strict=False))
+    found = jax.tree.map(np.asarray, found)
     if not arch.is_frozen:
-        shapes = mapping.tree_shapes(nnx.state(model))
-        mapping.compare(mapping.tree_shapes(abstract_state['params']), shapes, path)
+        mapping.compare(mapping.tree_shapes(abstract_state['params']), mapping.tree_shapes(found['params']), path)
         return found
-    _check_core(path, model.architecture, arch, abstract_state['params']['core'], found['params']['core'])
-    is_same_encoder = model.architecture.image_encoder == arch.image_encoder
-    return {
-        kind: {
-            part: tree
-            for part, tree in of_kind.items()
-            if (part != 'adapters' or is_same_encoder)
-            and mapping.tree_shapes(tree) == mapping.tree_shapes(abstract_state[kind].get(part, {}))
-        }
-        for kind, of_kind in found.items()
-    }
+    _check_core(path, model.architecture, arch, abstract_state['params']['core'], found['params'].get('core', {}))
+    taken = {kind: {} for kind in kinds}
+    for kind in kinds:
+        for part, tree in found[kind].items():
+            wanted = abstract_state[kind].get(part, {})
+            shared = {name: wanted[name] for name in wanted if name in tree or name != 'feature_head'}
+            is_ours = part != 'adapters' or _has_same_adapters(model, arch, encoder)
+            if is_ours and tree and mapping.tree_shapes(tree) == mapping.tree_shapes(shared):
+                taken[kind][part] = tree
+    return taken
+
+
+def _has_same_adapters(model, arch, encoder):
+    """Whether adapters of a model were trained on this very encoder, and used in the same way."""
+    names = 'encoder', 'taps', 'adapter_norm', 'aggregator'
+    if any(getattr(model.architecture, name) != getattr(arch, name) for name in names):
+        return False
+    theirs = mapping.tree_named({'encoder': nnx.state(model.encoder)})
+    return theirs.keys() == encoder.named.keys() and all(
+        np.array_equal(array, encoder.named[name]) for name, array in theirs.items()
+    )
 
 
 def _check_core(path, found, wanted, abstract_core, core):
@@ -191,11 +205,12 @@ def _check_core(path, found, wanted, abstract_core, core):
             path, f'is {found.width} wide, and the frozen encoder {wanted.width}',
             'start from a model as wide as the encoder, or take an encoder as wide as the model',
         )  # fmt: skip
-    for name in ('core', 'core_heads', 'gelu', 'block_order'):
+    keys = {'core': 'core', 'core_heads': 'size', 'gelu': 'gelu', 'block_order': 'block_order'}
+    for name, key in keys.items():
         if getattr(found, name) != getattr(wanted, name):
             raise UserError(
                 path, f'its {name} is {getattr(found, name)}, and that of this run {getattr(wanted, name)}',
-                f'set config.model.{name.removesuffix("_heads")} to what the model has',
+                f'start from another model, or change config.model.{key}',
             )  # fmt: skip
     mapping.compare(mapping.tree_shapes({'core': abstract_core}), mapping.tree_shapes({'core': core}), path)
 

@@ -76,7 +76,7 @@ def test_folders_without_weights_or_config_are_refused(golden, tmp_path):
     (tmp_path / 'config.json').unlink()
     with pytest.raises(UserError, match=r'has no config\.json'):
         rvm_jax.load_image_encoder(tmp_path)
-    with pytest.raises(UserError, match='is no folder'):
+    with pytest.raises(UserError, match='there is nothing'):
         rvm_jax.load_image_encoder(tmp_path / 'nothing')
 
 

@@ -114,10 +114,18 @@ def test_the_mask_token_stands_where_patches_are_hidden():
     assert np.abs(encode_masked(encoder, draw_pixels(), VISIBLE) - found).max() > 1e-3
 
 
-@pytest.mark.parametrize(('height', 'width', 'colors'), [(16, 50, 3), (15, 48, 3), (16, 48, 1)])
-def test_images_that_are_not_whole_patches_are_refused(height, width, colors):
-    with pytest.raises(UserError, match=f'{height} x {width}'):
-        make('dinov3')(jnp.zeros((1, height, width, colors)))
+@pytest.mark.parametrize('shape', [(1, 7, 48, 3), (1, 16, 48, 1), (16, 48, 3), (1, 1, 16, 48, 3)])
+def test_what_are_no_images_is_refused(shape):
+    with pytest.raises(UserError, match=r'expected \(B, H, W, 3\) floats with at least 8 pixels a side'):
+        make('dinov2')(jnp.zeros(shape))
+    with pytest.raises(UserError, match='uint8'):
+        make('dinov2')(jnp.zeros((1, 16, 48, 3), jnp.uint8))
+
+
+def test_a_border_of_less_than_a_patch_is_left_out():
+    pixels = jnp.asarray(np.random.default_rng(0).normal(size=(1, 19, 50, 3)), jnp.float32)
+    encoder = make('dinov2')
+    np.testing.assert_array_equal(encoder(pixels), encoder(pixels[:, :16, :48]))
 
 
 @pytest.mark.parametrize('family', ['dinov3', 'clip'])

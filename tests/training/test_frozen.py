@@ -184,9 +184,12 @@ def test_eight_devices_learn_what_one_does(recipe):
             'target_BFHWC': rng.integers(0, 256, (8, 2, 24, 24, 3), np.uint8),
             'deltas_BF': rng.integers(2, 9, (8, 2), np.int32),
         }
+        before = jax.device_get(frozen)
         for _ in range(3):
             state, metrics = programs.train_step(state, sharding.place_batch(programs.mesh, batch), frozen)
             found.append(float(metrics['loss']))
+        for left, right in zip(jax.tree.leaves(jax.device_get(frozen)), jax.tree.leaves(before), strict=True):
+            assert left.tobytes() == right.tobytes()
         return found, jax.device_get(state['statistics'])
 
     one = losses(['mesh.data=1', 'mesh.fsdp=1'], jax.devices()[:1])
@@ -241,6 +244,36 @@ def test_a_run_starts_from_another_frozen_run_with_all_that_it_trained(recipe, r
     assert moved == {'adapters/norm/mean', 'adapters/norm/var'}  # which a step carries on whatever the learning rate
 
 
+def test_adapters_of_another_encoder_or_use_start_fresh(recipe, run, deep, tmp_path, capfd):
+    other = deep()
+    other.arrays['embeddings.cls_token'] = other.arrays['embeddings.cls_token'] + 1
+    elsewhere = f'model.encoder_path={other.write(tmp_path / "other")}'
+    for number, override in enumerate(('model.taps=3_regular_and_conv', elsewhere)):
+        words = 'steps=1', f'init_from={run}', override
+        train(recipe(*words), str(tmp_path / str(number)), pretrained.load)
+        assert f'starting from {run}: core, decoder, target; fresh: adapters' in capfd.readouterr().err
+
+
+def test_a_decoder_starts_from_weights_without_a_feature_head(recipe, run, tmp_path, capfd):
+    words = 'steps=1', 'optim.peak_lr=0', f'init_from={run}', 'objective.feature_weight=1'
+    train(recipe(*words), str(tmp_path / 'run'), pretrained.load)
+    assert f'starting from {run}: adapters, core, decoder, target\n' in capfd.readouterr().err
+    left, right = mapping.to_named(pretrained.load(tmp_path / 'run')), mapping.to_named(pretrained.load(run))
+    assert left.keys() - right.keys() == {'decoder/feature_head/kernel', 'decoder/feature_head/bias'}
+    assert all(np.array_equal(left[name], right[name]) for name in right if name.startswith('decoder/'))
+
+
+def test_end_to_end_training_starts_from_a_frozen_model_only_if_all_of_it_fits(recipe, run, released, tmp_path):
+    with pytest.raises(UserError, match='its arrays do not fit'):
+        train(recipe('steps=1', 'model.encoder=vit', 'model.encoder_path=', f'init_from={run}'),
+              str(tmp_path / 'a'), pretrained.load)  # fmt: skip
+
+
+def test_an_image_encoder_has_no_core_to_start_from(recipe, encoder, tmp_path):
+    with pytest.raises(UserError, match='its core is identity, and that of this run rvmrnn'):
+        train(recipe('steps=1', f'init_from={encoder}'), str(tmp_path / 'run'), pretrained.load)
+
+
 @pytest.mark.parametrize(
     ('overrides', 'message'),
     [
@@ -292,7 +325,9 @@ def test_an_exported_image_encoder_is_checked_before_it_is_built(run, tmp_path):
     assert command('export', '--model', run, '--output', export) == 0
     stored = json.loads((export / 'config.json').read_text())
     for name, value in (('layers', 10**9), ('layers', '4'), ('mean', [0.5, 'x']), ('family', 'dino9'),
-                        ('activation', 'relu'), ('interpolation', 3), ('cls', 1), ('width', None)):  # fmt: skip
+                        ('activation', 'relu'), ('interpolation', 3), ('cls', 1), ('heads', 0), ('patch_size', 0),
+                        ('std', [0.0, 1.0, 1.0]), ('mean', []), ('position_grid', [4]), ('interpolation', ''),
+                        ('rope_periods', [1.0])):  # fmt: skip
         image = stored['architecture']['image_encoder'] | {name: value}
         changed = stored | {'architecture': stored['architecture'] | {'image_encoder': image}}
         (export / 'config.json').write_text(json.dumps(changed))

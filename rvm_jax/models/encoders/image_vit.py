@@ -104,14 +104,14 @@ class ImageEncoder(nnx.Module):
         return self._join(tokens_BND, self._places(grid)), self._rotation(grid)
 
     def _grid(self, pixels_BHWC):
-        height, width, colors = pixels_BHWC.shape[-3:]
-        if height % self.patch_size or width % self.patch_size or colors != 3:
+        shape, is_float = pixels_BHWC.shape, jnp.issubdtype(pixels_BHWC.dtype, jnp.floating)
+        if len(shape) != 4 or shape[3] != 3 or min(shape[1:3]) < self.patch_size or not is_float:
             raise UserError(
-                f'images of {height} x {width} pixels, {colors} colors',
-                f'are not made of whole patches of {self.patch_size} x {self.patch_size} pixels in RGB',
-                f'resize or crop them to multiples of {self.patch_size}',
+                f'pixels of shape {shape} and {pixels_BHWC.dtype}',
+                f'expected (B, H, W, 3) floats with at least {self.patch_size} pixels a side',
+                'scale to [0, 1], take off the mean and divide by the deviation of the encoder',
             )
-        return patches.grid_size(height, width, self.patch_size)
+        return patches.grid_size(*shape[1:3], self.patch_size)
 
     def _embed(self, patches_BNP):
         return self.patch_embed(patches_BNP.astype(self.tokens_dtype))

@@ -14,7 +14,6 @@ class ViT(nnx.Module):
     """
 
     mean, std, num_prefix_tokens = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), 1
-    has_mask_token = False
 
     def __init__(self, *, patch_size, width, depth, heads, head_dim, mlp, gelu, position_resize, execution, rngs):
         self.patch_size, self.width, self.position_resize = patch_size, width, position_resize
@@ -45,13 +44,16 @@ class ViT(nnx.Module):
     def encode_clip(self, pixels_BTHWC):
         """Tokens (B, T, M, D) of frames that all attend to each other (RVM, supplement 9: the aggregator ablation).
 
-        The position code goes on from frame to frame, as one table over T*h*w patches; each frame has its CLS.
+        The position code goes on from frame to frame, as one table over T*h*w patches. Each frame has a CLS (ours: so
+        every encoder gives T frames of M tokens; the paper is silent), and after the first it carries a code of the
+        frame's number: equal copies would stay equal, and count T times. The final norm comes before the extra layers.
         """
         frames = rearrange(pixels_BTHWC, 'b t h w c -> t b h w c')
-        tokens = [
-            self._with_cls(self._embed(patches.to_patches(frame, self.patch_size)) + self._positions(frame, time))
-            for time, frame in enumerate(frames)
-        ]
+        codes_TD = positions.sincos_table(len(frames), self.width)
+        tokens = []
+        for time, frame in enumerate(frames):
+            patches_BND = self._embed(patches.to_patches(frame, self.patch_size)) + self._positions(frame, time)
+            tokens.append(self._with_cls(patches_BND, codes_TD[time] if time else 0.0))
         x_BKD = self.norm(self.layers(jnp.concatenate(tokens, axis=1)))
         return rearrange(x_BKD, 'b (t m) d -> b t m d', t=len(frames))
 
@@ -67,8 +69,8 @@ class ViT(nnx.Module):
         grid = patches.grid_size(*pixels_BHWC.shape[-3:-1], self.patch_size)
         return jnp.asarray(positions.resized_sincos_table(grid, self.width, self.position_resize, frame))
 
-    def _with_cls(self, tokens_BND):
-        cls_B1D = jnp.broadcast_to(self.cls_token[...], (tokens_BND.shape[0], 1, self.width))
+    def _with_cls(self, tokens_BND, code_D=0.0):
+        cls_B1D = jnp.broadcast_to(self.cls_token[...] + code_D, (tokens_BND.shape[0], 1, self.width))
         return jnp.concatenate([cls_B1D, tokens_BND], axis=1).astype(self.tokens_dtype)
 
     def _encode(self, tokens_BND):
