@@ -26,8 +26,10 @@ def make(encoder, core, **changes):
     return build.build(dataclasses.replace(build.architecture(config), decoder_width=0), rngs=nnx.Rngs(0))
 
 
-@pytest.mark.parametrize('core', STREAMING)
-@pytest.mark.parametrize('encoder', ['vit', 'dinov3', 'siglip2'])
+@pytest.mark.parametrize(
+    ('encoder', 'core'),
+    [*(('dinov3', core) for core in STREAMING), ('vit', 'rvmrnn'), ('vit', 'mamba'), ('siglip2', 'rvmrnn')],
+)
 def test_a_clip_at_once_equals_one_frame_at_a_time(encoder, core):
     model = make(encoder, core)
     whole, last = model.encode(FRAMES)

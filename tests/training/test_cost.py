@@ -152,7 +152,16 @@ def test_decoder_flops_are_the_compilers():
     assert ours['decoder'] + ours['decoder_attention'] == pytest.approx(counted, rel=0.04)
 
 
-@pytest.mark.parametrize('arch', MODELS.values(), ids=MODELS)
+QUICK = ('dinov3, rvmrnn, light_target', 'siglip2, xattn, mambamix, frozen_visible')
+
+
+@pytest.mark.parametrize(
+    'arch',
+    [
+        pytest.param(arch, id=name, marks=[] if name in QUICK else pytest.mark.slow)  # half a minute of compiling all
+        for name, arch in MODELS.items()
+    ],
+)
 def test_forward_flops_of_every_encoder_core_and_target_path_are_the_compilers(arch):
     counted = step_compiled(arch, layers.Execution(implementation='xla', unroll=True), 2, wanted=None)
     ours = sum(cost.forward_flops(arch, **CLIP).values())
@@ -235,12 +244,11 @@ def test_memory_is_near_what_the_compiler_allots(remat):
 @pytest.mark.parametrize(
     ('remat', 'arch'),
     [
-        ('none', frozen(image={'layers': 12})),
-        ('dots', frozen(image={'layers': 12})),
-        ('none', MODELS['gated dinov3, mamba, predicted features']),
-        ('dots', MODELS['siglip2, xattn, mambamix, frozen_visible']),
+        pytest.param('none', frozen(image={'layers': 12}), id='adapters', marks=pytest.mark.slow),
+        pytest.param('dots', frozen(image={'layers': 12}), id='adapters, dots'),
+        pytest.param('none', MODELS['gated dinov3, mamba, predicted features'], id='mamba', marks=pytest.mark.slow),
+        pytest.param('dots', MODELS['siglip2, xattn, mambamix, frozen_visible'], id='mambamix', marks=pytest.mark.slow),
     ],
-    ids=['adapters', 'adapters, dots', 'mamba', 'mambamix, dots'],
 )
 def test_memory_beside_a_frozen_encoder_is_near_what_the_compiler_allots(remat, arch):
     execution = layers.Execution(implementation='xla', remat=remat)

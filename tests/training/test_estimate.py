@@ -35,7 +35,9 @@ def recipe(size='s', *overrides):
 
 
 def frozen_recipe(size='l', *overrides):
-    return configs.load('configs/dinov3_rvmrnn.py', [f'model.size={size}', 'mesh.data=-1', 'mesh.fsdp=1', *overrides])
+    return configs.load(
+        'configs/dinov3_rvmrnn.py', [f'model.size={size}', 'batch_size=256', 'mesh.data=-1', 'mesh.fsdp=1', *overrides]
+    )
 
 
 def test_flops_by_part_are_those_of_a_clip():
