@@ -150,7 +150,7 @@ def restore_or_create(config, arch, encoder, hosts, checkpoints, position, abstr
         return state, step
     if not config.init_from:
         return create(), 0
-    taken = _initial(config.init_from, load_initial(config.init_from), arch, encoder, abstract_state)
+    taken = take_initial(config.init_from, load_initial(config.init_from), arch, encoder, abstract_state)
     state = create()
     fresh = sorted(state['params'].keys() - taken['params'].keys())
     hosts.say(
@@ -163,7 +163,7 @@ def restore_or_create(config, arch, encoder, hosts, checkpoints, position, abstr
     return state, 0
 
 
-def _initial(path, model, arch, encoder, abstract_state):
+def take_initial(path, model, arch, encoder, abstract_state):
     """What a run takes of a model that it starts from: {'params': {part: tree}, ...}, numpy arrays.
 
     All of it, which must fit, where the run trains its encoder. Beside a frozen encoder the core, which must fit, and

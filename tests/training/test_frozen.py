@@ -16,7 +16,7 @@ from rvm_jax.conversion import mapping
 from rvm_jax.data.sources.synthetic_videos import write_videos
 from rvm_jax.errors import ConfigErrors, UserError
 from rvm_jax.models import build, layers
-from rvm_jax.training import checksums, parts, sharding
+from rvm_jax.training import checksums, parts, sharding, start
 from rvm_jax.training.loop import train
 from rvm_jax.training.programs import make_programs
 
@@ -217,61 +217,63 @@ def released(recipe, tmp_path):
     return make
 
 
+def taken(recipe_, path):
+    """What a run takes of a model that it starts from, {name: array}, and the parts that it takes and does not."""
+    programs = make_programs(recipe_)
+    encoder = parts.frozen_encoder(recipe_)
+    found = start.take_initial(path, pretrained.load(path), programs.arch, encoder, programs.abstract_state)
+    arrays = mapping.tree_named(parts.joined(*found.values()))
+    return arrays, set(found['params']), set(programs.abstract_state['params']) - set(found['params'])
+
+
 def test_core_and_decoder_start_from_released_weights(recipe, released, tmp_path, capfd):
     path, expected = released(24)
     workdir = str(tmp_path / 'run')
     train(recipe('steps=1', 'optim.peak_lr=0', f'init_from={path}'), workdir, pretrained.load)
     found = mapping.to_named(pretrained.load(workdir))
-    taken = [name for name in found if name.split('/')[0] in ('core', 'decoder')]
-    assert taken and all(np.array_equal(found[name], expected[name]) for name in taken)
+    names = [name for name in found if name.split('/')[0] in ('core', 'decoder')]
+    assert names and all(np.array_equal(found[name], expected[name]) for name in names)
     assert f'starting from {path}: core, decoder; fresh: adapters, target' in capfd.readouterr().err
 
 
-def test_weights_of_another_width_or_core_are_refused(recipe, released, tmp_path):
+def test_weights_of_another_width_or_core_are_refused(recipe, released):
     path, _ = released(32)
     with pytest.raises(UserError, match='is 32 wide, and the frozen encoder 24'):
-        train(recipe('steps=1', f'init_from={path}'), str(tmp_path / 'a'), pretrained.load)
+        taken(recipe(), path)
     path, _ = released(24)
     with pytest.raises(UserError, match='its core is rvmrnn, and that of this run mamba'):
-        train(recipe('steps=1', 'model.core=mamba', f'init_from={path}'), str(tmp_path / 'b'), pretrained.load)
+        taken(recipe('model.core=mamba'), path)
 
 
-def test_a_run_starts_from_another_frozen_run_with_all_that_it_trained(recipe, run, tmp_path):
-    workdir = str(tmp_path / 'run')
-    train(recipe('steps=1', 'optim.peak_lr=0', f'init_from={run}'), workdir, pretrained.load)
-    left, right = mapping.to_named(pretrained.load(workdir)), mapping.to_named(pretrained.load(run))
-    moved = {name for name in left if not np.array_equal(left[name], right[name])}
-    assert moved == {'adapters/norm/mean', 'adapters/norm/var'}  # which a step carries on whatever the learning rate
+def test_a_run_starts_from_another_frozen_run_with_all_that_it_trained(recipe, run):
+    arrays, _, fresh = taken(recipe(), run)
+    expected = mapping.to_named(pretrained.load(run))
+    assert not fresh and {name for name in expected if not name.startswith('encoder/')} == set(arrays)
+    assert all(np.array_equal(array, expected[name]) for name, array in arrays.items())
 
 
-def test_adapters_of_another_encoder_or_use_start_fresh(recipe, run, deep, tmp_path, capfd):
+def test_adapters_of_another_encoder_or_use_start_fresh(recipe, run, deep, tmp_path):
     other = deep()
     other.arrays['embeddings.cls_token'] = other.arrays['embeddings.cls_token'] + 1
     elsewhere = f'model.encoder_path={other.write(tmp_path / "other")}'
-    for number, override in enumerate(('model.taps=3_regular_and_conv', elsewhere)):
-        words = 'steps=1', f'init_from={run}', override
-        train(recipe(*words), str(tmp_path / str(number)), pretrained.load)
-        assert f'starting from {run}: core, decoder, target; fresh: adapters' in capfd.readouterr().err
+    for override in ('model.taps=3_regular_and_conv', 'model.adapter_norm=ln', elsewhere):
+        _, used, fresh = taken(recipe(override), run)
+        assert (used, fresh) == ({'core', 'decoder', 'target'}, {'adapters'})
 
 
-def test_a_decoder_starts_from_weights_without_a_feature_head(recipe, run, tmp_path, capfd):
-    words = 'steps=1', 'optim.peak_lr=0', f'init_from={run}', 'objective.feature_weight=1'
-    train(recipe(*words), str(tmp_path / 'run'), pretrained.load)
-    assert f'starting from {run}: adapters, core, decoder, target\n' in capfd.readouterr().err
-    left, right = mapping.to_named(pretrained.load(tmp_path / 'run')), mapping.to_named(pretrained.load(run))
-    assert left.keys() - right.keys() == {'decoder/feature_head/kernel', 'decoder/feature_head/bias'}
-    assert all(np.array_equal(left[name], right[name]) for name in right if name.startswith('decoder/'))
+def test_a_decoder_starts_from_weights_without_a_feature_head(recipe, run):
+    arrays, used, fresh = taken(recipe('objective.feature_weight=1'), run)
+    assert 'decoder' in used and not fresh and not any('feature_head' in name for name in arrays)
 
 
-def test_end_to_end_training_starts_from_a_frozen_model_only_if_all_of_it_fits(recipe, run, released, tmp_path):
+def test_end_to_end_training_starts_from_a_frozen_model_only_if_all_of_it_fits(recipe, run):
     with pytest.raises(UserError, match='its arrays do not fit'):
-        train(recipe('steps=1', 'model.encoder=vit', 'model.encoder_path=', f'init_from={run}'),
-              str(tmp_path / 'a'), pretrained.load)  # fmt: skip
+        taken(recipe('model.encoder=vit', 'model.encoder_path='), run)
 
 
-def test_an_image_encoder_has_no_core_to_start_from(recipe, encoder, tmp_path):
+def test_an_image_encoder_has_no_core_to_start_from(recipe, encoder):
     with pytest.raises(UserError, match='its core is identity, and that of this run rvmrnn'):
-        train(recipe('steps=1', f'init_from={encoder}'), str(tmp_path / 'run'), pretrained.load)
+        taken(recipe(), encoder)
 
 
 @pytest.mark.parametrize(
