@@ -13,11 +13,6 @@ from rvm_jax import config
 
 def get_config():
     """The recipe."""
-    c = config.default()
-    c.steps = 100_000
-    c.batch_size = 64
-    c.model.size = 'l'
-    c.model.encoder = 'dinov3'
+    c = config.load('configs/dinov3_rvmrnn.py')
     c.model.core = 'mamba'
-    c.optim.peak_lr = 3e-4
     return c

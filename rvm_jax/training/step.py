@@ -69,10 +69,7 @@ def make_train_step(graphdef, optimizer, objective, abstract_state, gather=None,
         params = optax.apply_updates(params, updates)
         state = state | {'step': state['step'] + 1, 'params': params, 'opt_state': opt_state}
         if statistics:  # a step that is skipped leaves them as they were, too
-            was_skipped = in_a_row > 0
-            state['statistics'] = jax.tree.map(
-                lambda old, new: jnp.where(was_skipped, old, new), statistics, new_statistics
-            )
+            state['statistics'] = jax.tree.map(functools.partial(jnp.where, in_a_row > 0), statistics, new_statistics)
         return state, metrics
 
     return train_step
