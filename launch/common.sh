@@ -49,11 +49,11 @@ run_and_forward() {  # runs a command, passes SIGTERM on to it, and fails with i
     trap 'kill -TERM "$!" 2> /dev/null' TERM
     "$@" &
     child=$!
-    while :; do  # a signal ends the wait, not the command
-        code=0
-        wait "$child" || code=$?
-        kill -0 "$child" 2> /dev/null || return "$code"
+    while kill -0 "$child" 2> /dev/null; do  # a signal ends the wait, not the command
+        wait "$child" || true
     done
+    wait "$child" || code=$?  # not the code of a wait that a signal ended
+    return "$code"
 }
 
 pause() { (($1 == 0)) || sleep "$1"; }

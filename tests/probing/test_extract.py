@@ -1,5 +1,6 @@
 import tracemalloc
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,10 @@ from rvm_jax.probing import extract
 class RunningMean:
     """A stand-in model in numpy: each token's feature is the mean of all frames so far, so order and state matter."""
 
-    def __init__(self, width=4):
+    def __init__(self, width=4, is_streaming=True):
         self.width, self.lengths = width, []
+        self.core = SimpleNamespace(is_streaming=is_streaming)
+        self.architecture = SimpleNamespace(num_source=3)
 
     def encode(self, frames_BTHWC, state=None):
         self.lengths.append(frames_BTHWC.shape[1])
@@ -40,6 +43,12 @@ def test_only_two_lengths_are_ever_encoded():
     model = RunningMean()
     assert sum(len(piece) for piece in extract.encode_stream(model, noise(19), chunk=4)) == 19
     assert model.lengths == [4, 4, 4, 4, 1, 1, 1]
+
+
+def test_a_model_that_does_not_stream_sees_windows_of_its_trained_length():
+    model = RunningMean(is_streaming=False)
+    assert sum(len(piece) for piece in extract.encode_stream(model, noise(8), chunk=4)) == 8
+    assert model.lengths == [3, 3, 2]
 
 
 def test_an_empty_stream_gives_nothing():
