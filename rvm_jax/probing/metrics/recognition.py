@@ -1,0 +1,22 @@
+"""Top-1 accuracy."""
+
+import numpy as np
+
+
+def top1(probabilities_NK, labels_N, ids=None):
+    """Fraction of examples whose most probable class is the right one; nan where there are none.
+
+    With ids, probabilities of clips that share an id (one video) are averaged first, and a video counts once. Equal
+    probabilities give the lowest class. Raises ValueError if clips of one id have different labels.
+    """
+    probabilities_NK, labels_N = np.asarray(probabilities_NK, np.float64), np.asarray(labels_N)
+    if not len(labels_N):
+        return float('nan')
+    if ids is not None:
+        _, first, group_N = np.unique(np.asarray(ids), return_index=True, return_inverse=True)
+        if (labels_N != labels_N[first][group_N]).any():
+            raise ValueError('clips that share an id have different labels')
+        sums = np.zeros((len(first), probabilities_NK.shape[1]))
+        np.add.at(sums, group_N, probabilities_NK)
+        probabilities_NK, labels_N = sums / np.bincount(group_N)[:, None], labels_N[first]
+    return float(np.mean(probabilities_NK.argmax(axis=1) == labels_N))

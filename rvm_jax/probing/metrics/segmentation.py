@@ -1,0 +1,109 @@
+"""Agreement of masks: J and F of DAVIS, and mean IoU over classes as VIP counts it."""
+
+import math
+
+import cv2
+import numpy as np
+
+TOLERANCE = 0.008  # of a frame's diagonal: how far a boundary may be off and still count in F
+
+
+def region_similarity(predicted_THW, truth_THW):
+    """J of one object in each frame: intersection over union of its masks; 1 where both are empty. float64 (T,)."""
+    predicted_THW, truth_THW = np.asarray(predicted_THW, bool), np.asarray(truth_THW, bool)
+    shared_T = np.sum(predicted_THW & truth_THW, axis=(1, 2), dtype=np.float64)
+    union_T = np.sum(predicted_THW | truth_THW, axis=(1, 2), dtype=np.float64)
+    return np.divide(shared_T, union_T, out=np.ones_like(union_T), where=union_T > 0)
+
+
+def boundary_accuracy(predicted_THW, truth_THW):
+    """F of one object in each frame: F-measure of the boundary pixels that lie near the other's boundary. float64 (T,).
+
+    Near is within ceil(0.008 * diagonal) pixels. 1 where both masks have no boundary, 0 where one has none.
+    """
+    radius = math.ceil(TOLERANCE * math.hypot(*np.shape(truth_THW)[1:]))
+    return np.array([_boundary_f(*masks, radius) for masks in zip(predicted_THW, truth_THW, strict=True)], np.float64)
+
+
+def object_scores(predicted_THW, truth_THW):
+    """(J_Q, F_Q): means over the frames of one video for each of its objects; the first and last frame do not count.
+
+    Both are label maps, 0 being background; objects are 1 to the largest label of any true frame. There are no void
+    pixels. nan where a video has fewer than three frames.
+    """
+    num_objects = int(np.max(truth_THW, initial=0))
+    if len(truth_THW) < 3:
+        return np.full(num_objects, np.nan), np.full(num_objects, np.nan)
+    predicted_THW, truth_THW = predicted_THW[1:-1], truth_THW[1:-1]
+    masks = [(predicted_THW == label, truth_THW == label) for label in range(1, num_objects + 1)]
+    j_Q = [np.mean(region_similarity(*pair)) for pair in masks]
+    f_Q = [np.mean(boundary_accuracy(*pair)) for pair in masks]
+    return np.array(j_Q, np.float64), np.array(f_Q, np.float64)
+
+
+def davis_scores(videos):
+    """`J`, `F` and their mean `J&F` in [0, 1], over all objects of all videos together, not per video.
+
+    videos is an iterable of (predicted_THW, truth_THW), one pair of label maps at a time. Objects without a score are
+    left out; nan if none has one.
+    """
+    scores = [object_scores(predicted_THW, truth_THW) for predicted_THW, truth_THW in videos]
+    j, f = (nan_mean(np.concatenate([pair[part] for pair in scores] or [[]])) for part in (0, 1))
+    return {'J': j, 'F': f, 'J&F': (j + f) / 2}
+
+
+def confusion(predicted, truth, num_classes):
+    """int64 (num_classes, num_classes): pixels by true class (row) and predicted class (column).
+
+    Pixels whose truth is not a class (255, say) do not count. Matrices of several frames add up. Raises ValueError if a
+    prediction that does count is not a class.
+    """
+    predicted, truth = np.asarray(predicted, np.int64), np.asarray(truth, np.int64)
+    counted = (truth >= 0) & (truth < num_classes)
+    predicted, truth = predicted[counted], truth[counted]
+    if len(predicted) and not 0 <= predicted.min() <= predicted.max() < num_classes:
+        raise ValueError(f'predicted classes {predicted.min()} to {predicted.max()} are not in 0 to {num_classes - 1}')
+    return np.bincount(num_classes * truth + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)
+
+
+def mean_iou(confusion_KK):
+    """Mean over classes of intersection over union; classes in neither truth nor prediction are left out.
+
+    nan if there is none.
+    """
+    confusion_KK = np.asarray(confusion_KK, np.float64)
+    shared_K = np.diag(confusion_KK)
+    union_K = confusion_KK.sum(axis=0) + confusion_KK.sum(axis=1) - shared_K
+    return nan_mean(shared_K[union_K > 0] / union_K[union_K > 0])
+
+
+def nan_mean(values):
+    """Mean of the values that are not nan; nan, without a warning, if there are none."""
+    values = np.asarray(values, np.float64)
+    values = values[~np.isnan(values)]
+    return float(values.mean()) if len(values) else float('nan')
+
+
+def _boundary_f(predicted_HW, truth_HW, radius):
+    predicted_HW, truth_HW = _boundary(predicted_HW), _boundary(truth_HW)
+    if not predicted_HW.any() or not truth_HW.any():
+        return float(not predicted_HW.any() and not truth_HW.any())
+    precision = np.mean(_dilate(truth_HW, radius)[predicted_HW])
+    recall = np.mean(_dilate(predicted_HW, radius)[truth_HW])
+    return 2 * precision * recall / (precision + recall) if precision + recall else 0.0
+
+
+def _boundary(mask_HW):
+    """Pixels that differ from the one to the right, below, or below right.
+
+    Outside the frame there is nothing to differ from: no boundary runs along the frame, and the last pixel never is one.
+    """
+    mask_HW = np.asarray(mask_HW, bool)
+    padded = np.pad(mask_HW, ((0, 1), (0, 1)), mode='edge')
+    return (mask_HW != padded[:-1, 1:]) | (mask_HW != padded[1:, :-1]) | (mask_HW != padded[1:, 1:])
+
+
+def _dilate(boundary_HW, radius):
+    offsets = np.arange(-radius, radius + 1)
+    disk = (offsets[:, None] ** 2 + offsets**2 <= radius**2).astype(np.uint8)
+    return cv2.dilate(boundary_HW.astype(np.uint8), disk).astype(bool)

@@ -1,0 +1,26 @@
+import pytest
+
+from rvm_jax.errors import UserError
+from rvm_jax.probing.metrics import summary
+
+
+def test_each_task_counts_relative_to_the_best_model():
+    values = {'a': {'top1': 60.0, 'abs_rel': 0.10}, 'b': {'top1': 30.0, 'abs_rel': 0.08}}
+    averages = summary.normalized_average(values, {'top1': True, 'abs_rel': False})
+    assert averages == pytest.approx({'a': (100 + 80) / 2, 'b': (50 + 100) / 2})
+
+
+def test_no_error_at_all_is_the_best():
+    averages = summary.normalized_average({'a': {'x': 0.0}, 'b': {'x': 1.0}}, {'x': False})
+    assert averages == {'a': 100, 'b': 0}
+
+
+@pytest.mark.parametrize('found', [{}, {'x': float('nan')}])
+def test_a_model_without_a_value_is_named(found):
+    with pytest.raises(UserError, match='b: has no value for x'):
+        summary.normalized_average({'a': {'x': 1.0}, 'b': found}, {'x': True})
+
+
+def test_a_gain_is_positive_when_it_is_better():
+    assert summary.relative_gain(0.5, 0.6) == pytest.approx(0.2)
+    assert summary.relative_gain(0.5, 0.4, higher_is_better=False) == pytest.approx(0.2)
