@@ -1,0 +1,103 @@
+"""ImageNet-1k: 1000 classes of pictures (spec: probing, 4.4).
+
+root holds train/<wnid>/*.JPEG, and val/ with either the same folders or, as it is given away, val/*.JPEG alone. Those
+need their labels beside them: LOC_val_solution.csv (Kaggle), or the devkit's ILSVRC2012_validation_ground_truth.txt and
+meta.mat (in root, or where ILSVRC2012_devkit_t12.tar.gz puts them).
+"""
+
+import csv
+import os
+
+from rvm_jax.errors import UserError
+from rvm_jax.probing.datasets.labelled import LabelledImages
+from rvm_jax.probing.datasets.origin import Origin, checked_split
+
+ORIGIN = Origin(
+    'ImageNet ILSVRC 2012',
+    'image-net.org',
+    'train/<wnid>/*.JPEG, val/*.JPEG and ILSVRC2012_devkit_t12/ (or val/<wnid>/)',
+)
+SPLITS = {'train': 'train', 'val': 'val'}
+PICTURES = ('.jpeg', '.jpg', '.png')
+TRUTH = 'ILSVRC2012_validation_ground_truth.txt'
+
+
+class ImageNet(LabelledImages):
+    """Pictures with the number of their class: the place of its wnid among all, sorted; see LabelledImages.
+
+    All: those of train/, or of the split itself where there is no train/. UserError if a folder or labels are missing.
+    """
+
+    def __init__(self, root, split, *, image_size=224, resize_to=256, crop_area=(0.08, 1.0), flip=0.5):
+        folder = ORIGIN.find(root, 'pictures', checked_split(split, SPLITS))
+        pairs = list(_in_folders(folder)) or list(_flat(root, folder))
+        if not pairs:
+            raise ORIGIN.missing(os.path.join(folder, '*.JPEG'), 'pictures', root)
+        train = os.path.join(root, 'train')
+        classes = sorted(_folders(train) if os.path.isdir(train) else {wnid for _, wnid in pairs})
+        numbers = {wnid: number for number, wnid in enumerate(classes)}
+        unknown = sorted({wnid for _, wnid in pairs} - set(numbers))
+        if unknown:
+            raise ORIGIN.missing(os.path.join(train, unknown[0]), 'a class', root)
+        items = [(path, os.path.splitext(os.path.basename(path))[0], numbers[wnid]) for path, wnid in pairs]
+        super().__init__(items, classes, image_size=image_size, resize_to=resize_to, crop_area=crop_area, flip=flip)
+
+
+def _folders(folder):
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_dir())
+
+
+def _pictures(folder):
+    return sorted(name for name in os.listdir(folder) if name.lower().endswith(PICTURES))
+
+
+def _in_folders(folder):
+    """Yield (path, wnid) of pictures in a folder for each class."""
+    for wnid in _folders(folder):
+        for name in _pictures(os.path.join(folder, wnid)):
+            yield os.path.join(folder, wnid, name), wnid
+
+
+def _flat(root, folder):
+    """The same of pictures in one folder, with a list of their classes."""
+    names = _pictures(folder)
+    if not names:
+        return []
+    wnids = _kaggle(root) or _devkit(root, names)
+    unlisted = [name for name in names if os.path.splitext(name)[0] not in wnids]
+    if unlisted:
+        reason = f'is not in the list of labels, like {len(unlisted)} in all'
+        raise UserError(os.path.join(folder, unlisted[0]), reason, 'take the list that belongs to these pictures')
+    return [(os.path.join(folder, name), wnids[os.path.splitext(name)[0]]) for name in names]
+
+
+def _kaggle(root):
+    """{name: wnid} of Kaggle's list, or None if it is not there."""
+    path = os.path.join(root, 'LOC_val_solution.csv')
+    if not os.path.exists(path):
+        return None
+    with open(path, newline='', encoding='utf-8') as file:
+        return {row['ImageId']: row['PredictionString'].split()[0] for row in csv.DictReader(file)}
+
+
+def _devkit(root, names):
+    """The same of the devkit's: line i is the class of picture i, in numbers that only meta.mat explains."""
+    kit = 'ILSVRC2012_devkit_t12/data/'
+    truth = ORIGIN.find(root, 'labels of val', kit + TRUTH, TRUTH)
+    meta = ORIGIN.find(root, 'names of its classes', kit + 'meta.mat', 'meta.mat')
+    numbers = [int(line) for line in ORIGIN.lines(truth)]
+    if len(numbers) != len(names):
+        raise ORIGIN.broken(truth, f'has {len(numbers)} labels for {len(names)} pictures')
+    wnids = _wnids(meta)
+    return {os.path.splitext(name)[0]: wnids[number] for name, number in zip(names, numbers, strict=True)}
+
+
+def _wnids(meta):
+    """{number in the devkit: wnid}."""
+    from scipy.io import loadmat
+
+    try:
+        synsets = loadmat(meta, squeeze_me=True)['synsets']
+        return {int(synset['ILSVRC2012_ID']): str(synset['WNID']) for synset in synsets}
+    except (ValueError, KeyError, IndexError) as error:
+        raise ORIGIN.broken(meta, f'is not the table of the devkit ({error})') from error

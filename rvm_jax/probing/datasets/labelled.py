@@ -1,0 +1,85 @@
+"""Recognition: videos or pictures that each have one label."""
+
+import functools
+import logging
+
+import numpy as np
+
+from rvm_jax.probing.datasets import crops
+from rvm_jax.probing.datasets.colors import random_colors
+from rvm_jax.probing.datasets.frames import read_image, read_video
+from rvm_jax.probing.datasets.windows import choose_frames
+
+
+class LabelledVideos:
+    """example(index) of items [(path, id, label), ...]; without rng, num_clips examples a video, one after another.
+
+    classes are the names of the labels. In training: a random start, a random crop of an area in crop_area and shape in
+    crop_ratio, mirrored half the time if flip is 0.5, random colors if colors. In evaluation: the central square.
+    Frames are counted at fps, or at the rate of the file. Videos that are too short repeat their last frame.
+    """
+
+    is_fixed = False
+
+    def __init__(self, items, classes, *, num_frames, image_size, stride, fps, num_clips, crop_area, flip, colors):
+        self.items, self.classes, self.num_frames = items, tuple(classes), num_frames
+        self._image_size, self._fps, self._num_clips = image_size, fps, num_clips
+        self._choose = functools.partial(choose_frames, num_frames=num_frames, stride=stride, num_clips=num_clips)
+        self._crop_area, self._flip, self._has_colors = crop_area, flip, colors
+
+    def __len__(self):
+        return len(self.items) * self._num_clips
+
+    def example(self, index, rng=None):
+        """One clip: id, video_THWC, label. DataError if the video cannot be read."""
+        place, clip = divmod(index, self._num_clips)
+        path, name, label = self.items[place]
+        frames, _ = read_video(path, lambda total: self._choose(rng, total, clip=clip), self._fps)
+        size = frames[0].shape[:2]
+        if rng is None:
+            crop = crops.central(*size)
+        else:
+            crop = crops.drawn(rng, *size, self._crop_area, flip=self._flip)
+        video_THWC = crop.frames(frames, self._image_size)
+        if rng is not None and self._has_colors:
+            video_THWC = random_colors(rng, video_THWC)
+        return {'id': name, 'video_THWC': video_THWC, 'label': np.int32(label)}
+
+
+class LabelledImages:
+    """example(index) of pictures [(path, id, label), ...], each a video of one frame.
+
+    In training: a random crop, mirrored half the time. In evaluation: the central square of a picture whose shorter
+    side was made resize_to pixels.
+    """
+
+    is_fixed = False
+    num_frames = 1
+
+    def __init__(self, items, classes, *, image_size, resize_to, crop_area, flip):
+        self.items, self.classes = items, tuple(classes)
+        self._image_size, self._fraction = image_size, image_size / resize_to
+        self._crop_area, self._flip = crop_area, flip
+
+    def __len__(self):
+        return len(self.items)
+
+    def example(self, index, rng=None):
+        """One picture: id, video_THWC with T 1, label. DataError if it cannot be read."""
+        path, name, label = self.items[index]
+        frame_HWC = read_image(path)
+        size = frame_HWC.shape[:2]
+        if rng is None:
+            crop = crops.central(*size, self._fraction)
+        else:
+            crop = crops.drawn(rng, *size, self._crop_area, flip=self._flip)
+        return {'id': name, 'video_THWC': crop.frames([frame_HWC], self._image_size), 'label': np.int32(label)}
+
+
+def say_missing(dataset, split, missing, total):
+    """Say once how many videos of a list are not on disk; some of those on the web always are gone."""
+    if missing:
+        logging.getLogger(__name__).warning(
+            '%s %s: %d of %d videos of the list are not on disk, scores are over the others',
+            dataset, split, missing, total,
+        )  # fmt: skip

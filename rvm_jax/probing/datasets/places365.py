@@ -1,0 +1,59 @@
+"""Places365-Standard: 365 classes of scenes (spec: probing, 4.4).
+
+root holds places365_train_standard.txt and places365_val.txt with a line 'path label' a picture (also in filelist/),
+and the pictures: those of train in data_256_standard/ (or data_large_standard/, data_256/, train/), those of val in
+val_256/ (or val_large/, val/).
+"""
+
+import os
+
+from rvm_jax.probing.datasets.labelled import LabelledImages
+from rvm_jax.probing.datasets.origin import Origin, checked_split
+
+ORIGIN = Origin(
+    'Places365-Standard',
+    'places2.csail.mit.edu',
+    'places365_train_standard.txt, places365_val.txt, data_256_standard/ and val_256/',
+)
+SPLITS = {
+    'train': ('places365_train_standard.txt', 'data_256_standard', 'data_large_standard', 'data_256', 'train'),
+    'val': ('places365_val.txt', 'val_256', 'val_large', 'val'),
+}
+NUM_CLASSES = 365
+
+
+class Places365(LabelledImages):
+    """Pictures with the numbers of the list; see LabelledImages.
+
+    UserError if the list, the folder, or the first picture of the list is missing; others are DataErrors when read.
+    Names of classes are those of categories_places365.txt where it is there, else their numbers.
+    """
+
+    def __init__(self, root, split, *, image_size=224, resize_to=256, crop_area=(0.08, 1.0), flip=0.5):
+        table, *folders = checked_split(split, SPLITS)
+        table = ORIGIN.find(root, 'list of pictures', table, f'filelist/{table}')
+        folder = ORIGIN.find(root, 'pictures', *folders)
+        items = [_item(table, folder, line) for line in ORIGIN.lines(table)]
+        if not items:
+            raise ORIGIN.broken(table, 'lists no picture')
+        if not os.path.exists(items[0][0]):
+            raise ORIGIN.missing(items[0][0], f'the first picture of {os.path.basename(table)}', root)
+        super().__init__(
+            items, _classes(root), image_size=image_size, resize_to=resize_to, crop_area=crop_area, flip=flip
+        )
+
+
+def _item(table, folder, line):
+    name, _, label = line.rpartition(' ')
+    if not label.isdigit() or int(label) >= NUM_CLASSES:
+        raise ORIGIN.broken(table, f'has a line without a label from 0 to {NUM_CLASSES - 1} ({line})')
+    name = name.lstrip('/')  # in the list of train, paths start at the folder, but as if at the root of the disk
+    return os.path.join(folder, name), os.path.splitext(name)[0], int(label)
+
+
+def _classes(root):
+    path = os.path.join(root, 'categories_places365.txt')
+    if not os.path.exists(path):
+        return map(str, range(NUM_CLASSES))
+    numbers = {int(line.split()[1]): line.split()[0] for line in ORIGIN.lines(path)}
+    return [numbers[number] for number in range(NUM_CLASSES)]

@@ -1,0 +1,64 @@
+"""Something-Something V2: what is done with things, 174 classes (spec: probing, 4.2).
+
+root holds labels.json, train.json and validation.json (or with 'something-something-v2-' in front; also in labels/),
+and the videos <id>.webm in 20bn-something-something-v2/, in videos/ or in root itself.
+"""
+
+import os
+import re
+
+from rvm_jax.errors import UserError
+from rvm_jax.probing.datasets.labelled import LabelledVideos
+from rvm_jax.probing.datasets.origin import Origin, checked_split
+
+ORIGIN = Origin(
+    'Something-Something V2',
+    'Qualcomm AI datasets',
+    'labels.json, train.json, validation.json and 20bn-something-something-v2/<id>.webm',
+)
+SPLITS = {'train': 'train', 'val': 'validation'}
+
+
+class SSv2(LabelledVideos):
+    """Clips of num_frames frames, stride apart, of videos of 12 frames a second; see LabelledVideos.
+
+    Never mirrored: labels say left and right. Ours, because unpublished: crop_area, the strengths of the colors, and
+    that one clip from the center of the video is evaluated. fps=6 with stride=1 is how streaming readouts were trained.
+    UserError if a file of labels or a video is missing.
+    """
+
+    def __init__(
+        self, root, split, *, num_frames=16, image_size=224, stride=2, fps=None, num_clips=1, crop_area=(0.3, 1.0),
+        colors=True,
+    ):  # fmt: skip
+        name = checked_split(split, SPLITS)
+        labels, table = _table(root, 'labels'), _table(root, name)
+        with ORIGIN.reading(labels):
+            numbers = {label: int(number) for label, number in ORIGIN.json(labels).items()}
+        folder = ORIGIN.find(root, 'the videos', '20bn-something-something-v2', 'videos', '.')
+        with ORIGIN.reading(table):
+            pairs = [(str(entry['id']), re.sub(r'[\[\]]', '', entry['template'])) for entry in ORIGIN.json(table)]
+        for _, label in pairs:
+            if label not in numbers:
+                raise ORIGIN.broken(table, f'has a template that is no label ({label})')
+        items = [(os.path.join(folder, f'{name}.webm'), name, numbers[label]) for name, label in pairs]
+        _check_videos(items, root, folder)
+        super().__init__(
+            items, sorted(numbers, key=numbers.get), num_frames=num_frames, image_size=image_size, stride=stride,
+            fps=fps, num_clips=1 if split == 'train' else num_clips, crop_area=crop_area, flip=0.0, colors=colors,
+        )  # fmt: skip
+
+
+def _table(root, name):
+    places = [f'{folder}{front}{name}.json' for folder in ('', 'labels/') for front in ('', 'something-something-v2-')]
+    return ORIGIN.find(root, 'labels', *places)
+
+
+def _check_videos(items, root, folder):
+    """UserError that names the first video that is not there, and how many are not."""
+    there = set(os.listdir(folder))
+    missing = [path for path, _, _ in items if os.path.basename(path) not in there]
+    if missing:
+        raise ORIGIN.missing(missing[0], f'one of {len(missing)} missing videos of {len(items)}', root)
+    if not items:
+        raise UserError(root, 'lists no video', 'check its tables')
