@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 
 from rvm_jax.errors import DataError, UserError
-from rvm_jax.probing.datasets.movi_e import MoviE
+from rvm_jax.probing.datasets.movi_e import MoviE, Scene
 from rvm_jax.probing.datasets.rigid import rotations
 from rvm_jax.probing.datasets.tfrecord import frame_record
 
-SIZE, NUM_FRAMES, FOCAL, SENSOR, FAR = 96, 8, 35.0, 32.0, 20.0
+SIZE, NUM_FRAMES, FOCAL, SENSOR, NEAR, FAR = 96, 8, 35.0, 32.0, 1.0, 20.0
 HOW = {'num_frames': 4, 'image_size': SIZE, 'num_tracks': 20}
 KINDS = {
     'video_THWC': ((4, SIZE, SIZE, 3), np.uint8),
@@ -55,11 +55,11 @@ def record(encode_image):
     pictures, distances, segments = zip(*map(render, range(NUM_FRAMES)), strict=True)
     feature['video'].bytes_list.value.extend(map(encode_image, pictures))
     feature['segmentations'].bytes_list.value.extend(map(encode_image, segments))
-    depth = [np.rint(distance / FAR * 65535).astype(np.uint16) for distance in distances]
+    depth = [np.rint((distance - NEAR) / (FAR - NEAR) * 65535).astype(np.uint16) for distance in distances]
     feature['depth'].bytes_list.value.extend(map(encode_image, depth))
     feature['forward_flow'].int64_list.value.extend([32768] * 50)
     floats = {
-        'metadata/depth_range': [0, FAR],
+        'metadata/depth_range': [NEAR, FAR],
         'camera/focal_length': [FOCAL],
         'camera/sensor_width': [SENSOR],
         'camera/positions': np.ravel([position for position, _ in CAMERA]),
@@ -121,6 +121,11 @@ def test_the_card_gets_more_than_its_share_of_pixels(root):
         shares.append((colors_at(example['video_THWC'][0], example['tracks_QT2'][:, 0])[:, 2] > 200).mean())
     card = np.mean([render(i)[2].mean() for i in range(NUM_FRAMES)])
     assert np.mean(shares) > 1.5 * card
+
+
+def test_depth_is_a_distance(record):
+    depth_THW = Scene('a', record.SerializeToString()).depth([5, 0])
+    np.testing.assert_allclose(depth_THW, [render(5)[1], render(0)[1]], atol=2e-4)
 
 
 def test_missing_tracks_are_padding(root):
