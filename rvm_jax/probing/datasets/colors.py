@@ -28,14 +28,19 @@ def jitter(frames_THWC, *, brightness, contrast, saturation, hue):
 
     In this order: brightness, contrast (about each color's mean over the clip), then hue and saturation.
     """
-    num_frames, height, width, _ = frames_THWC.shape
-    frames = frames_THWC.astype(np.float32) / 255 + np.float32(brightness)
-    mean_3 = frames.mean((0, 1, 2))
-    frames = ((frames - mean_3) * np.float32(contrast) + mean_3).clip(0, 1)
-    hsv = cv2.cvtColor(frames.reshape(num_frames * height, width, 3), cv2.COLOR_RGB2HSV)
-    hsv[..., 0] = (hsv[..., 0] + 360 * hue) % 360
-    hsv[..., 1] = (hsv[..., 1] * saturation).clip(0, 1)
-    return np.rint(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB) * 255).astype(np.uint8).reshape(frames_THWC.shape)
+    mean_3 = 255 * brightness + frames_THWC.mean((0, 1, 2))
+    levels = np.arange(256)[:, None] + 255 * brightness  # contrast and brightness are a table: there are few inputs
+    table_LC = (((levels - mean_3) * contrast + mean_3) / 255).clip(0, 1).astype(np.float32)
+    out_THWC = np.empty_like(frames_THWC)
+    for frame_HWC, out_HWC in zip(frames_THWC, out_THWC, strict=True):
+        hsv = cv2.cvtColor(cv2.LUT(frame_HWC, table_LC[None]), cv2.COLOR_RGB2HSV)
+        angle, amount, value = cv2.split(hsv)
+        angle += 360 * hue
+        angle[angle < 0] += 360
+        angle[angle >= 360] -= 360
+        hsv = cv2.merge([angle, np.minimum(amount * saturation, 1, dtype=np.float32), value])
+        cv2.convertScaleAbs(cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB), dst=out_HWC, alpha=255)
+    return out_THWC
 
 
 def gray(frames_THWC):
