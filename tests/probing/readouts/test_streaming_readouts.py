@@ -28,7 +28,7 @@ def build(make):
 READOUTS = {  # name -> (how to make it, queries, axis of time in what it gives)
     'classes': (lambda: streaming.FrameReadout(8, 7, **SIZES, rngs=nnx.Rngs(0)), (), 1),
     'depth': (
-        build(lambda: streaming.FrameReadout(8, 7, num_queries=6, has_code=True, **SIZES, rngs=nnx.Rngs(0))),
+        lambda: streaming.FrameReadout(8, 7, num_queries=6, has_code=True, **SIZES, rngs=nnx.Rngs(0)),
         (),
         1,
     ),

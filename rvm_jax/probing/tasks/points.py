@@ -1,0 +1,121 @@
+"""Where points of the first frame go: Perception Test, with a readout trained on Kubric (4DS; TAP-Vid losses)."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from rvm_jax.errors import UserError
+from rvm_jax.probing.metrics import points as metrics
+from rvm_jax.probing.readouts.attention import PointReadout
+from rvm_jax.probing.readouts.streaming import StreamingPoints
+from rvm_jax.probing.readouts.tracker import RecurrentTracker
+from rvm_jax.probing.tasks.averages import average
+from rvm_jax.probing.tasks.losses import huber, known, masked_mean, norm
+
+RASTER = 256  # pixels a side in which errors are measured, whatever the frame
+
+
+@dataclasses.dataclass(frozen=True)
+class Points:
+    """Huber on positions, cross-entropy on visible and on certain (error within certain_within pixels of the raster).
+
+    Positions and certainty count where the point is visible (with occluded_positions: wherever it is in the scene),
+    visibility everywhere; frames before the query and tracks that are not valid, or hidden at their query, nowhere.
+    Readouts: `PointReadout`, which takes every query for one in frame 0; streaming; or recurrent, sizes tracker_*.
+    """
+
+    channels: int = 1024
+    heads: int = 8
+    query_width: int = 512
+    streaming: bool = False
+    recurrent: bool = False
+    tracker_channels: int = 512
+    tracker_heads: int = 8
+    tracker_hidden: int = 2048
+    tracker_depth: int = 3
+    huber_delta: float = 4.0  # pixels of the raster, as the next
+    certain_within: float = 6.0
+    position_weight: float = 0.05
+    visible_weight: float = 1.0
+    certain_weight: float = 1.0
+    occluded_positions: bool = False
+    query_mode: str = 'first'  # frames that count: see metrics.points
+    name: str = 'points'
+    metric: ClassVar[str] = 'average_jaccard'
+    higher_is_better: ClassVar[bool] = True
+
+    def __post_init__(self):
+        if self.streaming and self.recurrent:
+            raise UserError('streaming and recurrent', 'they are two readouts', 'choose one')
+
+    def readout(self, width, num_frames, rngs):
+        """The module that `loss` and `predict` take."""
+        sizes = {'channels': self.channels, 'heads': self.heads, 'query_width': self.query_width, 'rngs': rngs}
+        if self.streaming:
+            return StreamingPoints(width, **sizes)
+        if self.recurrent:
+            return RecurrentTracker(
+                width, 2, channels=self.tracker_channels, heads=self.tracker_heads, hidden=self.tracker_hidden,
+                depth=self.tracker_depth, rngs=rngs,
+            )  # fmt: skip
+        return PointReadout(width, num_frames, **sizes)
+
+    def loss(self, readout, features_BTMD, batch):
+        """Weighted sum of the three losses, and each of them. Means are over all frames that count for visibility."""
+        points_BQ2, frames_BQ, counted_BQT = _queries(batch)
+        tracks_BQT2, visible_BQT, certain_BQT = readout(features_BTMD, points_BQ2, frames_BQ)
+        placed_BQT = counted_BQT & batch['in_scene_QT' if self.occluded_positions else 'visible_QT']
+        truth_BQT2 = known(batch['tracks_QT2'], placed_BQT[..., None])
+        error_BQT = RASTER * norm(tracks_BQT2 - truth_BQT2)
+        is_near_BQT = jax.lax.stop_gradient(error_BQT) <= self.certain_within
+
+        def mean(values_BQT, mask_BQT):
+            return masked_mean(jnp.where(mask_BQT, values_BQT, 0), counted_BQT)
+
+        losses = {
+            'position': mean(huber(error_BQT, self.huber_delta), placed_BQT),
+            'visible': mean(_cross_entropy(visible_BQT, batch['visible_QT']), counted_BQT),
+            'certain': mean(_cross_entropy(certain_BQT, is_near_BQT), placed_BQT),
+        }
+        return sum(getattr(self, f'{name}_weight') * value for name, value in losses.items()), losses
+
+    def predict(self, readout, features_BTMD, batch):
+        """`tracks_QT2` in [0, 1] and `visible_QT`: whether a point is thought to be visible and its place right.
+
+        Streaming, visibility is asked alone, and the query itself stands in its frame; as in the released code.
+        """
+        points_BQ2, frames_BQ, _ = _queries(batch)
+        tracks_BQT2, visible_BQT, certain_BQT = readout(features_BTMD, points_BQ2, frames_BQ)
+        if not self.streaming:
+            is_visible_BQT = jax.nn.sigmoid(visible_BQT) * jax.nn.sigmoid(certain_BQT) > 0.5
+            return {'tracks_QT2': tracks_BQT2, 'visible_QT': is_visible_BQT}
+        is_query_BQT = jnp.arange(tracks_BQT2.shape[2]) == frames_BQ[..., None]
+        tracks_BQT2 = jnp.where(is_query_BQT[..., None], points_BQ2[:, :, None], tracks_BQT2)
+        return {'tracks_QT2': tracks_BQT2, 'visible_QT': (visible_BQT > 0) | is_query_BQT}
+
+    def scores(self, predictions, examples):
+        """What `metrics.points.tap_vid` gives, by video and then over videos."""
+        scores = []
+        for found, example in zip(predictions, examples, strict=True):
+            valid_Q = example['valid_Q']
+            truth = [RASTER * example['tracks_QT2'][valid_Q], example['visible_QT'][valid_Q]]
+            predicted = [RASTER * found['tracks_QT2'][valid_Q], found['visible_QT'][valid_Q]]
+            frames_Q = example['queries_Q3'][valid_Q, 0]
+            scores.append(metrics.tap_vid(frames_Q, *truth, *predicted, mode=self.query_mode))
+        return average(scores, examples)
+
+
+def _queries(batch):
+    """Points (B, Q, 2) and their frames (B, Q), and (B, Q, T) which frames of which tracks can be asked for."""
+    queries_BQ3 = known(batch['queries_Q3'], batch['valid_Q'][..., None])
+    frames_BQ = jnp.round(queries_BQ3[..., 0]).astype(jnp.int32)
+    was_seen_BQ = jnp.take_along_axis(batch['visible_QT'], frames_BQ[..., None], axis=-1)[..., 0]
+    is_after_BQT = jnp.arange(batch['visible_QT'].shape[-1]) >= frames_BQ[..., None]
+    return queries_BQ3[..., 1:], frames_BQ, is_after_BQT & (batch['valid_Q'] & was_seen_BQ)[..., None]
+
+
+def _cross_entropy(logits, truth):
+    return optax.sigmoid_binary_cross_entropy(logits, truth.astype(jnp.float32))

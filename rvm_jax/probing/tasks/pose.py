@@ -1,0 +1,126 @@
+"""How the camera moves: over a clip (RealEstate10K, WALT probes) or by frame (nuScenes, arXiv 2605.19137)."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+
+from rvm_jax.errors import UserError
+from rvm_jax.probing.metrics import pose as metrics
+from rvm_jax.probing.readouts.attention import AttentionReadout
+from rvm_jax.probing.readouts.streaming import PoseHead
+from rvm_jax.probing.tasks.averages import average
+from rvm_jax.probing.tasks.losses import known, masked_mean, norm
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipPose:
+    """[R|t] from the first camera to the last, of the features of these two frames side by side; EPE.
+
+    Loss: mean squared error of the 12 entries. Published with 256 channels; heads, which no count tells, are ours.
+    """
+
+    channels: int = 256
+    heads: int = 4
+    streaming: bool = False
+    name: str = 'clip_pose'
+    metric: ClassVar[str] = 'epe'
+    higher_is_better: ClassVar[bool] = False
+
+    def __post_init__(self):
+        if self.streaming:
+            raise UserError('streaming clip pose', 'it compares the first frame with the last', 'take frame pose')
+
+    def readout(self, width, num_frames, rngs):
+        """The module that `loss` and `predict` take."""
+        return AttentionReadout(
+            2 * width, 12, channels=self.channels, heads=self.heads, num_queries=1, num_frames=1, rngs=rngs
+        )
+
+    def loss(self, readout, features_BTMD, batch):
+        """Mean squared error."""
+        return jnp.square(self._poses(readout, features_BTMD) - batch['pose_34']).mean(), {}
+
+    def predict(self, readout, features_BTMD, batch):
+        """`pose_34`, whose R is not quite a rotation."""
+        return {'pose_34': self._poses(readout, features_BTMD)}
+
+    def scores(self, predictions, examples):
+        """Mean end-point error of a virtual cube, with the nearest rotation, in the unit of the translations."""
+        return average(
+            [
+                {'epe': metrics.corner_error(found['pose_34'], example['pose_34'])}
+                for found, example in zip(predictions, examples, strict=True)
+            ],
+            examples,
+        )
+
+    def _poses(self, readout, features_BTMD):
+        ends_BMD = jnp.concatenate([features_BTMD[:, 0], features_BTMD[:, -1]], axis=-1)
+        return rearrange(readout(ends_BMD[:, None]), 'b 1 (r c) -> b r c', c=4)
+
+
+@dataclasses.dataclass(frozen=True)
+class FramePose:
+    """Translation and rotation of the camera since the frame before, from each frame's features; RPE_tr.
+
+    Loss: e^-s_t L_t + s_t + e^-s_r L_r + s_r, where the s are learned with the readout and start at log_scales; L_t is
+    the mean L1 norm of errors of translation (meters), L_r the mean Frobenius norm of those of rotation.
+    """
+
+    channels: int = 1024
+    hidden: int = 512
+    log_scales: tuple[float, float] = (0.0, -3.0)
+    streaming: bool = True
+    name: str = 'frame_pose'
+    metric: ClassVar[str] = 'rpe_tr'
+    higher_is_better: ClassVar[bool] = False
+
+    def __post_init__(self):
+        if not self.streaming:
+            raise UserError('offline frame pose', 'its head sees one frame at a time', 'take streaming, or clip pose')
+
+    def readout(self, width, num_frames, rngs):
+        """The module that `loss` and `predict` take."""
+        return PoseHead(width, channels=self.channels, hidden=self.hidden, log_scales=self.log_scales, rngs=rngs)
+
+    def loss(self, readout, features_BTMD, batch):
+        """Over frames whose motion is known, and both parts; it may be negative."""
+        translations_BT3, rotations_BT6 = readout(features_BTMD)
+        known_BT = batch['known_T']
+        off_BT3 = translations_BT3 - known(batch['translations_T3'], known_BT[..., None])
+        turned_BT33 = rotation_from_6d(rotations_BT6) - known(batch['rotations_T33'], known_BT[..., None, None])
+        losses = {
+            'translation': masked_mean(jnp.abs(off_BT3).sum(-1), known_BT),
+            'rotation': masked_mean(norm(rearrange(turned_BT33, 'b t r c -> b t (r c)')), known_BT),
+        }
+        scales = readout.log_scales[...]
+        parts = jnp.stack([losses['translation'], losses['rotation']])
+        return (jnp.exp(-scales) * parts + scales).sum(), losses
+
+    def predict(self, readout, features_BTMD, batch):
+        """`translations_T3` in meters and `rotations_T33`; those of frame 0 mean nothing."""
+        translations_BT3, rotations_BT6 = readout(features_BTMD)
+        return {'translations_T3': translations_BT3, 'rotations_T33': rotation_from_6d(rotations_BT6)}
+
+    def scores(self, predictions, examples):
+        """Mean and root mean square error of translation in millimeters, by clip and then over clips."""
+        scores = []
+        for found, example in zip(predictions, examples, strict=True):
+            arguments = found['translations_T3'], example['translations_T3'], example['known_T']
+            scores.append(dict(zip(('rpe_tr', 'rpe_tr_rms'), metrics.translation_error(*arguments), strict=True)))
+        return average(scores, examples)
+
+
+def rotation_from_6d(r_X6):
+    """Rotations whose first two columns are the halves of r_X6 made orthonormal, in turn; the third is their cross."""
+    first_X3 = _unit(r_X6[..., :3])
+    second_X3 = r_X6[..., 3:]
+    second_X3 = _unit(second_X3 - (first_X3 * second_X3).sum(-1, keepdims=True) * first_X3)
+    return jnp.stack([first_X3, second_X3, jnp.cross(first_X3, second_X3)], axis=-1)
+
+
+def _unit(x):
+    return x * jax.lax.rsqrt(jnp.maximum(jnp.square(x).sum(-1, keepdims=True), 1e-12))

@@ -1,0 +1,138 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rvm_jax.errors import UserError
+from rvm_jax.probing.tasks.points import Points
+
+SIZES = {
+    'channels': 16, 'heads': 2, 'query_width': 16, 'tracker_channels': 16, 'tracker_heads': 2, 'tracker_hidden': 32,
+    'tracker_depth': 1,
+}  # fmt: skip
+WAYS = {'offline': {}, 'streaming': {'streaming': True}, 'recurrent': {'recurrent': True}}
+
+
+def example(seed):
+    """Three tracks of 4 frames: one is hidden in frame 2, one out of the scene in frame 3, one is padding."""
+    rng = np.random.default_rng(seed)
+    tracks_QT2 = rng.uniform(0.3, 0.7, (3, 1, 2)) + rng.uniform(-0.1, 0.1, (3, 4, 2))
+    visible_QT = np.ones((3, 4), bool)
+    visible_QT[0, 2] = visible_QT[1, 3] = False
+    in_scene_QT = np.ones((3, 4), bool)
+    in_scene_QT[1, 3] = False
+    queries_Q3 = np.concatenate([np.zeros((3, 1)), tracks_QT2[:, 0]], axis=1)
+    return {
+        'id': str(seed), 'queries_Q3': queries_Q3.astype(np.float32), 'tracks_QT2': tracks_QT2.astype(np.float32),
+        'visible_QT': visible_QT, 'in_scene_QT': in_scene_QT, 'valid_Q': np.array([True, True, False]),
+    }  # fmt: skip
+
+
+def stack(examples):
+    return {name: np.stack([one[name] for one in examples]) for name in examples[0] if name != 'id'}
+
+
+EXAMPLES = [example(0), example(1)]
+BATCH = stack(EXAMPLES)
+
+
+def perfect(batch, shift=0.0):
+    visible = 30.0 * (2.0 * batch['visible_QT'] - 1)
+    return jnp.asarray(batch['tracks_QT2'] + shift), jnp.asarray(visible), jnp.full(visible.shape, 30.0)
+
+
+def scores(task, outputs):
+    found = task.predict(lambda *_: outputs, None, BATCH)
+    return task.scores([{name: np.asarray(x[i]) for name, x in found.items()} for i in range(2)], EXAMPLES)
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_a_perfect_answer_costs_nothing_and_has_every_point(way):
+    task = Points(**WAYS[way])
+    loss, losses = task.loss(lambda *_: perfect(BATCH), None, BATCH)
+    assert loss < 1e-6 and set(losses) == {'position', 'visible', 'certain'}
+    found = scores(task, perfect(BATCH))
+    assert found['average_jaccard'] == found['occlusion_accuracy'] == 1
+
+
+def test_an_error_of_3_pixels_of_256_is_half_of_9_and_within_the_larger_thresholds():
+    tracks, visible, certain = perfect(BATCH, shift=np.array([3 / 256, 0]))
+    losses = Points().loss(lambda *_: (tracks, visible, certain), None, BATCH)[1]
+    assert losses['position'] == pytest.approx(4.5 * 6 / 8, rel=1e-3)  # 6 of 8 frames of valid tracks show the point
+    assert scores(Points(), (tracks, visible, certain))['average_jaccard'] == pytest.approx(0.6)
+
+
+def test_far_away_the_loss_is_a_line_and_certainty_should_be_low():
+    tracks, visible, certain = perfect(BATCH, shift=np.array([0, 10 / 256]))
+    losses = Points().loss(lambda *_: (tracks, visible, certain), None, BATCH)[1]
+    assert losses['position'] == pytest.approx(4 * (10 - 2) * 6 / 8, rel=1e-3)
+    assert losses['certain'] == pytest.approx(30 * 6 / 8, rel=1e-3)
+    assert Points().loss(lambda *_: (tracks, visible, -certain), None, BATCH)[1]['certain'] < 1e-6
+    weighted = 0.05 * losses['position'] + losses['visible'] + losses['certain']
+    assert Points().loss(lambda *_: (tracks, visible, certain), None, BATCH)[0] == pytest.approx(
+        float(weighted), rel=1e-5
+    )
+
+
+def test_what_is_masked_cannot_change_the_loss(gradient):
+    rng = np.random.default_rng(0)
+    outputs = tuple(jnp.asarray(rng.uniform(size=shape), jnp.float32) for shape in ((2, 3, 4, 2), (2, 3, 4), (2, 3, 4)))
+    tracks, visible = BATCH['tracks_QT2'].copy(), BATCH['visible_QT'].copy()
+    tracks[~visible] = tracks[:, 2] = np.nan
+    visible[:, 2] = False
+    queries = BATCH['queries_Q3'].copy()
+    queries[:, 2] = 1e9
+    garbage = {**BATCH, 'tracks_QT2': tracks, 'visible_QT': visible, 'queries_Q3': queries}
+    for a, b in zip(gradient(Points(), outputs, BATCH), gradient(Points(), outputs, garbage), strict=True):
+        for x, y in zip(*(x if isinstance(x, tuple) else (x,) for x in (a, b)), strict=True):
+            assert np.isfinite(x).all()
+            np.testing.assert_array_equal(x, y)
+
+
+def test_points_out_of_the_scene_count_for_visibility_alone(gradient):
+    tracks, _, certain = perfect(BATCH, shift=0.05)
+    outputs = tracks, jnp.zeros(certain.shape), certain
+    _, (tracks, visible, certain) = gradient(Points(occluded_positions=True), outputs, BATCH)
+    assert (np.abs(visible[:, :2]) > 0).all() and (visible[:, 2] == 0).all()
+    assert (tracks[:, 1, 3] == 0).all() and (certain[:, 1, 3] == 0).all()
+    assert (np.abs(tracks[:, 0, 2]).max(-1) > 0).all()  # hidden but in the scene
+    _, (tracks, _, _) = gradient(Points(), outputs, BATCH)
+    assert (tracks[:, 0, 2] == 0).all() and (np.abs(tracks[:, 0, 1]).max(-1) > 0).all()
+
+
+def test_frames_before_the_query_and_points_hidden_at_it_are_not_asked_for(gradient):
+    queries, visible = BATCH['queries_Q3'].copy(), BATCH['visible_QT'].copy()
+    queries[:, :, 0] = 1
+    visible[0, 0, 1] = False
+    _, grads = gradient(Points(), perfect(BATCH, shift=0.05), {**BATCH, 'queries_Q3': queries, 'visible_QT': visible})
+    for grad in grads:
+        assert (grad[:, :, 0] == 0).all() and (grad[0, 0] == 0).all()
+    assert np.abs(grads[0][1, 0, 1]).max() > 0
+
+
+def test_streaming_puts_the_query_in_its_frame_and_asks_visibility_alone():
+    tracks, _, certain = perfect(BATCH, shift=0.2)
+    outputs = tracks, jnp.full(certain.shape, -0.1).at[:, :, 2].set(0.1), -certain
+    found = Points(streaming=True).predict(lambda *_: outputs, None, BATCH)
+    np.testing.assert_array_equal(found['tracks_QT2'][:, :2, 0], BATCH['queries_Q3'][:, :2, 1:])
+    np.testing.assert_array_equal(found['tracks_QT2'][:, :, 1:], tracks[:, :, 1:])
+    assert found['visible_QT'][0, 0].tolist() == [True, False, True, False]
+    assert not Points().predict(lambda *_: outputs, None, BATCH)['visible_QT'].any()
+
+
+def test_both_visible_and_certain_are_needed_offline():
+    half = jnp.zeros((2, 3, 4)) + 0.8  # sigmoid 0.69, squared 0.476
+    found = Points().predict(lambda *_: (jnp.zeros((2, 3, 4, 2)), half, half), None, BATCH)['visible_QT']
+    assert not found.any()
+    assert Points().predict(lambda *_: (jnp.zeros((2, 3, 4, 2)), half, half + 1), None, BATCH)['visible_QT'].all()
+
+
+@pytest.mark.parametrize('way', WAYS)
+def test_a_readout_learns_two_clips(overfit, way):
+    task = Points(**SIZES, **WAYS[way])
+    before, after, scores = overfit(task, EXAMPLES, steps=120)
+    assert after < before / 5 and scores['average_jaccard'] > 0.5
+
+
+def test_two_readouts_at_once_are_a_kind_error():
+    with pytest.raises(UserError, match='choose one'):
+        Points(streaming=True, recurrent=True)

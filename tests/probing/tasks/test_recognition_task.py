@@ -1,0 +1,38 @@
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rvm_jax.probing.tasks.recognition import Recognition
+
+EXAMPLES = [{'id': 'a', 'label': np.int32(2)}, {'id': 'b', 'label': np.int32(0)}]
+LABELS = {'label': np.int32([2, 0])}
+
+
+def test_a_certain_right_answer_costs_nothing():
+    logits_BQK = 30 * jnp.eye(3)[LABELS['label']][:, None]
+    loss, extras = Recognition(3).loss(lambda _: logits_BQK, None, LABELS)
+    assert loss < 1e-6 and extras['accuracy'] == 1
+    assert Recognition(3).loss(lambda _: -logits_BQK, None, LABELS)[0] > 10
+
+
+def test_streaming_answers_from_the_last_frame_alone():
+    features_BTMD = jnp.arange(2 * 4.0).reshape(2, 4, 1, 1)
+
+    def readout(features_BTMD):  # as FrameReadout: B, T, Q, K
+        return jnp.eye(3)[features_BTMD[:, :, 0, 0].astype(int) % 3][:, :, None]
+
+    found = Recognition(3, streaming=True).predict(readout, features_BTMD, LABELS)['probabilities_K']
+    assert found.argmax(-1).tolist() == [3 % 3, 7 % 3] and np.allclose(found.sum(-1), 1)
+
+
+def test_clips_of_a_video_vote():
+    examples = [{'id': 'a', 'label': 1}, {'id': 'a', 'label': 1}, {'id': 'b', 'label': 0}]
+    found = [{'probabilities_K': np.array(p)} for p in ([0.6, 0.4], [0.1, 0.9], [0.3, 0.7])]
+    assert Recognition(2).scores(found, examples) == {'top1': 0.5}
+
+
+@pytest.mark.parametrize('streaming', [False, True])
+def test_a_readout_learns_two_clips(overfit, streaming):
+    task = Recognition(3, channels=16, heads=2, streaming=streaming)
+    before, after, scores = overfit(task, EXAMPLES)
+    assert after < 0.05 < 0.5 < before and scores[task.metric] == 1
