@@ -96,7 +96,7 @@ def _boundary_f(predicted_HW, truth_HW, radius):
 def _boundary(mask_HW):
     """Pixels that differ from the one to the right, below, or below right.
 
-    Outside the frame there is nothing to differ from: no boundary runs along the frame, and the last pixel never is one.
+    Outside the frame there is nothing to differ from: no boundary runs along it, and the last pixel never is one.
     """
     mask_HW = np.asarray(mask_HW, bool)
     padded = np.pad(mask_HW, ((0, 1), (0, 1)), mode='edge')

@@ -1,0 +1,198 @@
+"""Labels of a first frame carried through a video by nearest neighbors of features (RVM, nearest-neighbor evaluation).
+
+Each cell of frame t looks at a context: frame 0 with its labels, then the last few frames with what was predicted for
+them, oldest first. The top_k cells of the context with the largest affinity <f_t, f_c> / temperature vote by softmax:
+
+    labels_t = sum over those cells of softmax(affinity) * labels_c
+
+In the last few frames only cells nearer than radius count; frame 0 counts everywhere. That queue begins as copies of
+frame 0. Frame 0 is predicted like any other. Equal affinities: the lowest context index wins, which is the older frame,
+then the upper row, then the left column.
+
+How it stays exact, small and fast: the frame is cut into stripes of columns, and a stripe is only multiplied with the
+stripes it can reach. The top_k cells lie in the top_k rows (of a stripe's reach, of one frame) that have the largest
+maxima, so a sort of whole affinity rows becomes a maximum over columns and a sort of a few hundred candidates. Only the
+affinities of one stripe exist at a time.
+"""
+
+import dataclasses
+import functools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange
+
+STRIPE = 5  # columns: for a radius of 20 a narrower one saves hardly any product, and small products are slow
+NOWHERE = np.iinfo(np.int32).max
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Context:
+    """What the next frame is compared with. S slots of a ring: slot `seen` mod S holds the oldest frame.
+
+    queue is a tuple of stripes (S, h, columns, D); labels_ChwK holds frame 0, then the slots.
+    """
+
+    first_hwD: jax.Array
+    queue: tuple
+    labels_ChwK: jax.Array
+    seen: jax.Array
+
+
+def start(features_hwD, labels_hwK, num_context):
+    """The context before frame 0: its features (L2-normalized) and labels, and num_context copies of them.
+
+    Raises ValueError if num_context is less than 1, or if the grids of the two differ.
+    """
+    first_hwD, labels_hwK = jnp.asarray(features_hwD, jnp.float32), jnp.asarray(labels_hwK, jnp.float32)
+    if num_context < 1 or first_hwD.shape[:2] != labels_hwK.shape[:2]:
+        raise ValueError(f'{num_context} context frames, features {first_hwD.shape}, labels {labels_hwK.shape}')
+    queue = tuple(jnp.repeat(stripe[None], num_context, axis=0) for stripe in _stripes(first_hwD))
+    return Context(first_hwD, queue, jnp.repeat(labels_hwK[None], 1 + num_context, axis=0), jnp.int32(0))
+
+
+def step(context, features_hwD, *, top_k, temperature, radius, restrict=True):
+    """(next context, labels_hwK) of the next frame; frame 0 comes first. The given context is used up.
+
+    radius is in cells, exclusive. restrict=False lifts it, as one of the released notebooks does by mistake.
+    """
+    features_hwD = jnp.asarray(features_hwD, jnp.float32)
+    radius = radius if restrict else math.inf
+    stripes, starts = _stripes(features_hwD), _starts(features_hwD.shape[1])
+    found = []
+    for start_here, query_hxD in zip(starts, stripes, strict=True):
+        reached = [place for place in range(len(stripes)) if _gap(starts, stripes, start_here, place) < radius]
+        found.append(
+            _neighbors(
+                query_hxD,
+                context.first_hwD,
+                [context.queue[place] for place in reached],
+                context.seen,
+                start_here,
+                np.array([starts[place] for place in reached], np.int32),
+                top_k=top_k,
+                radius=radius,
+            )
+        )
+    return _vote(context, features_hwD, found, temperature)
+
+
+def stream(features, labels_hwK, *, top_k=7, temperature=0.7, num_context=20, radius=20, restrict=True):
+    """Yield the labels (h, w, K), float32, of each frame of features, an iterable of L2-normalized (h, w, D).
+
+    labels_hwK are those of frame 0. Memory does not grow with the number of frames.
+    """
+    context = None
+    for features_hwD in features:
+        if context is None:
+            context = start(features_hwD, labels_hwK, num_context)
+        context, predicted_hwK = step(
+            context, features_hwD, top_k=top_k, temperature=temperature, radius=radius, restrict=restrict
+        )
+        yield np.asarray(predicted_hwK)
+
+
+def propagate(features_ThwD, labels_hwK, **settings):
+    """The labels (T, h, w, K), float32, of a whole video at once; settings as of `stream`."""
+    return np.stack(list(stream(features_ThwD, labels_hwK, **settings)))
+
+
+def _starts(width):
+    return range(0, width, STRIPE)
+
+
+def _stripes(features_hwD):
+    return tuple(features_hwD[:, start_here : start_here + STRIPE] for start_here in _starts(features_hwD.shape[1]))
+
+
+def _gap(starts, stripes, start_here, place):
+    """Columns from a stripe's nearest column to that of the stripe at this place; 0 for itself."""
+    left, right = sorted((start_here, starts[place]))
+    return 0 if left == right else right - (left + stripes[starts.index(left)].shape[1] - 1)
+
+
+@functools.partial(jax.jit, static_argnames=('top_k', 'radius'))
+def _neighbors(query_hxD, first_hwD, stripes, seen, start_here, starts, *, top_k, radius):
+    """Affinities and context indices, (top_k, h, x) each, of the best cells in the context for one stripe of queries.
+
+    stripes (S, h, columns, D) are those within reach, starts their first columns. A context index counts through
+    (frame, row, column) as in the protocol; below, a row of the context is a row of one frame, counted likewise.
+    """
+    (height, width), num_slots = first_hwD.shape[:2], len(stripes[0])
+    query_QD = query_hxD.reshape(-1, query_hxD.shape[-1])
+    query_rows_Q = jnp.repeat(jnp.arange(height), query_hxD.shape[1])
+    query_columns_Q = start_here + jnp.tile(jnp.arange(query_hxD.shape[1]), height)
+
+    def candidates(frames, ages_S, columns, reach):
+        """The cells of the top_k rows with the largest maxima: affinities and context indices, (candidates, Q) each."""
+
+        def within(rows, affinity, columns_X):
+            distance2 = (rows % height - query_rows_Q) ** 2 + (columns_X[:, None] - query_columns_Q) ** 2
+            return jnp.where(distance2 < reach**2, affinity, -jnp.inf)
+
+        rows_R = (ages_S[:, None] * height + jnp.arange(height)).reshape(-1)
+        parts = [_affinity(frames_ShXD, query_QD) for frames_ShXD in frames]
+        maxima = [within(rows_R[:, None, None], *pair).max(axis=1) for pair in zip(parts, columns, strict=True)]
+        _, best_kQ = _largest(functools.reduce(jnp.maximum, maxima), rows_R[:, None], top_k)
+        best_k1Q = best_kQ[:, None]
+        places_k1Q = _slot(best_k1Q // height, seen, len(ages_S)) * height + best_k1Q % height
+        cells = [jnp.take_along_axis(part_RXQ, places_k1Q, axis=0) for part_RXQ in parts]
+        affinity = [within(best_k1Q, *pair) for pair in zip(cells, columns, strict=True)]
+        index = [best_k1Q * width + columns_X[:, None] for columns_X in columns]
+        return [rearrange(jnp.concatenate(part, axis=1), 'k X Q -> (k X) Q') for part in (affinity, index)]
+
+    columns = [starts[place] + jnp.arange(stripe.shape[2]) for place, stripe in enumerate(stripes)]
+    first = candidates([first_hwD[None]], jnp.zeros(1, int), [jnp.arange(width)], math.inf)
+    recent = candidates(stripes, 1 + (jnp.arange(num_slots) - seen) % num_slots, columns, radius)
+    affinity_CQ, index_CQ = (jnp.concatenate(pair) for pair in zip(first, recent, strict=True))
+    return [part.reshape(top_k, *query_hxD.shape[:2]) for part in _largest(affinity_CQ, index_CQ, top_k)]
+
+
+def _slot(age, seen, num_slots):
+    """Where in the ring the frame is that is so many places down the context: 1 is the oldest one of the queue."""
+    return (age - 1 + seen) % num_slots
+
+
+def _affinity(frames_ShXD, query_QD):
+    """Affinities (rows of the context, columns, queries)."""
+    num_slots, height, num_columns, width = frames_ShXD.shape
+    affinity_CQ = jnp.matmul(frames_ShXD.reshape(-1, width), query_QD.T, precision='highest')
+    return affinity_CQ.reshape(num_slots * height, num_columns, -1)
+
+
+def _largest(values_CQ, index_CQ, top_k):
+    """The top_k largest of each column and their indices, which decide between equal values; an index counts once.
+
+    As many passes as there are values wanted: for a few of them faster on a CPU than lax.top_k.
+    """
+
+    def take(values_CQ, _):
+        largest_Q = values_CQ.max(axis=0)
+        lowest_Q = jnp.where(values_CQ == largest_Q, index_CQ, NOWHERE).min(axis=0)
+        return jnp.where(index_CQ == lowest_Q, -jnp.inf, values_CQ), (largest_Q, lowest_Q)
+
+    return jax.lax.scan(take, values_CQ, length=top_k)[1]
+
+
+@functools.partial(jax.jit, donate_argnames='context')
+def _vote(context, features_hwD, found, temperature):
+    """(next context, labels_hwK), given affinities and context indices (top_k, h, x) of each stripe."""
+    affinity_khw, index_khw = (jnp.concatenate(parts, axis=2) for parts in zip(*found, strict=True))
+    num_slots, num_cells = len(context.labels_ChwK) - 1, math.prod(features_hwD.shape[:2])
+    age_khw, cell_khw = index_khw // num_cells, index_khw % num_cells
+    place_khw = jnp.where(age_khw == 0, 0, 1 + _slot(age_khw, context.seen, num_slots))
+    labels_khwK = rearrange(context.labels_ChwK, 'C h w K -> C (h w) K')[place_khw, cell_khw]
+    votes_khw = jax.nn.softmax(affinity_khw / temperature, axis=0)
+    predicted_hwK = jnp.sum(votes_khw[..., None] * labels_khwK, axis=0)
+
+    slot = context.seen % num_slots
+    stripes = zip(context.queue, _stripes(features_hwD), strict=True)
+    return Context(
+        context.first_hwD,
+        tuple(kept.at[slot].set(new) for kept, new in stripes),
+        context.labels_ChwK.at[1 + slot].set(predicted_hwK),
+        context.seen + 1,
+    ), predicted_hwK
