@@ -1,7 +1,7 @@
 """Masks and keypoints to and from soft labels of a feature grid, as the RVM evaluation of nearest neighbors does it.
 
-Resizing is OpenCV's, quirks kept. On the way in its plain nearest neighbor takes the pixel up and left of where the exact
-one would. Its bilinear resize does not smooth, so a cell 16 pixels wide is the mean of its four middle pixels.
+Resizing is OpenCV's, quirks kept. On the way in, its plain nearest neighbor takes the pixel up and left of the one that
+the exact one takes. Its bilinear does not smooth, so a cell 16 pixels wide is the mean of its four middle pixels.
 """
 
 import cv2
