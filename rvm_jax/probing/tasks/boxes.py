@@ -30,7 +30,6 @@ class Boxes:
     tracker_heads: int = 8
     tracker_hidden: int = 2048
     tracker_depth: int = 3
-    name: str = 'boxes'
     metric: ClassVar[str] = 'mean_iou'
     higher_is_better: ClassVar[bool] = True
 

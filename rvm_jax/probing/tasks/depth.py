@@ -39,7 +39,6 @@ class Depth:
     train_stride: int = 8
     eval_stride: int = 4
     log_depth: bool = True
-    name: str = 'depth'
     metric: ClassVar[str] = 'abs_rel'
     higher_is_better: ClassVar[bool] = False
 

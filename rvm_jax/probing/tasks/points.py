@@ -43,7 +43,6 @@ class Points:
     certain_weight: float = 1.0
     occluded_positions: bool = False
     query_mode: str = 'first'  # frames that count: see metrics.points
-    name: str = 'points'
     metric: ClassVar[str] = 'average_jaccard'
     higher_is_better: ClassVar[bool] = True
 

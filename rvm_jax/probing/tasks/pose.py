@@ -25,7 +25,6 @@ class ClipPose:
     channels: int = 256
     heads: int = 4
     streaming: bool = False
-    name: str = 'clip_pose'
     metric: ClassVar[str] = 'epe'
     higher_is_better: ClassVar[bool] = False
 
@@ -74,7 +73,6 @@ class FramePose:
     hidden: int = 512
     log_scales: tuple[float, float] = (0.0, -3.0)
     streaming: bool = True
-    name: str = 'frame_pose'
     metric: ClassVar[str] = 'rpe_tr'
     higher_is_better: ClassVar[bool] = False
 

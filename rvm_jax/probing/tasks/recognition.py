@@ -23,7 +23,6 @@ class Recognition:
     channels: int = 768
     heads: int = 12
     streaming: bool = False
-    name: str = 'recognition'
     metric: ClassVar[str] = 'top1'
     higher_is_better: ClassVar[bool] = True
 
