@@ -25,31 +25,38 @@ def boundary_accuracy(predicted_THW, truth_THW):
     return np.array([_boundary_f(*masks, radius) for masks in zip(predicted_THW, truth_THW, strict=True)], np.float64)
 
 
-def object_scores(predicted_THW, truth_THW):
-    """(J_Q, F_Q): means over the frames of one video for each of its objects; the first and last frame do not count.
+def frame_scores(predicted_THW, truth_THW):
+    """(J_TQ, F_TQ) of each frame of a video and each of its objects.
 
     Both are label maps, 0 being background; objects are 1 to the largest label of any true frame. There are no void
-    pixels. nan where a video has fewer than three frames.
+    pixels.
     """
-    num_objects = int(np.max(truth_THW, initial=0))
-    if len(truth_THW) < 3:
-        return np.full(num_objects, np.nan), np.full(num_objects, np.nan)
-    predicted_THW, truth_THW = predicted_THW[1:-1], truth_THW[1:-1]
-    masks = [(predicted_THW == label, truth_THW == label) for label in range(1, num_objects + 1)]
-    j_Q = [np.mean(region_similarity(*pair)) for pair in masks]
-    f_Q = [np.mean(boundary_accuracy(*pair)) for pair in masks]
-    return np.array(j_Q, np.float64), np.array(f_Q, np.float64)
+    labels = range(1, int(np.max(truth_THW, initial=0)) + 1)
+    masks = [(predicted_THW == label, truth_THW == label) for label in labels]
+    scores = [(region_similarity(*pair), boundary_accuracy(*pair)) for pair in masks]
+    j_QT, f_QT = np.reshape(scores, (len(labels), 2, len(truth_THW))).transpose(1, 0, 2)
+    return j_QT.T, f_QT.T
+
+
+def object_means(j_TQ, f_TQ):
+    """(J_Q, F_Q): means over the frames of a video but the first and the last; nan where there are none."""
+    if len(j_TQ) < 3:
+        return np.full(j_TQ.shape[1], np.nan), np.full(j_TQ.shape[1], np.nan)
+    return j_TQ[1:-1].mean(axis=0), f_TQ[1:-1].mean(axis=0)
+
+
+def pooled(means):
+    """`J`, `F` and their mean `J&F` in [0, 1] over all objects of all videos together, not per video.
+
+    means are (J_Q, F_Q) of each video. Objects without a score are left out; nan if none has one.
+    """
+    j, f = (nan_mean(np.concatenate([pair[part] for pair in means] or [[]])) for part in (0, 1))
+    return {'J': j, 'F': f, 'J&F': (j + f) / 2}
 
 
 def davis_scores(videos):
-    """`J`, `F` and their mean `J&F` in [0, 1], over all objects of all videos together, not per video.
-
-    videos is an iterable of (predicted_THW, truth_THW), one pair of label maps at a time. Objects without a score are
-    left out; nan if none has one.
-    """
-    scores = [object_scores(predicted_THW, truth_THW) for predicted_THW, truth_THW in videos]
-    j, f = (nan_mean(np.concatenate([pair[part] for pair in scores] or [[]])) for part in (0, 1))
-    return {'J': j, 'F': f, 'J&F': (j + f) / 2}
+    """The scores of DAVIS, as of `pooled`, from (predicted_THW, truth_THW) of each video, one at a time."""
+    return pooled([object_means(*frame_scores(predicted_THW, truth_THW)) for predicted_THW, truth_THW in videos])
 
 
 def confusion(predicted, truth, num_classes):

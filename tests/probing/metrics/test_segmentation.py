@@ -71,7 +71,7 @@ def test_objects_count_alike_and_the_first_and_last_frame_do_not():
     predicted = truth.copy()
     predicted[[0, 3]] = 0
     predicted[1:3][truth[1:3] == 2] = 0
-    j, f = segmentation.object_scores(predicted, truth)
+    j, f = segmentation.object_means(*segmentation.frame_scores(predicted, truth))
     assert j.tolist() == [1, 0] and f.tolist() == [1, 0]
     one = np.where(truth == 1, truth, 0)
     scores = segmentation.davis_scores([(predicted, truth), (one, one), (one[:2], one[:2])])
@@ -81,8 +81,14 @@ def test_objects_count_alike_and_the_first_and_last_frame_do_not():
 def test_an_object_that_comes_later_counts_from_the_start():
     truth = np.zeros((4, 30, 30), np.uint8)
     truth[3, 2:10, 2:10] = 2
-    j, _ = segmentation.object_scores(np.zeros_like(truth), truth)
+    j, _ = segmentation.object_means(*segmentation.frame_scores(np.zeros_like(truth), truth))
     assert j.tolist() == [1, 1]  # both are rightly absent from the frames that count
+
+
+def test_a_video_without_objects_has_no_score():
+    nothing = np.zeros((4, 30, 30), np.uint8)
+    assert segmentation.frame_scores(nothing, nothing)[0].shape == (4, 0)
+    assert np.isnan(segmentation.davis_scores([(nothing, nothing)])['J&F'])
 
 
 def test_no_video_gives_nan():

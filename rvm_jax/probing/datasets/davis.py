@@ -1,0 +1,40 @@
+"""DAVIS 2017: masks of objects, 30 videos for validation (spec: rvm, 11.6).
+
+root holds ImageSets/2017/val.txt (names of videos, one a line), JPEGImages/480p/<name>/*.jpg and
+Annotations/480p/<name>/*.png, where the palette index is the number of the object.
+"""
+
+from rvm_jax.probing.datasets.labelled_frames import list_pictures, masked_video
+from rvm_jax.probing.datasets.origin import Origin, checked_split
+
+ORIGIN = Origin(
+    'DAVIS 2017 (480p)',
+    'davischallenge.org',
+    'ImageSets/2017/val.txt, JPEGImages/480p/<video>/*.jpg and Annotations/480p/<video>/*.png',
+)
+SPLITS = {'train': 'train', 'val': 'val'}
+
+
+class Davis:
+    """video(index): LabelledFrames with masks of objects, 0 the background.
+
+    UserError if the list, or the frames or masks of a video in it, are missing.
+    """
+
+    def __init__(self, root, split='val'):
+        table = ORIGIN.find(root, 'list of videos', f'ImageSets/2017/{checked_split(split, SPLITS)}.txt')
+        self.items = [
+            (
+                name,
+                list_pictures(ORIGIN, root, f'JPEGImages/480p/{name}', 'frames of a video'),
+                list_pictures(ORIGIN, root, f'Annotations/480p/{name}', 'masks of a video'),
+            )
+            for name in ORIGIN.lines(table)
+        ]
+
+    def __len__(self):
+        return len(self.items)
+
+    def video(self, index):
+        """The video; its files are read as they are asked for."""
+        return masked_video(*self.items[index])

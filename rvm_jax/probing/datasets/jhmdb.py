@@ -1,0 +1,77 @@
+"""JHMDB: 15 joints of one person in short videos (spec: rvm, 11.6).
+
+root holds splits/<class>_test_split1.txt (lines '<video>.avi 1', or 2 for the videos of the test),
+Rename_Images/<class>/<video>/*.png and joint_positions/<class>/<video>/joint_positions.mat, whose pos_img is x, y of
+each joint in each frame, counted from 1.
+"""
+
+import functools
+import io
+import os
+
+import numpy as np
+
+from rvm_jax.errors import DataError
+from rvm_jax.probing.datasets.labelled_frames import LabelledFrames, list_pictures, read_frames
+from rvm_jax.probing.datasets.origin import Origin, checked_split, read_bytes
+
+ORIGIN = Origin(
+    'JHMDB',
+    'jhmdb.is.tue.mpg.de',
+    'splits/<class>_test_split1.txt, Rename_Images/<class>/<video>/*.png and '
+    'joint_positions/<class>/<video>/joint_positions.mat',
+)
+SPLITS = {'train': '1', 'val': '2'}
+TABLE = '_test_split1.txt'  # the first of three splits, the one that is reported
+POSITIONS = 'joint_positions.mat'
+
+
+class Jhmdb:
+    """video(index): LabelledFrames with 15 joints in each frame, x, y in pixels counted from 0.
+
+    UserError if the lists, or the frames or joints of a video in them, are missing.
+    """
+
+    def __init__(self, root, split='val'):
+        folder, wanted = ORIGIN.find(root, 'lists of videos', 'splits'), checked_split(split, SPLITS)
+        tables = sorted(name for name in os.listdir(folder) if name.endswith(TABLE))
+        if not tables:
+            raise ORIGIN.missing(os.path.join(folder, f'*{TABLE}'), 'lists of videos', root)
+        self.items = []
+        for table in tables:
+            for name in _videos(os.path.join(folder, table), wanted):
+                place = f'{table.removesuffix(TABLE)}/{name}'
+                pictures = list_pictures(ORIGIN, root, f'Rename_Images/{place}', 'frames of a video')
+                joints = ORIGIN.find(root, 'joints of a video', f'joint_positions/{place}/{POSITIONS}')
+                self.items.append((place, pictures, joints))
+
+    def __len__(self):
+        return len(self.items)
+
+    def video(self, index):
+        """The video; its frames are read as they are asked for. DataError if its joints cannot be read."""
+        place, pictures, path = self.items[index]
+        joints_TQ2 = _read_joints(path)
+        if len(joints_TQ2) > len(pictures):
+            raise DataError(
+                path, f'has joints of {len(joints_TQ2)} frames, {len(pictures)} are there', 'download it again'
+            )
+        frames = functools.partial(read_frames, pictures[: len(joints_TQ2)])
+        return LabelledFrames(place, len(joints_TQ2), frames, joints_TQ2.__getitem__)
+
+
+def _videos(path, wanted):
+    with ORIGIN.reading(path):
+        pairs = [tuple(line.split()) for line in ORIGIN.lines(path)]
+        return [os.path.splitext(name)[0] for name, part in pairs if part == wanted]
+
+
+def _read_joints(path):
+    """(T, 15, 2) float64."""
+    import scipy.io
+
+    try:
+        positions = scipy.io.loadmat(io.BytesIO(read_bytes(path)))['pos_img']
+    except (KeyError, ValueError, TypeError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
+        raise DataError(path, f'is no file of joints ({type(error).__name__}: {error})', 'download it again') from error
+    return positions.astype(np.float64).transpose(2, 1, 0) - 1

@@ -1,0 +1,44 @@
+"""VIP (Video Instance-level Parsing): 20 parts of people and their clothes (spec: rvm, 11.6).
+
+root holds lists/val_videos.txt (names of videos, one a line), Images/<name>/*.jpg and
+Annotations/Category_ids/<name>/*.png, where the value of a pixel is its class.
+"""
+
+from rvm_jax.probing.datasets.labelled_frames import list_pictures, masked_video
+from rvm_jax.probing.datasets.origin import Origin, checked_split
+
+ORIGIN = Origin(
+    'VIP (Video Instance-level Parsing)',
+    'sysu-hcp.net/lip',
+    'lists/val_videos.txt, Images/<video>/*.jpg and Annotations/Category_ids/<video>/*.png',
+)
+SPLITS = {'train': 'train_videos', 'val': 'val_videos'}
+CLASSES = (
+    'background', 'hat', 'hair', 'sun-glasses', 'upper-clothes', 'dress', 'coat', 'socks', 'pants', 'gloves', 'scarf',
+    'skirt', 'torso-skin', 'face', 'right-arm', 'left-arm', 'right-leg', 'left-leg', 'right-shoe', 'left-shoe',
+)  # fmt: skip
+
+
+class Vip:
+    """video(index): LabelledFrames with a class for each pixel; other values, such as 255, are none.
+
+    UserError if the list, or the frames or classes of a video in it, are missing.
+    """
+
+    def __init__(self, root, split='val'):
+        table = ORIGIN.find(root, 'list of videos', f'lists/{checked_split(split, SPLITS)}.txt')
+        self.items = [
+            (
+                name,
+                list_pictures(ORIGIN, root, f'Images/{name}', 'frames of a video'),
+                list_pictures(ORIGIN, root, f'Annotations/Category_ids/{name}', 'classes of a video'),
+            )
+            for name in ORIGIN.lines(table)
+        ]
+
+    def __len__(self):
+        return len(self.items)
+
+    def video(self, index):
+        """The video; its files are read as they are asked for."""
+        return masked_video(*self.items[index])

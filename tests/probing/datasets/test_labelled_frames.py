@@ -1,0 +1,168 @@
+"""DAVIS, VIP and JHMDB, written as tiny stand-ins of their layouts."""
+
+import numpy as np
+import pytest
+import scipy.io
+from PIL import Image
+
+from rvm_jax.errors import DataError, UserError
+from rvm_jax.probing.datasets.davis import Davis
+from rvm_jax.probing.datasets.jhmdb import Jhmdb
+from rvm_jax.probing.datasets.vip import Vip
+
+HEIGHT, WIDTH, FRAMES = 48, 64, 4
+MASK = np.zeros((HEIGHT, WIDTH), np.uint8)
+MASK[8:24, 8:40], MASK[30:40, 30:60] = 1, 2
+POSE = np.stack([np.linspace(5, 55, 15), np.linspace(40, 8, 15)], axis=-1)
+
+
+def write_masks(path, shift=0, palette=True):
+    """One PNG that holds labels, as a palette or as gray."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image = Image.fromarray(np.roll(MASK, shift, axis=1))
+    if palette:
+        image.putpalette([0, 0, 0, 128, 0, 0, 0, 128, 0])
+    image.save(path)
+
+
+def write_frames(folder, kind):
+    folder.mkdir(parents=True)
+    for t in range(FRAMES):
+        Image.fromarray(np.full((HEIGHT, WIDTH, 3), (200, 10 + 20 * t, 30), np.uint8)).save(folder / f'{t:05d}{kind}')
+
+
+@pytest.fixture
+def davis(tmp_path):
+    for name in ('bear', 'goat'):
+        write_frames(tmp_path / 'JPEGImages/480p' / name, '.jpg')
+        for t in range(FRAMES):
+            write_masks(tmp_path / f'Annotations/480p/{name}/{t:05d}.png', shift=t)
+    (tmp_path / 'ImageSets/2017').mkdir(parents=True)
+    (tmp_path / 'ImageSets/2017/val.txt').write_text('goat\nbear\n\n')
+    return tmp_path
+
+
+@pytest.fixture
+def vip(tmp_path):
+    write_frames(tmp_path / 'Images/videos1', '.jpg')
+    for t in range(FRAMES):
+        write_masks(tmp_path / f'Annotations/Category_ids/videos1/{t:05d}.png', shift=t, palette=False)
+    (tmp_path / 'lists').mkdir()
+    (tmp_path / 'lists/val_videos.txt').write_text('videos1\n')
+    return tmp_path
+
+
+@pytest.fixture
+def jhmdb(tmp_path):
+    for name, count in (('One_clap', FRAMES), ('Two_clap', FRAMES - 1)):
+        write_frames(tmp_path / 'Rename_Images/clap' / name, '.png')
+        folder = tmp_path / 'joint_positions/clap' / name
+        folder.mkdir(parents=True)
+        positions = np.stack([POSE.T + 1 + t for t in range(count)], axis=-1)
+        scipy.io.savemat(folder / 'joint_positions.mat', {'pos_img': positions})
+    (tmp_path / 'splits').mkdir()
+    (tmp_path / 'splits/clap_test_split1.txt').write_text('One_clap.avi 1\nTwo_clap.avi 2\n')
+    (tmp_path / 'splits/clap_test_split2.txt').write_text('One_clap.avi 2\nTwo_clap.avi 1\n')
+    return tmp_path
+
+
+def test_davis_gives_frames_and_the_palette_index_of_each_pixel(davis):
+    source = Davis(davis)
+    assert [source.video(index).id for index in range(len(source))] == ['goat', 'bear']
+    video = source.video(0)
+    frames = list(video.frames())
+    assert len(frames) == video.num_frames == FRAMES
+    assert [frame.shape for frame in frames] == [(HEIGHT, WIDTH, 3)] * FRAMES
+    assert [int(frame[0, 0, 1]) for frame in frames] == pytest.approx([10, 30, 50, 70], abs=3)
+    assert frames[0][0, 0] == pytest.approx([200, 10, 30], abs=3)
+    for t in range(FRAMES):
+        assert np.array_equal(video.truth(t), np.roll(MASK, t, axis=1))
+
+
+def test_vip_gives_frames_and_the_gray_value_of_each_pixel(vip):
+    video = Vip(vip).video(0)
+    assert video.id == 'videos1' and len(list(video.frames())) == video.num_frames == FRAMES
+    assert np.array_equal(video.truth(2), np.roll(MASK, 2, axis=1))
+
+
+def test_jhmdb_gives_the_joints_of_the_first_split_counted_from_0(jhmdb):
+    source = Jhmdb(jhmdb)
+    assert len(source) == 1
+    video = source.video(0)
+    assert video.id == 'clap/Two_clap' and video.num_frames == 3 == len(list(video.frames()))
+    np.testing.assert_allclose(video.truth(1), POSE + 1)
+    assert Jhmdb(jhmdb, 'train').video(0).id == 'clap/One_clap'
+
+
+@pytest.mark.parametrize(
+    ('dataset', 'missing', 'named'),
+    [
+        ('davis', 'ImageSets/2017/val.txt', 'davischallenge.org'),
+        ('davis', 'JPEGImages/480p/bear', 'frames of a video'),
+        ('davis', 'Annotations/480p/goat', 'masks of a video'),
+        ('vip', 'lists/val_videos.txt', 'sysu-hcp.net'),
+        ('vip', 'Images/videos1', 'frames of a video'),
+        ('vip', 'Annotations/Category_ids/videos1', 'classes of a video'),
+        ('jhmdb', 'splits', 'jhmdb.is.tue.mpg.de'),
+        ('jhmdb', 'Rename_Images/clap/Two_clap', 'frames of a video'),
+        ('jhmdb', 'joint_positions/clap/Two_clap/joint_positions.mat', 'joints of a video'),
+    ],
+)
+def test_a_missing_piece_is_named_with_where_to_get_it_and_where_to_put_it(request, dataset, missing, named):
+    root = request.getfixturevalue(dataset)
+    (root / missing).rename(root / 'elsewhere')
+    with pytest.raises(UserError) as caught:
+        {'davis': Davis, 'vip': Vip, 'jhmdb': Jhmdb}[dataset](root)
+    assert str(root / missing) in str(caught.value) and named in str(caught.value)
+    assert f'put it into {root} as ' in str(caught.value)
+
+
+def test_lists_without_the_first_split_are_named(jhmdb):
+    (jhmdb / 'splits/clap_test_split1.txt').unlink()
+    with pytest.raises(UserError, match=r'\*_test_split1.txt: is not there'):
+        Jhmdb(jhmdb)
+
+
+def test_a_split_that_does_not_exist_is_an_error(davis):
+    with pytest.raises(UserError, match="split 'test-dev'"):
+        Davis(davis, 'test-dev')
+
+
+def test_more_labels_than_frames_are_an_error(davis, jhmdb):
+    (davis / 'JPEGImages/480p/goat/00003.jpg').unlink()
+    with pytest.raises(DataError, match='4 masks for 3 frames'):
+        Davis(davis).video(0)
+    (jhmdb / 'Rename_Images/clap/Two_clap/00000.png').unlink()
+    (jhmdb / 'Rename_Images/clap/Two_clap/00001.png').unlink()
+    with pytest.raises(DataError, match='joints of 3 frames, 2 are there'):
+        Jhmdb(jhmdb).video(0)
+
+
+def test_labels_that_are_colors_are_an_error(davis):
+    Image.new('RGB', (WIDTH, HEIGHT)).save(davis / 'Annotations/480p/goat/00001.png')
+    with pytest.raises(DataError, match='holds colors'):
+        Davis(davis).video(0).truth(1)
+
+
+def test_a_damaged_label_is_an_error(davis):
+    path = davis / 'Annotations/480p/goat/00001.png'
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(DataError, match='cannot be decoded'):
+        Davis(davis).video(0).truth(1)
+
+
+def test_a_frame_of_another_size_is_an_error(davis):
+    Image.new('RGB', (WIDTH, 50)).save(davis / 'JPEGImages/480p/goat/00002.jpg')
+    with pytest.raises(DataError, match='another size'):
+        list(Davis(davis).video(0).frames())
+
+
+@pytest.mark.parametrize('content', [b'no matlab', b''])
+def test_joints_that_cannot_be_read_are_an_error(jhmdb, content):
+    path = jhmdb / 'joint_positions/clap/Two_clap/joint_positions.mat'
+    path.write_bytes(content)
+    with pytest.raises(DataError, match='is no file of joints'):
+        Jhmdb(jhmdb).video(0)
+    scipy.io.savemat(path, {'other': np.zeros(3)})
+    with pytest.raises(DataError, match='pos_img'):
+        Jhmdb(jhmdb).video(0)
