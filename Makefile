@@ -6,8 +6,9 @@ BIN := .venv/bin
 demo: .venv/package
 	$(BIN)/rvm demo
 
+# A file's tests stay together, because they share what is slow to make.
 test: .venv/test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -59,7 +59,7 @@ def test_without_a_topology_the_recipe_is_estimated(shown):
 
 def test_a_frozen_encoder_is_named_and_costs_its_forward_pass(shown):
     rows, lines = shown('--config', 'configs/dinov3_rvmrnn.py', '--device', 'v6e', '--devices', '16')
-    assert rows['recipe'].startswith('configs/dinov3_rvmrnn.py: 432,597,248 parameters, 50,000 steps of 256 clips')
+    assert rows['recipe'].startswith('configs/dinov3_rvmrnn.py: 432,597,248 parameters, 100,000 steps of 64 clips')
     assert rows['frozen'] == '303,129,600 parameters, of the encoder; 129,467,648 are trained'
     assert rows['encoder'].startswith('dinov3, patch 16') and rows['taps'].startswith('4_regular')
     assert rows['target'].startswith('light_target') and rows['core'].startswith('rvmrnn')

@@ -55,6 +55,11 @@ class RVM(nnx.Module):
         """Tokens of a frame that come before its patches (CLS)."""
         return self.encoder.num_prefix_tokens
 
+    @property
+    def window(self):
+        """Frames that a core sees at once if it does not stream, as many as in training; None where it streams."""
+        return None if self.core.is_streaming else self.architecture.num_source
+
     def encode(self, frames_BTHWC, state=None):
         """Features of a video, whole or in pieces: T frames at once equal T calls that carry the state.
 
@@ -123,9 +128,16 @@ class RVM(nnx.Module):
 
     def image_features(self, frames_BFHWC):
         """Patches of frames in [0, 1] after the encoder's final norm, each frame by itself, (B, F, N, D)."""
-        pixels = self._encoder_input(rearrange(frames_BFHWC, 'b f h w c -> (b f) h w c'))
-        tokens = self.encoder.tapped(pixels, (self.encoder.num_layers - 1,))[0, :, self.num_prefix_tokens :]
-        return rearrange(tokens, '(b f) n d -> b f n d', b=len(frames_BFHWC))
+        return self.image_tokens(frames_BFHWC, self.encoder.num_layers)[:, :, self.num_prefix_tokens :]
+
+    def image_tokens(self, frames_BTHWC, block):
+        """Tokens of frames in [0, 1] after so many blocks of the encoder, each frame by itself, (B, T, M, D).
+
+        block 0 gives the embeddings. Blocks are followed by the encoder's final norm, as a frozen encoder's taps are.
+        """
+        pixels = self._encoder_input(rearrange(frames_BTHWC, 'b t h w c -> (b t) h w c'))
+        tokens_KMD = self.encoder.tapped(pixels, (block - 1,))[0]
+        return rearrange(tokens_KMD, '(b t) m d -> b t m d', b=len(frames_BTHWC))
 
     @compiled
     def _encode(self, frames_BTHWC, state):

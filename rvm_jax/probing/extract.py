@@ -66,11 +66,10 @@ def encode_stream(model, frames, chunk=CHUNK):
     lengths are ever compiled. While the device works on one piece the next one is being decoded. A model that does not
     stream sees windows of as many frames as in training, one after the other; the last may be shorter.
     """
-    streams = model.core.is_streaming
-    chunk = chunk if streams else model.architecture.num_source
+    chunk = model.window or chunk
     frames, state, waiting = iter(frames), None, None
     while frames_of_chunk := list(islice(frames, chunk)):
-        whole = len(frames_of_chunk) == chunk or not streams
+        whole = len(frames_of_chunk) == chunk or model.window is not None
         for piece in [frames_of_chunk] if whole else [[frame] for frame in frames_of_chunk]:
             features_BTMD, state = model.encode(np.stack(piece)[None], state)
             if waiting is not None:

@@ -1,6 +1,5 @@
 import tracemalloc
 import zipfile
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,10 +11,8 @@ from rvm_jax.probing import extract
 class RunningMean:
     """A stand-in model in numpy: each token's feature is the mean of all frames so far, so order and state matter."""
 
-    def __init__(self, width=4, is_streaming=True):
-        self.width, self.lengths = width, []
-        self.core = SimpleNamespace(is_streaming=is_streaming)
-        self.architecture = SimpleNamespace(num_source=3)
+    def __init__(self, width=4, window=None):
+        self.width, self.window, self.lengths = width, window, []
 
     def encode(self, frames_BTHWC, state=None):
         self.lengths.append(frames_BTHWC.shape[1])
@@ -46,7 +43,7 @@ def test_only_two_lengths_are_ever_encoded():
 
 
 def test_a_model_that_does_not_stream_sees_windows_of_its_trained_length():
-    model = RunningMean(is_streaming=False)
+    model = RunningMean(window=3)
     assert sum(len(piece) for piece in extract.encode_stream(model, noise(8), chunk=4)) == 8
     assert model.lengths == [3, 3, 2]
 

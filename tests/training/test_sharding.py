@@ -47,14 +47,17 @@ def test_a_mesh_that_does_not_use_all_devices_is_refused(data, fsdp):
 
 
 def test_every_parameter_is_covered(params):
-    rules = [rule for rule, _ in sharding.PARTITIONS]
-    for path, leaf in jax.tree.leaves_with_path(params):
-        name = path_name(path)
-        fitting = [rule for rule in rules if re.search(rule, name)]
-        assert len(fitting) == (1 if name.endswith('kernel') else 0), name
-        if not fitting:  # what is replicated is small
-            assert leaf.size <= 64 * 4 * 64, name
-    assert all(any(re.search(rule, path_name(p)) for p, _ in jax.tree.leaves_with_path(params)) for rule in rules)
+    mamba = build.dataclasses.replace(build.SIZES['tiny'], core='mamba', feature_head=True)
+    used = set()
+    for tree in (params, nnx.to_pure_dict(nnx.state(build.abstract(mamba)))):
+        for path, leaf in jax.tree.leaves_with_path(tree):
+            name = path_name(path)
+            fitting = [rule for rule, _ in sharding.PARTITIONS if re.search(rule, name)]
+            assert len(fitting) <= (1 if name.endswith('kernel') else 0), name
+            if not fitting:  # what is replicated is small
+                assert leaf.size <= 64 * 4 * 64, name
+            used.update(fitting)
+    assert used == {rule for rule, _ in sharding.PARTITIONS}
 
 
 def test_every_kernel_is_split_on_one_axis_and_its_layers_are_not(params):

@@ -75,24 +75,32 @@ def truth(scene):
     )
 
 
-def noise_square(rng, num_frames=64, size=512):
-    """A square of noise that slides to the right over other noise, as in the paper's white-noise figure.
+def noise_square(rng, num_frames=64, size=512, *, anywhere=False):
+    """A square of noise that slides over other noise, as in the paper's white-noise figure.
 
     Each frame alone is noise; only motion reveals the square. size is the side of the frame in pixels: the square is
-    half as wide, at mid height, and its left edge goes from 0 towards size / 2. The defaults are the paper's.
+    half as wide. It slides to the right at mid height, its left edge from 0 towards size / 2, which with the other
+    defaults is the paper's. With anywhere it starts at a place and goes in a direction drawn at random, size / 128 to
+    size / 32 pixels a frame, and what leaves the frame comes in on the other side: no pixel is in it more often.
     Returns frames_THWC uint8, and masks_THW int8 with 1 on the square.
     """
     side = size // 2
     background_HWC = (rng.random((size, size, 3)) * 255).astype(np.uint8)
-    square_HWC = (rng.random((side, side, 3)) * 255).astype(np.uint8)
-    frames_THWC = np.tile(background_HWC, (num_frames, 1, 1, 1))
-    masks_THW = np.zeros((num_frames, size, size), np.int8)
-    top = (size - side) // 2
+    square_HWC = np.zeros_like(background_HWC)
+    square_HWC[:side, :side] = (rng.random((side, side, 3)) * 255).astype(np.uint8)
+    mask_HW = np.zeros((size, size), np.int8)
+    mask_HW[:side, :side] = 1
+    if anywhere:
+        start_2, heading = rng.integers(size, size=2), rng.uniform(0, 2 * np.pi)
+        step_2 = size * rng.uniform(1 / 128, 1 / 32) * np.array([np.sin(heading), np.cos(heading)])
+    else:
+        start_2, step_2 = np.array([(size - side) // 2, 0]), np.array([0, (size - side) / num_frames])
+    frames, masks = [], []
     for t in range(num_frames):
-        left = t * (size - side) // num_frames
-        frames_THWC[t, top : top + side, left : left + side] = square_HWC
-        masks_THW[t, top : top + side, left : left + side] = 1
-    return frames_THWC, masks_THW
+        place_2 = start_2 + np.floor(t * step_2 + 1e-6).astype(int)  # rows, columns
+        masks.append(np.roll(mask_HW, place_2, axis=(0, 1)))
+        frames.append(np.where(masks[-1][..., None] > 0, np.roll(square_HWC, place_2, axis=(0, 1)), background_HWC))
+    return np.stack(frames), np.stack(masks)
 
 
 def _background(scene, t):

@@ -38,8 +38,10 @@ class ViT(nnx.Module):
         patches_BNP = patches.to_patches(pixels_BHWC, self.patch_size)
         tokens_BMD = self._with_cls(self._embed(patches_BNP) + self._positions(pixels_BHWC))
         blocks = tuple(tap for tap in taps if tap >= 0)
-        tapped_JBMD = self.norm(self.layers.tapped(tokens_BMD, blocks))
-        return tapped_JBMD if len(blocks) == len(taps) else jnp.concatenate([tokens_BMD[None], tapped_JBMD])
+        tapped_JBMD = tokens_BMD[None][: len(taps) - len(blocks)]
+        if blocks:
+            tapped_JBMD = jnp.concatenate([tapped_JBMD, self.norm(self.layers.tapped(tokens_BMD, blocks))])
+        return tapped_JBMD
 
     def encode_clip(self, pixels_BTHWC):
         """Tokens (B, T, M, D) of frames that all attend to each other (RVM, supplement 9: the aggregator ablation).

@@ -1,0 +1,105 @@
+"""One seam for every probe: any model path, at any depth, with its weights or random ones -> features of a video."""
+
+import dataclasses
+import hashlib
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from rvm_jax.errors import UserError
+from rvm_jax.models import build, layers
+from rvm_jax.models.rvm import to_unit_range
+
+TAPS = 'core, encoder, encoder:BLOCKS or encoder@FRACTION'
+
+
+class Backbone:
+    """A frozen model whose features are probed: `encode(frames, state) -> features (B, T, M, D) float32, state`.
+
+    tap says which features: 'core', what the model puts out (of an image encoder by itself: its tokens); 'encoder', its
+    image encoder's tokens, each frame by itself; 'encoder:BLOCKS', those after so many blocks, 0 being the embeddings;
+    'encoder@FRACTION', those at a fraction of its depth, by the rule of 4DS (`block_at`).
+    """
+
+    def __init__(self, model, *, tap='core', path='', is_random=False):
+        self.tap, self.path, self.is_random = tap, path, is_random
+        self.patch_size, self.num_prefix_tokens = model.patch_size, model.num_prefix_tokens
+        self.image_size, self.width = model.image_size, model.encoder.width
+        self.architecture = model.architecture
+        self.block = _block(tap, model.encoder.num_layers)
+        self.window = model.window if self.block is None else None
+        self._model = model
+        self._graphdef, self._params = nnx.split(model)
+        self._images = jax.jit(self._image_tokens)
+
+    def encode(self, frames, state=None):
+        """Features of frames (B, T, H, W, 3), uint8 or float in [0, 1], and the state for the next call."""
+        if self.block is None:
+            return self._model.encode(frames, state)
+        return self._images(self._params, jnp.asarray(frames)), ()
+
+    def _image_tokens(self, params, frames_BTHWC):
+        model = nnx.merge(self._graphdef, params)
+        return model.image_tokens(to_unit_range(frames_BTHWC), self.block).astype(jnp.float32)
+
+    def fingerprint(self):
+        """16 hex digits of what is probed: architecture, tap and all weights."""
+        from rvm_jax.conversion import mapping
+
+        facts = json.dumps([dataclasses.asdict(self.architecture), self.tap], sort_keys=True)
+        digest = hashlib.sha256(facts.encode())
+        for name, array in sorted(mapping.to_named(self._model).items()):
+            digest.update(f'{name} {array.shape} {array.dtype}'.encode())
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()[:16]
+
+
+def open_backbone(path, *, step=None, tap='core', random_seed=None, precision='float32'):
+    """The Backbone at any model path; with random_seed its weights are drawn anew, the floor of every probe.
+
+    Raises UserError if there is no model, or no such tap in it.
+    """
+    from rvm_jax import pretrained
+
+    if random_seed is None:
+        return Backbone(pretrained.load(path, step=step, precision=precision), tap=tap, path=path)
+    arch = pretrained.read_architecture(path)
+    execution = layers.Execution(layers.PRECISIONS[precision])
+    make = jax.jit(lambda: nnx.state(build.build(arch, execution, rngs=nnx.Rngs(random_seed))))
+    model = build.abstract(arch, execution)
+    nnx.update(model, make())
+    return Backbone(model, tap=tap, path=path, is_random=True)
+
+
+def block_at(fraction, num_layers):
+    """Blocks before the tap at a fraction of the depth, by the rule of 4DS (arXiv 2412.15212, released code).
+
+    Its list of features is [embeddings, input of block 0, ..., input of the last block], read at
+    int((num_layers + 1) * fraction) - 1: 0.95 of 24 blocks is after 21 of them.
+    """
+    return max(int((num_layers + 1) * fraction) - 2, 0)
+
+
+def _block(tap, num_layers):
+    """Blocks of the encoder before a tap; None for the core."""
+    name, at, fraction = tap.partition('@')
+    name, colon, blocks = (name, '', '') if at else tap.partition(':')
+    if tap == 'core':
+        return None
+    if tap == 'encoder':
+        return num_layers
+    if name == 'encoder' and colon and blocks.isdecimal() and int(blocks) <= num_layers:
+        return int(blocks)
+    if name == 'encoder' and at and _is_fraction(fraction):
+        return block_at(float(fraction), num_layers)
+    raise UserError(f'--tap {tap}', f'there is no such depth, the encoder has {num_layers} blocks', f'take {TAPS}')
+
+
+def _is_fraction(text):
+    try:
+        return 0 < float(text) <= 1
+    except ValueError:
+        return False
