@@ -50,7 +50,7 @@ def start(features_hwD, labels_hwK, num_context):
     first_hwD, labels_hwK = jnp.asarray(features_hwD, jnp.float32), jnp.asarray(labels_hwK, jnp.float32)
     if num_context < 1 or first_hwD.shape[:2] != labels_hwK.shape[:2]:
         raise ValueError(f'{num_context} context frames, features {first_hwD.shape}, labels {labels_hwK.shape}')
-    queue = tuple(jnp.repeat(stripe[None], num_context, axis=0) for stripe in _stripes(first_hwD))
+    queue = tuple(jnp.repeat(stripe[None], num_context, axis=0) for stripe in cut_into_stripes(first_hwD))
     return Context(first_hwD, queue, jnp.repeat(labels_hwK[None], 1 + num_context, axis=0), jnp.int32(0))
 
 
@@ -61,22 +61,15 @@ def step(context, features_hwD, *, top_k, temperature, radius, restrict=True):
     """
     features_hwD = jnp.asarray(features_hwD, jnp.float32)
     radius = radius if restrict else math.inf
-    stripes, starts = _stripes(features_hwD), _starts(features_hwD.shape[1])
+    stripes = cut_into_stripes(features_hwD)
+    spans = [(start, start + stripe.shape[1]) for start, stripe in zip(_starts(features_hwD), stripes, strict=True)]
     found = []
-    for start_here, query_hxD in zip(starts, stripes, strict=True):
-        reached = [place for place in range(len(stripes)) if _gap(starts, stripes, start_here, place) < radius]
-        found.append(
-            _neighbors(
-                query_hxD,
-                context.first_hwD,
-                [context.queue[place] for place in reached],
-                context.seen,
-                start_here,
-                np.array([starts[place] for place in reached], np.int32),
-                top_k=top_k,
-                radius=radius,
-            )
-        )
+    for here, query_hxD in zip(spans, stripes, strict=True):
+        reached = [place for place, there in enumerate(spans) if _gap(here, there) < radius]
+        queue = [context.queue[place] for place in reached]
+        near = [_near(len(features_hwD), here, spans[place], radius) for place in reached]
+        columns = [np.arange(*spans[place], dtype=np.int32) for place in reached]
+        found.append(_neighbors(query_hxD, context.first_hwD, queue, near, columns, context.seen, top_k=top_k))
     return _vote(context, features_hwD, found, temperature)
 
 
@@ -100,53 +93,61 @@ def propagate(features_ThwD, labels_hwK, **settings):
     return np.stack(list(stream(features_ThwD, labels_hwK, **settings)))
 
 
-def _starts(width):
-    return range(0, width, STRIPE)
+def cut_into_stripes(features_hwD):
+    """A tuple of stripes (h, columns, D), from the left; the last one may be narrower."""
+    return tuple(features_hwD[:, start : start + STRIPE] for start in _starts(features_hwD))
 
 
-def _stripes(features_hwD):
-    return tuple(features_hwD[:, start_here : start_here + STRIPE] for start_here in _starts(features_hwD.shape[1]))
+def _starts(features_hwD):
+    return range(0, features_hwD.shape[1], STRIPE)
 
 
-def _gap(starts, stripes, start_here, place):
-    """Columns from a stripe's nearest column to that of the stripe at this place; 0 for itself."""
-    left, right = sorted((start_here, starts[place]))
-    return 0 if left == right else right - (left + stripes[starts.index(left)].shape[1] - 1)
+def _gap(here, there):
+    """Columns from the nearest column of one span to that of the other; 0 where they are the same."""
+    return max(here[0] - there[1] + 1, there[0] - here[1] + 1, 0)
 
 
-@functools.partial(jax.jit, static_argnames=('top_k', 'radius'))
-def _neighbors(query_hxD, first_hwD, stripes, seen, start_here, starts, *, top_k, radius):
+@functools.lru_cache(maxsize=1024)
+def _near(height, here, there, radius):
+    """What is added to affinities (row, column there; query here): 0 within the radius, else -inf."""
+    rows, columns_X = np.arange(height), np.arange(*there)
+    query_rows_Q, query_columns_Q = (part.ravel() for part in np.meshgrid(rows, np.arange(*here), indexing='ij'))
+    distance2 = (rows[:, None, None] - query_rows_Q) ** 2 + (columns_X[:, None] - query_columns_Q) ** 2
+    return np.where(distance2 < radius**2, 0, -np.inf).astype(np.float32)
+
+
+@functools.partial(jax.jit, static_argnames='top_k')
+def _neighbors(query_hxD, first_hwD, stripes, near, columns, seen, *, top_k):
     """Affinities and context indices, (top_k, h, x) each, of the best cells in the context for one stripe of queries.
 
-    stripes (S, h, columns, D) are those within reach, starts their first columns. A context index counts through
-    (frame, row, column) as in the protocol; below, a row of the context is a row of one frame, counted likewise.
+    stripes (S, h, X, D) are those within reach; near (h, X, queries) and columns (X) say what to add to affinities with
+    them and where they are. A context index counts through (frame, row, column) as in the protocol; below, a row of the
+    context is a row of one frame, counted likewise.
     """
     (height, width), num_slots = first_hwD.shape[:2], len(stripes[0])
     query_QD = query_hxD.reshape(-1, query_hxD.shape[-1])
-    query_rows_Q = jnp.repeat(jnp.arange(height), query_hxD.shape[1])
-    query_columns_Q = start_here + jnp.tile(jnp.arange(query_hxD.shape[1]), height)
 
-    def candidates(frames, ages_S, columns, reach):
+    def candidates(frames, near, columns, ages_S):
         """The cells of the top_k rows with the largest maxima: affinities and context indices, (candidates, Q) each."""
-
-        def within(rows, affinity, columns_X):
-            distance2 = (rows % height - query_rows_Q) ** 2 + (columns_X[:, None] - query_columns_Q) ** 2
-            return jnp.where(distance2 < reach**2, affinity, -jnp.inf)
-
-        rows_R = (ages_S[:, None] * height + jnp.arange(height)).reshape(-1)
         parts = [_affinity(frames_ShXD, query_QD) for frames_ShXD in frames]
-        maxima = [within(rows_R[:, None, None], *pair).max(axis=1) for pair in zip(parts, columns, strict=True)]
-        _, best_kQ = _largest(functools.reduce(jnp.maximum, maxima), rows_R[:, None], top_k)
-        best_k1Q = best_kQ[:, None]
-        places_k1Q = _slot(best_k1Q // height, seen, len(ages_S)) * height + best_k1Q % height
-        cells = [jnp.take_along_axis(part_RXQ, places_k1Q, axis=0) for part_RXQ in parts]
-        affinity = [within(best_k1Q, *pair) for pair in zip(cells, columns, strict=True)]
-        index = [best_k1Q * width + columns_X[:, None] for columns_X in columns]
+        maxima = [(part_ShXQ + near_hXQ).max(axis=2) for part_ShXQ, near_hXQ in zip(parts, near, strict=True)]
+        maxima_RQ = rearrange(functools.reduce(jnp.maximum, maxima), 'S h Q -> (S h) Q')
+        rows_R = (ages_S[:, None] * height + jnp.arange(height)).reshape(-1)
+        _, best_kQ = _largest(maxima_RQ, rows_R[:, None], top_k)
+
+        ages_k1Q, rows_k1Q = jnp.divmod(best_kQ[:, None], height)
+        places_k1Q = _slot(ages_k1Q, seen, len(ages_S)) * height + rows_k1Q
+        cells = [rearrange(part_ShXQ, 'S h X Q -> (S h) X Q') for part_ShXQ in parts]
+        affinity = [
+            jnp.take_along_axis(cells_RXQ, places_k1Q, axis=0) + jnp.take_along_axis(near_hXQ, rows_k1Q, axis=0)
+            for cells_RXQ, near_hXQ in zip(cells, near, strict=True)
+        ]
+        index = [best_kQ[:, None] * width + columns_X[:, None] for columns_X in columns]
         return [rearrange(jnp.concatenate(part, axis=1), 'k X Q -> (k X) Q') for part in (affinity, index)]
 
-    columns = [starts[place] + jnp.arange(stripe.shape[2]) for place, stripe in enumerate(stripes)]
-    first = candidates([first_hwD[None]], jnp.zeros(1, int), [jnp.arange(width)], math.inf)
-    recent = candidates(stripes, 1 + (jnp.arange(num_slots) - seen) % num_slots, columns, radius)
+    everywhere = jnp.zeros((height, width, len(query_QD)))
+    first = candidates([first_hwD[None]], [everywhere], [jnp.arange(width)], jnp.zeros(1, int))
+    recent = candidates(stripes, near, columns, 1 + (jnp.arange(num_slots) - seen) % num_slots)
     affinity_CQ, index_CQ = (jnp.concatenate(pair) for pair in zip(first, recent, strict=True))
     return [part.reshape(top_k, *query_hxD.shape[:2]) for part in _largest(affinity_CQ, index_CQ, top_k)]
 
@@ -157,10 +158,8 @@ def _slot(age, seen, num_slots):
 
 
 def _affinity(frames_ShXD, query_QD):
-    """Affinities (rows of the context, columns, queries)."""
-    num_slots, height, num_columns, width = frames_ShXD.shape
-    affinity_CQ = jnp.matmul(frames_ShXD.reshape(-1, width), query_QD.T, precision='highest')
-    return affinity_CQ.reshape(num_slots * height, num_columns, -1)
+    affinity_CQ = jnp.matmul(frames_ShXD.reshape(-1, query_QD.shape[1]), query_QD.T, precision='highest')
+    return affinity_CQ.reshape(*frames_ShXD.shape[:3], -1)
 
 
 def _largest(values_CQ, index_CQ, top_k):
@@ -189,7 +188,7 @@ def _vote(context, features_hwD, found, temperature):
     predicted_hwK = jnp.sum(votes_khw[..., None] * labels_khwK, axis=0)
 
     slot = context.seen % num_slots
-    stripes = zip(context.queue, _stripes(features_hwD), strict=True)
+    stripes = zip(context.queue, cut_into_stripes(features_hwD), strict=True)
     return Context(
         context.first_hwD,
         tuple(kept.at[slot].set(new) for kept, new in stripes),
