@@ -47,7 +47,7 @@ def start(features_hwD, labels_hwK, num_context):
 
     Raises ValueError if num_context is less than 1, or if the grids of the two differ.
     """
-    first_hwD, labels_hwK = jnp.asarray(features_hwD, jnp.float32), jnp.asarray(labels_hwK, jnp.float32)
+    first_hwD, labels_hwK = jnp.array(features_hwD, jnp.float32), jnp.array(labels_hwK, jnp.float32)  # copies: used up
     if num_context < 1 or first_hwD.shape[:2] != labels_hwK.shape[:2]:
         raise ValueError(f'{num_context} context frames, features {first_hwD.shape}, labels {labels_hwK.shape}')
     queue = tuple(jnp.repeat(stripe[None], num_context, axis=0) for stripe in cut_into_stripes(first_hwD))

@@ -201,6 +201,13 @@ def test_frames_are_taken_one_at_a_time():
         assert taken == list(range(number + 1))
 
 
+def test_arrays_of_the_caller_stay_as_they_were():
+    features, labels = jnp.asarray(random_video((3, 4, 4, 8))), jnp.asarray(random_labels((4, 4, 2)))
+    on_device = label_propagation.propagate(features, labels, **SETTINGS)
+    again = label_propagation.propagate(np.asarray(features), np.asarray(labels), **SETTINGS)
+    assert np.array_equal(on_device, again)
+
+
 def test_what_does_not_fit_is_an_error():
     with pytest.raises(ValueError, match='0 context frames'):
         label_propagation.start(np.zeros((2, 3, 4)), np.zeros((2, 3, 2)), 0)
