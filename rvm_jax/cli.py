@@ -14,6 +14,8 @@ COMMANDS = {
     'export': 'write any model as an export folder or a released RVM .npz',
     'features': 'features of videos, one .npz each',
     'visualize': 'pictures and videos of what a model sees',
+    'probe': 'how good the features of a model are: a readout on them, or labels propagated by them',
+    'sweep': 'train the cells of an ablation, probe each, one table and one plot',
     'plan': 'memory, time and what binds, before any device is paid for; TPU slices compiled ahead of time',
     'info': 'what a config, workdir, export, .npz, folder of shards or video is',
 }

@@ -3,12 +3,15 @@
 import dataclasses
 import hashlib
 import json
+import math
+import os
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from rvm_jax.conversion import mapping
 from rvm_jax.errors import UserError
 from rvm_jax.models import build, layers
 from rvm_jax.models.rvm import to_unit_range
@@ -35,6 +38,26 @@ class Backbone:
         self._graphdef, self._params = nnx.split(model)
         self._images = jax.jit(self._image_tokens)
 
+    @property
+    def name(self):
+        """What a table calls it."""
+        name = os.path.basename(os.path.normpath(self.path))
+        parts = [name] + [f'({self.tap})'] * (self.tap != 'core') + ['random weights'] * self.is_random
+        return ' '.join(parts)
+
+    def describe(self):
+        """What a result says about it."""
+        facts = {'path': os.fspath(self.path), 'tap': self.tap, 'random_weights': self.is_random}
+        return facts | {'parameters': self.num_parameters, 'fingerprint': self.fingerprint()}
+
+    @property
+    def num_parameters(self):
+        """Numbers in the encoder, its adapters and the core."""
+        named = mapping.named_shapes(self._model)
+        return sum(
+            math.prod(shape) for name, shape in named.items() if name.split('/')[0] in ('encoder', 'adapters', 'core')
+        )
+
     def encode(self, frames, state=None):
         """Features of frames (B, T, H, W, 3), uint8 or float in [0, 1], and the state for the next call."""
         if self.block is None:
@@ -47,8 +70,6 @@ class Backbone:
 
     def fingerprint(self):
         """16 hex digits of what is probed: architecture, tap and all weights."""
-        from rvm_jax.conversion import mapping
-
         facts = json.dumps([dataclasses.asdict(self.architecture), self.tap], sort_keys=True)
         digest = hashlib.sha256(facts.encode())
         for name, array in sorted(mapping.to_named(self._model).items()):

@@ -34,11 +34,14 @@ class Schedule:
     end_lr: float = 1e-7
     weight_decay: float = 1e-4
 
+    def learning_rate(self):
+        """Step -> learning rate."""
+        warmup = min(self.warmup, self.steps // 10)
+        return optax.warmup_cosine_decay_schedule(0.0, self.peak_lr, warmup, self.steps, self.end_lr)
+
     def optimizer(self):
         """The optax transformation."""
-        warmup = min(self.warmup, self.steps // 10)
-        rate = optax.warmup_cosine_decay_schedule(0.0, self.peak_lr, warmup, self.steps, self.end_lr)
-        return optax.adamw(rate, eps=1e-8, weight_decay=self.weight_decay)
+        return optax.adamw(self.learning_rate(), eps=1e-8, weight_decay=self.weight_decay)
 
 
 def train_readout(task, data, schedule, *, seed, workdir=None, progress=lambda step, loss: None):

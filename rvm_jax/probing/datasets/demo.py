@@ -7,6 +7,7 @@ import numpy as np
 from rvm_jax.data import video
 from rvm_jax.data.sources.synthetic import noise_square
 from rvm_jax.data.sources.synthetic_videos import read_truth, write_videos
+from rvm_jax.probing.datasets.labelled_frames import LabelledFrames
 
 SCENES = {'num_objects': 2, 'wavelength': 72.0, 'camera_speed': (2.5, 3.5)}  # as in the videos of `rvm demo`
 FPS = 10
@@ -62,6 +63,39 @@ class DemoClips:
 
 
 @dataclasses.dataclass(frozen=True)
+class DemoMasks:
+    """video(index): LabelledFrames of rendered clips with masks of the objects that the first frame shows."""
+
+    clips: DemoClips
+
+    def __len__(self):
+        return len(self.clips)
+
+    def video(self, index):
+        """The video and the masks of its frames."""
+        example = self.clips.example(index)
+        masks_THW = example['masks_THW'].astype(np.uint8)
+        masks_THW = np.where(np.isin(masks_THW, np.unique(masks_THW[0])), masks_THW, 0)
+        return _labelled(example, masks_THW)
+
+
+@dataclasses.dataclass(frozen=True)
+class DemoKeypoints:
+    """video(index): LabelledFrames of rendered clips with the points of the nearest object, which nothing hides."""
+
+    clips: DemoClips
+
+    def __len__(self):
+        return len(self.clips)
+
+    def video(self, index):
+        """The video and the points (Q, 2), x, y in pixels, of its frames."""
+        example = self.clips.example(index)
+        nearest_Q = example['objects_Q'] == example['objects_Q'].max()
+        return _labelled(example, example['tracks_QT2'][nearest_Q].swapaxes(0, 1) * example['video_THWC'].shape[1])
+
+
+@dataclasses.dataclass(frozen=True)
 class NoiseSquares:
     """Clips of a square of noise that moves over noise, see `synthetic.noise_square`, each from another place."""
 
@@ -86,3 +120,8 @@ def corner_motion(camera_23, size):
     corners_42 = size * np.array([[0, 0], [1, 0], [0, 1], [1, 1]], np.float32)
     moved_42 = corners_42 @ camera_23[:, :2].T + camera_23[:, 2]
     return ((moved_42 - corners_42) / size).astype(np.float32)
+
+
+def _labelled(example, labels_T):
+    frames_THWC = example['video_THWC']
+    return LabelledFrames(example['id'], len(frames_THWC), lambda: iter(frames_THWC), labels_T.__getitem__)

@@ -1,0 +1,75 @@
+"""An ablation: cells that differ from one recipe in a line or two. Recipes of ablations are in configs/ablations/."""
+
+import dataclasses
+import os
+import re
+import runpy
+
+from rvm_jax import config
+from rvm_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Ablation:
+    """What is varied, and {cell: overrides} for it.
+
+    An override is key=value, as --config.key=value takes it, or key*=factor, for a multiple of what the recipe has; in
+    a value {cell} stands for the export folder of an earlier cell.
+    """
+
+    question: str
+    cells: dict
+    recipe: str = 'configs/tiny.py'
+
+
+def load(path):
+    """The Ablation of a file; raises UserError if it is none."""
+    found = runpy.run_path(config.find_recipe(path))
+    if 'get_ablation' not in found:
+        raise UserError(
+            path, 'is no ablation: it lacks get_ablation()', 'name a file such as configs/ablations/cores.py'
+        )
+    return found['get_ablation']()
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """One run of an ablation: its workdir, export and probe are in `folder`."""
+
+    name: str
+    seed: int
+    config: object
+    folder: str
+
+    @property
+    def workdir(self):
+        """Where it trains."""
+        return os.path.join(self.folder, 'train')
+
+    @property
+    def export(self):
+        """Its export folder."""
+        return os.path.join(self.folder, 'export')
+
+
+def cells(ablation, recipe, shared, seeds, folder):
+    """The Cells, in the order in which they are trained: the recipe, what all share, then each one's own overrides.
+
+    Raises UserError or ConfigErrors for the first that is no valid config.
+    """
+    found = []
+    for seed in seeds:
+        exports = {}
+        for name, overrides in ablation.cells.items():
+            resolved = [*shared, f'seed={seed}']
+            base = config.flatten(config.load(recipe, resolved))
+            resolved += [_resolved(override.format_map(exports), base) for override in overrides]
+            place = os.path.join(folder, 'cells', re.sub('[^a-z0-9.]+', '_', name.lower()), f'seed_{seed}')
+            found.append(Cell(name, seed, config.load(recipe, resolved), place))
+            exports[name] = found[-1].export
+    return found
+
+
+def _resolved(override, base):
+    key, _, value = override.partition('=')
+    return f'{key[:-1]}={round(base[key[:-1]] * float(value))}' if key.endswith('*') else override

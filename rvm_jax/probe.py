@@ -1,0 +1,108 @@
+"""Measure how good a model's features are: train a small readout on them, or propagate labels without training.
+
+Examples:
+    rvm probe --model runs/demo/export --task demo --output runs/demo/probe
+    rvm probe --model rvm_l.npz --task ssv2 --data data/ssv2 --output probes/ssv2
+    rvm probe --model dinov2-large --task davis --data data/DAVIS --output probes/davis
+
+The model is never trained. `demo` needs no data: it renders clips whose truth is known and runs every kind of probe on
+them, the model beside its image encoder alone and beside random weights, in minutes on a CPU. The folder gets
+results.json, table.md with the row for a paper, curves and pictures of predictions; the same line goes on where it was
+stopped.
+"""
+
+import sys
+
+from rvm_jax.errors import UserError
+
+
+def add_arguments(parser):
+    """Flags of `rvm probe`."""
+    parser.add_argument('--model', required=True, help='export folder, workdir, released RVM .npz, or image encoder')
+    parser.add_argument('--step', type=int, help='step of a workdir (default: its newest)')
+    parser.add_argument('--task', required=True, help='demo, or one of: ' + ', '.join(names()))
+    parser.add_argument('--data', help='where the dataset lies (demo: nowhere)')
+    parser.add_argument(
+        '--train-data', help='where the one for training lies, if it is another (perception_test: MOVi-E)'
+    )
+    parser.add_argument('--output', required=True, help='folder for results and pictures')
+    parser.add_argument(
+        '--tap', default='core', help='core (default), encoder, encoder:BLOCKS, encoder@FRACTION of its depth'
+    )
+    parser.add_argument('--random-weights', action='store_true', help='draw its weights anew: the floor')
+    parser.add_argument(
+        '--streaming', action='store_true', help='a readout that sees the features of one frame at a time'
+    )
+    parser.add_argument('--seed', type=int, default=0, help='of the readout, and of random weights (0)')
+    parser.add_argument('--steps', type=int, help='of the readout (default: as published)')
+    parser.add_argument('--batch-size', type=int, help='of the readout (default: as published)')
+    parser.add_argument('--learning-rate', type=float, help='of the readout (default: as published)')
+    parser.add_argument(
+        '--precision', default='float32', help='what the model computes in: float32 (default), official_mixed, bf16'
+    )
+
+
+def run(args):
+    """Run one probe and print what it found."""
+    if args.task not in ('demo', *names()):
+        raise UserError(f'--task {args.task}', 'there is no such task', f'take demo, {", ".join(names())}')
+    schedule = {'steps': args.steps, 'batch_size': args.batch_size, 'peak_lr': args.learning_rate}
+    schedule = {name: value for name, value in schedule.items() if value is not None}
+    for name, value in schedule.items():
+        if not value > 0:
+            raise UserError(f'{name} {value}', 'must be above 0', 'leave it out for the published one')
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    console = Console(soft_wrap=True)
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+        lines = _demo(args, schedule, progress) if args.task == 'demo' else _benchmark(args, schedule, progress)
+    for line in lines:
+        console.print(line, highlight=False, markup=False)
+
+
+def names():
+    """The tasks beside demo."""
+    from rvm_jax.probing.suite import BENCHMARKS
+
+    return tuple(BENCHMARKS)
+
+
+def _benchmark(args, schedule, progress):
+    from rvm_jax.probing.backbones import open_backbone
+    from rvm_jax.probing.benchmark import run_benchmark
+    from rvm_jax.probing.results import number
+
+    if args.data is None:
+        raise UserError(f'--task {args.task}', 'needs its dataset', 'say with --data where it lies')
+    backbone = open_backbone(
+        args.model, step=args.step, tap=args.tap, precision=args.precision,
+        random_seed=args.seed if args.random_weights else None,
+    )  # fmt: skip
+    found = run_benchmark(
+        args.task, backbone, args.data, args.output, train_root=args.train_data, streaming=args.streaming,
+        seed=args.seed, schedule=schedule, progress=progress,
+    )  # fmt: skip
+    return [f'{args.task}: {found["metric"]} {number(found["value"])}, all scores and pictures in {args.output}']
+
+
+def _demo(args, schedule, progress):
+    from rvm_jax.probing.demo_suite import run_demo, table
+    from rvm_jax.probing.results import aligned
+
+    given = {'--data': args.data, '--train-data': args.train_data, '--streaming': args.streaming, 'schedule': schedule}
+    given |= {'--tap': args.tap != 'core', '--random-weights': args.random_weights}
+    for flag, value in given.items():
+        if value:
+            raise UserError(f'{flag} with --task demo', 'the suite has settings of its own', 'leave it out')
+    found = run_demo(
+        args.model, args.output, step=args.step, seed=args.seed, precision=args.precision, progress=progress
+    )
+    return [*aligned(*table(found['results'])), f'pictures and all scores in {args.output}']
+
+
+if __name__ == '__main__':
+    from rvm_jax import cli
+
+    cli.main(['probe', *sys.argv[1:]])

@@ -1,0 +1,97 @@
+"""Train the cells of an ablation, probe each, and put them into one table and one plot.
+
+Example:
+    rvm sweep --config configs/ablations/source_frames.py --output runs/source_frames
+
+Each cell is an ordinary workdir, OUTPUT/cells/CELL/seed_N/train, with its export and its probe beside it; the same
+line goes on where it was stopped. Without --config.data.path the videos of `rvm demo` are rendered and used, and each
+cell is probed with the demo suite: about a quarter of an hour a cell on two CPU cores. For the paper's, on real data:
+
+    rvm sweep --config configs/ablations/source_frames.py --output runs/frames --recipe configs/rvm_s.py \\
+        --config.data.path=shards --config.steps=250_000 --task ssv2 --data data/ssv2
+"""
+
+import os
+import sys
+
+
+def add_arguments(parser):
+    """Flags of `rvm sweep`."""
+    parser.add_argument('--config', required=True, metavar='ABLATION', help='such as configs/ablations/cores.py')
+    parser.add_argument('--output', required=True, help='folder for cells, table and plot')
+    parser.add_argument('--recipe', help='that all cells start from (default: what the ablation names)')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0], help='train each cell once with each (0)')
+    parser.add_argument('--task', default='demo', help='probe of every cell, as of `rvm probe` (demo)')
+    parser.add_argument('--data', help='dataset of the probe')
+    parser.add_argument('--train-data', help='dataset that its readout is trained on, if it is another')
+    parser.add_argument_group('any key of the recipe').add_argument(
+        '--config.KEY', metavar='VALUE', dest='overrides', help='set it in every cell'
+    )
+
+
+def run(args):
+    """Train, export and probe every cell, then write the table and the plot."""
+    from rvm_jax import ablation
+    from rvm_jax.probing.sweep_results import write_summary
+
+    found = ablation.load(args.config)
+    recipe, shared = args.recipe or found.recipe, list(args.overrides)
+    if not any(override.startswith(('data.path=', 'data.mixture=')) for override in shared):
+        shared += demo_videos(recipe, shared, os.path.join(args.output, 'videos'))
+    cells = ablation.cells(found, recipe, shared, args.seeds, args.output)
+    results = {}
+    for number, cell in enumerate(cells, 1):
+        print(f'cell {number}/{len(cells)}: {found.question} {cell.name}, seed {cell.seed}', flush=True)
+        train(cell)
+        results.setdefault(cell.name, {})[cell.seed] = probe(args, cell)
+    for line in write_summary(found.question, results, args.output):
+        print(line)
+
+
+def demo_videos(recipe, shared, folder):
+    """Render the videos of `rvm demo`; the overrides that train on them."""
+    from rvm_jax import config, demo
+
+    loaded = config.load(recipe, shared)
+    train, held_out = os.path.join(folder, 'train'), os.path.join(folder, 'held_out')
+    demo.render(train, demo.NUM_TRAIN, seed=loaded.seed, fps=loaded.data.fps)
+    demo.render(held_out, demo.NUM_HELD_OUT, seed=loaded.seed + 1, fps=loaded.data.fps)
+    return [f'data.path={train}', f'data.eval_path={held_out}']
+
+
+def train(cell):
+    """Train and export a cell; what is finished stays as it is."""
+    from rvm_jax import pretrained
+    from rvm_jax.training import loop
+    from rvm_jax.training.run_facts import run_facts
+
+    if os.path.exists(cell.export):
+        return
+    loop.train(cell.config, cell.workdir, pretrained.load)
+    facts = run_facts(cell.workdir, pretrained.read_run(cell.workdir), cell.config, cell.config.steps)
+    pretrained.save_pretrained(pretrained.load(cell.workdir), cell.export, facts=facts)
+
+
+def probe(args, cell):
+    """{backbone: {task: {'metric', 'value', ...}}} of a cell."""
+    from rich.progress import Progress
+
+    from rvm_jax.probing.backbones import open_backbone
+    from rvm_jax.probing.benchmark import run_benchmark
+    from rvm_jax.probing.demo_suite import run_demo
+
+    folder = os.path.join(cell.folder, 'probe')
+    with Progress(disable=not sys.stdout.isatty()) as progress:
+        if args.task == 'demo':
+            return run_demo(cell.export, folder, seed=cell.seed, progress=progress)['results']
+        found = run_benchmark(
+            args.task, open_backbone(cell.export), args.data, folder, train_root=args.train_data, seed=cell.seed,
+            progress=progress,
+        )  # fmt: skip
+    return {'model': {args.task: found}}
+
+
+if __name__ == '__main__':
+    from rvm_jax import cli
+
+    cli.main(['sweep', *sys.argv[1:]])

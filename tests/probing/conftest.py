@@ -1,0 +1,43 @@
+"""A model small enough for probes of a second."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from flax import nnx
+
+from rvm_jax import pretrained
+from rvm_jax.models import build
+
+
+@pytest.fixture(scope='session')
+def export(tmp_path_factory):
+    """The export folder of a tiny RVM with weights of its own."""
+    arch = dataclasses.replace(build.SIZES['tiny'], encoder_layers=2, core_layers=1, decoder_width=0, image_size=32)
+    folder = str(tmp_path_factory.mktemp('model') / 'export')
+    pretrained.save_pretrained(build.build(arch, rngs=nnx.Rngs(3)), folder)
+    return folder
+
+
+class Moving:
+    """Examples whose label is how fast gray becomes lighter; drawn ones start at another gray."""
+
+    num_frames = 3
+
+    def __init__(self, count, *, is_fixed):
+        self.count, self.is_fixed = count, is_fixed
+
+    def __len__(self):
+        return self.count
+
+    def example(self, index, rng=None):
+        label = index % 2
+        start = 100 if rng is None else int(rng.integers(80, 120))
+        grays_T = start + index + 30 * label * np.arange(self.num_frames)
+        frames = np.broadcast_to(grays_T[:, None, None, None], (self.num_frames, 16, 16, 3)).astype(np.uint8)
+        return {'id': str(index), 'video_THWC': frames, 'label': np.int32(label)}
+
+
+@pytest.fixture
+def moving():
+    return Moving

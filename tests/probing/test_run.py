@@ -1,0 +1,94 @@
+import os
+import signal
+
+import jax
+import numpy as np
+import pytest
+
+from rvm_jax.errors import Diverged, Stopped
+from rvm_jax.probing import batches, run
+from rvm_jax.probing.backbones import open_backbone
+from rvm_jax.probing.tasks.recognition import Recognition
+
+TASK = Recognition(2, channels=16, heads=2)
+SCHEDULE = run.Schedule(steps=60, batch_size=8, peak_lr=3e-3)
+
+
+@pytest.fixture(scope='module')
+def backbone(export):
+    return open_backbone(export)
+
+
+def leaves(readout):
+    return [np.asarray(leaf) for leaf in jax.tree.leaves(run.nnx.state(readout))]
+
+
+@pytest.mark.parametrize('how', [batches.Kept, batches.Loaded])
+def test_a_readout_learns_to_tell_clips_apart(backbone, moving, how):
+    source = moving(16, is_fixed=how is batches.Kept)
+    readout, curve = run.train_readout(TASK, how(backbone, source), SCHEDULE, seed=0)
+    scores, predictions, examples = run.evaluate_readout(TASK, how(backbone, source), readout, batch_size=8)
+    assert scores['top1'] == 1.0 and len(predictions) == len(examples) == 16
+    assert [point['step'] for point in curve] == [50, 60]
+    assert all('video_THWC' not in example for example in examples)
+
+
+def test_the_same_seed_gives_the_same_readout(backbone, moving):
+    data = batches.Kept(backbone, moving(10, is_fixed=True))
+    schedule = run.Schedule(steps=3, batch_size=4)
+    one, again, other = (run.train_readout(TASK, data, schedule, seed=seed)[0] for seed in (0, 0, 1))
+    assert all(map(np.array_equal, leaves(one), leaves(again)))
+    assert not all(map(np.array_equal, leaves(one), leaves(other)))
+
+
+def test_every_epoch_has_each_example_once_in_another_order():
+    epochs = [[batches.drawn(7, item, 10) for item in range(first, first + 10)] for first in (0, 10)]
+    assert sorted(epochs[0]) == sorted(epochs[1]) == list(range(10)) and epochs[0] != epochs[1]
+
+
+def test_a_last_batch_that_is_not_full_counts_each_example_once(backbone, moving):
+    for data in (batches.Kept(backbone, moving(5, is_fixed=True)), batches.Loaded(backbone, moving(5, is_fixed=False))):
+        mesh = batches.make_mesh(4)
+        found = list(data.evaluation(batch_size=4, mesh=mesh))
+        assert [len(examples) for _, _, examples in found] == [4, 1]
+        assert all(features.shape[0] == len(batch['label']) == 4 for features, batch, _ in found)
+
+
+def test_kept_and_loaded_features_are_the_same(backbone, moving):
+    mesh = batches.make_mesh(4)
+    kept, loaded = (
+        next(how(backbone, moving(5, is_fixed=True)).evaluation(batch_size=4, mesh=mesh))
+        for how in (batches.Kept, batches.Loaded)
+    )
+    np.testing.assert_allclose(kept[0], loaded[0], atol=1e-5)
+    np.testing.assert_array_equal(kept[1]['label'], loaded[1]['label'])
+
+
+def test_a_readout_that_was_stopped_goes_on_as_if_it_never_was(backbone, moving, tmp_path):
+    data = batches.Loaded(backbone, moving(16, is_fixed=False))
+    whole, curve = run.train_readout(TASK, data, SCHEDULE, seed=0)
+
+    def stop_at_50(step, loss):
+        if step == 50:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.raises(Stopped, match='saved at step 50'):
+        run.train_readout(TASK, data, SCHEDULE, seed=0, workdir=str(tmp_path), progress=stop_at_50)
+    resumed, curve_resumed = run.train_readout(TASK, data, SCHEDULE, seed=0, workdir=str(tmp_path))
+    assert curve_resumed == curve
+    assert all(map(np.array_equal, leaves(resumed), leaves(whole)))
+
+
+def test_a_loss_that_is_not_finite_ends_the_readout(backbone, moving):
+    data = batches.Kept(backbone, moving(8, is_fixed=True))
+    data.features_NTMD = np.full_like(data.features_NTMD, np.nan)
+    with pytest.raises(Diverged, match='not finite at step'):
+        run.train_readout(TASK, data, run.Schedule(steps=2, batch_size=4), seed=0)
+
+
+def test_a_schedule_warms_up_and_ends_where_it_was_published_to():
+    schedule = run.Schedule()
+    assert (schedule.steps, schedule.batch_size, schedule.peak_lr, schedule.warmup) == (40_000, 32, 3e-4, 1_000)
+    rate = schedule.learning_rate()
+    np.testing.assert_allclose([rate(0), rate(500), rate(1000), rate(40_000)], [0, 1.5e-4, 3e-4, 1e-7], rtol=1e-5)
+    assert run.Schedule(steps=50).learning_rate()(5) == np.float32(3e-4)
