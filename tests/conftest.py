@@ -193,3 +193,17 @@ def golden():
         return Golden(facts['config'], arrays, pixels, found)
 
     return read
+
+
+@pytest.fixture(scope='session')
+def export(tmp_path_factory):
+    """The export folder of a tiny RVM with weights of its own."""
+    from flax import nnx
+
+    from rvm_jax import pretrained
+    from rvm_jax.models import build
+
+    arch = dataclasses.replace(build.SIZES['tiny'], encoder_layers=2, core_layers=1, decoder_width=0, image_size=32)
+    folder = str(tmp_path_factory.mktemp('model') / 'export')
+    pretrained.save_pretrained(build.build(arch, rngs=nnx.Rngs(3)), folder)
+    return folder

@@ -1,22 +1,7 @@
-"""A model small enough for probes of a second."""
-
-import dataclasses
+"""Examples that a readout learns in a second."""
 
 import numpy as np
 import pytest
-from flax import nnx
-
-from rvm_jax import pretrained
-from rvm_jax.models import build
-
-
-@pytest.fixture(scope='session')
-def export(tmp_path_factory):
-    """The export folder of a tiny RVM with weights of its own."""
-    arch = dataclasses.replace(build.SIZES['tiny'], encoder_layers=2, core_layers=1, decoder_width=0, image_size=32)
-    folder = str(tmp_path_factory.mktemp('model') / 'export')
-    pretrained.save_pretrained(build.build(arch, rngs=nnx.Rngs(3)), folder)
-    return folder
 
 
 class Moving:
