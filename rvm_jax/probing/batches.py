@@ -22,28 +22,28 @@ class Kept:
 
     def __init__(self, backbone, source, progress=lambda done: None):
         self.width, self.num_frames = backbone.width, source.num_frames
-        features, self._examples = [], []
+        features, self.examples = [], []
         for indices in _groups(len(source), CLIPS_AT_ONCE):
             some = [source.example(index, None) for index in indices]
             features.append(np.asarray(backbone.encode(np.stack([example['video_THWC'] for example in some]))[0]))
-            self._examples += [without_video(example) for example in some]
-            progress(len(self._examples))
-        self.features_NTMD, self._truth = np.concatenate(features), stack(self._examples)
+            self.examples += [without_video(example) for example in some]
+            progress(len(self.examples))
+        self.features_NTMD, self.truth = np.concatenate(features), stack(self.examples)
 
     def training(self, *, batch_size, steps, start, seed, mesh):
         """Yield (features_BTMD, batch) for the steps after `start`, a function of seed and step alone."""
         for step in range(start, steps):
             items = range(step * batch_size, (step + 1) * batch_size)
-            yield self._batch([drawn(seed, item, len(self._examples)) for item in items], mesh)
+            yield self._batch([drawn(seed, item, len(self.examples)) for item in items], mesh)
 
     def evaluation(self, *, batch_size, mesh):
         """Yield (features_BTMD, batch, examples without their video) once over; the last batch is filled up."""
-        for indices in _groups(len(self._examples), batch_size):
+        for indices in _groups(len(self.examples), batch_size):
             filled = indices + indices[-1:] * (batch_size - len(indices))
-            yield *self._batch(filled, mesh), [self._examples[index] for index in indices]
+            yield *self._batch(filled, mesh), [self.examples[index] for index in indices]
 
     def _batch(self, indices, mesh):
-        truth = {name: array[indices] for name, array in self._truth.items()}
+        truth = {name: array[indices] for name, array in self.truth.items()}
         return place(self.features_NTMD[indices], mesh), place(truth, mesh)
 
 

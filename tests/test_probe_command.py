@@ -1,0 +1,129 @@
+"""`rvm probe` as a user types it, on small stand-ins of the public layouts."""
+
+import dataclasses
+import functools
+import json
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from rvm_jax import cli
+from rvm_jax.data.sources.synthetic_videos import write_video
+from rvm_jax.probing import suite
+from rvm_jax.probing.tasks import propagation
+
+DAVIS_VIDEOS = ('bear', 'boat')
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Frames of the size of the stand-ins, where the protocols say 480 x 880 and 224 x 224."""
+    settings = propagation.Settings((48, 64), radius=6)
+    masks = suite.Propagation(suite.Davis, propagation.ObjectMasks(settings))
+    monkeypatch.setitem(suite.BENCHMARKS, 'davis', masks)
+    clips = functools.partial(suite.Kinetics, num_frames=4, image_size=32)
+    readout = dataclasses.replace(suite.BENCHMARKS['kinetics400'], dataset=clips)
+    monkeypatch.setitem(suite.BENCHMARKS, 'kinetics400', readout)
+
+
+def rvm(*words):
+    return cli.run(words[0], [str(word) for word in words[1:]])
+
+
+@pytest.fixture(scope='module')
+def davis(tmp_path_factory):
+    """Two videos of four frames with one object that moves to the right."""
+    root = tmp_path_factory.mktemp('DAVIS')
+    for folder in (
+        'ImageSets/2017',
+        *(f'{kind}/480p/{name}' for kind in ('JPEGImages', 'Annotations') for name in DAVIS_VIDEOS),
+    ):
+        (root / folder).mkdir(parents=True)
+    (root / 'ImageSets/2017/val.txt').write_text('\n'.join(DAVIS_VIDEOS) + '\n')
+    for name in DAVIS_VIDEOS:
+        for t in range(4):
+            frame, mask = np.full((48, 64, 3), 60, np.uint8), np.zeros((48, 64), np.uint8)
+            frame[16:32, 8 + 8 * t : 24 + 8 * t] = (30, 220, 30)
+            mask[16:32, 8 + 8 * t : 24 + 8 * t] = 1
+            cv2.imwrite(str(root / f'JPEGImages/480p/{name}/{t:05d}.jpg'), frame)
+            palette = Image.fromarray(mask, 'P')
+            palette.putpalette([0, 0, 0, 200, 0, 0])
+            palette.save(root / f'Annotations/480p/{name}/{t:05d}.png')
+    return root
+
+
+@pytest.fixture(scope='module')
+def kinetics(tmp_path_factory):
+    """Two classes, light that grows and light that fades, six videos of each."""
+    root = tmp_path_factory.mktemp('kinetics')
+    for split in ('train', 'val'):
+        rows = ['label,youtube_id,time_start,time_end,split']
+        (root / split).mkdir()
+        for number in range(6):
+            label = ('fading', 'growing')[number % 2]
+            name = f'{split}{number:06d}'
+            grays = (60 + 4 * np.arange(34) + number)[:: 1 if label == 'growing' else -1]
+            frames = np.broadcast_to(grays[:, None, None, None], (34, 32, 32, 3)).astype(np.uint8)
+            write_video(root / split / f'{name}_000000_000010.mp4', frames)
+            rows.append(f'{label},{name},0,10,{split}')
+        (root / f'{split}.csv').write_text('\n'.join(rows) + '\n')
+    return root
+
+
+def test_labels_are_propagated_without_training(export, davis, tmp_path, capsys):
+    output = tmp_path / 'probe'
+    line = ('probe', '--model', export, '--task', 'davis', '--data', davis, '--output', output)
+    assert rvm(*line) == 0
+    found = json.loads((output / 'results.json').read_text())
+    assert found['metric'] == 'J&F' and 0 <= found['value'] <= 1 and found['value'] == found['scores']['J&F']
+    assert found['model']['path'] == export and len(found['model']['fingerprint']) == 16 and found['seed'] == 0
+    assert found['protocol']['settings']['top_k'] == 7 and found['data'] == {'evaluated': 2, 'trained': 0}
+    assert '| export | ' in (output / 'table.md').read_text()
+    assert cv2.imread(str(output / 'prediction_0.png')).shape[1] > 400
+    assert 'davis: J&F ' in capsys.readouterr().out
+    written = (output / 'results.json').stat().st_mtime_ns
+    assert rvm(*line) == 0 and (output / 'results.json').stat().st_mtime_ns == written  # finished: only shown again
+
+
+def test_a_readout_is_trained_on_frozen_features(export, kinetics, tmp_path, capsys):
+    output = tmp_path / 'probe'
+    line = ('probe', '--model', export, '--task', 'kinetics400', '--data', kinetics, '--output', output)
+    assert rvm(*line, '--steps', 2, '--batch-size', 2) == 0
+    found = json.loads((output / 'results.json').read_text())
+    assert found['metric'] == 'top1' and found['schedule']['steps'] == 2 and found['protocol']['channels'] == 1024
+    assert found['data'] == {'evaluated': 6 * 7, 'trained': 6}
+    assert (output / 'prediction_0.png').exists() and not found['model']['random_weights']
+    capsys.readouterr()
+    assert rvm(*line, '--steps', 3, '--batch-size', 2) == 2
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1 and 'holds another probe: its schedule is' in error and '--output' in error
+
+
+@pytest.mark.parametrize(
+    ('words', 'expected'),
+    [
+        (('--task', 'ssv3'), '--task ssv3: there is no such task; take demo, ssv2, '),
+        (('--task', 'davis'), '--task davis: needs its dataset; say with --data where it lies'),
+        (('--task', 'davis', '--data', 'nowhere'), 'DAVIS'),
+        (('--task', 'davis', '--data', '.', '--steps', '5'), 'trains nothing'),
+        (('--task', 'ssv2', '--data', '.', '--batch-size', '0'), 'must be above 0'),
+        (('--task', 'demo', '--tap', 'encoder'), '--tap with --task demo: the suite has settings of its own'),
+        (('--task', 'realestate10k', '--data', '.', '--streaming'), 'streaming'),
+        (('--task', 'davis', '--data', '.', '--tap', 'encoder:99'), 'there is no such depth'),
+    ],
+)
+def test_a_mistake_is_one_line_and_leaves_nothing(export, tmp_path, capsys, words, expected):
+    output = tmp_path / 'probe'
+    assert rvm('probe', '--model', export, '--output', output, *words) == 2
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1 and expected in error
+    assert not output.exists()
+
+
+def test_a_folder_with_other_files_is_left_alone(export, davis, tmp_path, capsys):
+    (tmp_path / 'mine.txt').write_text('mine')
+    assert rvm('probe', '--model', export, '--task', 'davis', '--data', davis, '--output', tmp_path) == 2
+    assert 'holds other files, and no probe' in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ['mine.txt']

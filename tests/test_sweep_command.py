@@ -1,0 +1,127 @@
+"""`rvm sweep`: cells of an ablation trained, probed and shown side by side."""
+
+import json
+import os
+import types
+
+import cv2
+import pytest
+
+from rvm_jax import ablation, cli, config, demo
+from rvm_jax.errors import ConfigErrors, UserError
+from rvm_jax.probing import benchmark
+from rvm_jax.probing.sweep_results import write_summary
+
+SMALL = (
+    'model.unroll=false', 'model.core_layers=1', 'data.image_size=16', 'data.num_target=1', 'data.num_workers=0',
+    'batch_size=8', 'steps=2', 'log.every=1', 'log.images_every=0', 'log.eval_clips=8', 'mesh.data=-1',
+)  # fmt: skip
+
+
+@pytest.fixture
+def few_videos(monkeypatch):
+    monkeypatch.setattr(demo, 'NUM_TRAIN', 8)
+    monkeypatch.setattr(demo, 'NUM_HELD_OUT', 8)
+    monkeypatch.setattr(demo, 'SIDE', 24)
+
+
+@pytest.fixture
+def probes(monkeypatch):
+    """A probe whose score is the number of source frames that the cell trained with; the folders it was asked for."""
+    asked = []
+
+    def run_benchmark(name, backbone, root, folder, *, seed, **_):
+        asked.append(folder)
+        value = backbone.architecture.num_source + 0.5 * seed
+        return {'metric': 'frames', 'value': value, 'higher_is_better': True}
+
+    monkeypatch.setattr(benchmark, 'run_benchmark', run_benchmark)
+    return asked
+
+
+@pytest.fixture
+def two_cells(tmp_path):
+    path = tmp_path / 'frames.py'
+    path.write_text(
+        'from rvm_jax import ablation\n\n\ndef get_ablation():\n    return ablation.Ablation(\n'
+        "        question='source frames', cells={str(n): (f'data.num_source={n}',) for n in (1, 2)})\n"
+    )
+    return path
+
+
+def test_cells_are_workdirs_with_exports_one_table_and_one_plot(tmp_path, two_cells, few_videos, probes, capsys):
+    output = tmp_path / 'out'
+    flags = [f'--config.{override}' for override in SMALL]
+    line = ['--config', str(two_cells), '--output', str(output), '--task', 'davis', '--data', 'x', *flags]
+    assert cli.run('sweep', line) == 0
+    table = (output / 'table.md').read_text()
+    assert '| source frames | davis ↑ |' in table
+    for count in (1, 2):
+        assert f'| {count} | {count}.000 |' in table
+        cell = output / 'cells' / str(count) / 'seed_0'
+        assert json.loads((cell / 'train' / 'config.json').read_text())['config']['data']['num_source'] == count
+        assert '2' in os.listdir(cell / 'train' / 'checkpoints')
+        assert (cell / 'export' / 'model.safetensors').exists()
+    assert cv2.imread(str(output / 'plot.png')).shape[0] > 200
+    assert len(probes) == 2 and 'cell 2/2: source frames 2, seed 0' in capsys.readouterr().out
+    trained = {path: path.stat().st_mtime_ns for path in output.rglob('metrics.jsonl')}
+    assert cli.run('sweep', line) == 0  # again: nothing is trained anew
+    assert len(trained) == 2 and all(path.stat().st_mtime_ns == time for path, time in trained.items())
+
+
+def test_several_seeds_are_shown_with_their_spread(tmp_path):
+    def of_seed(value):
+        return {'model': {'davis': {'metric': 'J&F', 'value': value, 'higher_is_better': True}}}
+
+    lines = write_summary('core', {'a': {0: of_seed(0.5), 1: of_seed(0.6)}, 'b': {0: of_seed(0.2)}}, str(tmp_path))
+    assert (
+        lines[0].split() == ['core', 'davis', '↑']
+        and '0.550 ± 0.071' in lines[1]
+        and lines[2].split() == ['b', '0.200']
+    )
+
+
+@pytest.mark.parametrize('name', ['source_frames', 'aggregator', 'data_scale', 'cores', 'frozen'])
+def test_every_ablation_is_made_of_valid_configs(name, tmp_path):
+    found = ablation.load(f'configs/ablations/{name}.py')
+    cells = ablation.cells(found, found.recipe, ['data.path=videos'], [0], str(tmp_path))
+    assert [cell.name for cell in cells] == list(found.cells) and len({cell.folder for cell in cells}) == len(cells)
+    flat = [config.flatten(cell.config) for cell in cells]
+    varied = {key for key in flat[0] if len({str(one[key]) for one in flat}) > 1}
+    expected = {
+        'source_frames': {'data.num_source'}, 'aggregator': {'model.core'}, 'data_scale': {'steps'},
+        'cores': {'model.core'}, 'frozen': {'model.core', 'model.encoder', 'model.encoder_path'},
+    }  # fmt: skip
+    assert varied == expected[name]
+
+
+def test_a_multiple_is_of_what_the_recipe_and_the_command_say(tmp_path):
+    found = ablation.load('configs/ablations/data_scale.py')
+    cells = ablation.cells(found, found.recipe, ['data.path=videos', 'steps=800'], [0], str(tmp_path))
+    assert [cell.config.steps for cell in cells] == [100, 200, 400, 800]
+
+
+def test_a_later_cell_starts_from_the_export_of_an_earlier_one(tmp_path):
+    found = ablation.load('configs/ablations/frozen.py')
+    first, *others = ablation.cells(found, found.recipe, ['data.path=videos'], [3], str(tmp_path))
+    assert all(cell.config.model.encoder_path == first.export for cell in others)
+
+
+def test_a_recipe_that_is_no_ablation_and_a_wrong_key_are_refused(tmp_path, capsys):
+    with pytest.raises(UserError, match='is no ablation'):
+        ablation.load('configs/tiny.py')
+    assert (
+        cli.run(
+            'sweep', ['--config', 'configs/ablations/cores.py', '--output', str(tmp_path / 'a'), '--config.steps=x']
+        )
+        == 2
+    )
+    assert not (tmp_path / 'a').exists()
+    with pytest.raises(ConfigErrors):
+        ablation.cells(types.SimpleNamespace(cells={'a': ('steps=0',)}), 'configs/tiny.py', [], [0], 'x')
+
+
+def test_help_says_how_long_it_takes(capsys):
+    with pytest.raises(SystemExit):
+        cli.run('sweep', ['--help'])
+    assert 'quarter of an hour a cell' in capsys.readouterr().out
