@@ -33,9 +33,8 @@ def picture(video_THWC, prediction, example, classes=None):
 
 def _answer(probabilities_K, label, classes):
     best = int(np.argmax(probabilities_K))
-    names = [classes[number] if classes else str(number) for number in (best, int(label))]
-    sign = 'right' if best == label else f'wrong: it is {names[1]}'
-    return f'{names[0]} ({probabilities_K[best]:.0%}), {sign}'
+    said, true = (classes[number] if classes else str(number) for number in (best, int(label)))
+    return f'predicted: {said} ({probabilities_K[best]:.0%}), truth: {true}'
 
 
 def _depth(frames, prediction, example, shown):
