@@ -15,12 +15,17 @@ import sys
 
 from rvm_jax.errors import UserError
 
+TASKS = (  # of probing.suite, which loads JAX
+    'ssv2', 'kinetics400', 'kinetics700', 'imagenet', 'places365', 'inaturalist2018', 'scannet', 'perception_test',
+    'waymo', 'realestate10k', 'nuscenes', 'davis', 'davis_stability', 'jhmdb', 'vip',
+)  # fmt: skip
+
 
 def add_arguments(parser):
     """Flags of `rvm probe`."""
     parser.add_argument('--model', required=True, help='export folder, workdir, released RVM .npz, or image encoder')
     parser.add_argument('--step', type=int, help='step of a workdir (default: its newest)')
-    parser.add_argument('--task', required=True, help='demo, or one of: ' + ', '.join(names()))
+    parser.add_argument('--task', required=True, help=f'demo, or one of: {", ".join(TASKS)}')
     parser.add_argument('--data', help='where the dataset lies (demo: nowhere)')
     parser.add_argument(
         '--train-data', help='where the one for training lies, if it is another (perception_test: MOVi-E)'
@@ -44,8 +49,6 @@ def add_arguments(parser):
 
 def run(args):
     """Run one probe and print what it found."""
-    if args.task not in ('demo', *names()):
-        raise UserError(f'--task {args.task}', 'there is no such task', f'take demo, {", ".join(names())}')
     schedule = {'steps': args.steps, 'batch_size': args.batch_size, 'peak_lr': args.learning_rate}
     schedule = {name: value for name, value in schedule.items() if value is not None}
     for name, value in schedule.items():
@@ -62,27 +65,19 @@ def run(args):
         console.print(line, highlight=False, markup=False)
 
 
-def names():
-    """The tasks beside demo."""
-    from rvm_jax.probing.suite import BENCHMARKS
-
-    return tuple(BENCHMARKS)
-
-
 def _benchmark(args, schedule, progress):
     from rvm_jax.probing.backbones import open_backbone
-    from rvm_jax.probing.benchmark import run_benchmark
+    from rvm_jax.probing.benchmark import open_sources, run_benchmark
     from rvm_jax.probing.results import number
 
-    if args.data is None:
-        raise UserError(f'--task {args.task}', 'needs its dataset', 'say with --data where it lies')
+    sources = open_sources(args.task, args.data, args.train_data)
     backbone = open_backbone(
         args.model, step=args.step, tap=args.tap, precision=args.precision,
         random_seed=args.seed if args.random_weights else None,
     )  # fmt: skip
     found = run_benchmark(
-        args.task, backbone, args.data, args.output, train_root=args.train_data, streaming=args.streaming,
-        seed=args.seed, schedule=schedule, progress=progress,
+        args.task, backbone, sources, args.output, streaming=args.streaming, seed=args.seed, schedule=schedule,
+        progress=progress,
     )  # fmt: skip
     return [f'{args.task}: {found["metric"]} {number(found["value"])}, all scores and pictures in {args.output}']
 

@@ -4,8 +4,9 @@ Example:
     rvm sweep --config configs/ablations/source_frames.py --output runs/source_frames
 
 Each cell is an ordinary workdir, OUTPUT/cells/CELL/seed_N/train, with its export and its probe beside it; the same
-line goes on where it was stopped. Without --config.data.path the videos of `rvm demo` are rendered and used, and each
-cell is probed with the demo suite: about a quarter of an hour a cell on two CPU cores. For the paper's, on real data:
+line goes on where it was stopped. Where neither recipe nor command name data, the videos of `rvm demo` are rendered and
+used; each cell is probed with the demo suite: about a quarter of an hour a cell on two CPU cores. For the paper's, on
+real data:
 
     rvm sweep --config configs/ablations/source_frames.py --output runs/frames --recipe configs/rvm_s.py \\
         --config.data.path=shards --config.steps=250_000 --task ssv2 --data data/ssv2
@@ -13,6 +14,8 @@ cell is probed with the demo suite: about a quarter of an hour a cell on two CPU
 
 import os
 import sys
+
+from rvm_jax.errors import UserError
 
 
 def add_arguments(parser):
@@ -31,19 +34,25 @@ def add_arguments(parser):
 
 def run(args):
     """Train, export and probe every cell, then write the table and the plot."""
-    from rvm_jax import ablation
+    from rvm_jax import ablation, config
+    from rvm_jax.probing.benchmark import open_sources
     from rvm_jax.probing.sweep_results import write_summary
 
+    # What the probe lacks is said before anything is trained.
+    sources = None if args.task == 'demo' else open_sources(args.task, args.data, args.train_data)
     found = ablation.load(args.config)
     recipe, shared = args.recipe or found.recipe, list(args.overrides)
-    if not any(override.startswith(('data.path=', 'data.mixture=')) for override in shared):
+    if any(override.startswith('seed=') for override in shared):
+        raise UserError('--config.seed', 'a sweep trains each cell with each of --seeds', 'say --seeds instead')
+    data = config.load(recipe, shared).data
+    if not (data.path or data.mixture):
         shared += demo_videos(recipe, shared, os.path.join(args.output, 'videos'))
     cells = ablation.cells(found, recipe, shared, args.seeds, args.output)
     results = {}
     for number, cell in enumerate(cells, 1):
         print(f'cell {number}/{len(cells)}: {found.question} {cell.name}, seed {cell.seed}', flush=True)
         train(cell)
-        results.setdefault(cell.name, {})[cell.seed] = probe(args, cell)
+        results.setdefault(cell.name, {})[cell.seed] = probe(args.task, sources, cell)
     for line in write_summary(found.question, results, args.output):
         print(line)
 
@@ -66,13 +75,16 @@ def train(cell):
     from rvm_jax.training.run_facts import run_facts
 
     if os.path.exists(cell.export):
+        origin = os.path.join(cell.workdir, 'config.json')
+        if pretrained.config_of(pretrained.read_run(cell.workdir), origin).to_dict() != cell.config.to_dict():
+            raise UserError(cell.folder, 'was trained with another config', 'choose another --output')
         return
     loop.train(cell.config, cell.workdir, pretrained.load)
     facts = run_facts(cell.workdir, pretrained.read_run(cell.workdir), cell.config, cell.config.steps)
     pretrained.save_pretrained(pretrained.load(cell.workdir), cell.export, facts=facts)
 
 
-def probe(args, cell):
+def probe(task, sources, cell):
     """{backbone: {task: {'metric', 'value', ...}}} of a cell."""
     from rich.progress import Progress
 
@@ -82,13 +94,10 @@ def probe(args, cell):
 
     folder = os.path.join(cell.folder, 'probe')
     with Progress(disable=not sys.stdout.isatty()) as progress:
-        if args.task == 'demo':
+        if sources is None:
             return run_demo(cell.export, folder, seed=cell.seed, progress=progress)['results']
-        found = run_benchmark(
-            args.task, open_backbone(cell.export), args.data, folder, train_root=args.train_data, seed=cell.seed,
-            progress=progress,
-        )  # fmt: skip
-    return {'model': {args.task: found}}
+        found = run_benchmark(task, open_backbone(cell.export), sources, folder, seed=cell.seed, progress=progress)
+    return {'model': {task: found}}
 
 
 if __name__ == '__main__':

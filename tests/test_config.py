@@ -6,7 +6,9 @@ import pytest
 from rvm_jax import config as configs
 from rvm_jax.errors import ConfigErrors, UserError
 
-RECIPES = sorted(pathlib.Path(__file__).parents[1].glob('configs/**/*.py'))
+RECIPES = sorted(
+    path for path in pathlib.Path(__file__).parents[1].glob('configs/**/*.py') if path.parent.name != 'ablations'
+)
 TINY = 'configs/tiny.py'
 
 

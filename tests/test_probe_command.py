@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rvm_jax import cli
+from rvm_jax import cli, probe
 from rvm_jax.data.sources.synthetic_videos import write_video
-from rvm_jax.probing import suite
+from rvm_jax.probing import demo_suite, suite
 from rvm_jax.probing.tasks import propagation
 
 DAVIS_VIDEOS = ('bear', 'boat')
@@ -101,25 +101,53 @@ def test_a_readout_is_trained_on_frozen_features(export, kinetics, tmp_path, cap
     assert error.count('\n') == 1 and 'holds another probe: its schedule is' in error and '--output' in error
 
 
+def test_the_demo_runs_every_task_beside_the_image_encoder_and_random_weights(export, tmp_path, capsys, monkeypatch):
+    for name in ('NUM_TRAIN', 'NUM_HELD_OUT', 'NOISE_TRAIN', 'NOISE_HELD_OUT'):
+        monkeypatch.setattr(demo_suite, name, 16)
+    monkeypatch.setattr(demo_suite, 'NUM_PROPAGATED', 2)
+    monkeypatch.setattr(demo_suite, 'PROPAGATED_FRAMES', 5)
+    output = tmp_path / 'probe'
+    line = ('probe', '--model', export, '--task', 'demo', '--output', output)
+    assert rvm(*line) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0].split() == ['task', 'model', 'image', 'encoder', 'random', 'weights']
+    found = json.loads((output / 'results.json').read_text())['results']
+    tasks = ['motion', 'camera', 'points', 'boxes', 'depth', 'noise square', 'masks', 'keypoints']
+    assert list(found) == ['model', 'image encoder', 'random weights'] and all(
+        list(of) == tasks for of in found.values()
+    )
+    assert [text.split(',')[0] for text in shown[1:9]] == tasks and shown[9].startswith('normalized average')
+    pictures = {path.name for path in (output / 'pictures').iterdir()}
+    assert {f'{task.replace(" ", "_")}_0.png' for task in tasks if task != 'camera'} <= pictures
+    (output / 'results.json').unlink()
+    assert rvm(*line) == 0  # the backbones' parts are kept
+    assert capsys.readouterr().out.splitlines() == shown
+
+
 @pytest.mark.parametrize(
     ('words', 'expected'),
     [
         (('--task', 'ssv3'), '--task ssv3: there is no such task; take demo, ssv2, '),
         (('--task', 'davis'), '--task davis: needs its dataset; say with --data where it lies'),
         (('--task', 'davis', '--data', 'nowhere'), 'DAVIS'),
-        (('--task', 'davis', '--data', '.', '--steps', '5'), 'trains nothing'),
+        (('--task', 'davis', '--data', 'DAVIS', '--steps', '5'), 'trains nothing'),
+        (('--task', 'davis', '--data', 'DAVIS', '--streaming'), 'trains nothing'),
         (('--task', 'ssv2', '--data', '.', '--batch-size', '0'), 'must be above 0'),
         (('--task', 'demo', '--tap', 'encoder'), '--tap with --task demo: the suite has settings of its own'),
-        (('--task', 'realestate10k', '--data', '.', '--streaming'), 'streaming'),
-        (('--task', 'davis', '--data', '.', '--tap', 'encoder:99'), 'there is no such depth'),
+        (('--task', 'davis', '--data', 'DAVIS', '--tap', 'encoder:99'), 'there is no such depth'),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(export, tmp_path, capsys, words, expected):
+def test_a_mistake_is_one_line_and_leaves_nothing(export, davis, tmp_path, capsys, words, expected):
     output = tmp_path / 'probe'
+    words = [davis if word == 'DAVIS' else word for word in words]
     assert rvm('probe', '--model', export, '--output', output, *words) == 2
     error = capsys.readouterr().err
     assert error.count('\n') == 1 and expected in error
     assert not output.exists()
+
+
+def test_help_names_every_benchmark():
+    assert probe.TASKS == tuple(suite.BENCHMARKS)
 
 
 def test_a_folder_with_other_files_is_left_alone(export, davis, tmp_path, capsys):

@@ -30,12 +30,13 @@ def probes(monkeypatch):
     """A probe whose score is the number of source frames that the cell trained with; the folders it was asked for."""
     asked = []
 
-    def run_benchmark(name, backbone, root, folder, *, seed, **_):
+    def run_benchmark(name, backbone, sources, folder, *, seed, **_):
         asked.append(folder)
         value = backbone.architecture.num_source + 0.5 * seed
         return {'metric': 'frames', 'value': value, 'higher_is_better': True}
 
     monkeypatch.setattr(benchmark, 'run_benchmark', run_benchmark)
+    monkeypatch.setattr(benchmark, 'open_sources', lambda *_: ((), ()))
     return asked
 
 
@@ -67,6 +68,8 @@ def test_cells_are_workdirs_with_exports_one_table_and_one_plot(tmp_path, two_ce
     trained = {path: path.stat().st_mtime_ns for path in output.rglob('metrics.jsonl')}
     assert cli.run('sweep', line) == 0  # again: nothing is trained anew
     assert len(trained) == 2 and all(path.stat().st_mtime_ns == time for path, time in trained.items())
+    assert cli.run('sweep', [*line, '--config.steps=3']) == 2
+    assert 'was trained with another config; choose another --output' in capsys.readouterr().err
 
 
 def test_several_seeds_are_shown_with_their_spread(tmp_path):
@@ -121,7 +124,18 @@ def test_a_recipe_that_is_no_ablation_and_a_wrong_key_are_refused(tmp_path, caps
         ablation.cells(types.SimpleNamespace(cells={'a': ('steps=0',)}), 'configs/tiny.py', [], [0], 'x')
 
 
-def test_help_says_how_long_it_takes(capsys):
-    with pytest.raises(SystemExit):
-        cli.run('sweep', ['--help'])
-    assert 'quarter of an hour a cell' in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ('words', 'expected'),
+    [
+        (('--task', 'ssv3'), '--task ssv3: there is no such task'),
+        (('--task', 'davis'), '--task davis: needs its dataset'),
+        (('--task', 'davis', '--data', 'nowhere'), 'DAVIS'),
+        (('--config.seed=5',), '--config.seed: a sweep trains each cell with each of --seeds'),
+        (('--config.data.num_source=0',), 'data.num_source'),
+    ],
+)
+def test_a_mistake_is_said_before_anything_is_trained(tmp_path, capsys, words, expected):
+    output = tmp_path / 'out'
+    assert cli.run('sweep', ['--config', 'configs/ablations/cores.py', '--output', str(output), *words]) == 2
+    error = capsys.readouterr().err
+    assert error.count('\n') == 1 and expected in error and not output.exists()

@@ -2,8 +2,7 @@
 
     rvm sweep --config configs/ablations/frozen.py --output runs/frozen
 
-The image encoder column of the frozen cells is that encoder by itself. With an imported encoder:
---config.model.encoder=dinov3 --config.model.encoder_path=FOLDER.
+The rows "image encoder" of the frozen cells are that encoder by itself.
 """
 
 from rvm_jax import ablation

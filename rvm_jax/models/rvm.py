@@ -133,10 +133,10 @@ class RVM(nnx.Module):
     def image_tokens(self, frames_BTHWC, block):
         """Tokens of frames in [0, 1] after so many blocks of the encoder, each frame by itself, (B, T, M, D).
 
-        block 0 gives the embeddings. Blocks are followed by the encoder's final norm, as a frozen encoder's taps are.
+        block 0 gives the embeddings. The encoder's final norm comes after all of its blocks, not after fewer.
         """
         pixels = self._encoder_input(rearrange(frames_BTHWC, 'b t h w c -> (b t) h w c'))
-        tokens_KMD = self.encoder.tapped(pixels, (block - 1,))[0]
+        tokens_KMD = self.encoder.tapped(pixels, (block - 1,), is_normed=block == self.encoder.num_layers)[0]
         return rearrange(tokens_KMD, '(b t) m d -> b t m d', b=len(frames_BTHWC))
 
     @compiled

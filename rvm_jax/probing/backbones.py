@@ -59,10 +59,17 @@ class Backbone:
         )
 
     def encode(self, frames, state=None):
-        """Features of frames (B, T, H, W, 3), uint8 or float in [0, 1], and the state for the next call."""
-        if self.block is None:
+        """Features of frames (B, T, H, W, 3), uint8 or float in [0, 1], and the state for the next call.
+
+        A model that does not stream sees windows of as many frames as in training, as in `extract.encode_stream`.
+        """
+        if self.block is not None:
+            return self._images(self._params, jnp.asarray(frames)), ()
+        if self.window is None:
             return self._model.encode(frames, state)
-        return self._images(self._params, jnp.asarray(frames)), ()
+        starts = range(0, frames.shape[1], self.window)
+        windows = [self._model.encode(frames[:, start : start + self.window])[0] for start in starts]
+        return jnp.concatenate(windows, axis=1), ()
 
     def _image_tokens(self, params, frames_BTHWC):
         model = nnx.merge(self._graphdef, params)

@@ -16,14 +16,15 @@ from rvm_jax.visualization.curves import loss_curve
 PICTURED = 4  # examples
 
 
-def run_benchmark(name, backbone, root, folder, *, train_root=None, streaming=False, seed=0, schedule=None, progress):
+def run_benchmark(name, backbone, sources, folder, *, streaming=False, seed=0, schedule=None, progress):
     """Results of a benchmark, which are in `folder`, too; what is there already is not computed again.
 
-    schedule: {field: value} that differ from the published ones. progress is a `rich` Progress. Raises UserError for
-    data that is not there, and for a folder of another probe.
+    sources: as from `open_sources`. schedule: {field: value} that differ from the published ones. progress is a `rich`
+    Progress. Raises UserError for a folder of another probe, and for settings that do not go with the benchmark.
     """
+    train, evaluated = sources
     benchmark = BENCHMARKS[name]
-    is_trained = isinstance(benchmark, Readout)
+    is_trained = train is not None
     if not is_trained and (streaming or schedule):
         raise UserError(f'--task {name}', 'trains nothing', 'leave the flags of the readout out')
     task = dataclasses.replace(benchmark.task, streaming=True) if streaming else benchmark.task
@@ -31,8 +32,6 @@ def run_benchmark(name, backbone, root, folder, *, train_root=None, streaming=Fa
     if is_trained:
         schedule = dataclasses.replace(benchmark.schedule, **(schedule or {}))
         settings['schedule'] = dataclasses.asdict(schedule)
-        train = (benchmark.train_dataset or benchmark.dataset)(train_root or root, 'train')
-    evaluated = benchmark.dataset(root, 'val')
     settings |= {'data': {'evaluated': len(evaluated), 'trained': len(train) if is_trained else 0}}
     found = results.open_folder(folder, settings)
     if found is not None:
@@ -56,6 +55,18 @@ def run_benchmark(name, backbone, root, folder, *, train_root=None, streaming=Fa
     )
     results.write_json(os.path.join(folder, results.RESULTS), found)
     return found
+
+
+def open_sources(name, root, train_root=None):
+    """What a benchmark trains on, or None, and what it evaluates: two sources. UserError if one is missing."""
+    if name not in BENCHMARKS:
+        raise UserError(f'--task {name}', 'there is no such task', f'take demo, {", ".join(BENCHMARKS)}')
+    if root is None:
+        raise UserError(f'--task {name}', 'needs its dataset', 'say with --data where it lies')
+    benchmark, train = BENCHMARKS[name], None
+    if isinstance(benchmark, Readout):
+        train = (benchmark.train_dataset or benchmark.dataset)(train_root or root, 'train')
+    return train, benchmark.dataset(root, 'val')
 
 
 def _readout(task, backbone, train, evaluated, schedule, folder, seed, progress):

@@ -22,8 +22,8 @@ NUM_PROPAGATED, PROPAGATED_FRAMES, RADIUS = 32, 24, 8
 LINEAR = {  # task -> readout, metric, whether higher is better
     'motion': (demo_tasks.motion, 'top1', True),
     'camera': (demo_tasks.camera, 'share_of_motion', False),
-    'points': (demo_tasks.points, 'average_jaccard', True),
-    'boxes': (demo_tasks.boxes, 'mean_iou', True),
+    'points': (demo_tasks.points, 'share_of_motion', False),
+    'boxes': (demo_tasks.boxes, 'share_of_motion', False),
     'depth': (demo_tasks.depth, 'abs_rel', False),
 }
 

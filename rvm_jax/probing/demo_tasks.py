@@ -69,7 +69,11 @@ def camera(train, held_out):
 
 
 def points(train, held_out):
-    """TAP-Vid scores of points, from the features at their first place in every frame, and those of the clip."""
+    """Points, from the features at their first place in every frame, and those of the clip: scores of TAP-Vid.
+
+    And share_of_motion, how far off they are relative to points that stay: clips move further in a few frames than the
+    thresholds of TAP-Vid reach.
+    """
     valid_NQ = train.kept.truth['valid_Q']
     tracks_NQT2 = train.kept.truth['tracks_QT2']
     vectors_NQF = _at_points(train.features_NThwD, tracks_NQT2[:, :, 0])
@@ -81,11 +85,18 @@ def points(train, held_out):
         vectors_QF = _at_points(features_ThwD[None], tracks_QT2[None, :, 0])[0]
         moves_QT2 = rearrange(place.predict(vectors_QF), 'q (t c) -> q t c', c=2)
         predictions.append({'tracks_QT2': tracks_QT2[:, :1] + moves_QT2, 'visible_QT': seen.predict(vectors_QF) > 0.5})
-    return Points().scores(predictions, held_out.kept.examples), held_out.drawn(predictions)
+    scores = Points().scores(predictions, held_out.kept.examples)
+    truth = held_out.kept.truth
+    counted_NQT = np.broadcast_to(truth['valid_Q'][..., None], truth['visible_QT'].shape)
+    share = _share_of_motion([found['tracks_QT2'] for found in predictions], truth['tracks_QT2'], counted_NQT)
+    return scores | {'share_of_motion': share}, held_out.drawn(predictions)
 
 
 def boxes(train, held_out):
-    """Mean IoU of boxes, from the features inside their first box in every frame, and those of the clip."""
+    """Mean IoU of boxes, from the features inside their first box in every frame, and those of the clip.
+
+    And share_of_motion, how far off their corners are relative to boxes that stay.
+    """
     boxes_NQT4, known_NQT = train.kept.truth['boxes_QT4'], train.kept.truth['known_QT']
     always_NQ = known_NQT.all(-1)
     vectors_NQF = _in_boxes(train.features_NThwD, boxes_NQT4[:, :, 0])
@@ -96,7 +107,10 @@ def boxes(train, held_out):
         vectors_QF = _in_boxes(features_ThwD[None], boxes_QT4[None, :, 0])[0]
         moves_QT4 = rearrange(readout.predict(vectors_QF), 'q (t c) -> q t c', c=4)
         predictions.append({'boxes_QT4': boxes_QT4[:, :1] + moves_QT4})
-    return Boxes().scores(predictions, held_out.kept.examples), held_out.drawn(predictions)
+    scores = Boxes().scores(predictions, held_out.kept.examples)
+    found, truth = [found['boxes_QT4'] for found in predictions], held_out.kept.truth
+    share = _share_of_motion(found, truth['boxes_QT4'], truth['known_QT'])
+    return scores | {'share_of_motion': share}, held_out.drawn(predictions)
 
 
 def depth(train, held_out):
@@ -145,6 +159,13 @@ def noise_square(train, held_out):
         for index in range(PICTURED)
     )  # fmt: skip
     return {'miou': segmentation.mean_iou(segmentation.confusion(found_NTHW, truth_NTHW, 2))}, drawn
+
+
+def _share_of_motion(found_NQTC, truth_NQTC, counted_NQT):
+    """Mean distance from the truth relative to that of what stays where it is in frame 0."""
+    off_NQT = np.linalg.norm(np.stack(found_NQTC) - truth_NQTC, axis=-1)
+    moved_NQT = np.linalg.norm(truth_NQTC - truth_NQTC[:, :, :1], axis=-1)
+    return float(off_NQT[counted_NQT].mean() / moved_NQT[counted_NQT].mean())
 
 
 def _clip_vectors(data):

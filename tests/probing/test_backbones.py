@@ -1,9 +1,13 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 
-from rvm_jax import pretrained
+from rvm_jax import load_image_encoder, pretrained
 from rvm_jax.errors import UserError
+from rvm_jax.models import build
 from rvm_jax.probing import extract
 from rvm_jax.probing.backbones import block_at, open_backbone
 
@@ -61,6 +65,34 @@ def test_a_stream_of_any_depth_equals_the_clip(export):
         backbone = open_backbone(export, tap=tap)
         streamed = np.concatenate(list(extract.encode_stream(backbone, FRAMES[0], chunk=2)))
         np.testing.assert_allclose(streamed, backbone.encode(FRAMES[:1])[0][0], atol=1e-5)
+
+
+def test_a_model_that_does_not_stream_sees_windows_of_its_trained_length(tmp_path):
+    arch = dataclasses.replace(
+        build.SIZES['tiny'], core='self_attention', encoder_layers=2, core_layers=1, decoder_width=0, num_source=2,
+        image_size=32,
+    )  # fmt: skip
+    folder = str(tmp_path / 'export')
+    pretrained.save_pretrained(build.build(arch, rngs=nnx.Rngs(3)), folder)
+    backbone = open_backbone(folder)
+    assert backbone.window == 2
+    features, _ = backbone.encode(FRAMES)
+    streamed = np.concatenate(list(extract.encode_stream(backbone, FRAMES[0])))
+    np.testing.assert_allclose(features[0], streamed, atol=1e-5)
+    later = FRAMES.copy()
+    later[:, 2] = 0
+    np.testing.assert_allclose(backbone.encode(later)[0][:, :2], features[:, :2], atol=1e-5)
+
+
+def test_blocks_within_the_encoder_are_not_normed(golden, tmp_path):
+    path = golden('dinov2/registers').write(tmp_path / 'encoder')
+    encoder = load_image_encoder(path)
+    frames = FRAMES[:1, :1]
+    pixels = (frames[:, 0] / np.float32(255) - np.float32(encoder.mean)) / np.float32(encoder.std)
+    hidden = encoder.hidden_states(pixels)
+    for block in range(encoder.num_layers):
+        found, _ = open_backbone(path, tap=f'encoder:{block}').encode(frames)
+        np.testing.assert_allclose(found[:, 0], hidden[block], atol=1e-5)
 
 
 def test_an_image_encoder_is_a_backbone_too(golden, tmp_path):

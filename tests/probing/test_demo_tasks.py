@@ -85,11 +85,13 @@ def test_points_follow_features_that_say_where_things_go(sources):
     told, still = (demo_tasks.points(*data(sources, tell))[0] for tell in (moves, nothing))
     assert told['average_pts_within_thresh'] > still['average_pts_within_thresh'] + 0.2
     assert told['average_jaccard'] > still['average_jaccard'] + 0.1
+    assert told['share_of_motion'] < 0.5 < 0.85 < still['share_of_motion'] < 1.2
 
 
 def test_boxes_follow_features_that_say_where_they_go(sources):
-    told, still = (demo_tasks.boxes(*data(sources, tell))[0]['mean_iou'] for tell in (box_moves, nothing))
-    assert told > still + 0.05
+    told, still = (demo_tasks.boxes(*data(sources, tell))[0] for tell in (box_moves, nothing))
+    assert told['mean_iou'] > still['mean_iou'] + 0.05
+    assert told['share_of_motion'] < 0.8 * still['share_of_motion']
 
 
 def test_depth_is_told_from_features_that_hold_it(sources):

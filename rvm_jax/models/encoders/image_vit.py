@@ -63,7 +63,7 @@ class ImageEncoder(nnx.Module):
 
         return [tokens_BMD, *self.layers.fold(apply, tokens_BMD)[1]]
 
-    def tapped(self, pixels_BHWC, taps):
+    def tapped(self, pixels_BHWC, taps, *, is_normed=True):
         """Outputs of the blocks that taps names, ascending from 0, each after the final norm: (J, B, M, D).
 
         Tap -1 is the embeddings, not normed. CLIP's are normed without parameters, see `__call__`.
@@ -72,7 +72,8 @@ class ImageEncoder(nnx.Module):
         blocks = tuple(tap for tap in taps if tap >= 0)
         tapped_JBMD = tokens_BMD[None][: len(taps) - len(blocks)]
         if blocks:
-            tapped_JBMD = jnp.concatenate([tapped_JBMD, self._finish(self.layers.tapped(tokens_BMD, blocks, rotation))])
+            after_JBMD = self.layers.tapped(tokens_BMD, blocks, rotation)
+            tapped_JBMD = jnp.concatenate([tapped_JBMD, self._finish(after_JBMD) if is_normed else after_JBMD])
         return tapped_JBMD
 
     def encode_visible(self, pixels_BHWC, visible_BV):

@@ -33,14 +33,15 @@ class ViT(nnx.Module):
         patches_BNP = patches.to_patches(pixels_BHWC, self.patch_size)
         return self._encode(self._embed(patches_BNP) + self._positions(pixels_BHWC))
 
-    def tapped(self, pixels_BHWC, taps):
+    def tapped(self, pixels_BHWC, taps, *, is_normed=True):
         """Tokens after the blocks that taps names, finally normed, (J, B, M, D); -1 is the embedding, not normed."""
         patches_BNP = patches.to_patches(pixels_BHWC, self.patch_size)
         tokens_BMD = self._with_cls(self._embed(patches_BNP) + self._positions(pixels_BHWC))
         blocks = tuple(tap for tap in taps if tap >= 0)
         tapped_JBMD = tokens_BMD[None][: len(taps) - len(blocks)]
         if blocks:
-            tapped_JBMD = jnp.concatenate([tapped_JBMD, self.norm(self.layers.tapped(tokens_BMD, blocks))])
+            after_JBMD = self.layers.tapped(tokens_BMD, blocks)
+            tapped_JBMD = jnp.concatenate([tapped_JBMD, self.norm(after_JBMD) if is_normed else after_JBMD])
         return tapped_JBMD
 
     def encode_clip(self, pixels_BTHWC):
