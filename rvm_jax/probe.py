@@ -54,6 +54,8 @@ def run(args):
     for name, value in schedule.items():
         if not value > 0:
             raise UserError(f'{name} {value}', 'must be above 0', 'leave it out for the published one')
+    if args.seed < 0:
+        raise UserError(f'--seed {args.seed}', 'must not be below 0', 'take 0, say')
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 

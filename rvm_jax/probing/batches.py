@@ -1,7 +1,6 @@
 """Batches for a readout: frozen features of a source's clips, and the truth that goes with them.
 
-A source has `len(source)`, `num_frames` and `example(index, rng) -> dict of arrays`; rng is None in evaluation. Where
-training sees the same example every time (`is_fixed`), its features are computed once: `Kept`; else `Loaded`.
+A source has `len(source)`, `num_frames` and `example(index, rng) -> dict of arrays`; rng is None in evaluation.
 """
 
 import dataclasses
@@ -13,49 +12,21 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
-CLIPS_AT_ONCE = 16  # whose features are computed together where they are kept
 NOT_FOR_DEVICES = ('id', 'video_THWC')
 
 
-class Kept:
-    """Features and truth of all clips of a source, in memory."""
-
-    def __init__(self, backbone, source, progress=lambda done: None):
-        self.width, self.num_frames = backbone.width, source.num_frames
-        features, self.examples = [], []
-        for indices in _groups(len(source), CLIPS_AT_ONCE):
-            some = [source.example(index, None) for index in indices]
-            features.append(np.asarray(backbone.encode(np.stack([example['video_THWC'] for example in some]))[0]))
-            self.examples += [without_video(example) for example in some]
-            progress(len(self.examples))
-        self.features_NTMD, self.truth = np.concatenate(features), stack(self.examples)
-
-    def training(self, *, batch_size, steps, start, seed, mesh):
-        """Yield (features_BTMD, batch) for the steps after `start`, a function of seed and step alone."""
-        for step in range(start, steps):
-            items = range(step * batch_size, (step + 1) * batch_size)
-            yield self._batch([drawn(seed, item, len(self.examples)) for item in items], mesh)
-
-    def evaluation(self, *, batch_size, mesh):
-        """Yield (features_BTMD, batch, examples without their video) once over; the last batch is filled up."""
-        for indices in _groups(len(self.examples), batch_size):
-            filled = indices + indices[-1:] * (batch_size - len(indices))
-            yield *self._batch(filled, mesh), [self.examples[index] for index in indices]
-
-    def _batch(self, indices, mesh):
-        truth = {name: array[indices] for name, array in self.truth.items()}
-        return place(self.features_NTMD[indices], mesh), place(truth, mesh)
-
-
-class Loaded:
-    """Features computed as clips are decoded; what is drawn for a clip differs each time."""
+class Batches:
+    """Features of a backbone, computed as the clips of a source are decoded; training draws each anew every time."""
 
     def __init__(self, backbone, source):
         self.width, self.num_frames = backbone.width, source.num_frames
         self._backbone, self._source = backbone, source
 
     def training(self, *, batch_size, steps, start, seed, mesh):
-        """As of `Kept`; clips are decoded ahead by threads."""
+        """Yield (features_BTMD, batch) for the steps after `start`, a function of seed and step alone.
+
+        Clips are decoded ahead by threads.
+        """
         import grain
 
         items = grain.MapDataset.source(Draws(self._source, seed, steps * batch_size))[start * batch_size :]
@@ -65,8 +36,8 @@ class Loaded:
             yield self._batch(examples, mesh)
 
     def evaluation(self, *, batch_size, mesh):
-        """As of `Kept`."""
-        for indices in _groups(len(self._source), batch_size):
+        """Yield (features_BTMD, batch, examples without their video) once over; the last batch is filled up."""
+        for indices in groups(len(self._source), batch_size):
             examples = [self._source.example(index, None) for index in indices]
             filled = examples + examples[-1:] * (batch_size - len(examples))
             yield *self._batch(filled, mesh), [without_video(example) for example in examples]
@@ -126,6 +97,6 @@ def place(arrays, mesh):
     return jax.device_put(jax.tree.map(jnp.asarray, arrays), NamedSharding(mesh, PartitionSpec('data')))
 
 
-def _groups(total, size):
+def groups(total, size):
     """The numbers below total as lists of up to size."""
     return [list(range(first, min(first + size, total))) for first in range(0, total, size)]

@@ -72,13 +72,13 @@ def open_sources(name, root, train_root=None):
 def _readout(task, backbone, train, evaluated, schedule, folder, seed, progress):
     bar = progress.add_task('training the readout', total=schedule.steps)
     readout, curve = run.train_readout(
-        task, batches.Loaded(backbone, train), schedule, seed=seed, workdir=os.path.join(folder, 'readout'),
+        task, batches.Batches(backbone, train), schedule, seed=seed, workdir=os.path.join(folder, 'readout'),
         progress=lambda step, loss: progress.update(bar, completed=step),
     )  # fmt: skip
     draw_curve(os.path.join(folder, results.CURVE), curve)
     bar = progress.add_task('evaluating', total=len(evaluated))
     scores, predictions, examples = run.evaluate_readout(
-        task, batches.Loaded(backbone, evaluated), readout, batch_size=schedule.batch_size,
+        task, batches.Batches(backbone, evaluated), readout, batch_size=schedule.batch_size,
         progress=lambda done: progress.update(bar, completed=done),
     )  # fmt: skip
     for index in range(min(PICTURED, len(examples))):

@@ -5,6 +5,7 @@ ours, and the figures compare models with each other and with nothing else.
 """
 
 import functools
+import math
 import os
 import time
 
@@ -15,6 +16,7 @@ from rvm_jax.probing.metrics import summary
 from rvm_jax.probing.tasks import propagation
 from rvm_jax.visualization import canvas
 
+VERSION = 1  # raise it when the same settings begin to give other scores
 SEED = 1000  # of the clips; the videos of `rvm demo` have other seeds
 NUM_TRAIN, NUM_HELD_OUT, NUM_FRAMES = 4096, 512, 8
 NOISE_TRAIN, NOISE_HELD_OUT, NOISE_FRAMES = 256, 64, 16
@@ -38,7 +40,11 @@ def run_demo(path, folder, *, step=None, seed=0, precision='float32', progress):
     if backbones['model'].architecture.core != 'identity':
         backbones['image encoder'] = open_backbone(path, tap='encoder', **open_one)
     backbones['random weights'] = open_backbone(path, random_seed=seed, precision=precision)
-    settings = {'task': 'demo', 'model': backbones['model'].describe(), 'seed': seed}
+    settings = {'task': 'demo', 'model': backbones['model'].describe(), 'seed': seed, 'precision': precision}
+    settings['protocol'] = {
+        'clips': [NUM_TRAIN, NUM_HELD_OUT, NUM_FRAMES], 'noise': [NOISE_TRAIN, NOISE_HELD_OUT, NOISE_FRAMES],
+        'propagated': [NUM_PROPAGATED, PROPAGATED_FRAMES, RADIUS], 'version': VERSION,
+    }  # fmt: skip
     found = results.open_folder(folder, settings)
     if found is not None:
         return found
@@ -118,9 +124,10 @@ def table(found):
         + [results.number(of_one[task]['value']) for of_one in found.values()]
         for task, facts in tasks.items()
     ]
-    averages = summary.normalized_average(
-        {name: {task: facts['value'] for task, facts in of_one.items()} for name, of_one in found.items()},
-        {task: facts['higher_is_better'] for task, facts in tasks.items()},
-    )
-    rows.append(['normalized average ↑', *(results.number(averages[name]) for name in found)])
+    values = {name: {task: facts['value'] for task, facts in of_one.items()} for name, of_one in found.items()}
+    if all(math.isfinite(value) for of_one in values.values() for value in of_one.values()):
+        averages = summary.normalized_average(
+            values, {task: facts['higher_is_better'] for task, facts in tasks.items()}
+        )
+        rows.append(['normalized average ↑', *(results.number(averages[name]) for name in found)])
     return ['task', *found], rows

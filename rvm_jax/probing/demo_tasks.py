@@ -23,6 +23,7 @@ POOLED = 4  # cells on a side to which the last frame is averaged for what conce
 FIRST_FRAME = 4  # in which the noise square is looked for, as in the paper's figure
 DEPTH_CLIPS = 1024  # whose patches are enough to learn depth from
 PICTURED = 2  # clips of each task
+CLIPS_AT_ONCE = 16  # whose features are computed together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,15 +31,21 @@ class Data:
     """Features of one backbone, (N, T, M, D), and the clips that they are of."""
 
     features_NThwD: np.ndarray
-    kept: batches.Kept
+    examples: list
+    truth: dict  # of the examples, stacked
     source: object
 
     @classmethod
     def of(cls, backbone, source):
         """Compute them."""
-        kept = batches.Kept(backbone, source)
-        patches_NTPD = kept.features_NTMD[:, :, backbone.num_prefix_tokens :]
-        return cls(rearrange(patches_NTPD, 'n t (h w) d -> n t h w d', h=GRID), kept, source)
+        features, examples = [], []
+        for indices in batches.groups(len(source), CLIPS_AT_ONCE):
+            some = [source.example(index) for index in indices]
+            features_BTMD = np.asarray(backbone.encode(np.stack([example['video_THWC'] for example in some]))[0])
+            features.append(features_BTMD[:, :, backbone.num_prefix_tokens :])
+            examples += [batches.without_video(example) for example in some]
+        features_NThwD = rearrange(np.concatenate(features), 'n t (h w) d -> n t h w d', h=GRID)
+        return cls(features_NThwD, examples, batches.stack(examples), source)
 
     def drawn(self, predictions):
         """Pictures of the first clips with their predictions."""
@@ -49,10 +56,10 @@ class Data:
 
 def motion(train, held_out):
     """Top-1 of the motion class of the nearest object."""
-    readout = linear_probe.fit(_clip_vectors(train), np.eye(len(CLASSES))[train.kept.truth['label']])
+    readout = linear_probe.fit(_clip_vectors(train), np.eye(len(CLASSES))[train.truth['label']])
     outputs_NK = readout.predict(_clip_vectors(held_out))
     shares_NK = np.exp(8 * outputs_NK) / np.exp(8 * outputs_NK).sum(-1, keepdims=True)  # for the picture alone
-    scores = {'top1': recognition.top1(outputs_NK, held_out.kept.truth['label'])}
+    scores = {'top1': recognition.top1(outputs_NK, held_out.truth['label'])}
     return scores, held_out.drawn([{'probabilities_K': shares_K} for shares_K in shares_NK])
 
 
@@ -61,8 +68,8 @@ def camera(train, held_out):
 
     share_of_motion is that relative to the true motion: 1 is what a camera that stands still would give.
     """
-    readout = linear_probe.fit(_clip_vectors(train), 100 * train.kept.truth['corners_42'].reshape(-1, 8))
-    truth_N42 = 100 * held_out.kept.truth['corners_42']
+    readout = linear_probe.fit(_clip_vectors(train), 100 * train.truth['corners_42'].reshape(-1, 8))
+    truth_N42 = 100 * held_out.truth['corners_42']
     found_N42 = readout.predict(_clip_vectors(held_out)).reshape(-1, 4, 2)
     error = float(np.linalg.norm(found_N42 - truth_N42, axis=-1).mean())
     return {'corner_error': error, 'share_of_motion': error / float(np.linalg.norm(truth_N42, axis=-1).mean())}, ()
@@ -74,19 +81,19 @@ def points(train, held_out):
     And share_of_motion, how far off they are relative to points that stay: clips move further in a few frames than the
     thresholds of TAP-Vid reach.
     """
-    valid_NQ = train.kept.truth['valid_Q']
-    tracks_NQT2 = train.kept.truth['tracks_QT2']
+    valid_NQ = train.truth['valid_Q']
+    tracks_NQT2 = train.truth['tracks_QT2']
     vectors_NQF = _at_points(train.features_NThwD, tracks_NQT2[:, :, 0])
     moves_NQT2 = tracks_NQT2 - tracks_NQT2[:, :, :1]
     place = linear_probe.fit(vectors_NQF[valid_NQ], rearrange(moves_NQT2[valid_NQ], 'p t c -> p (t c)'))
-    seen = linear_probe.fit(vectors_NQF[valid_NQ], train.kept.truth['visible_QT'][valid_NQ])
+    seen = linear_probe.fit(vectors_NQF[valid_NQ], train.truth['visible_QT'][valid_NQ])
     predictions = []
-    for features_ThwD, tracks_QT2 in zip(held_out.features_NThwD, held_out.kept.truth['tracks_QT2'], strict=True):
+    for features_ThwD, tracks_QT2 in zip(held_out.features_NThwD, held_out.truth['tracks_QT2'], strict=True):
         vectors_QF = _at_points(features_ThwD[None], tracks_QT2[None, :, 0])[0]
         moves_QT2 = rearrange(place.predict(vectors_QF), 'q (t c) -> q t c', c=2)
         predictions.append({'tracks_QT2': tracks_QT2[:, :1] + moves_QT2, 'visible_QT': seen.predict(vectors_QF) > 0.5})
-    scores = Points().scores(predictions, held_out.kept.examples)
-    truth = held_out.kept.truth
+    scores = Points().scores(predictions, held_out.examples)
+    truth = held_out.truth
     counted_NQT = np.broadcast_to(truth['valid_Q'][..., None], truth['visible_QT'].shape)
     share = _share_of_motion([found['tracks_QT2'] for found in predictions], truth['tracks_QT2'], counted_NQT)
     return scores | {'share_of_motion': share}, held_out.drawn(predictions)
@@ -97,25 +104,25 @@ def boxes(train, held_out):
 
     And share_of_motion, how far off their corners are relative to boxes that stay.
     """
-    boxes_NQT4, known_NQT = train.kept.truth['boxes_QT4'], train.kept.truth['known_QT']
+    boxes_NQT4, known_NQT = train.truth['boxes_QT4'], train.truth['known_QT']
     always_NQ = known_NQT.all(-1)
     vectors_NQF = _in_boxes(train.features_NThwD, boxes_NQT4[:, :, 0])
     moves_NQT4 = boxes_NQT4 - boxes_NQT4[:, :, :1]
     readout = linear_probe.fit(vectors_NQF[always_NQ], rearrange(moves_NQT4[always_NQ], 'p t c -> p (t c)'))
     predictions = []
-    for features_ThwD, boxes_QT4 in zip(held_out.features_NThwD, held_out.kept.truth['boxes_QT4'], strict=True):
+    for features_ThwD, boxes_QT4 in zip(held_out.features_NThwD, held_out.truth['boxes_QT4'], strict=True):
         vectors_QF = _in_boxes(features_ThwD[None], boxes_QT4[None, :, 0])[0]
         moves_QT4 = rearrange(readout.predict(vectors_QF), 'q (t c) -> q t c', c=4)
         predictions.append({'boxes_QT4': boxes_QT4[:, :1] + moves_QT4})
-    scores = Boxes().scores(predictions, held_out.kept.examples)
-    found, truth = [found['boxes_QT4'] for found in predictions], held_out.kept.truth
+    scores = Boxes().scores(predictions, held_out.examples)
+    found, truth = [found['boxes_QT4'] for found in predictions], held_out.truth
     share = _share_of_motion(found, truth['boxes_QT4'], truth['known_QT'])
     return scores | {'share_of_motion': share}, held_out.drawn(predictions)
 
 
 def depth(train, held_out):
     """AbsRel of log depth at every pixel, from the features of its patch; and how often two objects are in order."""
-    features_NThwD, depth_NTHW = train.features_NThwD[:DEPTH_CLIPS], train.kept.truth['depth_THW'][:DEPTH_CLIPS]
+    features_NThwD, depth_NTHW = train.features_NThwD[:DEPTH_CLIPS], train.truth['depth_THW'][:DEPTH_CLIPS]
     patch = depth_NTHW.shape[-1] // GRID
     targets_PK = rearrange(np.log(depth_NTHW), 'n t (h r) (w c) -> (n t h w) (r c)', r=patch, c=patch)
     readout = linear_probe.fit(rearrange(features_NThwD, 'n t h w d -> (n t h w) d'), targets_PK)
@@ -124,7 +131,7 @@ def depth(train, held_out):
         found_ThwK = readout.predict(rearrange(features_ThwD, 't h w d -> (t h w) d'))
         depth_THW = rearrange(found_ThwK, '(t h w) (r c) -> t (h r) (w c)', h=GRID, w=GRID, r=patch)
         predictions.append({'depth_THW': np.exp(depth_THW)})
-    examples = held_out.kept.examples
+    examples = held_out.examples
     scores = Depth(image_size=patch * GRID).scores(predictions, examples)
     pairs = [
         depth_metrics.in_order(found['depth_THW'], example['depth_THW'], example['masks_THW'])
@@ -142,11 +149,11 @@ def noise_square(train, held_out):
     def vectors(data):
         return rearrange(data.features_NThwD[:, FIRST_FRAME:], 'n t h w d -> (n t h w) d')
 
-    masks_NTHW = train.kept.truth['masks_THW'][:, FIRST_FRAME:].astype(np.float32)
+    masks_NTHW = train.truth['masks_THW'][:, FIRST_FRAME:].astype(np.float32)
     shares_P1 = reduce(masks_NTHW, 'n t (h r) (w c) -> (n t h w) 1', 'mean', h=GRID, w=GRID)
     readout = linear_probe.fit(vectors(train), shares_P1)
     least = np.quantile(readout.predict(vectors(train)), 1 - shares_P1.mean())
-    truth_NTHW = held_out.kept.truth['masks_THW'][:, FIRST_FRAME:]
+    truth_NTHW = held_out.truth['masks_THW'][:, FIRST_FRAME:]
     shape = held_out.features_NThwD[:, FIRST_FRAME:].shape[:4]
     found_NThw = (readout.predict(vectors(held_out)) > least).reshape(shape)
     patch = truth_NTHW.shape[-1] // GRID
@@ -187,7 +194,7 @@ def _at_points(features_NThwD, points_NQ2):
     """Vectors of points (x, y as fractions of the frame): features of every frame there, between patch centers."""
     places_NQ2 = np.clip(points_NQ2 * GRID - 0.5, 0, GRID - 1)
     low_NQ2 = np.minimum(places_NQ2.astype(int), GRID - 2)
-    share_NQ2 = places_NQ2 - low_NQ2
+    share_NQ2 = (places_NQ2 - low_NQ2).astype(np.float32)
     clips_NQ = np.arange(len(points_NQ2))[:, None]
     found = 0
     for down, right in ((0, 0), (0, 1), (1, 0), (1, 1)):

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import os
 
 from rvm_jax.errors import UserError
@@ -52,7 +53,9 @@ def version():
 
 
 def number(value):
-    """A score as it is printed: three decimals below ten, one above."""
+    """A score as it is printed: three decimals below ten, one above; – for one that is not known."""
+    if not math.isfinite(value):
+        return '–'
     return f'{value:.3f}' if abs(value) < 10 else f'{value:.1f}'
 
 

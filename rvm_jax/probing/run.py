@@ -45,7 +45,7 @@ class Schedule:
 
 
 def train_readout(task, data, schedule, *, seed, workdir=None, progress=lambda step, loss: None):
-    """Train the readout of a task on `batches.Kept` or `batches.Loaded` data: the readout, and its curve of losses.
+    """Train the readout of a task on `batches.Batches`: the readout, and its curve of losses.
 
     The curve is [{'step', 'loss', ...}]. Everything is a function of seed. In workdir, where given, checkpoints are
     kept: an interrupted readout goes on from there. Raises Diverged when the loss is no longer finite, and Stopped on

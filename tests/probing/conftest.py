@@ -9,8 +9,8 @@ class Moving:
 
     num_frames = 3
 
-    def __init__(self, count, *, is_fixed):
-        self.count, self.is_fixed = count, is_fixed
+    def __init__(self, count):
+        self.count = count
 
     def __len__(self):
         return self.count

@@ -23,8 +23,6 @@ class DemoClips:
     Nothing is drawn at random once rendered: training and evaluation see the same frames of a video.
     """
 
-    is_fixed = True
-
     def __init__(self, folder, count, *, seed, num_frames, size, progress=None):
         self._paths = write_videos(
             folder, count, seed=seed, num_frames=num_frames, height=size, width=size, fps=FPS, scene_options=SCENES,
@@ -103,7 +101,6 @@ class NoiseSquares:
     seed: int
     num_frames: int
     size: int  # pixels
-    is_fixed = True
 
     def __len__(self):
         return self.count

@@ -19,8 +19,6 @@ class LabelledVideos:
     Frames are counted at fps, or at the rate of the file. Videos that are too short repeat their last frame.
     """
 
-    is_fixed = False
-
     def __init__(self, items, classes, *, num_frames, image_size, stride, fps, num_clips, crop_area, flip, colors):
         self.items, self.classes, self.num_frames = items, tuple(classes), num_frames
         self._image_size, self._fps, self._num_clips = image_size, fps, num_clips
@@ -53,7 +51,6 @@ class LabelledImages:
     side was made resize_to pixels.
     """
 
-    is_fixed = False
     num_frames = 1
 
     def __init__(self, items, classes, *, image_size, resize_to, crop_area, flip):

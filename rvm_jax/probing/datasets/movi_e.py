@@ -50,8 +50,6 @@ class MoviE:
     UserError if files are missing; DataError if one is damaged.
     """
 
-    is_fixed = False
-
     def __init__(
         self, root, split, *, num_frames=16, image_size=224, num_tracks=64, crop_area=(0.3, 1.0),
         crop_ratio=(0.5, 2.0), colors=True,

@@ -37,8 +37,6 @@ class NuScenes:
     UserError if a table or picture folder is missing; DataError if a picture cannot be read.
     """
 
-    is_fixed = False
-
     def __init__(self, root, split, *, num_frames=16, image_size=224, stride=1, camera='CAM_FRONT'):
         is_validation = checked_split(split, {'train': False, 'val': True})
         tables = ORIGIN.find(root, 'tables', *VERSIONS)

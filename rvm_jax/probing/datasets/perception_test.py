@@ -34,8 +34,6 @@ class PerceptionTest:
     UserError if the table or a video is missing; DataError if a video cannot be read.
     """
 
-    is_fixed = False
-
     def __init__(
         self, root, split, *, num_frames=16, image_size=224, stride=4, num_tracks=64, start='first', center_crop=False
     ):

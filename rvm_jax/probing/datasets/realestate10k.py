@@ -36,8 +36,6 @@ class RealEstate10K:
     UserError if texts or all frames are missing; DataError if a text or picture cannot be read.
     """
 
-    is_fixed = False
-
     def __init__(self, root, split, *, num_frames=17, image_size=224, stride=1, metric_scale=None):
         name = checked_split(split, SPLITS)
         texts = ORIGIN.find(root, 'camera poses', name, f'RealEstate10K/{name}')

@@ -31,8 +31,6 @@ class ScanNet:
     UserError if a list or a scene is missing; DataError if a picture cannot be read.
     """
 
-    is_fixed = False
-
     def __init__(self, root, split, *, num_frames=16, image_size=224, stride=1, crop_area=None, max_depth=None):
         table = ORIGIN.find(root, 'list of scenes', checked_split(split, SPLITS))
         scans = ORIGIN.find(root, 'the scenes', 'scans', '.')

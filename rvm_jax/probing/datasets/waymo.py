@@ -42,8 +42,6 @@ class Waymo:
     UserError if files are missing; DataError if one is damaged.
     """
 
-    is_fixed = False
-
     def __init__(
         self, root, split, *, num_frames=16, image_size=256, stride=2, max_boxes=25, min_area=0.005, camera='FRONT',
         crop_area=None,
