@@ -5,10 +5,10 @@ Examples:
     rvm probe --model rvm_l.npz --task ssv2 --data data/ssv2 --output probes/ssv2
     rvm probe --model dinov2-large --task davis --data data/DAVIS --output probes/davis
 
-The model is never trained. `demo` needs no data: it renders clips whose truth is known and runs every kind of probe on
-them, the model beside its image encoder alone and beside random weights, in minutes on a CPU. The folder gets
-results.json, table.md with the row for a paper, curves and pictures of predictions; the same line goes on where it was
-stopped.
+The model is never trained. `demo` needs no data: it renders clips whose truth is known and tells it from the features,
+the model beside its image encoder and random weights, in minutes on a CPU for a model of the tiny size. The folder
+gets results.json, table.md with a row for a table, curves and pictures of predictions. The same line goes on with a
+readout where its training was stopped, and with the demo after the last finished column; other work starts over.
 """
 
 import sys

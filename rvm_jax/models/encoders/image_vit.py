@@ -66,7 +66,8 @@ class ImageEncoder(nnx.Module):
     def tapped(self, pixels_BHWC, taps, *, is_normed=True):
         """Outputs of the blocks that taps names, ascending from 0, each after the final norm: (J, B, M, D).
 
-        Tap -1 is the embeddings, not normed. CLIP's are normed without parameters, see `__call__`.
+        Tap -1 is the embeddings, not normed; with is_normed=False no block is. CLIP's are normed without parameters,
+        see `__call__`.
         """
         tokens_BMD, rotation = self._start(pixels_BHWC)
         blocks = tuple(tap for tap in taps if tap >= 0)

@@ -34,7 +34,10 @@ class ViT(nnx.Module):
         return self._encode(self._embed(patches_BNP) + self._positions(pixels_BHWC))
 
     def tapped(self, pixels_BHWC, taps, *, is_normed=True):
-        """Tokens after the blocks that taps names, finally normed, (J, B, M, D); -1 is the embedding, not normed."""
+        """Tokens after the blocks that taps names, (J, B, M, D); -1 is the embedding.
+
+        The final norm follows each block, unless is_normed is False; never the embedding.
+        """
         patches_BNP = patches.to_patches(pixels_BHWC, self.patch_size)
         tokens_BMD = self._with_cls(self._embed(patches_BNP) + self._positions(pixels_BHWC))
         blocks = tuple(tap for tap in taps if tap >= 0)
