@@ -1,8 +1,9 @@
 """A stand-in for Google Cloud Storage: the part of its JSON interface that gcsfs, Orbax and TensorStore use.
 
 Run it as a program; it prints its address. Objects live in memory; a bucket is there as soon as it is named.
-POST /faults/BUCKET with {"rate": 0.05, "status": 503, "only": "part of a name"} makes that share of the requests fail
-(rate 1: all of them); GET /faults/BUCKET tells {"requests": ..., "failed": ...} since then.
+POST /faults/BUCKET with {"rate": 0.05, "status": 503, "only": "part of a name"} makes that share of the requests
+fail, evenly spread (0.5: every second one; 1: all of them), so that how often one act fails is not left to chance; GET
+/faults/BUCKET tells {"requests": ..., "failed": ...} since then.
 """
 
 import base64
@@ -11,14 +12,13 @@ import email
 import hashlib
 import http.server
 import json
-import random
+import math
 import re
 import threading
 import urllib.parse
 
 lock = threading.RLock()
 buckets, uploads, faults, generations = {}, {}, {}, iter(range(1, 10**9))
-chance = random.Random(0)
 
 
 class Refused(Exception):
@@ -89,8 +89,8 @@ def respond(method, path, query, headers, body):
 def maybe_fail(bucket, name):
     rule = faults.get(bucket)
     if rule:
-        rule['requests'] += 1
-        if rule['only'] in name and chance.random() < rule['rate']:
+        rule['requests'] += rule['only'] in name
+        if rule['only'] in name and rule['failed'] < math.floor(rule['rate'] * rule['requests']):
             rule['failed'] += 1
             raise Refused(rule['status'])
 
