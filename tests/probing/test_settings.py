@@ -1,0 +1,94 @@
+import dataclasses
+
+import pytest
+
+from rvm_jax.errors import UserError
+from rvm_jax.probing import settings
+
+
+def dataset(root, split='val', *, num_frames=16, crop_area=(0.3, 1.0), flip=0.5, colors=True, camera='FRONT', fps=None):
+    return num_frames
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    size: tuple = (480, 880)
+    top_k: int = 7
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+    heads: int = 8
+    log_scales: tuple = (0.0, -3.0)
+    inner: Inner = Inner()
+
+
+def resolved(**overrides):
+    return settings.resolve(dataset, overrides, 'data')
+
+
+def test_without_overrides_every_keyword_has_its_default():
+    assert resolved() == {
+        'num_frames': 16, 'crop_area': (0.3, 1.0), 'flip': 0.5, 'colors': True, 'camera': 'FRONT', 'fps': None,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ('name', 'text', 'value'),
+    [
+        ('num_frames', '8', 8), ('num_frames', '1e2', 100), ('crop_area', '(0.5, 1)', (0.5, 1)),
+        ('crop_area', '[0.5, 1]', (0.5, 1)), ('flip', '0', 0.0), ('colors', 'false', False), ('camera', 'LEFT', 'LEFT'),
+        ('camera', '16', '16'), ('fps', '6', 6), ('fps', 'none', None), ('fps', '12.5', 12.5),
+    ],
+)  # fmt: skip
+def test_texts_become_values_of_the_kind_of_the_default(name, text, value):
+    found = resolved(**{name: text})[name]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ('name', 'text'),
+    [
+        ('num_frames', 'many'), ('num_frames', '2.5'), ('num_frames', 'true'), ('num_frames', '-1'), ('colors', '1'),
+        ('crop_area', '0.3'), ('crop_area', '(0.3, 0.4, 0.5)'), ('crop_area', "('a', 'b')"), ('flip', 'none'),
+        ('fps', 'true'), ('fps', "{'a': 1}"), ('flip', '1e999'),
+    ],
+)  # fmt: skip
+def test_other_values_are_refused_in_one_line(name, text):
+    with pytest.raises(UserError, match=rf'^--set data\.{name}=.*by default') as error:
+        resolved(**{name: text})
+    assert '\n' not in str(error.value)
+
+
+def test_an_unknown_setting_is_refused_with_those_that_there_are():
+    with pytest.raises(UserError) as error:
+        resolved(strid='2')
+    names = 'num_frames, crop_area, flip, colors, camera, fps'
+    assert str(error.value) == f'--set data.strid=2: there is no such setting; take one of {names}'
+
+
+def test_root_and_split_are_no_settings():
+    with pytest.raises(UserError, match='no such setting'):
+        resolved(split='train')
+
+
+def test_a_callable_without_settings_says_so():
+    with pytest.raises(UserError, match=r'data\.stride=2: there is no such setting; leave it out'):
+        settings.resolve(lambda root, split: None, {'stride': '2'}, 'data')
+
+
+def test_an_instance_gives_its_own_values_as_defaults():
+    task = Task(heads=16)
+    values = settings.resolve(task, {'log_scales': '(0, -1)'}, 'task')
+    assert values == {'heads': 16, 'log_scales': (0, -1), 'inner': Inner()}
+    assert settings.resolve(Task, {}, 'task')['heads'] == 8
+    assert dataclasses.replace(task, **values) == Task(16, (0, -1))
+
+
+def test_settings_within_settings_are_named_with_a_dot():
+    assert settings.resolve(Task(), {'inner.top_k': '10'}, 'task')['inner'] == Inner(top_k=10)
+    with pytest.raises(UserError, match=r'--set task\.inner\.topk=1: .* take one of size, top_k'):
+        settings.resolve(Task(), {'inner.topk': '1'}, 'task')
+    with pytest.raises(UserError, match=r'take one of heads, log_scales, inner\.size, inner\.top_k'):
+        settings.resolve(Task(), {'inner': '1'}, 'task')
