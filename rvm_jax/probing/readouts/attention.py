@@ -104,7 +104,7 @@ class PointReadout(nnx.Module):
     def __call__(self, features_BTMD, points_BQ2, frames_BQ=None):
         """Tracks (B, Q, T, 2) in [0, 1] (x, y), and logits (B, Q, T) that a point is visible and its place certain.
 
-        points_BQ2 is where each point is in frame 0; frames_BQ is not read.
+        points_BQ2 is where each point is in frame 0; frames_BQ is not read: `tasks.points` asks for no other frame.
         """
         check_frames(features_BTMD, self.num_frames)
         queries_BQKE = self.query_net(points_BQ2)[:, :, None] + self.tile_code[...]

@@ -102,7 +102,10 @@ class StreamingPoints(nnx.Module):
         self.head = MLP(channels, query_width, 4, gelu='erf', rngs=rngs)
 
     def __call__(self, features_BTMD, points_BQ2, frames_BQ=None):
-        """As `PointReadout`; the released head gives uncertainty, so its sign is turned here."""
+        """As `PointReadout`; the released head gives uncertainty, so its sign is turned here.
+
+        points_BQ2 is where each point is first seen, in whatever frame: as released, frames_BQ is not read.
+        """
         num_frames = features_BTMD.shape[1]
         tokens = rearrange(_embed(self.embedder, features_BTMD), 'b t m p -> (b t) m p')
         queries = repeat_queries(self.query(self.query_net(points_BQ2)), num_frames)

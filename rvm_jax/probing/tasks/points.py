@@ -5,6 +5,7 @@ from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from rvm_jax.errors import UserError
@@ -24,7 +25,9 @@ class Points:
 
     Positions and certainty count where the point is visible (with occluded_positions: wherever it is in the scene),
     visibility everywhere; frames before the query and tracks that are not valid, or hidden at their query, nowhere.
-    Readouts: `PointReadout`, which takes every query for one in frame 0; streaming; or recurrent, sizes tracker_*.
+    Readouts: `PointReadout`, which can only be asked for points of frame 0, so tracks with a later query are left out
+    and counted; streaming, which is told the place of a query but never its frame, as released, and counts all; or
+    recurrent, sizes tracker_*, where each query enters in its frame and counts.
     """
 
     channels: int = 1024
@@ -64,8 +67,9 @@ class Points:
 
     def loss(self, readout, features_BTMD, batch):
         """Weighted sum of the three losses, and each of them. Means are over all frames that count for visibility."""
-        points_BQ2, frames_BQ, counted_BQT = _queries(batch)
+        points_BQ2, frames_BQ, asked_BQ = self._queries(batch)
         tracks_BQT2, visible_BQT, certain_BQT = readout(features_BTMD, points_BQ2, frames_BQ)
+        counted_BQT = asked_BQ[..., None] & (jnp.arange(batch['visible_QT'].shape[-1]) >= frames_BQ[..., None])
         placed_BQT = counted_BQT & batch['in_scene_QT' if self.occluded_positions else 'visible_QT']
         truth_BQT2 = known(batch['tracks_QT2'], placed_BQT[..., None])
         error_BQT = RASTER * norm(tracks_BQT2 - truth_BQT2)
@@ -85,35 +89,42 @@ class Points:
         """`tracks_QT2` in [0, 1] and `visible_QT`: whether a point is thought to be visible and its place right.
 
         Streaming, visibility is asked alone, and the query itself stands in its frame; as in the released code.
+        Tracks that are left out are never visible.
         """
-        points_BQ2, frames_BQ, _ = _queries(batch)
+        points_BQ2, frames_BQ, asked_BQ = self._queries(batch)
         tracks_BQT2, visible_BQT, certain_BQT = readout(features_BTMD, points_BQ2, frames_BQ)
         if not self.streaming:
             is_visible_BQT = jax.nn.sigmoid(visible_BQT) * jax.nn.sigmoid(certain_BQT) > 0.5
-            return {'tracks_QT2': tracks_BQT2, 'visible_QT': is_visible_BQT}
+            return {'tracks_QT2': tracks_BQT2, 'visible_QT': is_visible_BQT & asked_BQ[..., None]}
         is_query_BQT = jnp.arange(tracks_BQT2.shape[2]) == frames_BQ[..., None]
         tracks_BQT2 = jnp.where(is_query_BQT[..., None], points_BQ2[:, :, None], tracks_BQT2)
         return {'tracks_QT2': tracks_BQT2, 'visible_QT': (visible_BQT > 0) | is_query_BQT}
 
     def scores(self, predictions, examples):
-        """What `metrics.points.tap_vid` gives, by video and then over videos."""
-        scores = []
+        """Means over videos of what `metrics.points.tap_vid` gives; how many tracks were scored and left out in all."""
+        scores, num_scored, num_left_out = [], 0, 0
         for found, example in zip(predictions, examples, strict=True):
-            valid_Q = example['valid_Q']
-            truth = [RASTER * example['tracks_QT2'][valid_Q], example['visible_QT'][valid_Q]]
-            predicted = [RASTER * found['tracks_QT2'][valid_Q], found['visible_QT'][valid_Q]]
-            frames_Q = example['queries_Q3'][valid_Q, 0]
-            scores.append(metrics.tap_vid(frames_Q, *truth, *predicted, mode=self.query_mode))
-        return average(scores, examples)
+            frames_Q = np.round(example['queries_Q3'][:, 0]).astype(int)
+            asked_Q = self._asked(example['valid_Q'], frames_Q, example['visible_QT'])
+            truth = [RASTER * example['tracks_QT2'][asked_Q], example['visible_QT'][asked_Q]]
+            predicted = [RASTER * found['tracks_QT2'][asked_Q], found['visible_QT'][asked_Q]]
+            scores.append(metrics.tap_vid(frames_Q[asked_Q], *truth, *predicted, mode=self.query_mode))
+            num_scored += int(asked_Q.sum())
+            num_left_out += int(example['valid_Q'].sum() - asked_Q.sum())
+        return average(scores, examples) | {'tracks_scored': num_scored, 'tracks_left_out': num_left_out}
 
+    def _queries(self, batch):
+        """Points (B, Q, 2), their frames (B, Q), and which of them count (B, Q)."""
+        queries_BQ3 = known(batch['queries_Q3'], batch['valid_Q'][..., None])
+        frames_BQ = jnp.round(queries_BQ3[..., 0]).astype(jnp.int32)
+        return queries_BQ3[..., 1:], frames_BQ, self._asked(batch['valid_Q'], frames_BQ, batch['visible_QT'])
 
-def _queries(batch):
-    """Points (B, Q, 2) and their frames (B, Q), and (B, Q, T) which frames of which tracks can be asked for."""
-    queries_BQ3 = known(batch['queries_Q3'], batch['valid_Q'][..., None])
-    frames_BQ = jnp.round(queries_BQ3[..., 0]).astype(jnp.int32)
-    was_seen_BQ = jnp.take_along_axis(batch['visible_QT'], frames_BQ[..., None], axis=-1)[..., 0]
-    is_after_BQT = jnp.arange(batch['visible_QT'].shape[-1]) >= frames_BQ[..., None]
-    return queries_BQ3[..., 1:], frames_BQ, is_after_BQT & (batch['valid_Q'] & was_seen_BQ)[..., None]
+    def _asked(self, valid_Q, frames_Q, visible_QT):
+        """Which tracks (Q,), or (B, Q) of a batch, this readout can be asked for."""
+        is_query_QT = np.arange(visible_QT.shape[-1]) == frames_Q[..., None]
+        was_seen_Q = (visible_QT & is_query_QT).any(-1)
+        can_be_told_Q = (frames_Q == 0) | self.streaming | self.recurrent
+        return valid_Q & was_seen_Q & can_be_told_Q
 
 
 def _cross_entropy(logits, truth):

@@ -1,3 +1,4 @@
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -40,9 +41,10 @@ def perfect(batch, shift=0.0):
     return jnp.asarray(batch['tracks_QT2'] + shift), jnp.asarray(visible), jnp.full(visible.shape, 30.0)
 
 
-def scores(task, outputs):
-    found = task.predict(lambda *_: outputs, None, BATCH)
-    return task.scores([{name: np.asarray(x[i]) for name, x in found.items()} for i in range(2)], EXAMPLES)
+def scores(task, outputs, examples=EXAMPLES):
+    found = task.predict(lambda *_: outputs, None, stack(examples))
+    predictions = [{name: np.asarray(x[i]) for name, x in found.items()} for i in range(len(examples))]
+    return task.scores(predictions, examples)
 
 
 @pytest.mark.parametrize('way', WAYS)
@@ -103,10 +105,51 @@ def test_frames_before_the_query_and_points_hidden_at_it_are_not_asked_for(gradi
     queries, visible = BATCH['queries_Q3'].copy(), BATCH['visible_QT'].copy()
     queries[:, :, 0] = 1
     visible[0, 0, 1] = False
-    _, grads = gradient(Points(), perfect(BATCH, shift=0.05), {**BATCH, 'queries_Q3': queries, 'visible_QT': visible})
+    task = Points(recurrent=True)
+    _, grads = gradient(task, perfect(BATCH, shift=0.05), {**BATCH, 'queries_Q3': queries, 'visible_QT': visible})
     for grad in grads:
         assert (grad[:, :, 0] == 0).all() and (grad[0, 0] == 0).all()
     assert np.abs(grads[0][1, 0, 1]).max() > 0
+
+
+def seen_later(at=2):
+    """The first example, and the same with its second track first seen in a later frame."""
+    before, after = example(0), example(0)
+    after['visible_QT'][1, :at] = False
+    after['visible_QT'][1, at:] = after['in_scene_QT'][1, at:] = True
+    after['queries_Q3'][1] = at, *after['tracks_QT2'][1, at]
+    before['valid_Q'][1] = False
+    return before, after
+
+
+def test_offline_a_track_first_seen_later_is_left_out_and_counted(gradient):
+    without, late = seen_later()
+    outputs = perfect(stack([without]), shift=0.05)
+    for a, b in zip(*(gradient(Points(), outputs, stack([one])) for one in (without, late)), strict=True):
+        jax.tree.map(np.testing.assert_array_equal, a, b)
+    found = {one['valid_Q'].sum(): scores(Points(), outputs, [one]) for one in (without, late)}
+    assert found[1].pop('tracks_left_out') == 0 and found[2].pop('tracks_left_out') == 1
+    assert found[1] == found[2] and found[1]['tracks_scored'] == 1
+    assert not Points().predict(lambda *_: perfect(stack([late])), None, stack([late]))['visible_QT'][0, 1].any()
+
+
+@pytest.mark.parametrize('way', ['streaming', 'recurrent'])
+def test_other_readouts_count_a_track_first_seen_later(gradient, way):
+    without, late = seen_later()
+    task, (tracks, visible, certain) = Points(**WAYS[way]), perfect(stack([late]))
+    outputs = tracks.at[:, 1].add(0.05), visible, certain
+    assert np.abs(gradient(task, outputs, stack([late]))[1][0][0, 1, 2:]).max(-1).all()
+    found = scores(task, outputs, [late])
+    assert (found['tracks_scored'], found['tracks_left_out']) == (2, 0)
+    assert found['average_jaccard'] < scores(task, outputs, [without])['average_jaccard'] == 1
+
+
+def test_the_recurrent_readout_is_told_the_frame_of_each_query():
+    late = stack([seen_later()[1]])
+    told = []
+    Points(recurrent=True).predict(lambda *inputs: told.append(inputs) or perfect(late), None, late)
+    assert told[0][2].tolist() == [[0, 2, 0]]
+    np.testing.assert_array_equal(told[0][1][0, 1], late['tracks_QT2'][0, 1, 2])
 
 
 def test_streaming_puts_the_query_in_its_frame_and_asks_visibility_alone():
@@ -123,7 +166,8 @@ def test_both_visible_and_certain_are_needed_offline():
     half = jnp.zeros((2, 3, 4)) + 0.8  # sigmoid 0.69, squared 0.476
     found = Points().predict(lambda *_: (jnp.zeros((2, 3, 4, 2)), half, half), None, BATCH)['visible_QT']
     assert not found.any()
-    assert Points().predict(lambda *_: (jnp.zeros((2, 3, 4, 2)), half, half + 1), None, BATCH)['visible_QT'].all()
+    found = Points().predict(lambda *_: (jnp.zeros((2, 3, 4, 2)), half, half + 1), None, BATCH)['visible_QT']
+    assert found[:, :2].all()
 
 
 @pytest.mark.parametrize('way', WAYS)
