@@ -6,6 +6,8 @@ import inspect
 
 from rvm_jax.errors import UserError
 
+NUMBERS = (int, float)
+
 
 def resolve(made_by, overrides, prefix):
     """{name: value} of all settings, those in overrides ({name: text}) with the value that the text stands for.
@@ -22,7 +24,7 @@ def resolve(made_by, overrides, prefix):
         if rest and outer in inner:
             inner[outer][rest] = text
         elif name in values and name not in inner:
-            values[name] = _like(values[name], text, f'--set {prefix}.{name}={text}')
+            values[name] = _value(name, values[name], text, f'--set {prefix}.{name}={text}')
         else:
             raise _unknown(f'--set {prefix}.{name}={text}', made_by)
     for name, texts in inner.items():
@@ -63,28 +65,51 @@ def _unknown(given, made_by):
     return UserError(given, 'there is no such setting', f'take one of {", ".join(names)}' if names else 'leave it out')
 
 
-def _like(default, text, given):
-    """The value of a text, of the kind of the default; where that is None, anything but true and false."""
+def _value(name, default, text, given):
+    """The value of a text. UserError unless it is one that the setting takes; none, where that is the default, is."""
     value = text if isinstance(default, str) else parse(text)
     if type(default) is int and type(value) is float and value.is_integer():
         value = int(value)
     if type(default) is float and type(value) is int:
         value = float(value)
-    if not _is_like(default, value):
-        expected = f'a number like {default}' if type(default) in (int, float) else f'something like {default}'
-        raise UserError(given, f'it is {default} by default, and this is no such value', f'give {expected}')
+    takes, is_one = LIMITS.get(name) or _like(default)
+    if not (value is None and default is None) and not is_one(value):
+        raise UserError(given, f'it takes {takes}', f'the default is {default}')
     return value
 
 
-def _is_like(default, value):
-    if default is None:
-        return value is None or type(value) in (int, float, str) or _are_numbers(value)
+def _like(default):
+    """In words what a setting takes, and a function that knows it; by the kind of its default."""
+    if isinstance(default, bool):
+        return 'true or false', lambda value: isinstance(value, bool)
+    if isinstance(default, str):
+        return 'a word', bool
     if isinstance(default, tuple):
-        return _are_numbers(value) and len(value) == len(default)
-    if type(default) in (int, float) and default >= 0:
-        return type(value) is type(default) and 0 <= value < float('inf')
-    return type(value) is type(default)
+        return f'{len(default)} numbers, as in (1,2)', lambda value: _are_numbers(value) and len(value) == len(default)
+    if isinstance(default, int):
+        return 'a whole number from 1 on', lambda value: type(value) is int and value >= 1
+    if isinstance(default, float):
+        return 'a number from 0 on', lambda value: type(value) is float and 0 <= value < float('inf')
+    return 'none, a number, a word or numbers', lambda value: type(value) in (*NUMBERS, str) or _are_numbers(value)
 
 
 def _are_numbers(value):
-    return isinstance(value, tuple) and all(type(item) in (int, float) for item in value)
+    return isinstance(value, tuple) and all(type(item) in NUMBERS for item in value)
+
+
+def _is_range(value):
+    return _are_numbers(value) and len(value) == 2 and 0 < value[0] <= value[1]
+
+
+ABOVE_ZERO = 'a number above 0', lambda value: type(value) in NUMBERS and 0 < value < float('inf')
+FROM_ZERO = 'a whole number from 0 on', lambda value: type(value) is int and value >= 0
+LIMITS = {  # settings that take other values than all that are like their default
+    'crop_area': ('two numbers, 0 < low <= high <= 1', lambda value: _is_range(value) and value[1] <= 1),
+    'crop_ratio': ('two numbers, 0 < low <= high', _is_range),
+    'decoder_zeros': FROM_ZERO,
+    'flip': ('a number from 0 to 1', lambda value: type(value) is float and 0 <= value <= 1),
+    'fps': ABOVE_ZERO,
+    'max_depth': ABOVE_ZERO,
+    'metric_scale': ('the path of a JSON file', lambda value: isinstance(value, str)),
+    'warmup': FROM_ZERO,
+}

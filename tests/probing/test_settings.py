@@ -4,6 +4,8 @@ import pytest
 
 from rvm_jax.errors import UserError
 from rvm_jax.probing import settings
+from rvm_jax.probing.run import Schedule
+from rvm_jax.probing.suite import BENCHMARKS
 
 
 def dataset(root, split='val', *, num_frames=16, crop_area=(0.3, 1.0), flip=0.5, colors=True, camera='FRONT', fps=None):
@@ -50,15 +52,32 @@ def test_texts_become_values_of_the_kind_of_the_default(name, text, value):
 @pytest.mark.parametrize(
     ('name', 'text'),
     [
-        ('num_frames', 'many'), ('num_frames', '2.5'), ('num_frames', 'true'), ('num_frames', '-1'), ('colors', '1'),
+        ('num_frames', 'many'), ('num_frames', '2.5'), ('num_frames', 'true'), ('num_frames', '0'), ('colors', '1'),
         ('crop_area', '0.3'), ('crop_area', '(0.3, 0.4, 0.5)'), ('crop_area', "('a', 'b')"), ('flip', 'none'),
-        ('fps', 'true'), ('fps', "{'a': 1}"), ('flip', '1e999'),
+        ('crop_area', '(0.5, 0.4)'), ('crop_area', '(0, 1)'), ('crop_area', 'none'), ('flip', '1.5'), ('fps', 'true'),
+        ('fps', "{'a': 1}"), ('fps', 'fast'), ('fps', '0'), ('flip', '1e999'), ('camera', ''),
     ],
 )  # fmt: skip
 def test_other_values_are_refused_in_one_line(name, text):
-    with pytest.raises(UserError, match=rf'^--set data\.{name}=.*by default') as error:
+    with pytest.raises(UserError, match=rf'^--set data\.{name}=.*: it takes .*; the default is ') as error:
         resolved(**{name: text})
     assert '\n' not in str(error.value)
+
+
+def test_a_schedule_may_have_no_warm_up():
+    assert settings.resolve(Schedule(), {'warmup': '0', 'peak_lr': '1e-3'}, 'schedule')['warmup'] == 0
+    with pytest.raises(UserError, match=r'schedule\.steps=0: it takes a whole number from 1 on; the default is 40000'):
+        settings.resolve(Schedule(), {'steps': '0'}, 'schedule')
+
+
+@pytest.mark.parametrize('name', BENCHMARKS)
+def test_every_benchmark_takes_its_own_defaults(name):
+    benchmark = BENCHMARKS[name]
+    parts = (benchmark.dataset, benchmark.task, getattr(benchmark, 'schedule', Schedule()))
+    for part in parts:
+        defaults = settings.resolve(part, {}, 'part')
+        texts = {n: str(value) for n, value in defaults.items() if not dataclasses.is_dataclass(value)}
+        assert settings.resolve(part, texts, 'part') == defaults
 
 
 def test_an_unknown_setting_is_refused_with_those_that_there_are():
