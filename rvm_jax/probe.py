@@ -4,13 +4,17 @@ Examples:
     rvm probe --model runs/demo/export --task demo --output runs/demo/probe
     rvm probe --model rvm_l.npz --task ssv2 --data data/ssv2 --output probes/ssv2
     rvm probe --model dinov2-large --task davis --data data/DAVIS --output probes/davis
+    rvm probe --model rvm_l.npz --task waymo --data data/waymo --output probes/waymo_tracker \\
+        --set task.recurrent=true --set schedule.steps=20000
 
 The model is never trained. `demo` needs no data: it renders clips whose truth is known and tells it from the features,
 the model beside its image encoder and random weights, in minutes on a CPU for a model of the tiny size. The folder
-gets results.json, table.md with a row for a table, curves and pictures of predictions. The same line goes on with a
-readout where its training was stopped, and with the demo after the last finished column; other work starts over.
+gets results.json, table.md with a row for a table, curves and pictures of predictions. The same line goes on where it
+was stopped: in the training of a readout (its evaluation starts over), after the last video that was propagated, after
+the last finished model of the demo. `rvm compare` joins folders into one table.
 """
 
+import argparse
 import sys
 
 from rvm_jax.errors import UserError
@@ -35,25 +39,27 @@ def add_arguments(parser):
         '--tap', default='core', help='core (default), encoder, encoder:BLOCKS, encoder@FRACTION of its depth'
     )
     parser.add_argument('--random-weights', action='store_true', help='draw its weights anew: the floor')
-    parser.add_argument(
-        '--streaming', action='store_true', help='a readout that sees the features of one frame at a time'
-    )
     parser.add_argument('--seed', type=int, default=0, help='of the readout, and of random weights (0)')
-    parser.add_argument('--steps', type=int, help='of the readout (default: as published)')
-    parser.add_argument('--batch-size', type=int, help='of the readout (default: as published)')
-    parser.add_argument('--learning-rate', type=float, help='of the readout (default: as published)')
+    parser.add_argument(
+        '--set', dest='given', action='append', default=[], metavar='KEY=VALUE', type=setting,
+        help='another setting than the published: task.streaming=true, data.stride=1, schedule.batch_size=16; '
+        'what there is, a wrong name tells; may be repeated',
+    )  # fmt: skip
     parser.add_argument(
         '--precision', default='float32', help='what the model computes in: float32 (default), official_mixed, bf16'
     )
 
 
+def setting(text):
+    """(key, value) of a KEY=VALUE on the command line."""
+    key, equals, value = text.partition('=')
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f'{text}: is no KEY=VALUE, such as schedule.steps=2000')
+    return key, value
+
+
 def run(args):
     """Run one probe and print what it found."""
-    schedule = {'steps': args.steps, 'batch_size': args.batch_size, 'peak_lr': args.learning_rate}
-    schedule = {name: value for name, value in schedule.items() if value is not None}
-    for name, value in schedule.items():
-        if not value > 0:
-            raise UserError(f'{name} {value}', 'must be above 0', 'leave it out for the published one')
     if args.seed < 0:
         raise UserError(f'--seed {args.seed}', 'must not be below 0', 'take 0, say')
     from rich.console import Console
@@ -62,40 +68,46 @@ def run(args):
     console = Console(soft_wrap=True)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        lines = _demo(args, schedule, progress) if args.task == 'demo' else _benchmark(args, schedule, progress)
+        lines = _demo(args, progress) if args.task == 'demo' else _benchmark(args, progress)
     for line in lines:
         console.print(line, highlight=False, markup=False)
 
 
-def _benchmark(args, schedule, progress):
+def _benchmark(args, progress):
     from rvm_jax.probing.backbones import open_backbone
-    from rvm_jax.probing.benchmark import open_sources, run_benchmark
+    from rvm_jax.probing.benchmark import run_benchmark
     from rvm_jax.probing.results import number
+    from rvm_jax.probing.setup import open_setup
 
-    sources = open_sources(args.task, args.data, args.train_data)
+    setup = open_setup(args.task, args.data, args.train_data, args.given)
     backbone = open_backbone(
         args.model, step=args.step, tap=args.tap, precision=args.precision,
         random_seed=args.seed if args.random_weights else None,
     )  # fmt: skip
-    found = run_benchmark(
-        args.task, backbone, sources, args.output, streaming=args.streaming, seed=args.seed, schedule=schedule,
-        progress=progress,
-    )  # fmt: skip
-    return [f'{args.task}: {found["metric"]} {number(found["value"])}, all scores and pictures in {args.output}']
+    found = run_benchmark(setup, backbone, args.output, seed=args.seed, progress=progress)
+    lines = [f'{args.task}: {found["metric"]} {number(found["value"])}, all scores and pictures in {args.output}']
+    for part, failed in found['left_out'].items():
+        if failed:
+            lines.append(f'{part}: {len(failed)} clips could not be read and were left out, such as {failed[0]}')
+    return lines
 
 
-def _demo(args, schedule, progress):
+def _demo(args, progress):
     from rvm_jax.probing.demo_suite import run_demo, table
     from rvm_jax.probing.results import aligned
+    from rvm_jax.training.signals import StopRequest
 
-    given = {'--data': args.data, '--train-data': args.train_data, '--streaming': args.streaming, 'schedule': schedule}
+    given = {'--data': args.data, '--train-data': args.train_data, '--set': args.given}
     given |= {'--tap': args.tap != 'core', '--random-weights': args.random_weights}
     for flag, value in given.items():
         if value:
             raise UserError(f'{flag} with --task demo', 'the suite has settings of its own', 'leave it out')
-    found = run_demo(
-        args.model, args.output, step=args.step, seed=args.seed, precision=args.precision, progress=progress
-    )
+    with StopRequest() as stop:
+        stop.current = 'a batch'
+        found = run_demo(
+            args.model, args.output, step=args.step, seed=args.seed, precision=args.precision, progress=progress,
+            check=lambda: stop.check('what is finished is kept'),
+        )  # fmt: skip
     return [*aligned(*table(found['results'])), f'pictures and all scores in {args.output}']
 
 

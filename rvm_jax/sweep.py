@@ -16,6 +16,7 @@ import os
 import sys
 
 from rvm_jax.errors import UserError
+from rvm_jax.probe import setting
 
 
 def add_arguments(parser):
@@ -27,6 +28,10 @@ def add_arguments(parser):
     parser.add_argument('--task', default='demo', help='probe of every cell, as of `rvm probe` (demo)')
     parser.add_argument('--data', help='dataset of the probe')
     parser.add_argument('--train-data', help='dataset that its readout is trained on, if it is another')
+    parser.add_argument(
+        '--set', dest='given', action='append', default=[], metavar='KEY=VALUE', type=setting,
+        help='a setting of the probe, as of `rvm probe`; may be repeated',
+    )  # fmt: skip
     parser.add_argument_group('any key of the recipe').add_argument(
         '--config.KEY', metavar='VALUE', dest='overrides', help='set it in every cell'
     )
@@ -35,11 +40,13 @@ def add_arguments(parser):
 def run(args):
     """Train, export and probe every cell, then write the table and the plot."""
     from rvm_jax import ablation, config
-    from rvm_jax.probing.benchmark import open_sources
+    from rvm_jax.probing.setup import open_setup
     from rvm_jax.probing.sweep_results import write_summary
 
+    if args.task == 'demo' and args.given:
+        raise UserError('--set with --task demo', 'the suite has settings of its own', 'leave it out')
     # What the probe lacks is said before anything is trained.
-    sources = None if args.task == 'demo' else open_sources(args.task, args.data, args.train_data)
+    setup = None if args.task == 'demo' else open_setup(args.task, args.data, args.train_data, args.given)
     found = ablation.load(args.config)
     recipe, shared = args.recipe or found.recipe, list(args.overrides)
     if any(override.startswith('seed=') for override in shared):
@@ -52,7 +59,7 @@ def run(args):
     for number, cell in enumerate(cells, 1):
         print(f'cell {number}/{len(cells)}: {found.question} {cell.name}, seed {cell.seed}', flush=True)
         train(cell)
-        results.setdefault(cell.name, {})[cell.seed] = probe(args.task, sources, cell)
+        results.setdefault(cell.name, {})[cell.seed] = probe(setup, cell, args.output)
     for line in write_summary(found.question, results, args.output):
         print(line)
 
@@ -84,20 +91,27 @@ def train(cell):
     pretrained.save_pretrained(pretrained.load(cell.workdir), cell.export, facts=facts)
 
 
-def probe(task, sources, cell):
-    """{backbone: {task: {'metric', 'value', ...}}} of a cell."""
+def probe(setup, cell, output):
+    """{backbone: {task: {'metric', 'value', ...}}} of a cell; without a `Setup` that of the demo suite."""
     from rich.progress import Progress
 
     from rvm_jax.probing.backbones import open_backbone
     from rvm_jax.probing.benchmark import run_benchmark
     from rvm_jax.probing.demo_suite import run_demo
+    from rvm_jax.training.signals import StopRequest
 
     folder = os.path.join(cell.folder, 'probe')
     with Progress(disable=not sys.stdout.isatty()) as progress:
-        if sources is None:
-            return run_demo(cell.export, folder, seed=cell.seed, progress=progress)['results']
-        found = run_benchmark(task, open_backbone(cell.export), sources, folder, seed=cell.seed, progress=progress)
-    return {'model': {task: found}}
+        if setup is not None:
+            found = run_benchmark(setup, open_backbone(cell.export), folder, seed=cell.seed, progress=progress)
+            return {'model': {setup.name: found}}
+        with StopRequest() as stop:
+            stop.current = 'a batch'
+            found = run_demo(
+                cell.export, folder, seed=cell.seed, clips=os.path.join(output, 'clips'), progress=progress,
+                check=lambda: stop.check('what is finished is kept'),
+            )  # fmt: skip
+    return found['results']
 
 
 if __name__ == '__main__':

@@ -1,8 +1,7 @@
 """`rvm probe` as a user types it, on small stand-ins of the public layouts."""
 
-import dataclasses
-import functools
 import json
+import signal
 
 import cv2
 import numpy as np
@@ -12,20 +11,18 @@ from PIL import Image
 from rvm_jax import cli, probe
 from rvm_jax.data.sources.synthetic_videos import write_video
 from rvm_jax.probing import demo_suite, suite
-from rvm_jax.probing.tasks import propagation
+from rvm_jax.probing.datasets.davis import Davis
 
 DAVIS_VIDEOS = ('bear', 'boat')
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """Frames of the size of the stand-ins, where the protocols say 480 x 880 and 224 x 224."""
-    settings = propagation.Settings((48, 64), radius=6)
-    masks = suite.Propagation(suite.Davis, propagation.ObjectMasks(settings))
-    monkeypatch.setitem(suite.BENCHMARKS, 'davis', masks)
-    clips = functools.partial(suite.Kinetics, num_frames=4, image_size=32)
-    readout = dataclasses.replace(suite.BENCHMARKS['kinetics400'], dataset=clips)
-    monkeypatch.setitem(suite.BENCHMARKS, 'kinetics400', readout)
+# Frames of the size of the stand-ins, where the protocols say 480 x 880 and 224 x 224.
+SMALL_DAVIS = ('--set', 'task.settings.size=(48,64)', '--set', 'task.settings.radius=6')
+SMALL_KINETICS = tuple(
+    word
+    for setting in ('data.num_frames=4', 'data.image_size=32', 'schedule.steps=2', 'schedule.batch_size=2')
+    for word in ('--set', setting)
+)
 
 
 def rvm(*words):
@@ -74,12 +71,14 @@ def kinetics(tmp_path_factory):
 
 def test_labels_are_propagated_without_training(export, davis, tmp_path, capsys):
     output = tmp_path / 'probe'
-    line = ('probe', '--model', export, '--task', 'davis', '--data', davis, '--output', output)
+    line = ('probe', '--model', export, '--task', 'davis', '--data', davis, '--output', output, *SMALL_DAVIS)
     assert rvm(*line) == 0
     found = json.loads((output / 'results.json').read_text())
     assert found['metric'] == 'J&F' and 0 <= found['value'] <= 1 and found['value'] == found['scores']['J&F']
     assert found['model']['path'] == export and len(found['model']['fingerprint']) == 16 and found['seed'] == 0
-    assert found['protocol']['settings']['top_k'] == 7 and found['data'] == {'evaluated': 2, 'trained': 0}
+    assert found['protocol']['settings'] | {'top_k': 7, 'radius': 6.0} == found['protocol']['settings']
+    assert found['data'] == {'evaluated': {'dataset': 'Davis', 'split': 'val', 'examples': 2}}
+    assert found['roots'] == {'evaluated': str(davis)}
     assert '| export | ' in (output / 'table.md').read_text()
     assert cv2.imread(str(output / 'prediction_0.png')).shape[1] > 400
     assert 'davis: J&F ' in capsys.readouterr().out
@@ -90,15 +89,36 @@ def test_labels_are_propagated_without_training(export, davis, tmp_path, capsys)
 def test_a_readout_is_trained_on_frozen_features(export, kinetics, tmp_path, capsys):
     output = tmp_path / 'probe'
     line = ('probe', '--model', export, '--task', 'kinetics400', '--data', kinetics, '--output', output)
-    assert rvm(*line, '--steps', 2, '--batch-size', 2) == 0
+    line = (*line, *SMALL_KINETICS)
+    assert rvm(*line) == 0
     found = json.loads((output / 'results.json').read_text())
     assert found['metric'] == 'top1' and found['schedule']['steps'] == 2 and found['protocol']['channels'] == 1024
-    assert found['data'] == {'evaluated': 6 * 7, 'trained': 6}
+    assert found['data']['evaluated']['examples'] == 6 * 7 and found['data']['trained']['examples'] == 6
+    for data in found['data'].values():
+        assert (data['num_frames'], data['stride'], data['image_size']) == (4, 2, 32)
+    assert found['left_out'] == {'training': [], 'evaluation': []}
     assert (output / 'prediction_0.png').exists() and not found['model']['random_weights']
     capsys.readouterr()
-    assert rvm(*line, '--steps', 3, '--batch-size', 2) == 2
+    assert rvm(*line, '--set', 'schedule.peak_lr=1e-3') == 2
     error = capsys.readouterr().err
     assert error.count('\n') == 1 and 'holds another probe: its schedule is' in error and '--output' in error
+
+
+def test_propagation_goes_on_after_the_last_video_that_was_done(export, davis, tmp_path, monkeypatch, capsys):
+    output, loaded = tmp_path / 'probe', []
+    line = ('probe', '--model', export, '--task', 'davis', '--data', davis, '--output', output, *SMALL_DAVIS)
+    load = Davis.video
+
+    def video(source, index):
+        loaded.append(index)
+        signal.raise_signal(signal.SIGTERM)
+        return load(source, index)
+
+    monkeypatch.setattr(Davis, 'video', video)
+    assert rvm(*line) == 75
+    assert 'SIGTERM: 1 of 2 videos are done; the same command line goes on from there' in capsys.readouterr().err
+    monkeypatch.setattr(Davis, 'video', lambda source, index: loaded.append(index) or load(source, index))
+    assert rvm(*line) == 0 and loaded == [0, 1]
 
 
 def test_the_demo_runs_every_task_beside_the_image_encoder_and_random_weights(export, tmp_path, capsys, monkeypatch):
@@ -130,9 +150,11 @@ def test_the_demo_runs_every_task_beside_the_image_encoder_and_random_weights(ex
         (('--task', 'ssv3'), '--task ssv3: there is no such task; take demo, ssv2, '),
         (('--task', 'davis'), '--task davis: needs its dataset; say with --data where it lies'),
         (('--task', 'davis', '--data', 'nowhere'), 'DAVIS'),
-        (('--task', 'davis', '--data', 'DAVIS', '--steps', '5'), 'trains nothing'),
-        (('--task', 'davis', '--data', 'DAVIS', '--streaming'), 'trains nothing'),
-        (('--task', 'ssv2', '--data', '.', '--batch-size', '0'), 'must be above 0'),
+        (('--task', 'davis', '--data', 'DAVIS', '--set', 'schedule.steps=5'), 'they begin task, data'),
+        (('--task', 'davis', '--data', 'DAVIS', '--train-data', '.'), 'it trains nothing'),
+        (('--task', 'davis', '--data', 'DAVIS', '--set', 'task.size=5'), 'there is no such setting; take one of'),
+        (('--task', 'ssv2', '--data', '.', '--set', 'schedule.step=9'), 'there is no such setting; take one of steps'),
+        (('--task', 'demo', '--set', 'task.streaming=true'), '--set with --task demo: the suite has settings'),
         (('--task', 'demo', '--tap', 'encoder'), '--tap with --task demo: the suite has settings of its own'),
         (('--task', 'davis', '--data', 'DAVIS', '--tap', 'encoder:99'), 'there is no such depth'),
     ],

@@ -9,7 +9,7 @@ import pytest
 
 from rvm_jax import ablation, cli, config, demo
 from rvm_jax.errors import ConfigErrors, UserError
-from rvm_jax.probing import benchmark
+from rvm_jax.probing import benchmark, setup
 from rvm_jax.probing.sweep_results import write_summary
 
 SMALL = (
@@ -30,13 +30,13 @@ def probes(monkeypatch):
     """A probe whose score is the number of source frames that the cell trained with; the folders it was asked for."""
     asked = []
 
-    def run_benchmark(name, backbone, sources, folder, *, seed, **_):
+    def run_benchmark(_, backbone, folder, *, seed, **__):
         asked.append(folder)
         value = backbone.architecture.num_source + 0.5 * seed
         return {'metric': 'frames', 'value': value, 'higher_is_better': True}
 
     monkeypatch.setattr(benchmark, 'run_benchmark', run_benchmark)
-    monkeypatch.setattr(benchmark, 'open_sources', lambda *_: ((), ()))
+    monkeypatch.setattr(setup, 'open_setup', lambda name, *_: types.SimpleNamespace(name=name))
     return asked
 
 

@@ -6,41 +6,65 @@ A source has `len(source)`, `num_frames` and `example(index, rng) -> dict of arr
 import dataclasses
 import functools
 import os
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
+from rvm_jax.errors import DataError
+
+MAX_FAILED = 0.1  # share of a source's examples that may turn out not to be readable, as in pre-training
 NOT_FOR_DEVICES = ('id', 'video_THWC')
 
 
 class Batches:
-    """Features of a backbone, computed as the clips of a source are decoded; training draws each anew every time."""
+    """Features of a backbone, computed as the clips of a source are decoded; training draws each anew every time.
+
+    Clips are decoded ahead by threads. What cannot be read is left out and noted in `failed`, {index: why}; DataError
+    once that is more than MAX_FAILED of the source.
+    """
 
     def __init__(self, backbone, source):
         self.width, self.num_frames = backbone.width, source.num_frames
+        self.failed = {}
         self._backbone, self._source = backbone, source
+
+    def __len__(self):
+        return len(self._source)
 
     def training(self, *, batch_size, steps, start, seed, mesh):
         """Yield (features_BTMD, batch) for the steps after `start`, a function of seed and step alone.
 
-        Clips are decoded ahead by threads.
+        Where an example cannot be read, the one after it in the source takes its place.
         """
-        import grain
-
-        items = grain.MapDataset.source(Draws(self._source, seed, steps * batch_size))[start * batch_size :]
-        threads = min(16, 2 * len(os.sched_getaffinity(0)))  # decoding and resizing release the interpreter's lock
-        ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch_size)
-        for examples in items.to_iter_dataset(ahead).batch(batch_size, batch_fn=list):
+        items = _Items(steps * batch_size, lambda item: self._draw(seed, item))
+        for examples in _decoded_ahead(items, batch_size, start * batch_size):
             yield self._batch(examples, mesh)
 
     def evaluation(self, *, batch_size, mesh):
-        """Yield (features_BTMD, batch, examples without their video) once over; the last batch is filled up."""
-        for indices in groups(len(self._source), batch_size):
-            examples = [self._source.example(index, None) for index in indices]
+        """Yield (features_BTMD, batch, its examples) once over; the last batch is filled up."""
+        items = _Items(len(self._source), lambda index: self._read(index, None))
+        for examples in _decoded_ahead(items, batch_size, 0):
             filled = examples + examples[-1:] * (batch_size - len(examples))
-            yield *self._batch(filled, mesh), [without_video(example) for example in examples]
+            yield *self._batch(filled, mesh), examples
+
+    def _draw(self, seed, item):
+        index = drawn(seed, item, len(self._source))
+        while (example := self._read(index, np.random.default_rng((seed, item)))) is None:
+            index = (index + 1) % len(self._source)
+        return example
+
+    def _read(self, index, rng):
+        """An example; None for one that cannot be read."""
+        try:
+            return self._source.example(index, rng)
+        except DataError as error:
+            self.failed[index] = str(error)
+            if len(self.failed) > MAX_FAILED * len(self._source):
+                reason = f'{error.reason}, and {len(self.failed)} of {len(self._source)} clips cannot be read'
+                raise DataError(error.value, reason, 'repair the data') from error
 
     def _batch(self, examples, mesh):
         video_BTHWC = place(np.stack([example['video_THWC'] for example in examples]), mesh)
@@ -48,19 +72,26 @@ class Batches:
 
 
 @dataclasses.dataclass(frozen=True)
-class Draws:
-    """What training reads, in order: item i is drawn by (seed, i), every epoch shuffled anew."""
+class _Items:
+    """What `read` gives for the numbers below total, as a list that is read when it is looked at."""
 
-    source: object
-    seed: int
     total: int
+    read: Callable
 
     def __len__(self):
         return self.total
 
     def __getitem__(self, item):
-        index = drawn(self.seed, item, len(self.source))
-        return self.source.example(index, np.random.default_rng((self.seed, item)))
+        return self.read(item)
+
+
+def _decoded_ahead(items, batch_size, start):
+    """Lists of batch_size items, and one of what is left; None is left out."""
+    import grain
+
+    threads = min(16, 2 * len(os.sched_getaffinity(0)))  # decoding and resizing release the interpreter's lock
+    ahead = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * batch_size)
+    return grain.MapDataset.source(items)[start:].to_iter_dataset(ahead).batch(batch_size, batch_fn=list)
 
 
 def drawn(seed, item, length):

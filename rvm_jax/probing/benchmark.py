@@ -1,120 +1,121 @@
 """Runs one benchmark on one backbone and leaves its folder: results, a table row, the readout, pictures."""
 
 import dataclasses
+import functools
+import io
 import os
 import time
 
 import numpy as np
 
-from rvm_jax.errors import UserError
 from rvm_jax.probing import batches, pictures, results, run
-from rvm_jax.probing.suite import BENCHMARKS, Readout
 from rvm_jax.probing.tasks import propagation
+from rvm_jax.training.checkpoint import Checkpoints
+from rvm_jax.training.run_lock import run_lock
+from rvm_jax.training.signals import StopRequest
 from rvm_jax.visualization import canvas
 from rvm_jax.visualization.curves import loss_curve
 
-PICTURED = 4  # examples
+PICTURED = 4  # examples, evenly spread
 
 
-def run_benchmark(name, backbone, sources, folder, *, streaming=False, seed=0, schedule=None, progress):
-    """Results of a benchmark, which are in `folder`, too; what is there already is not computed again.
+def run_benchmark(setup, backbone, folder, *, seed=0, progress):
+    """Results of a `setup.Setup`, which are in `folder`, too; what is there already is not computed again.
 
-    sources: as from `open_sources`. schedule: {field: value} that differ from the published ones. progress is a `rich`
-    Progress. Raises UserError for a folder of another probe, and for settings that do not go with the benchmark.
+    progress is a `rich` Progress. Raises UserError for a folder of another probe, and Stopped on SIGTERM or Ctrl-C: the
+    same call goes on.
     """
-    train, evaluated = sources
-    benchmark = BENCHMARKS[name]
-    is_trained = train is not None
-    if not is_trained and (streaming or schedule):
-        raise UserError(f'--task {name}', 'trains nothing', 'leave the flags of the readout out')
-    task = dataclasses.replace(benchmark.task, streaming=True) if streaming else benchmark.task
-    settings = {'task': name, 'model': backbone.describe(), 'protocol': dataclasses.asdict(task), 'seed': seed}
-    if is_trained:
-        schedule = dataclasses.replace(benchmark.schedule, **(schedule or {}))
-        settings['schedule'] = dataclasses.asdict(schedule)
-    settings |= {'data': {'evaluated': len(evaluated), 'trained': len(train) if is_trained else 0}}
+    settings = {
+        'task': setup.name,
+        'model': backbone.describe(),
+        'protocol': dataclasses.asdict(setup.task),
+        'seed': seed,
+        'data': setup.data,
+    }
+    if setup.schedule is not None:
+        settings['schedule'] = dataclasses.asdict(setup.schedule)
     found = results.open_folder(folder, settings)
     if found is not None:
         return found
     start = time.monotonic()
-    if is_trained:
-        scores = _readout(task, backbone, train, evaluated, schedule, folder, seed, progress)
-    else:
-        scores = _propagation(task, backbone, evaluated, folder, progress)
+    with run_lock(folder), StopRequest() as stop:
+        measure = _read_out if setup.train is not None else _propagate
+        scores, left_out = measure(setup, backbone, folder, seed, stop, progress)
+    task = setup.task
     found = settings | {
         'metric': task.metric,
         'value': scores[task.metric],
         'higher_is_better': task.higher_is_better,
         'scores': scores,
+        'left_out': left_out,
+        'roots': setup.roots,
         'seconds': round(time.monotonic() - start),
         'version': results.version(),
     }
     row = [backbone.name, results.number(scores[task.metric])]
-    canvas.write_bytes(
-        os.path.join(folder, results.ROW), results.markdown(['model', f'{name} {task.metric}'], [row]).encode()
-    )
+    table = results.markdown(['model', f'{setup.name} {task.metric}'], [row])
+    canvas.write_bytes(os.path.join(folder, results.ROW), table.encode())
     results.write_json(os.path.join(folder, results.RESULTS), found)
     return found
 
 
-def open_sources(name, root, train_root=None):
-    """What a benchmark trains on, or None, and what it evaluates: two sources. UserError if one is missing."""
-    if name not in BENCHMARKS:
-        raise UserError(f'--task {name}', 'there is no such task', f'take demo, {", ".join(BENCHMARKS)}')
-    if root is None:
-        raise UserError(f'--task {name}', 'needs its dataset', 'say with --data where it lies')
-    benchmark, train = BENCHMARKS[name], None
-    if isinstance(benchmark, Readout):
-        train = (benchmark.train_dataset or benchmark.dataset)(train_root or root, 'train')
-    return train, benchmark.dataset(root, 'val')
-
-
-def _readout(task, backbone, train, evaluated, schedule, folder, seed, progress):
+def _read_out(setup, backbone, folder, seed, stop, progress):
+    """Scores of a readout that is trained first, and which clips could not be read."""
+    task, schedule = setup.task, setup.schedule
+    train, evaluated = batches.Batches(backbone, setup.train), batches.Batches(backbone, setup.evaluated)
     bar = progress.add_task('training the readout', total=schedule.steps)
-    readout, curve = run.train_readout(
-        task, batches.Batches(backbone, train), schedule, seed=seed, workdir=os.path.join(folder, 'readout'),
-        progress=lambda step, loss: progress.update(bar, completed=step),
-    )  # fmt: skip
+    with Checkpoints(folder, keep=1) as checkpoints:
+        readout, curve = run.train_readout(
+            task, train, schedule, seed=seed, checkpoints=checkpoints, stop=stop,
+            progress=lambda step, loss: progress.update(bar, completed=step),
+        )  # fmt: skip
     draw_curve(os.path.join(folder, results.CURVE), curve)
     bar = progress.add_task('evaluating', total=len(evaluated))
     scores, predictions, examples = run.evaluate_readout(
-        task, batches.Batches(backbone, evaluated), readout, batch_size=schedule.batch_size,
+        task, evaluated, readout, batch_size=schedule.batch_size, stop=stop,
         progress=lambda done: progress.update(bar, completed=done),
     )  # fmt: skip
-    for index in range(min(PICTURED, len(examples))):
+    for number, index in enumerate(_pictured(len(examples))):
         drawn = pictures.picture(
-            evaluated.example(index, None)['video_THWC'], predictions[index], examples[index],
-            getattr(evaluated, 'classes', None),
+            setup.evaluated.example(index, None)['video_THWC'], predictions[index], examples[index],
+            getattr(setup.evaluated, 'classes', None),
         )  # fmt: skip
         if drawn is not None:
-            canvas.write_png(os.path.join(folder, f'prediction_{index}.png'), drawn)
-    return scores
+            canvas.write_png(os.path.join(folder, f'prediction_{number}.png'), drawn)
+    return scores, {'training': list(train.failed.values()), 'evaluation': list(evaluated.failed.values())}
 
 
-def _propagation(task, backbone, evaluated, folder, progress):
-    bar = progress.add_task('propagating', total=len(evaluated))
+def _propagate(setup, backbone, folder, seed, stop, progress):
+    """Scores of a task that carries labels through videos; what is known of a video is kept as soon as it is."""
+    del seed  # nothing is drawn
+    bar = progress.add_task('propagating', total=len(setup.evaluated))
+    features = functools.partial(propagation.patch_features, backbone)
+    pictured, records = _pictured(len(setup.evaluated)), []
+    for index in range(len(setup.evaluated)):
+        stop.current = 'a video'
+        kept = os.path.join(folder, f'video_{index:05}.npz')
+        if not os.path.exists(kept):
+            record, drawn = propagate_one(setup.task, setup.evaluated.video(index), features, index in pictured)
+            if drawn is not None:
+                canvas.write_png(os.path.join(folder, f'prediction_{pictured.index(index)}.png'), drawn)
+            _write_record(kept, record)
+        with np.load(kept) as record:
+            records.append(dict(record))
+        progress.update(bar, completed=index + 1)
+        stop.check(f'{index + 1} of {len(setup.evaluated)} videos are done')
+    return setup.task.scores(records), {}
 
-    def features(frames):
-        return propagation.patch_features(backbone, frames)
 
-    def videos():
-        for index in range(len(evaluated)):
-            yield evaluated.video(index)
-            progress.update(bar, completed=index + 1)
-
-    scores = propagation.evaluate(task, videos(), features)
-    for index in range(min(PICTURED, len(evaluated))):
-        drawn = propagated_picture(task, evaluated.video(index), features)
-        if drawn is not None:
-            canvas.write_png(os.path.join(folder, f'prediction_{index}.png'), drawn)
-    return scores
+def propagate_one(task, video, features, is_pictured):
+    """What the task keeps of one video, and a picture: predicted labels above the true ones, or None."""
+    predictions = task.predict(video, features)
+    if not is_pictured:
+        return task.measure(predictions, video), None
+    predictions = list(predictions)
+    return task.measure(iter(predictions), video), _propagated_picture(predictions, video) if predictions else None
 
 
-def propagated_picture(task, video, features):
-    """Frames with the predicted labels above those with the true ones; None for a video that does not count."""
-    predictions = list(task.predict(video, features))
-    if not predictions:
-        return None
+def _propagated_picture(predictions, video):
     frames_THWC = np.stack(list(video.frames())[: len(predictions)])
     truth = [video.truth(t) for t in range(len(predictions))]
     if isinstance(predictions[0], tuple):
@@ -128,6 +129,21 @@ def propagated_picture(task, video, features):
             {'tracks_QT2': truth_QT2, 'visible_QT': everywhere_QT, 'valid_Q': everywhere_QT[:, 0]},
         )  # fmt: skip
     return pictures.picture(frames_THWC, {'patches_Thw': np.stack(predictions)}, {'masks_THW': np.stack(truth)})
+
+
+def propagated_picture(task, video, features):
+    return propagate_one(task, video, features, True)[1]  # TODO until the demo suite uses propagate_one
+
+
+def _pictured(total):
+    """Which of so many examples are drawn."""
+    return sorted({round(place) for place in np.linspace(0, total - 1, min(PICTURED, total))})
+
+
+def _write_record(path, record):
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **record)
+    canvas.write_bytes(path, packed.getvalue())
 
 
 def draw_curve(path, curve):

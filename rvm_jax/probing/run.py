@@ -1,6 +1,5 @@
 """Trains a readout on frozen features and scores it: what every probe with a readout does."""
 
-import contextlib
 import dataclasses
 
 import jax
@@ -11,12 +10,12 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from rvm_jax.errors import Diverged
 from rvm_jax.probing import batches
-from rvm_jax.training.checkpoint import Checkpoints
-from rvm_jax.training.run_lock import run_lock
 from rvm_jax.training.signals import StopRequest
 
 LOGGED = 50  # steps between points of a curve
 SAVED = 2_000  # steps between checkpoints of a readout
+NOTHING_DONE = {'curve': [], 'failed': []}
+NEVER = StopRequest()  # of a caller that lets signals end the process
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,34 +43,44 @@ class Schedule:
         return optax.adamw(self.learning_rate(), eps=1e-8, weight_decay=self.weight_decay)
 
 
-def train_readout(task, data, schedule, *, seed, workdir=None, progress=lambda step, loss: None):
+def train_readout(task, data, schedule, *, seed, checkpoints=None, stop=NEVER, progress=lambda step, loss: None):
     """Train the readout of a task on `batches.Batches`: the readout, and its curve of losses.
 
-    The curve is [{'step', 'loss', ...}]. Everything is a function of seed. In workdir, where given, checkpoints are
-    kept: an interrupted readout goes on from there. Raises Diverged when the loss is no longer finite, and Stopped on
-    SIGTERM or Ctrl-C once it is saved.
+    The curve is [{'step', 'loss', ...}]. Everything is a function of seed. With checkpoints, `Checkpoints` of a folder,
+    an interrupted readout goes on. stop is the StopRequest that this runs in. Raises Diverged when the loss is no
+    longer finite, and Stopped on SIGTERM or Ctrl-C once it is saved.
     """
     mesh = batches.make_mesh(schedule.batch_size)
     graphdef, state = _start(task, data, schedule, seed, mesh)
     train_step = _make_step(graphdef, task, schedule.optimizer())
-    with contextlib.ExitStack() as stack:
-        saves = stack.enter_context(_Saves(workdir)) if workdir is not None else None
-        start, state, curve = saves.restore(state) if saves else (0, state, [])
-        drawn = data.training(batch_size=schedule.batch_size, steps=schedule.steps, start=start, seed=seed, mesh=mesh)
-        for step, (features_BTMD, batch) in enumerate(drawn, start + 1):
-            state, losses = train_step(state, features_BTMD, batch)
-            if step % LOGGED == 0 or step == schedule.steps:
-                curve.append({'step': step, **{name: float(value) for name, value in losses.items()}})
-                if not np.isfinite(curve[-1]['loss']):
-                    raise Diverged('readout', f'its loss is not finite at step {step}', 'lower --learning-rate')
-                progress(step, curve[-1]['loss'])
-            if saves:
-                saves.maybe(step, state, curve, is_last=step == schedule.steps)
+    start, state, position = (checkpoints and checkpoints.restore(_abstract(state))) or (0, state, NOTHING_DONE)
+    curve = list(position['curve'])
+    data.failed.update(dict(position['failed']))
+    drawn = data.training(batch_size=schedule.batch_size, steps=schedule.steps, start=start, seed=seed, mesh=mesh)
+    for step, (features_BTMD, batch) in enumerate(drawn, start + 1):
+        stop.current = f'step {step} of the readout, saving'
+        state, losses = train_step(state, features_BTMD, batch)
+        is_last = step == schedule.steps
+        if step % LOGGED == 0 or is_last:
+            curve.append({'step': step, **{name: float(value) for name, value in losses.items()}})
+            if not np.isfinite(curve[-1]['loss']):
+                reason = f'the loss is not finite at step {step}'
+                raise Diverged(f'schedule.peak_lr={schedule.peak_lr}', reason, 'lower it with --set')
+            progress(step, curve[-1]['loss'])
+        if checkpoints and (stop.requested or is_last or step % SAVED == 0):
+            position = {'curve': curve, 'failed': sorted(data.failed.items())}
+            save = checkpoints.save_now if stop.requested or is_last else checkpoints.save
+            save(step, state, position)
+        if not is_last:
+            stop.check(f'readout saved at step {step}')
     return nnx.merge(graphdef, state['params']), curve
 
 
-def evaluate_readout(task, data, readout, *, batch_size, progress=lambda done: None):
-    """Scores {name: value} of a readout, and its predictions and examples in order, videos left out."""
+def evaluate_readout(task, data, readout, *, batch_size, stop=NEVER, progress=lambda done: None):
+    """Scores {name: value} of a readout, and its predictions and examples in order, videos left out.
+
+    Raises Stopped on SIGTERM or Ctrl-C.
+    """
     mesh = batches.make_mesh(batch_size)
     graphdef, params = nnx.split(readout)
 
@@ -81,10 +90,12 @@ def evaluate_readout(task, data, readout, *, batch_size, progress=lambda done: N
 
     predictions, examples = [], []
     for features_BTMD, batch, some in data.evaluation(batch_size=batch_size, mesh=mesh):
+        stop.current = 'a batch'
         found = jax.device_get(predict(params, features_BTMD, batch))
         predictions += [{name: array[index] for name, array in found.items()} for index in range(len(some))]
-        examples += some
+        examples += [batches.without_video(example) for example in some]
         progress(len(examples))
+        stop.check('the trained readout is saved')
     return task.scores(predictions, examples), predictions, examples
 
 
@@ -111,36 +122,5 @@ def _make_step(graphdef, task, optimizer):
     return train_step
 
 
-class _Saves:
-    """Checkpoints of a readout in a folder of its own, which is locked, and signals that ask to save and stop."""
-
-    def __init__(self, workdir):
-        self._workdir = workdir
-
-    def __enter__(self):
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(run_lock(self._workdir))
-            self._checkpoints = stack.enter_context(Checkpoints(self._workdir, keep=1))
-            self._stop = stack.enter_context(StopRequest())
-            self._stack = stack.pop_all()
-        return self
-
-    def __exit__(self, *error):
-        return self._stack.__exit__(*error)
-
-    def restore(self, state):
-        """(step, state, curve) to go on from, at first 0 and the given state."""
-        abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)
-        step, state, position = self._checkpoints.restore(abstract) or (0, state, {'curve': []})
-        return step, state, position['curve']
-
-    def maybe(self, step, state, curve, *, is_last):
-        """Save if it is time to; raises Stopped if a signal came."""
-        self._stop.step = step
-        if self._stop.requested or is_last:
-            self._checkpoints.save_now(step, state, {'curve': curve})
-        elif step % SAVED == 0:
-            self._checkpoints.save(step, state, {'curve': curve})
-        if self._stop.requested and not is_last:
-            self._stop.agree([self._stop.kind])
-            raise self._stop.ended(step)
+def _abstract(state):
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), state)

@@ -76,7 +76,7 @@ def _train(config, workdir, load_initial, hosts):
         done = first
         try:
             for step in range(first + 1, config.steps + 1):
-                stop.step = step
+                stop.current = f'step {step}, saving'
                 trace.before(step, state)
                 batch = log.next_batch()
                 state, metrics = train_step(state, batch, frozen)
@@ -93,7 +93,7 @@ def _train(config, workdir, load_initial, hosts):
                 elif is_saved:
                     checkpoints.save(step, state, position)
                 if stop.agreed and not is_last:
-                    raise stop.ended(step)
+                    raise stop.ended(f'saved at step {step}')
         except (Stopped, DataError):  # no more clips, or a signal: keep what is done
             if done > first and (done == step or hosts.count == 1):  # one of several without clips cannot save alone
                 log.flush()

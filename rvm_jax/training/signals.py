@@ -14,15 +14,15 @@ KINDS = ('', *NAMES.values())  # the later one counts where processes got differ
 class StopRequest:
     """Within this context the first SIGTERM or Ctrl-C only raises a flag; a further Ctrl-C ends the process at once.
 
-    The loop keeps `step` at the step it is working on, tells the kinds of all processes after each step, asks `agreed`
-    ('' or what came to any of them), saves, and raises `ended(step)`. Enter it in the main thread: Python delivers
-    signals nowhere else.
+    The loop keeps `current` at the work that it will finish first, tells the kinds of all processes after each step,
+    asks `agreed` ('' or what came to any of them), saves, and raises `ended(what is saved)`. Work of one process alone
+    asks `check(what is saved)` now and then. Enter it in the main thread: Python delivers signals nowhere else.
     """
 
     def __init__(self):
         self.requested = self.agreed = ''  # what came to this process; what all of them know and act on
         self._where = ''
-        self.step = 0
+        self.current = 'step 0, saving'
 
     def __enter__(self):
         self._before = {number: signal.signal(number, self._receive) for number in NAMES}
@@ -43,10 +43,16 @@ class StopRequest:
         if len(kinds) > 1 and self.agreed:
             self._where = f' at process {list(kinds).index(max(kinds))}'
 
-    def ended(self, step):
-        """The exception to raise once the given step is saved."""
+    def ended(self, saved):
+        """The exception to raise once things are saved; saved says what, such as 'saved at step 9'."""
         error = Interrupted if self.agreed == NAMES[signal.SIGINT] else Stopped
-        return error(f'{self.agreed}{self._where}: saved at step {step}; the same command line goes on from there')
+        return error(f'{self.agreed}{self._where}: {saved}; the same command line goes on from there')
+
+    def check(self, saved):
+        """In a run of one process: raise `ended` if a signal has come."""
+        if self.requested:
+            self.agree([self.kind])
+            raise self.ended(saved)
 
     def _receive(self, number, _frame):
         if self.requested and number == signal.SIGINT:
@@ -57,7 +63,7 @@ class StopRequest:
             os._exit(Interrupted.exit_code)
         if not self.requested:
             self.requested = NAMES[number]
-            _write(f'{self.requested}: finishing step {self.step}, saving')
+            _write(f'{self.requested}: finishing {self.current}')
 
 
 def _write(message):

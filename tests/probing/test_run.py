@@ -5,10 +5,12 @@ import jax
 import numpy as np
 import pytest
 
-from rvm_jax.errors import Diverged, Stopped
+from rvm_jax.errors import DataError, Diverged, Stopped
 from rvm_jax.probing import batches, run
 from rvm_jax.probing.backbones import open_backbone
 from rvm_jax.probing.tasks.recognition import Recognition
+from rvm_jax.training.checkpoint import Checkpoints
+from rvm_jax.training.signals import StopRequest
 
 TASK = Recognition(2, channels=16, heads=2)
 SCHEDULE = run.Schedule(steps=60, batch_size=8, peak_lr=3e-3)
@@ -51,6 +53,36 @@ def test_a_last_batch_that_is_not_full_counts_each_example_once(backbone, moving
     assert all(features.shape[0] == len(batch['label']) == 4 for features, batch, _ in found)
 
 
+def broken(source, *indices):
+    """The source with examples that cannot be read."""
+    read = source.example
+
+    def example(index, rng=None):
+        if index in indices:
+            raise DataError(f'{index}.mp4', 'is cut off', 'remove it')
+        return read(index, rng)
+
+    source.example = example
+    return source
+
+
+def test_what_cannot_be_read_is_left_out_and_named(backbone, moving):
+    data = batches.Batches(backbone, broken(moving(20), 3, 19))
+    run.train_readout(TASK, data, run.Schedule(steps=5, batch_size=4), seed=0)
+    assert data.failed == {3: '3.mp4: is cut off; remove it', 19: '19.mp4: is cut off; remove it'}
+    mesh = batches.make_mesh(4)
+    drawn = {str(draw) for draw in (batches.drawn(0, item, 20) for item in range(20))}
+    assert {'3', '19'} < drawn
+    read = [example['id'] for *_, some in data.evaluation(batch_size=4, mesh=mesh) for example in some]
+    assert read == [str(index) for index in range(20) if index not in (3, 19)]
+
+
+def test_too_much_that_cannot_be_read_ends_a_probe(backbone, moving):
+    data = batches.Batches(backbone, broken(moving(20), 3, 4, 5))
+    with pytest.raises(DataError, match=r'^\d.mp4: is cut off, and 3 of 20 clips cannot be read; repair the data'):
+        list(data.evaluation(batch_size=4, mesh=batches.make_mesh(4)))
+
+
 def test_a_readout_that_was_stopped_goes_on_as_if_it_never_was(backbone, moving, tmp_path):
     data = batches.Batches(backbone, moving(16))
     whole, curve = run.train_readout(TASK, data, SCHEDULE, seed=0)
@@ -59,9 +91,10 @@ def test_a_readout_that_was_stopped_goes_on_as_if_it_never_was(backbone, moving,
         if step == 50:
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(Stopped, match='saved at step 50'):
-        run.train_readout(TASK, data, SCHEDULE, seed=0, workdir=str(tmp_path), progress=stop_at_50)
-    resumed, curve_resumed = run.train_readout(TASK, data, SCHEDULE, seed=0, workdir=str(tmp_path))
+    with pytest.raises(Stopped, match='saved at step 50'), StopRequest() as stop, Checkpoints(tmp_path) as saves:
+        run.train_readout(TASK, data, SCHEDULE, seed=0, checkpoints=saves, stop=stop, progress=stop_at_50)
+    with Checkpoints(tmp_path) as saves:
+        resumed, curve_resumed = run.train_readout(TASK, data, SCHEDULE, seed=0, checkpoints=saves)
     assert curve_resumed == curve
     assert all(map(np.array_equal, leaves(resumed), leaves(whole)))
 

@@ -14,14 +14,15 @@ from rvm_jax.training.signals import StopRequest
 try:
     with StopRequest() as stop:
         print('ready', flush=True)
-        for stop.step in range(1, 10**9):
+        for step in range(1, 10**9):
+            stop.current = f'step {step}, saving'
             time.sleep(0.01)
             stop.agree([stop.kind])
             if stop.agreed:
                 print('asked', flush=True)
                 time.sleep(0 if len(sys.argv) == 1 else 60)
                 print('saved', flush=True)
-                raise stop.ended(stop.step)
+                raise stop.ended(f'saved at step {step}')
 except Stopped as error:
     print(error, flush=True)
     sys.exit(error.exit_code)
@@ -69,7 +70,7 @@ def test_the_handlers_of_before_come_back():
         signal.raise_signal(signal.SIGTERM)
         assert stop.requested == 'SIGTERM'
         stop.agree([stop.kind])
-        assert not isinstance(stop.ended(3), Interrupted)
+        assert not isinstance(stop.ended('saved at step 3'), Interrupted)
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
 
 
@@ -78,6 +79,14 @@ def test_what_came_to_one_process_ends_all():
     stop.agree([0, 0, 0])
     assert not stop.agreed
     stop.agree([0, 1, 0])
-    assert str(stop.ended(3)).startswith('SIGTERM at process 1: saved at step 3')
+    assert str(stop.ended('saved at step 3')).startswith('SIGTERM at process 1: saved at step 3')
     stop.agree([0, 1, 2])
-    assert isinstance(stop.ended(3), Interrupted)
+    assert isinstance(stop.ended('saved at step 3'), Interrupted)
+
+
+def test_work_of_one_process_ends_where_it_checks():
+    with StopRequest() as stop:
+        stop.check('nothing is asked')
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped, match='SIGTERM: two videos are done; the same command line'):
+            stop.check('two videos are done')

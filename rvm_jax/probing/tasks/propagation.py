@@ -1,8 +1,8 @@
 """Labels of the first frame carried through a video without training: DAVIS, JHMDB, VIP, and how long it lasts.
 
-A task here has `predict(video, features)`, labels frame by frame; `measure(predictions, video)`, what is kept of a
-video; and `scores(records)` over all of them. features is a function from frames (uint8 HWC, resized to the task's
-size) to what `label_propagation` takes: (h, w, D) for each, L2-normalized; see `patch_features`.
+A task here has `predict(video, features)`, labels frame by frame; `measure(predictions, video)`, the {name: array}
+that are kept of a video; and `scores(records)` over all of them. features is a function from frames (uint8 HWC,
+resized to the task's size) to what `label_propagation` takes: (h, w, D) for each, L2-normalized; see `patch_features`.
 """
 
 import dataclasses
@@ -55,7 +55,7 @@ class ObjectMasks:
         return _masks(video, video.truth(0), self.settings, features)
 
     def measure(self, predictions, video):
-        """J_TQ, F_TQ and the objects that each frame shows at most."""
+        """j_TQ, f_TQ, and largest_T: the number of the last object that each frame shows."""
         return _object_record(predictions, video, video.num_frames)
 
     def scores(self, records):
@@ -82,9 +82,9 @@ class Stability:
         return itertools.islice(ObjectMasks(self.settings).predict(video, features), frames)
 
     def measure(self, predictions, video):
-        """As of ObjectMasks, for the frames that count; None for a video that is too short."""
+        """As of ObjectMasks, for the frames that count; nothing for a video that is too short."""
         if video.num_frames <= max(self.lengths):
-            return None
+            return {}
         return _object_record(predictions, video, max(self.lengths))
 
     def scores(self, records):
@@ -92,7 +92,7 @@ class Stability:
 
         Raises UserError if all videos are too short.
         """
-        records = [record for record in records if record is not None]
+        records = [record for record in records if record]
         if not records:
             reason = f'none has more than {max(self.lengths)} frames'
             raise UserError('videos for stability', reason, 'give longer videos, or shorter lengths')
@@ -118,13 +118,14 @@ class PartMasks:
         return _masks(video, np.where(first_HW < self.num_classes, first_HW, 0), self.settings, features)
 
     def measure(self, predictions, video):
-        """The confusion matrix of a video."""
+        """confusion_KK of a video."""
         pairs = _with_truth(predictions, video)
-        return sum(segmentation.confusion(found_HW, truth_HW, self.num_classes) for found_HW, truth_HW in pairs)
+        counts = (segmentation.confusion(found_HW, truth_HW, self.num_classes) for found_HW, truth_HW in pairs)
+        return {'confusion_KK': sum(counts)}
 
     def scores(self, records):
         """{'miou'} in [0, 1]."""
-        return {'miou': segmentation.mean_iou(sum(records))}
+        return {'miou': segmentation.mean_iou(sum(record['confusion_KK'] for record in records))}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,25 +146,21 @@ class Keypoints:
             yield label_maps.labels_to_keypoints(labels_hwK, size)
 
     def measure(self, predictions, video):
-        """Predicted points, true points and which predictions exist, as `keypoints.pck` takes them."""
+        """predicted_TQ2, truth_TQ2, and visible_TQ: which predictions exist."""
         pairs = list(_with_truth(predictions, video))
         points_TQ2, visible_TQ = (np.stack([found[part] for found, _ in pairs]) for part in (0, 1))
-        return points_TQ2, np.stack([truth_Q2 for _, truth_Q2 in pairs]), visible_TQ
+        truth_TQ2 = np.stack([truth_Q2 for _, truth_Q2 in pairs])
+        return {'predicted_TQ2': points_TQ2, 'truth_TQ2': truth_TQ2, 'visible_TQ': visible_TQ}
 
     def scores(self, records):
         """{'pck_<threshold>'} in percent."""
-        return {f'pck_{threshold}': share for threshold, share in keypoints.pck(records, self.thresholds).items()}
+        videos = [(record['predicted_TQ2'], record['truth_TQ2'], record['visible_TQ']) for record in records]
+        return {f'pck_{threshold}': share for threshold, share in keypoints.pck(videos, self.thresholds).items()}
 
 
-def evaluate(task, videos, features, progress=lambda done: None):
-    """Scores {name: value} of a task on videos, an iterable of LabelledFrames. Raises UserError if there are none."""
-    records = []
-    for video in videos:
-        records.append(task.measure(task.predict(video, features), video))
-        progress(len(records))
-    if not records:
-        raise UserError('videos', 'there are none', 'check the lists of the dataset')
-    return task.scores(records)
+def evaluate(task, videos, features):
+    """Scores {name: value} of a task on videos, an iterable of LabelledFrames."""
+    return task.scores([task.measure(task.predict(video, features), video) for video in videos])
 
 
 def patch_features(model, frames):
@@ -212,18 +209,19 @@ def _with_truth(predictions, video):
 
 
 def _object_record(predictions, video, num_frames):
-    masks = [
-        np.stack(part) for part in zip(*_with_truth(itertools.islice(predictions, num_frames), video), strict=True)
-    ]
-    return (*segmentation.frame_scores(*masks), masks[1].max(axis=(1, 2)))
+    pairs = _with_truth(itertools.islice(predictions, num_frames), video)
+    predicted_THW, truth_THW = (np.stack(part) for part in zip(*pairs, strict=True))
+    j_TQ, f_TQ = segmentation.frame_scores(predicted_THW, truth_THW)
+    return {'j_TQ': j_TQ, 'f_TQ': f_TQ, 'largest_T': truth_THW.max(axis=(1, 2))}
 
 
 def _cut(record, num_frames):
     """The record of a video's first frames, from that of the whole video."""
-    j_TQ, f_TQ, largest_T = (part[:num_frames] for part in record)
+    largest_T = record['largest_T'][:num_frames]
     num_objects = int(largest_T.max())
-    return j_TQ[:, :num_objects], f_TQ[:, :num_objects], largest_T
+    j_TQ, f_TQ = (record[name][:num_frames, :num_objects] for name in ('j_TQ', 'f_TQ'))
+    return {'j_TQ': j_TQ, 'f_TQ': f_TQ, 'largest_T': largest_T}
 
 
 def _pooled(records):
-    return segmentation.pooled([segmentation.object_means(j_TQ, f_TQ) for j_TQ, f_TQ, _ in records])
+    return segmentation.pooled([segmentation.object_means(record['j_TQ'], record['f_TQ']) for record in records])
