@@ -15,6 +15,7 @@ COMMANDS = {
     'features': 'features of videos, one .npz each',
     'visualize': 'pictures and videos of what a model sees',
     'probe': 'how good the features of a model are: a readout on them, or labels propagated by them',
+    'compare': 'many probes in the table of a paper: a row a model, a column a task',
     'sweep': 'train the cells of an ablation, probe each, one table and one plot',
     'plan': 'memory, time and what binds, before any device is paid for; TPU slices compiled ahead of time',
     'info': 'what a config, workdir, export, .npz, folder of shards or video is',

@@ -1,4 +1,4 @@
-"""One number over many tasks, and one model against another."""
+"""One number over many tasks."""
 
 import numpy as np
 
@@ -24,9 +24,3 @@ def normalized_average(values, higher_is_better):
             shares.append(1.0 if value == best else value / best)  # an error of 0 is the best, not 0 / 0
         averages[model] = 100 * float(np.mean(shares))
     return averages
-
-
-def relative_gain(before, after, higher_is_better=True):
-    """Improvement as a fraction of the value before; positive is better either way."""
-    gain = (after - before) / before
-    return gain if higher_is_better else -gain

@@ -19,8 +19,3 @@ def test_no_error_at_all_is_the_best():
 def test_a_model_without_a_value_is_named(found):
     with pytest.raises(UserError, match='b: has no value for x'):
         summary.normalized_average({'a': {'x': 1.0}, 'b': found}, {'x': True})
-
-
-def test_a_gain_is_positive_when_it_is_better():
-    assert summary.relative_gain(0.5, 0.6) == pytest.approx(0.2)
-    assert summary.relative_gain(0.5, 0.4, higher_is_better=False) == pytest.approx(0.2)
