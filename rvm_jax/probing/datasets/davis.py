@@ -18,7 +18,7 @@ SPLITS = {'train': 'train', 'val': 'val'}
 class Davis:
     """video(index): LabelledFrames with masks of objects, 0 the background.
 
-    UserError if the list, or the frames or masks of a video in it, are missing.
+    UserError if the list is missing or empty, or the frames or masks of a video in it are missing.
     """
 
     def __init__(self, root, split='val'):
@@ -29,7 +29,7 @@ class Davis:
                 list_pictures(ORIGIN, root, f'JPEGImages/480p/{name}', 'frames of a video'),
                 list_pictures(ORIGIN, root, f'Annotations/480p/{name}', 'masks of a video'),
             )
-            for name in ORIGIN.lines(table)
+            for name in ORIGIN.listed(table, 'video')
         ]
 
     def __len__(self):

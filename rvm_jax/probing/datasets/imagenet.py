@@ -28,7 +28,7 @@ class ImageNet(LabelledImages):
     All: those of train/, or of the split itself where there is no train/. UserError if a folder or labels are missing.
     """
 
-    def __init__(self, root, split, *, image_size=224, resize_to=256, crop_area=(0.08, 1.0), flip=0.5):
+    def __init__(self, root, split, *, image_size=224, resize_to=256, crop_area=(0.08, 1.0), flip=0.5, repeat=1):
         folder = ORIGIN.find(root, 'pictures', checked_split(split, SPLITS))
         pairs = list(_in_folders(folder)) or list(_flat(root, folder))
         if not pairs:
@@ -40,7 +40,9 @@ class ImageNet(LabelledImages):
         if unknown:
             raise ORIGIN.missing(os.path.join(train, unknown[0]), 'a class', root)
         items = [(path, os.path.splitext(os.path.basename(path))[0], numbers[wnid]) for path, wnid in pairs]
-        super().__init__(items, classes, image_size=image_size, resize_to=resize_to, crop_area=crop_area, flip=flip)
+        super().__init__(
+            items, classes, image_size=image_size, resize_to=resize_to, crop_area=crop_area, flip=flip, repeat=repeat
+        )
 
 
 def _folders(folder):

@@ -18,7 +18,7 @@ class INaturalist(LabelledImages):
     UserError if the table or its first picture is missing; others are DataErrors when read.
     """
 
-    def __init__(self, root, split, *, image_size=224, resize_to=256, crop_area=(0.08, 1.0), flip=0.5):
+    def __init__(self, root, split, *, image_size=224, resize_to=256, crop_area=(0.08, 1.0), flip=0.5, repeat=1):
         table = ORIGIN.find(root, 'list of pictures', checked_split(split, SPLITS))
         values = ORIGIN.json(table)
         with ORIGIN.reading(table):
@@ -34,5 +34,5 @@ class INaturalist(LabelledImages):
             raise ORIGIN.missing(items[0][0], f'the first picture of {os.path.basename(table)}', root)
         super().__init__(
             items, [names[number] for number in range(len(names))], image_size=image_size, resize_to=resize_to,
-            crop_area=crop_area, flip=flip,
+            crop_area=crop_area, flip=flip, repeat=repeat,
         )  # fmt: skip

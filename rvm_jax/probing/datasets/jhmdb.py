@@ -44,6 +44,8 @@ class Jhmdb:
                 pictures = list_pictures(ORIGIN, root, f'Rename_Images/{place}', 'frames of a video')
                 joints = ORIGIN.find(root, 'joints of a video', f'joint_positions/{place}/{POSITIONS}')
                 self.items.append((place, pictures, joints))
+        if not self.items:
+            raise ORIGIN.broken(folder, f'lists no video of {split}')
 
     def __len__(self):
         return len(self.items)

@@ -23,7 +23,8 @@ class Kinetics(LabelledVideos):
     """Clips of num_frames frames, stride apart, at the rate of the file; see LabelledVideos.
 
     Evaluation averages num_clips clips of each video, spread evenly over it. Classes are the sorted labels of the two
-    tables. Videos that are gone from the web are left out: `missing` counts them, and one warning says how many.
+    tables. Videos that are gone from the web are left out: `missing` counts them, and one warning says how many. A line
+    that is there twice counts once; the same video at another time, or under another label, is a video of its own.
     17 frames with stride=1 are another published protocol. Ours, because unpublished: crop_area, flip, where clips
     start, and the colors, off here.
     UserError if a table or all of the videos are missing.
@@ -66,9 +67,13 @@ def _table(root, names):
 def _read_table(path):
     """[(label, name of the video, the same without times), ...]."""
     with open(path, newline='', encoding='utf-8') as file:
-        rows = list(csv.DictReader(file))
-    if not rows or not set(COLUMNS) <= set(rows[0]):
+        reader = csv.DictReader(file)
+        rows = list(reader)
+        columns = reader.fieldnames or ()
+    if not set(COLUMNS) <= set(columns):
         raise ORIGIN.broken(path, f'has no columns {", ".join(COLUMNS)}')
+    if not rows:
+        raise ORIGIN.broken(path, 'lists no video')
     try:
         return [(row['label'], _name(row), row['youtube_id']) for row in rows]
     except (TypeError, ValueError) as error:

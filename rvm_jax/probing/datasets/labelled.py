@@ -1,13 +1,16 @@
 """Recognition: videos or pictures that each have one label."""
 
+import collections
 import functools
 import logging
 
 import numpy as np
 
+from rvm_jax.errors import UserError
 from rvm_jax.probing.datasets import crops
 from rvm_jax.probing.datasets.colors import random_colors
 from rvm_jax.probing.datasets.frames import read_image, read_video
+from rvm_jax.probing.datasets.origin import once
 from rvm_jax.probing.datasets.windows import choose_frames
 
 
@@ -20,7 +23,7 @@ class LabelledVideos:
     """
 
     def __init__(self, items, classes, *, num_frames, image_size, stride, fps, num_clips, crop_area, flip, colors):
-        self.items, self.classes, self.num_frames = items, tuple(classes), num_frames
+        self.items, self.classes, self.num_frames = distinct(items), tuple(classes), num_frames
         self._image_size, self._fps, self._num_clips = image_size, fps, num_clips
         self._choose = functools.partial(choose_frames, num_frames=num_frames, stride=stride, num_clips=num_clips)
         self._crop_area, self._flip, self._has_colors = crop_area, flip, colors
@@ -45,16 +48,19 @@ class LabelledVideos:
 
 
 class LabelledImages:
-    """example(index) of pictures [(path, id, label), ...], each a video of one frame.
+    """example(index) of pictures [(path, id, label), ...], each a video of one frame, or of `repeat` equal ones.
 
+    Equal frames are for models of videos; `tasks.recognition` says how their features are read.
     In training: a random crop, mirrored half the time. In evaluation: the central square of a picture whose shorter
     side was made resize_to pixels.
     """
 
-    num_frames = 1
-
-    def __init__(self, items, classes, *, image_size, resize_to, crop_area, flip):
-        self.items, self.classes = items, tuple(classes)
+    def __init__(self, items, classes, *, image_size, resize_to, crop_area, flip, repeat):
+        if image_size > resize_to:
+            raise UserError(
+                f'image_size {image_size}', f'is more than resize_to, {resize_to}', 'choose a larger resize_to'
+            )
+        self.items, self.classes, self.num_frames = distinct(items), tuple(classes), repeat
         self._image_size, self._fraction = image_size, image_size / resize_to
         self._crop_area, self._flip = crop_area, flip
 
@@ -62,7 +68,7 @@ class LabelledImages:
         return len(self.items)
 
     def example(self, index, rng=None):
-        """One picture: id, video_THWC with T 1, label. DataError if it cannot be read."""
+        """One picture: id, video_THWC, label. DataError if it cannot be read."""
         path, name, label = self.items[index]
         frame_HWC = read_image(path)
         size = frame_HWC.shape[:2]
@@ -70,7 +76,20 @@ class LabelledImages:
             crop = crops.central(*size, self._fraction)
         else:
             crop = crops.drawn(rng, *size, self._crop_area, flip=self._flip)
-        return {'id': name, 'video_THWC': crop.frames([frame_HWC], self._image_size), 'label': np.int32(label)}
+        video_THWC = np.repeat(crop.frames([frame_HWC], self._image_size), self.num_frames, axis=0)
+        return {'id': name, 'video_THWC': video_THWC, 'label': np.int32(label)}
+
+
+def distinct(items):
+    """Items, each once; an id that an earlier one has, too, gets a number.
+
+    Scores average what shares an id, so that must be clips of one video and no others.
+    """
+    named, seen = [], collections.Counter()
+    for path, name, label in once(items):
+        seen[name] += 1
+        named.append((path, name if seen[name] == 1 else f'{name} #{seen[name]}', label))
+    return named
 
 
 def say_missing(dataset, split, missing, total):

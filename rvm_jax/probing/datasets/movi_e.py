@@ -57,6 +57,8 @@ class MoviE:
         self._files = _files(root, checked_split(split, SPLITS))
         self._places = [record_places(path) for path in self._files]
         self._ends = list(itertools.accumulate(map(len, self._places)))
+        if not self._ends[-1]:
+            raise ORIGIN.broken(self._files[0], f'holds no example, like all {split} files')
         self.num_frames, self._image_size, self._num_tracks = num_frames, image_size, num_tracks
         self._crop_area, self._crop_ratio, self._has_colors = crop_area, crop_ratio, colors
 

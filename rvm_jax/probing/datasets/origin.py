@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import logging
 import os
 
 from rvm_jax import storage
@@ -50,12 +51,28 @@ class Origin:
         except ValueError as error:
             raise self.broken(path, f'is no JSON ({error})') from error
 
+    def listed(self, path, what):
+        """The lines of a list, each once. UserError if it is empty; what says in words of what it is."""
+        lines = once(self.lines(path))
+        if not lines:
+            raise self.broken(path, f'lists no {what}')
+        return lines
+
     def lines(self, path):
         """The lines of a text file that are not blank, stripped. UserError if it is no text."""
         try:
             return [line for line in map(str.strip, storage.read(path).decode().splitlines()) if line]
         except UnicodeDecodeError as error:
             raise self.broken(path, 'is no text file') from error
+
+
+def once(lines):
+    """What a list names, each once; a warning counts what it names again."""
+    distinct = list(dict.fromkeys(lines))
+    if len(distinct) < len(lines):
+        twice = len(lines) - len(distinct)
+        logging.getLogger(__name__).warning('%d of %d lines name an example again and are left out', twice, len(lines))
+    return distinct
 
 
 def checked_split(split, splits):

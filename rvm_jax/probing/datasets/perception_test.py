@@ -38,6 +38,8 @@ class PerceptionTest:
         self, root, split, *, num_frames=16, image_size=224, stride=4, num_tracks=64, start='first', center_crop=False
     ):
         name = checked_split(split, SPLITS)
+        if start not in ('first', 'center'):
+            raise UserError(f'start {start!r}', 'is no place to take a clip from', 'give first or center')
         table = ORIGIN.find(root, 'the tracks', f'point_tracking_{name}.json', f'all_{name}.json', f'{name}.json')
         folder = ORIGIN.find(root, 'the videos', 'videos')
         self.items = []

@@ -29,18 +29,17 @@ class Places365(LabelledImages):
     Names of classes are those of categories_places365.txt where it is there, else their numbers.
     """
 
-    def __init__(self, root, split, *, image_size=224, resize_to=256, crop_area=(0.08, 1.0), flip=0.5):
+    def __init__(self, root, split, *, image_size=224, resize_to=256, crop_area=(0.08, 1.0), flip=0.5, repeat=1):
         table, *folders = checked_split(split, SPLITS)
         table = ORIGIN.find(root, 'list of pictures', table, f'filelist/{table}')
         folder = ORIGIN.find(root, 'pictures', *folders)
-        items = [_item(table, folder, line) for line in ORIGIN.lines(table)]
-        if not items:
-            raise ORIGIN.broken(table, 'lists no picture')
+        items = [_item(table, folder, line) for line in ORIGIN.listed(table, 'picture')]
         if not os.path.exists(items[0][0]):
             raise ORIGIN.missing(items[0][0], f'the first picture of {os.path.basename(table)}', root)
         super().__init__(
-            items, _classes(root), image_size=image_size, resize_to=resize_to, crop_area=crop_area, flip=flip
-        )
+            items, _classes(root), image_size=image_size, resize_to=resize_to, crop_area=crop_area, flip=flip,
+            repeat=repeat,
+        )  # fmt: skip
 
 
 def _item(table, folder, line):

@@ -9,7 +9,7 @@ import os
 
 import numpy as np
 
-from rvm_jax.errors import DataError
+from rvm_jax.errors import DataError, UserError
 from rvm_jax.probing.datasets import crops
 from rvm_jax.probing.datasets.frames import read_images
 from rvm_jax.probing.datasets.labelled import say_missing
@@ -31,8 +31,9 @@ class RealEstate10K:
 
     num_frames frames of a clip, stride lines of its text apart, from anywhere in training, from the center else; the
     central square. Clips whose frames are gone from the web are left out: `missing` counts them, a warning says so.
-    metric_scale is {clip: meters per unit}; without it t stays in the unit of the dataset, which differs between clips
-    (how it was made metric is unpublished). Ours, because unpublished: the stride, and which window is evaluated.
+    metric_scale is {clip: meters per unit}, or the path of a JSON file of it; without it t stays in the unit of the
+    dataset, which differs between clips (how it was made metric is unpublished). Ours, because unpublished: the stride,
+    and which window is evaluated.
     UserError if texts or all frames are missing; DataError if a text or picture cannot be read.
     """
 
@@ -51,7 +52,7 @@ class RealEstate10K:
         say_missing('RealEstate10K', split, self.missing, len(clips))
         self.num_frames = num_frames
         self._window = {'num_frames': num_frames, 'stride': stride}
-        self._image_size, self._metric_scale = image_size, metric_scale
+        self._image_size, self._metric_scale = image_size, _scales(metric_scale)
 
     def __len__(self):
         return len(self.items)
@@ -78,6 +79,16 @@ class RealEstate10K:
 
 def _picture(folder, there, time):
     return os.path.join(folder, f'{time}.png' if f'{time}.png' in there else f'{time}.jpg')
+
+
+def _scales(given):
+    """{clip: meters per unit}, from its file if that is given; None stays. UserError if it is neither."""
+    if given is None or isinstance(given, dict):
+        return given
+    if not isinstance(given, str) or not os.path.isfile(given):
+        raise UserError(f'metric_scale {given}', 'is no such file', 'name a JSON file of {clip: meters per unit}')
+    with ORIGIN.reading(given):
+        return {clip: float(scale) for clip, scale in ORIGIN.json(given).items()}
 
 
 def _read_text(path):

@@ -7,7 +7,6 @@ and the videos <id>.webm in 20bn-something-something-v2/, in videos/ or in root 
 import os
 import re
 
-from rvm_jax.errors import UserError
 from rvm_jax.probing.datasets.labelled import LabelledVideos
 from rvm_jax.probing.datasets.origin import Origin, checked_split
 
@@ -38,6 +37,10 @@ class SSv2(LabelledVideos):
         folder = ORIGIN.find(root, 'the videos', '20bn-something-something-v2', 'videos', '.')
         with ORIGIN.reading(table):
             pairs = [(str(entry['id']), re.sub(r'[\[\]]', '', entry['template'])) for entry in ORIGIN.json(table)]
+        if not pairs:
+            raise ORIGIN.broken(table, 'lists no video')
+        if sorted(numbers.values()) != list(range(len(numbers))):
+            raise ORIGIN.broken(labels, 'has labels that are not numbered from 0')
         for _, label in pairs:
             if label not in numbers:
                 raise ORIGIN.broken(table, f'has a template that is no label ({label})')
@@ -60,5 +63,3 @@ def _check_videos(items, root, folder):
     missing = [path for path, _, _ in items if os.path.basename(path) not in there]
     if missing:
         raise ORIGIN.missing(missing[0], f'one of {len(missing)} missing videos of {len(items)}', root)
-    if not items:
-        raise UserError(root, 'lists no video', 'check its tables')

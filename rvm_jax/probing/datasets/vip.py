@@ -22,7 +22,7 @@ CLASSES = (
 class Vip:
     """video(index): LabelledFrames with a class for each pixel; other values, such as 255, are none.
 
-    UserError if the list, or the frames or classes of a video in it, are missing.
+    UserError if the list is missing or empty, or the frames or classes of a video in it are missing.
     """
 
     def __init__(self, root, split='val'):
@@ -33,7 +33,7 @@ class Vip:
                 list_pictures(ORIGIN, root, f'Images/{name}', 'frames of a video'),
                 list_pictures(ORIGIN, root, f'Annotations/Category_ids/{name}', 'classes of a video'),
             )
-            for name in ORIGIN.lines(table)
+            for name in ORIGIN.listed(table, 'video')
         ]
 
     def __len__(self):

@@ -52,6 +52,8 @@ class Points:
     def __post_init__(self):
         if self.streaming and self.recurrent:
             raise UserError('streaming and recurrent', 'they are two readouts', 'choose one')
+        if self.query_mode not in ('first', 'strided'):
+            raise UserError(f'query_mode {self.query_mode!r}', 'is none of TAP-Vid', 'give first or strided')
 
     def readout(self, width, num_frames, rngs):
         """The module that `loss` and `predict` take."""

@@ -1,12 +1,14 @@
 """Which class a clip or an image is: SSv2, Kinetics, ImageNet, Places365, iNaturalist (RVM, section 11; 4DS)."""
 
 import dataclasses
+import logging
 from typing import ClassVar
 
 import jax
 import numpy as np
 import optax
 
+from rvm_jax.errors import UserError
 from rvm_jax.probing.metrics import recognition as metrics
 from rvm_jax.probing.readouts.attention import AttentionReadout
 from rvm_jax.probing.readouts.streaming import FrameReadout
@@ -16,21 +18,43 @@ from rvm_jax.probing.readouts.streaming import FrameReadout
 class Recognition:
     """Cross-entropy of one learned query; sizes as published for SSv2 (Kinetics: channels 1024, heads 16).
 
-    streaming: the answer is that of the last frame, from its features alone; the loss is on it alone, too.
+    streaming: the answer is that of the last frame, from its features alone; the loss is on it alone, too. For pictures
+    that are repeated: streaming reads a core once it has seen them all, mean_over_time averages features over the
+    frames first (DIF, for models of videos), and the time code has one entry.
     """
 
     num_classes: int = 174
     channels: int = 768
     heads: int = 12
     streaming: bool = False
+    mean_over_time: bool = False
     metric: ClassVar[str] = 'top1'
     higher_is_better: ClassVar[bool] = True
+
+    def __post_init__(self):
+        if self.streaming and self.mean_over_time:
+            raise UserError('streaming and mean_over_time', 'they are two ways to read a clip', 'choose one')
+
+    def check(self, source):
+        """UserError if a source has more classes than the task; a warning if it has fewer, as parts of a dataset do."""
+        found = len(source.classes)
+        if found > self.num_classes:
+            raise UserError(
+                f'{found} classes', f'are in this data, but {self.num_classes} in the task',
+                'choose the benchmark that belongs to the data',
+            )  # fmt: skip
+        if found < self.num_classes:
+            logging.getLogger(__name__).warning(
+                'the data has %d classes, fewer than the %d of the task: scores do not compare with published ones',
+                found, self.num_classes,
+            )  # fmt: skip
 
     def readout(self, width, num_frames, rngs):
         """The module that `loss` and `predict` take."""
         sizes = {'channels': self.channels, 'heads': self.heads, 'rngs': rngs}
         if self.streaming:
             return FrameReadout(width, self.num_classes, **sizes)
+        num_frames = 1 if self.mean_over_time else num_frames
         return AttentionReadout(width, self.num_classes, num_queries=1, num_frames=num_frames, **sizes)
 
     def loss(self, readout, features_BTMD, batch):
@@ -52,4 +76,6 @@ class Recognition:
     def _logits(self, readout, features_BTMD):
         if self.streaming:
             return readout(features_BTMD[:, -1:])[:, 0, 0]
+        if self.mean_over_time:
+            features_BTMD = features_BTMD.mean(1, keepdims=True)
         return readout(features_BTMD)[:, 0]

@@ -41,6 +41,22 @@ def test_a_picture_is_a_video_of_one_frame(root, check_source, find_marker):
     assert any(find_marker(draw['video_THWC'][0]) is not None for draw in draws)
 
 
+def test_a_picture_can_be_repeated_for_models_of_videos(root):
+    once, often = (ImageNet(root, 'train', repeat=repeat, **HOW) for repeat in (1, 3))
+    assert (once.num_frames, often.num_frames) == (1, 3)
+    video_THWC = often.example(1, np.random.default_rng(0))['video_THWC']
+    np.testing.assert_array_equal(
+        video_THWC, np.concatenate(3 * [once.example(1, np.random.default_rng(0))['video_THWC']])
+    )
+
+
+def test_pictures_of_one_name_in_two_folders_have_ids_of_their_own(root):
+    for wnid in WNIDS[1:]:
+        (root / 'train' / wnid / f'{wnid}_1.JPEG').rename(root / 'train' / wnid / 'n01_1.JPEG')
+    source = ImageNet(root, 'train', **HOW)
+    assert [source.example(i)['id'] for i in range(3)] == ['n01_1', 'n01_1 #2', 'n01_1 #3']
+
+
 def test_evaluation_cuts_the_center_of_a_larger_picture(root, draw_marker, write_image, find_marker):
     # Shorter side 40 pixels, of which 28 of 32 parts stay: 35 pixels from (60 - 35) / 2 on.
     write_image(root / 'train' / 'n01' / 'n01_1.JPEG', draw_marker(22 / 60, 0.5, 60, 40))
@@ -74,6 +90,8 @@ def test_what_is_missing_is_named(root):
     with pytest.raises(UserError, match=r'ground_truth\.txt: is not there \(labels of val .*image-net\.org'):
         ImageNet(root, 'val', **HOW)
     write_devkit(root, [1, 2])
+    with pytest.raises(UserError, match='image_size 28: is more than resize_to, 24'):
+        ImageNet(root, 'train', image_size=28, resize_to=24)
     with pytest.raises(UserError, match='has 2 labels for 4 pictures'):
         ImageNet(root, 'val', **HOW)
     (root / 'train').rename(root / 'other')

@@ -47,6 +47,26 @@ def test_videos_that_are_gone_are_counted_and_said_once(root, caplog):
     assert caplog.messages == ['Kinetics val: 1 of 2 videos of the list are not on disk, scores are over the others']
 
 
+def test_a_line_that_is_there_twice_counts_once_and_is_said(root, caplog):
+    lines = 'zumba,def,1,11,validate\nzumba,def,1,11,validate\nabseiling,def,1,11,validate\n'
+    (root / 'validate.csv').write_text(HEADER + lines)
+    with caplog.at_level(logging.WARNING):
+        source = Kinetics(root, 'val', num_clips=2, **HOW)
+    assert caplog.messages == ['1 of 3 lines name an example again and are left out']
+    examples = [source.example(i) for i in range(len(source))]
+    assert [(one['id'], int(one['label'])) for one in examples[::2]] == [
+        ('def_000001_000011', 2), ('def_000001_000011 #2', 0),
+    ]  # fmt: skip
+    assert [one['id'] for one in examples[::2]] == [one['id'] for one in examples[1::2]]
+
+
+def test_times_tell_clips_of_one_video_apart(root):
+    (root / 'validate' / 'def_000050_000060.mp4').write_bytes(b'')
+    (root / 'validate.csv').write_text(HEADER + 'zumba,def,1,11,validate\nzumba,def,50,60,validate\n')
+    source = Kinetics(root, 'val', **HOW)
+    assert [name for _, name, _ in source.items] == ['def_000001_000011', 'def_000050_000060']
+
+
 def test_training_may_mirror(root, find_marker):
     source = Kinetics(root, 'train', crop_area=(0.9, 1.0), **HOW)
     videos = [source.example(0, np.random.default_rng(seed))['video_THWC'] for seed in range(12)]
@@ -56,6 +76,9 @@ def test_training_may_mirror(root, find_marker):
 def test_what_is_missing_is_named(root):
     (root / 'train' / '-abc_x_000010_000020.mp4').unlink()
     with pytest.raises(UserError, match=r'-abc_x_000010_000020\.mp4: is not there .*kinetics-dataset'):
+        Kinetics(root, 'train', **HOW)
+    (root / 'train.csv').write_text(HEADER)
+    with pytest.raises(UserError, match=r'train\.csv: lists no video'):
         Kinetics(root, 'train', **HOW)
     (root / 'train.csv').write_text('some,other,columns\n1,2,3\n')
     with pytest.raises(UserError, match=r'train\.csv: has no columns label'):

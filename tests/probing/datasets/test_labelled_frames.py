@@ -123,6 +123,21 @@ def test_lists_without_the_first_split_are_named(jhmdb):
         Jhmdb(jhmdb)
 
 
+@pytest.mark.parametrize(
+    ('dataset', 'table'),
+    [
+        ('davis', 'ImageSets/2017/val.txt'),
+        ('vip', 'lists/val_videos.txt'),
+        ('jhmdb', 'splits/clap_test_split1.txt'),
+    ],
+)
+def test_lists_without_a_video_are_an_error(request, dataset, table):
+    root = request.getfixturevalue(dataset)
+    (root / table).write_text('')
+    with pytest.raises(UserError, match='lists no video'):
+        {'davis': Davis, 'vip': Vip, 'jhmdb': Jhmdb}[dataset](root)
+
+
 def test_a_split_that_does_not_exist_is_an_error(davis):
     with pytest.raises(UserError, match="split 'test-dev'"):
         Davis(davis, 'test-dev')

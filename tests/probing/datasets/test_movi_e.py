@@ -137,6 +137,9 @@ def test_missing_tracks_are_padding(root):
 def test_what_is_missing_is_named(root):
     with pytest.raises(UserError, match=r'validation\.tfrecord.*is not there .*kubric-public'):
         MoviE(root, 'val', **HOW)
+    (root / FOLDER / 'movi_e-validation.tfrecord-00000-of-00001').write_bytes(b'')
+    with pytest.raises(UserError, match=r'validation.*: holds no example'):
+        MoviE(root, 'val', **HOW)
     (root / FOLDER / 'movi_e-train.tfrecord-00001-of-00002').unlink()
     with pytest.raises(UserError, match='00001-of-00002: is not there'):
         MoviE(root, 'train', **HOW)

@@ -59,9 +59,18 @@ def test_far_depth_can_be_left_out(root):
     assert set(np.unique(depth_THW)) == {0, 2.5}
 
 
+def test_a_scene_that_is_listed_twice_counts_once(root, caplog):
+    (root / 'scannetv2_val.txt').write_text('scene0000_00\nscene0000_00\n')
+    assert len(ScanNet(root, 'val', **HOW)) == 1
+    assert caplog.messages == ['1 of 2 lines name an example again and are left out']
+
+
 def test_what_is_missing_is_named(root):
     (root / 'scannetv2_val.txt').write_text('scene0000_00\nscene0001_00\n')
     with pytest.raises(UserError, match=r'scene0001_00/color: is not there .*www\.scan-net\.org'):
+        ScanNet(root, 'val', **HOW)
+    (root / 'scannetv2_val.txt').write_text('\n')
+    with pytest.raises(UserError, match=r'scannetv2_val\.txt: lists no scene'):
         ScanNet(root, 'val', **HOW)
     (root / 'scannetv2_val.txt').unlink()
     with pytest.raises(UserError, match=r'scannetv2_val\.txt: is not there'):

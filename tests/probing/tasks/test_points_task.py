@@ -177,6 +177,11 @@ def test_a_readout_learns_two_clips(overfit, way):
     assert after < before / 5 and scores['average_jaccard'] > 0.5
 
 
+def test_another_mode_of_queries_is_a_kind_error():
+    with pytest.raises(UserError, match='give first or strided'):
+        Points(query_mode='last')
+
+
 def test_two_readouts_at_once_are_a_kind_error():
     with pytest.raises(UserError, match='choose one'):
         Points(streaming=True, recurrent=True)

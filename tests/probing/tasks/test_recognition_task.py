@@ -1,7 +1,11 @@
+import types
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
+from rvm_jax.errors import UserError
 from rvm_jax.probing.tasks.recognition import Recognition
 
 EXAMPLES = [{'id': 'a', 'label': np.int32(2)}, {'id': 'b', 'label': np.int32(0)}]
@@ -23,6 +27,27 @@ def test_streaming_answers_from_the_last_frame_alone():
 
     found = Recognition(3, streaming=True).predict(readout, features_BTMD, LABELS)['probabilities_K']
     assert found.argmax(-1).tolist() == [3 % 3, 7 % 3] and np.allclose(found.sum(-1), 1)
+
+
+def test_features_of_repeated_pictures_can_be_averaged_first():
+    features_BTMD = jnp.asarray(np.random.default_rng(0).normal(size=(2, 4, 3, 8)))
+    task = Recognition(3, mean_over_time=True)
+    read = []
+    task.predict(lambda features: read.append(features) or jnp.zeros((2, 1, 3)), features_BTMD, LABELS)
+    np.testing.assert_allclose(read[0], features_BTMD.mean(1, keepdims=True), atol=1e-6)
+    assert nnx.eval_shape(lambda: task.readout(8, 4, nnx.Rngs(0))).temporal_code.shape == (1, 8)
+    with pytest.raises(UserError, match='choose one'):
+        Recognition(3, streaming=True, mean_over_time=True)
+
+
+def test_data_of_more_classes_is_refused_and_of_fewer_is_said(caplog):
+    task, source = Recognition(400), lambda count: types.SimpleNamespace(classes=('a',) * count)
+    task.check(source(400))
+    assert not caplog.messages
+    with pytest.raises(UserError, match=r'^700 classes: are in this data, but 400 in the task; choose the benchmark'):
+        task.check(source(700))
+    task.check(source(3))
+    assert caplog.messages[0].startswith('the data has 3 classes, fewer than the 400 of the task')
 
 
 def test_clips_of_a_video_vote():
