@@ -125,6 +125,12 @@ def test_a_score_that_is_not_known_is_neither_best_nor_averaged(probed, compare,
     assert (tmp_path / 'table.md').read_text().count('**') == 2
 
 
+def test_a_model_alone_is_not_the_best(probed, compare, tmp_path):
+    _, lines, error = compare(probed('a', 'ssv2', 0.6), probed('b', 'davis', 0.5), '--output', 'table.md')
+    assert lines[0] == ['model', 'SSv2', 'DAVIS'] and error == ''
+    assert (tmp_path / 'table.md').read_text().splitlines()[2] == '| rvm_l.npz | 60.0 | 50.0 |'
+
+
 def test_the_demo_gives_a_row_a_backbone(demo, probed, compare):
     lines = compare(demo)[1]
     assert lines[0] == ['model', 'motion', 'camera', 'normalized']
