@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from einops import rearrange, repeat
 from flax import nnx
 
+from rvm_jax.errors import UserError
 from rvm_jax.models import layers
 from rvm_jax.models.attention import attention
 from rvm_jax.probing.readouts.chunks import by_chunks
@@ -31,7 +32,7 @@ class AttentionReadout(nnx.Module):
         self, width, outputs, *, channels, heads, num_queries=None, query_width=None, num_frames=None, gelu='tanh',
         epsilon=1e-6, rngs,
     ):  # fmt: skip
-        head_shape = (heads, channels // heads)
+        head_shape = shape_of_heads(channels, heads)
         self.hidden = 4 * channels
         self.input_norm = layers.layer_norm(width, jnp.float32, epsilon=epsilon, rngs=rngs)
         self.temporal_code = _learned(rngs, (num_frames, width)) if num_frames else None
@@ -136,6 +137,13 @@ class BoxReadout(nnx.Module):
 def swap_axes(boxes):
     """Boxes x0, y0, x1, y1 as y0, x0, y1, x1, and back."""
     return boxes[..., jnp.array([1, 0, 3, 2])]
+
+
+def shape_of_heads(channels, heads):
+    """(heads, channels of each). UserError if the channels cannot be shared out evenly."""
+    if channels % heads:
+        raise UserError(f'{heads} heads', f'do not share {channels} channels evenly', 'choose a divisor')
+    return heads, channels // heads
 
 
 def repeat_queries(queries_BQE, num_frames):

@@ -5,7 +5,7 @@ from flax import nnx
 
 from rvm_jax.models import layers
 from rvm_jax.models.attention import attention
-from rvm_jax.probing.readouts.attention import EXECUTION
+from rvm_jax.probing.readouts.attention import EXECUTION, shape_of_heads
 from rvm_jax.probing.readouts.mlp import MLP
 
 
@@ -16,7 +16,7 @@ class CrossAttentionBlock(nnx.Module):
     """
 
     def __init__(self, width, token_width, *, qkv, heads, hidden, rngs):
-        head_shape = (heads, qkv // heads)
+        head_shape = shape_of_heads(qkv, heads)
         self.attention_norm = scale_norm(width, rngs=rngs)
         self.query = layers.Dense(width, head_shape, use_bias=False, rngs=rngs)
         self.key = layers.Dense(token_width, head_shape, use_bias=False, rngs=rngs)

@@ -10,7 +10,7 @@ from einops import rearrange
 from flax import nnx
 
 from rvm_jax.models import layers
-from rvm_jax.probing.readouts.attention import EXECUTION, AttentionReadout, repeat_queries
+from rvm_jax.probing.readouts.attention import EXECUTION, AttentionReadout, repeat_queries, shape_of_heads
 from rvm_jax.probing.readouts.fourier import QueryNet
 from rvm_jax.probing.readouts.mlp import MLP
 
@@ -46,7 +46,7 @@ class DecoderLayer(nnx.Module):
             return layers.layer_norm(channels, jnp.float32, epsilon=EPSILON, rngs=rngs)
 
         def attend():
-            return layers.Attention(channels, heads, channels // heads, execution=EXECUTION, rngs=rngs)
+            return layers.Attention(channels, *shape_of_heads(channels, heads), execution=EXECUTION, rngs=rngs)
 
         self.attention_norm, self.attention = norm(), attend()
         self.cross_attention_norm, self.cross_attention = norm(), attend()

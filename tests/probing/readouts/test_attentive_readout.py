@@ -6,9 +6,12 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from rvm_jax.errors import UserError
 from rvm_jax.probing.readouts import chunks
 from rvm_jax.probing.readouts.attention import AttentionReadout, BoxReadout, PointReadout, blocks_to_frames
 from rvm_jax.probing.tasks.depth import Depth
+from rvm_jax.probing.tasks.points import Points
+from rvm_jax.probing.tasks.recognition import Recognition
 
 SIZES = {'channels': 16, 'heads': 2}
 
@@ -160,3 +163,15 @@ def test_boxes_are_y_first_inside_and_x_first_outside():
     readout.readout.head.kernel[...] = jnp.zeros_like(readout.readout.head.kernel[...])
     readout.readout.head.bias[...] = jnp.arange(16.0)
     assert run(readout, FEATURES_BTMD, draw(2, 1, 4))[0, 0, 1].tolist() == [5, 4, 7, 6]
+
+
+@pytest.mark.parametrize(
+    'task',
+    [
+        Recognition(3, channels=16, heads=3), Points(heads=3), Points(streaming=True, heads=3),
+        Points(recurrent=True, tracker_heads=3),
+    ],
+)  # fmt: skip
+def test_heads_that_do_not_share_channels_evenly_are_refused(task):
+    with pytest.raises(UserError, match=r'^3 heads: do not share \d+ channels evenly'):
+        nnx.eval_shape(lambda: task.readout(8, 4, nnx.Rngs(0)))
