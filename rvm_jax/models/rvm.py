@@ -139,6 +139,14 @@ class RVM(nnx.Module):
         tokens_KMD = self.encoder.tapped(pixels, (block - 1,), is_normed=block == self.encoder.num_layers)[0]
         return rearrange(tokens_KMD, '(b t) m d -> b t m d', b=len(frames_BTHWC))
 
+    def core_tokens(self, frames_BTHWC, state, block):
+        """Tokens of frames in [0, 1] after so many blocks within the core, (B, T, M, D), and its next state.
+
+        block 0 gives what the core reads. For cores whose `scan` knows blocks.
+        """
+        tokens_BTMD, _ = self._tokens(frames_BTHWC, None)
+        return self.core.scan(tokens_BTMD, state, block=block)
+
     @compiled
     def _encode(self, frames_BTHWC, state):
         return self._features(frames_BTHWC, state)[:2]

@@ -16,15 +16,18 @@ from rvm_jax.errors import UserError
 from rvm_jax.models import build, layers
 from rvm_jax.models.rvm import to_unit_range
 
-TAPS = 'core, encoder, encoder:BLOCKS or encoder@FRACTION'
+TAPS = 'core, core:BLOCKS, encoder, encoder:BLOCKS or encoder@FRACTION'
+CORES = ('rvmrnn', 'self_attention')  # made of transformer blocks, so that core:BLOCKS means something
 
 
 class Backbone:
     """A frozen model whose features are probed: `encode(frames, state) -> features (B, T, M, D) float32, state`.
 
-    tap says which features: 'core', what the model puts out (of an image encoder by itself: its tokens); 'encoder', its
-    image encoder's tokens, each frame by itself; 'encoder:BLOCKS', those after so many blocks, 0 being the embeddings;
-    'encoder@FRACTION', those at a fraction of its depth, by the rule of 4DS (`block_at`).
+    tap says which features: 'core', what the model puts out (of an image encoder by itself: its tokens), which for RVM
+    is its state; 'core:BLOCKS', those after so many blocks of the core's transformer, before its norm, 0 being what
+    the core reads; 'encoder', its image encoder's tokens, each frame by itself; 'encoder:BLOCKS', those after so many
+    blocks, 0 being the embeddings; 'encoder@FRACTION', those at a fraction of its depth, by the rule of 4DS
+    (`block_at`).
     """
 
     def __init__(self, model, *, tap='core', path='', is_random=False):
@@ -32,11 +35,11 @@ class Backbone:
         self.patch_size, self.num_prefix_tokens = model.patch_size, model.num_prefix_tokens
         self.image_size, self.width = model.image_size, model.encoder.width
         self.architecture = model.architecture
-        self.block = _block(tap, model.encoder.num_layers)
-        self.window = model.window if self.block is None else None
+        self.part, self.block = _place(tap, model)
+        self.window = model.window if self.part == 'core' else None
         self._model = model
         self._graphdef, self._params = nnx.split(model)
-        self._images = jax.jit(self._image_tokens)
+        self._images, self._within_core = jax.jit(self._image_tokens), jax.jit(self._core_tokens)
 
     @property
     def name(self):
@@ -63,13 +66,22 @@ class Backbone:
 
         A model that does not stream sees windows of as many frames as in training, as in `extract.encode_stream`.
         """
-        if self.block is not None:
+        if self.part == 'encoder':
             return self._images(self._params, jnp.asarray(frames)), ()
         if self.window is None:
-            return self._model.encode(frames, state)
+            return self._core(frames, state)
         starts = range(0, frames.shape[1], self.window)
-        windows = [self._model.encode(frames[:, start : start + self.window])[0] for start in starts]
+        windows = [self._core(frames[:, start : start + self.window])[0] for start in starts]
         return jnp.concatenate(windows, axis=1), ()
+
+    def _core(self, frames, state=None):
+        if self.block is None:
+            return self._model.encode(frames, state)
+        return self._within_core(self._params, jnp.asarray(frames), state)
+
+    def _core_tokens(self, params, frames_BTHWC, state):
+        model = nnx.merge(self._graphdef, params)
+        return model.core_tokens(to_unit_range(frames_BTHWC), state, self.block)
 
     def _image_tokens(self, params, frames_BTHWC):
         model = nnx.merge(self._graphdef, params)
@@ -113,19 +125,28 @@ def block_at(fraction, num_layers):
     return max(int((num_layers + 1) * fraction) - 2, 0)
 
 
-def _block(tap, num_layers):
-    """Blocks of the encoder before a tap; None for the core."""
+def _place(tap, model):
+    """('encoder' or 'core', blocks before the tap; None for all that the core does)."""
+    encoder_layers, core, core_layers = (
+        model.encoder.num_layers,
+        model.architecture.core,
+        model.architecture.core_layers,
+    )
     name, at, fraction = tap.partition('@')
     name, colon, blocks = (name, '', '') if at else tap.partition(':')
     if tap == 'core':
-        return None
+        return 'core', None
     if tap == 'encoder':
-        return num_layers
-    if name == 'encoder' and colon and blocks.isdecimal() and int(blocks) <= num_layers:
-        return int(blocks)
+        return 'encoder', encoder_layers
+    if name == 'core' and colon and core not in CORES:
+        raise UserError(f'--tap {tap}', f'the core, {core}, is not made of transformer blocks', 'take core or encoder')
+    counted = {'core': core_layers, 'encoder': encoder_layers}.get(name, 0)
+    if name in ('core', 'encoder') and colon and blocks.isdecimal() and int(blocks) <= counted:
+        return name, int(blocks)
     if name == 'encoder' and at and _is_fraction(fraction):
-        return block_at(float(fraction), num_layers)
-    raise UserError(f'--tap {tap}', f'there is no such depth, the encoder has {num_layers} blocks', f'take {TAPS}')
+        return 'encoder', block_at(float(fraction), encoder_layers)
+    has = f'the encoder has {encoder_layers} blocks' + f', the core {core_layers}' * (core in CORES)
+    raise UserError(f'--tap {tap}', f'there is no such depth, {has}', f'take {TAPS}')
 
 
 def _is_fraction(text):

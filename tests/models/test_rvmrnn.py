@@ -69,3 +69,21 @@ def test_tokens_are_gated_by_the_state_of_the_same_token(model):
     state = jnp.zeros((1, 5, 32)).at[0, 3].set(50.0)
     features, _ = core.step(tokens, state)
     assert jnp.abs(features[0, 3]).max() > 5 > jnp.abs(features[0, [0, 1, 2, 4]]).max()
+
+
+def test_blocks_within_the_transformer_can_be_read_and_leave_the_state_alone(model):
+    core, tokens, state = model.core, draw(2, 5, 32), 2 * draw(2, 5, 32) + 1
+
+    @nnx.jit
+    def by_hand(core):
+        reset = jax.nn.sigmoid(core.input_reset(tokens) + core.state_reset(state))
+        keys = reset * core.state_norm(state)
+        apply = lambda block, x, _: (block(x, keys), None)  # noqa: E731
+        return [tokens, *(core.layers.fold(apply, tokens[:, None], depth=depth)[0][:, 0] for depth in (1, 2))]
+
+    read = nnx.jit(lambda core: [core.step(tokens, state, block) for block in (0, 1, 2)])
+    _, expected_state = core.step(tokens, state)
+    assert core.num_layers == 2
+    for (features, next_state), expected in zip(read(core), by_hand(core), strict=True):
+        np.testing.assert_allclose(features, expected, atol=1e-4)
+        np.testing.assert_allclose(next_state, expected_state, atol=1e-5)

@@ -37,12 +37,28 @@ def test_depths_of_the_encoder_differ_and_the_last_is_its_output(export):
     np.testing.assert_array_equal(depths[2], open_backbone(export, tap='encoder').encode(FRAMES)[0])
 
 
+def test_depths_of_the_core_lie_between_what_it_reads_and_what_it_puts_out(export):
+    model = pretrained.load(export)
+    depth = model.architecture.core_layers
+    found = {block: open_backbone(export, tap=f'core:{block}').encode(FRAMES) for block in (0, depth)}
+    encoder = open_backbone(export, tap='encoder').encode(FRAMES)[0]
+    np.testing.assert_allclose(found[0][0], encoder, atol=1e-5)
+    features, last = model.encode(FRAMES)
+    for _, state in found.values():
+        np.testing.assert_allclose(state, last, atol=1e-5)
+    # From a state of zeros the first features are u * LN(blocks): the last tap lies right before that norm.
+    update = jax.nn.sigmoid(model.core.input_update(encoder[:, 0]))
+    np.testing.assert_allclose(update * model.core.norm(found[depth][0][:, 0]), features[:, 0], atol=1e-5)
+
+
 @pytest.mark.parametrize(('layers', 'block'), [(12, 10), (24, 21), (32, 29), (56, 52)])
 def test_a_fraction_of_the_depth_is_the_block_that_was_published(layers, block):
     assert block_at(0.95, layers) == block
 
 
-@pytest.mark.parametrize('tap', ['encoder:3', 'encoder:-1', 'encoder@0', 'encoder@2', 'encoder@x', 'decoder', ''])
+@pytest.mark.parametrize(
+    'tap', ['encoder:3', 'encoder:-1', 'encoder@0', 'encoder@2', 'encoder@x', 'core:9', 'core@0.5', 'decoder', '']
+)
 def test_a_depth_that_is_not_there_is_named(export, tap):
     with pytest.raises(UserError, match=f'--tap {tap}: there is no such depth, the encoder has 2 blocks'):
         open_backbone(export, tap=tap)
@@ -61,7 +77,7 @@ def test_fingerprints_tell_weights_and_depths_apart_and_nothing_else(export):
 
 
 def test_a_stream_of_any_depth_equals_the_clip(export):
-    for tap in ('core', 'encoder:1'):
+    for tap in ('core', 'core:1', 'encoder:1'):
         backbone = open_backbone(export, tap=tap)
         streamed = np.concatenate(list(extract.encode_stream(backbone, FRAMES[0], chunk=2)))
         np.testing.assert_allclose(streamed, backbone.encode(FRAMES[:1])[0][0], atol=1e-5)
@@ -75,13 +91,15 @@ def test_a_model_that_does_not_stream_sees_windows_of_its_trained_length(tmp_pat
     folder = str(tmp_path / 'export')
     pretrained.save_pretrained(build.build(arch, rngs=nnx.Rngs(3)), folder)
     backbone = open_backbone(folder)
-    assert backbone.window == 2
+    assert backbone.window == 2 == open_backbone(folder, tap='core:1').window
     features, _ = backbone.encode(FRAMES)
     streamed = np.concatenate(list(extract.encode_stream(backbone, FRAMES[0])))
     np.testing.assert_allclose(features[0], streamed, atol=1e-5)
     later = FRAMES.copy()
     later[:, 2] = 0
     np.testing.assert_allclose(backbone.encode(later)[0][:, :2], features[:, :2], atol=1e-5)
+    within, _ = open_backbone(folder, tap='core:1').encode(FRAMES)
+    np.testing.assert_allclose(pretrained.load(folder).core.norm(within), features, atol=1e-5)
 
 
 def test_blocks_within_the_encoder_are_not_normed(golden, tmp_path):
@@ -101,4 +119,6 @@ def test_an_image_encoder_is_a_backbone_too(golden, tmp_path):
     frames = FRAMES[:, :, :16, :16]
     features, _ = backbone.encode(frames)
     assert features.shape == (2, 3, 5 + 4, backbone.width)
+    with pytest.raises(UserError, match='--tap core:0: the core, identity, is not made of transformer blocks'):
+        open_backbone(path, tap='core:0')
     np.testing.assert_allclose(features, open_backbone(path, tap='encoder').encode(frames)[0], atol=1e-5)

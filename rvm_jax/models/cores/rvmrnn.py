@@ -27,7 +27,7 @@ class RVMRNN(nnx.Module):
         execution, rngs,
     ):  # fmt: skip
         precision = execution.precision
-        self.execution, self.tokens_dtype = execution, precision.tokens
+        self.execution, self.tokens_dtype, self.num_layers = execution, precision.tokens, depth
         self.input_update = layers.Dense(width, width, use_bias=gate_bias, rngs=rngs)
         self.input_reset = layers.Dense(width, width, use_bias=gate_bias, rngs=rngs)
         self.state_update = layers.Dense(width, width, use_bias=gate_bias, rngs=rngs)
@@ -52,17 +52,30 @@ class RVMRNN(nnx.Module):
         """Zeros (B, M, D), float32; tokens_BMD or tokens_BTMD gives M and D."""
         return jnp.zeros((batch, *tokens.shape[-2:]), jnp.float32)
 
-    def step(self, tokens_BMD, state_BMD):
-        """One frame: features_BMD float32 and the next state, which without an output norm are the same array."""
+    def step(self, tokens_BMD, state_BMD, block=None):
+        """One frame: features_BMD float32 and the next state, which without an output norm are the same array.
+
+        With block, features are what so many blocks of the transformer make of the tokens, before its norm. The state
+        is the same.
+        """
         raw_BMD = state_BMD.astype(self.tokens_dtype)
         update = jax.nn.sigmoid(self.input_update(tokens_BMD) + self.state_update(raw_BMD))
         reset = jax.nn.sigmoid(self.input_reset(tokens_BMD) + self.state_reset(raw_BMD))
         kv_BMD = reset * (raw_BMD if self.state_norm is None else self.state_norm(state_BMD))
-        proposal_BMD = self.norm(self.layers(tokens_BMD[:, None], kv_BMD))[:, 0]
-        state_BMD = (1 - update) * state_BMD + update * proposal_BMD
+        outputs_BGMD, tapped_BGMD = self._transform(tokens_BMD[:, None], kv_BMD, block)
+        state_BMD = (1 - update) * state_BMD + update * self.norm(outputs_BGMD)[:, 0]
+        if block is not None:
+            return tapped_BGMD[:, 0].astype(jnp.float32), state_BMD
         return state_BMD if self.output_norm is None else self.output_norm(state_BMD), state_BMD
 
-    def scan(self, tokens_BTMD, state=None, learning=None):
+    def _transform(self, x_BGMD, kv_BMD, block):
+        """After all blocks, and after `block` of them."""
+        if not block:
+            return self.layers(x_BGMD, kv_BMD), x_BGMD
+        tapped = self.layers.tapped(x_BGMD, sorted({block - 1, self.num_layers - 1}), kv_BMD)
+        return tapped[-1], tapped[0]
+
+    def scan(self, tokens_BTMD, state=None, learning=None, block=None):
         """All frames in order: features_BTMD float32 and the last state; equals `step` by `step`.
 
         learning changes nothing: RVM drops nothing out.
@@ -72,7 +85,7 @@ class RVMRNN(nnx.Module):
         graphdef, params = nnx.split(self)
 
         def body(state_BMD, tokens_BMD):
-            features_BMD, state_BMD = nnx.merge(graphdef, params).step(tokens_BMD, state_BMD)
+            features_BMD, state_BMD = nnx.merge(graphdef, params).step(tokens_BMD, state_BMD, block)
             return state_BMD, features_BMD
 
         tokens_TBMD = jnp.moveaxis(tokens_BTMD, 1, 0)

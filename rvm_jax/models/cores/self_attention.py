@@ -36,10 +36,17 @@ class SelfAttention(nnx.Module):
         features_BTMD, state = self.scan(tokens_BMD[:, None], state)
         return features_BTMD[:, 0], state
 
-    def scan(self, tokens_BTMD, state=None, learning=None):
-        """One window of T frames: features_BTMD float32 and (). It drops nothing, learning or not."""
+    def scan(self, tokens_BTMD, state=None, learning=None, block=None):
+        """One window of T frames: features_BTMD float32 and (). It drops nothing, learning or not.
+
+        With block, features are those after so many blocks, before the norm.
+        """
         frames, _, width = tokens_BTMD.shape[1:]
         if self.time_code:
             tokens_BTMD = tokens_BTMD + sincos_table(frames, width)[:, None]
         x_BKD = rearrange(tokens_BTMD.astype(self.tokens_dtype), 'b t m d -> b (t m) d')
-        return rearrange(self.norm(self.layers(x_BKD)), 'b (t m) d -> b t m d', t=frames), ()
+        if block is None:
+            x_BKD = self.norm(self.layers(x_BKD))
+        elif block:
+            x_BKD = self.layers.tapped(x_BKD, (block - 1,))[0]
+        return rearrange(x_BKD.astype(jnp.float32), 'b (t m) d -> b t m d', t=frames), ()
