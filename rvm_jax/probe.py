@@ -36,8 +36,9 @@ def add_arguments(parser):
     )
     parser.add_argument('--output', required=True, help='folder for results and pictures')
     parser.add_argument(
-        '--tap', default='core', help='core (default), encoder, encoder:BLOCKS, encoder@FRACTION of its depth'
-    )
+        '--tap', default='core',
+        help='core (default), core:BLOCKS, encoder, encoder:BLOCKS, encoder@FRACTION of its depth',
+    )  # fmt: skip
     parser.add_argument('--random-weights', action='store_true', help='draw its weights anew: the floor')
     parser.add_argument('--seed', type=int, default=0, help='of the readout, and of random weights (0)')
     parser.add_argument(

@@ -30,7 +30,14 @@ def probed(tmp_path, monkeypatch):
         of = suite.BENCHMARKS[task].task
         is_trained = isinstance(suite.BENCHMARKS[task], suite.Readout)
         protocol = {'channels': 8, 'streaming': streaming} if is_trained else {'settings': {'top_k': 7}}
-        model = {'path': path, 'tap': 'core', 'random_weights': False, 'parameters': 9, 'fingerprint': f'of {path}'}
+        model = {
+            'path': path,
+            'tap': 'core',
+            'random_weights': False,
+            'precision': 'float32',
+            'parameters': 9,
+            'fingerprint': f'of {path}',
+        }
         found = {
             'task': task, 'model': model | facts, 'protocol': protocol | (settings or {}), 'seed': seed,
             'data': {'evaluated': {'dataset': 'D', 'examples': 3, **(data or {})}}, 'metric': of.metric, 'value': value,
@@ -58,8 +65,15 @@ def demo(tmp_path):
         }
         for name, motion, camera in (('model', 0.6, 0.5), ('image encoder', 0.3, 1.0), ('random weights', 0.15, 1.0))
     }
-    model = {'path': RVM, 'tap': 'core', 'random_weights': False, 'parameters': 9, 'fingerprint': f'of {RVM}'}
-    found = {'task': 'demo', 'model': model, 'seed': 0, 'precision': 'float32', 'protocol': {'clips': [4, 4, 4]}}
+    model = {
+        'path': RVM,
+        'tap': 'core',
+        'random_weights': False,
+        'precision': 'float32',
+        'parameters': 9,
+        'fingerprint': f'of {RVM}',
+    }
+    found = {'task': 'demo', 'model': model, 'seed': 0, 'protocol': {'clips': [4, 4, 4]}}
     (folder / 'results.json').write_text(json.dumps(found | {'results': backbones, 'seconds': 1, 'version': '0.1.0'}))
     return str(folder)
 

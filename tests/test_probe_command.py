@@ -1,6 +1,7 @@
 """`rvm probe` as a user types it, on small stand-ins of the public layouts."""
 
 import json
+import shutil
 import signal
 
 import cv2
@@ -154,14 +155,26 @@ def test_the_demo_runs_every_task_beside_the_image_encoder_and_random_weights(ex
         (('--task', 'davis', '--data', 'DAVIS', '--train-data', '.'), 'it trains nothing'),
         (('--task', 'davis', '--data', 'DAVIS', '--set', 'task.size=5'), 'there is no such setting; take one of'),
         (('--task', 'ssv2', '--data', '.', '--set', 'schedule.step=9'), 'there is no such setting; take one of steps'),
+        (
+            ('--task', 'scannet', '--data', '.', '--set', 'data.image_size=64'),
+            'frames of the data have 64 pixels a side',
+        ),
+        (('--task', 'kinetics400', '--data', 'KINETICS', '--set', 'task.num_classes=1'), '2 classes: are in this data'),
+        (
+            ('--task', 'kinetics400', '--data', 'KINETICS', '--train-data', 'OTHERS'),
+            '--train-data: its classes are not',
+        ),
         (('--task', 'demo', '--set', 'task.streaming=true'), '--set with --task demo: the suite has settings'),
         (('--task', 'demo', '--tap', 'encoder'), '--tap with --task demo: the suite has settings of its own'),
         (('--task', 'davis', '--data', 'DAVIS', '--tap', 'encoder:99'), 'there is no such depth'),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(export, davis, tmp_path, capsys, words, expected):
-    output = tmp_path / 'probe'
-    words = [davis if word == 'DAVIS' else word for word in words]
+def test_a_mistake_is_one_line_and_leaves_nothing(export, davis, kinetics, tmp_path, capsys, words, expected):
+    output, others = tmp_path / 'probe', tmp_path / 'others'
+    shutil.copytree(kinetics, others)
+    for table in others.glob('*.csv'):
+        table.write_text(table.read_text().replace('fading', 'vanishing'))
+    words = [{'DAVIS': davis, 'KINETICS': kinetics, 'OTHERS': others}.get(word, word) for word in words]
     assert rvm('probe', '--model', export, '--output', output, *words) == 2
     error = capsys.readouterr().err
     assert error.count('\n') == 1 and expected in error

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from rvm_jax.conversion import mapping
 from rvm_jax.errors import UserError
@@ -30,8 +31,8 @@ class Backbone:
     (`block_at`).
     """
 
-    def __init__(self, model, *, tap='core', path='', is_random=False):
-        self.tap, self.path, self.is_random = tap, path, is_random
+    def __init__(self, model, *, tap='core', path='', is_random=False, precision='float32'):
+        self.tap, self.path, self.is_random, self.precision = tap, path, is_random, precision
         self.patch_size, self.num_prefix_tokens = model.patch_size, model.num_prefix_tokens
         self.image_size, self.width = model.image_size, model.encoder.width
         self.architecture = model.architecture
@@ -50,8 +51,14 @@ class Backbone:
 
     def describe(self):
         """What a result says about it."""
-        facts = {'path': os.fspath(self.path), 'tap': self.tap, 'random_weights': self.is_random}
-        return facts | {'parameters': self.num_parameters, 'fingerprint': self.fingerprint()}
+        return {
+            'path': os.fspath(self.path),
+            'tap': self.tap,
+            'random_weights': self.is_random,
+            'precision': self.precision,
+            'parameters': self.num_parameters,
+            'fingerprint': self.fingerprint(),
+        }
 
     @property
     def num_parameters(self):
@@ -60,6 +67,11 @@ class Backbone:
         return sum(
             math.prod(shape) for name, shape in named.items() if name.split('/')[0] in ('encoder', 'adapters', 'core')
         )
+
+    def replicate(self, mesh):
+        """Copy the weights to all devices of a mesh, once; they would be copied with every batch."""
+        self._params = jax.device_put(self._params, NamedSharding(mesh, PartitionSpec()))
+        nnx.update(self._model, self._params)
 
     def encode(self, frames, state=None):
         """Features of frames (B, T, H, W, 3), uint8 or float in [0, 1], and the state for the next call.
@@ -105,7 +117,7 @@ def open_backbone(path, *, step=None, tap='core', random_seed=None, precision='f
     from rvm_jax import pretrained
 
     if random_seed is None:
-        return Backbone(pretrained.load(path, step=step, precision=precision), tap=tap, path=path)
+        return Backbone(pretrained.load(path, step=step, precision=precision), tap=tap, path=path, precision=precision)
     if precision not in layers.PRECISIONS:
         raise UserError(f'--precision {precision}', 'there is no such choice', f'take {", ".join(layers.PRECISIONS)}')
     arch = pretrained.read_architecture(path)
@@ -113,7 +125,7 @@ def open_backbone(path, *, step=None, tap='core', random_seed=None, precision='f
     make = jax.jit(lambda: nnx.state(build.build(arch, execution, rngs=nnx.Rngs(random_seed))))
     model = build.abstract(arch, execution)
     nnx.update(model, make())
-    return Backbone(model, tap=tap, path=path, is_random=True)
+    return Backbone(model, tap=tap, path=path, is_random=True, precision=precision)
 
 
 def block_at(fraction, num_layers):

@@ -39,12 +39,14 @@ class Batches:
 
         Where an example cannot be read, the one after it in the source takes its place.
         """
+        self._backbone.replicate(mesh)
         items = _Items(steps * batch_size, lambda item: self._draw(seed, item))
         for examples in _decoded_ahead(items, batch_size, start * batch_size):
             yield self._batch(examples, mesh)
 
     def evaluation(self, *, batch_size, mesh):
         """Yield (features_BTMD, batch, its examples) once over; the last batch is filled up."""
+        self._backbone.replicate(mesh)
         items = _Items(len(self._source), lambda index: self._read(index, None))
         for examples in _decoded_ahead(items, batch_size, 0):
             filled = examples + examples[-1:] * (batch_size - len(examples))

@@ -69,7 +69,7 @@ def _score(folder, found, task, measured, facts):
     settings = {'protocol': protocol, 'schedule': found.get('schedule', {}), 'data': found.get('data', {})}
     model = Model(
         path=os.path.normpath(facts['path']), tap=facts['tap'], is_random=facts['random_weights'],
-        precision=found.get('precision', 'float32'),
+        precision=facts['precision'],
         fingerprint=None if facts['random_weights'] else facts['fingerprint'],
     )  # fmt: skip
     return Score(

@@ -8,6 +8,7 @@ from rvm_jax.errors import UserError
 from rvm_jax.probing import settings
 from rvm_jax.probing.run import Schedule
 from rvm_jax.probing.suite import BENCHMARKS, Readout
+from rvm_jax.probing.tasks.recognition import Recognition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +45,27 @@ def open_setup(name, root, train_root=None, given=()):
     if is_trained:
         datasets['trained'] = (benchmark.train_dataset or benchmark.dataset, train_root or root, 'train')
     chosen = _dataset_settings({part: dataset for part, (dataset, _, _) in datasets.items()}, groups['data'])
+    _check_size(task, chosen)
     sources = {part: dataset(at, split, **chosen[part]) for part, (dataset, at, split) in datasets.items()}
-    for source in sources.values() if hasattr(task, 'check') else ():
-        task.check(source)
+    if isinstance(task, Recognition):
+        if sources['trained'].classes != sources['evaluated'].classes:
+            reason = 'its classes are not those of --data, or in another order'
+            raise UserError('--train-data', reason, 'name two parts of one dataset')
+        task.check(sources['evaluated'])
     data = {
         part: {'dataset': dataset.__name__, 'split': split, 'examples': len(sources[part]), **chosen[part]}
         for part, (dataset, _, split) in datasets.items()
     }
     roots = {part: str(at) for part, (_, at, _) in datasets.items()}
     return Setup(name, task, sources['evaluated'], sources.get('trained'), schedule, data, roots)
+
+
+def _check_size(task, chosen):
+    """Raise UserError where a task that gives a value for each pixel is asked of frames of another size."""
+    sizes = {one['image_size'] for one in chosen.values() if 'image_size' in one}
+    if hasattr(task, 'image_size') and sizes != {task.image_size}:
+        reason = f'frames of the data have {" and ".join(map(str, sorted(sizes)))} pixels a side'
+        raise UserError(f'task.image_size={task.image_size}', reason, 'set data.image_size and task.image_size')
 
 
 def _by_group(given, groups):

@@ -5,9 +5,10 @@ import jax
 import numpy as np
 import pytest
 
+from rvm_jax import pretrained
 from rvm_jax.errors import DataError, Diverged, Stopped
 from rvm_jax.probing import batches, run
-from rvm_jax.probing.backbones import open_backbone
+from rvm_jax.probing.backbones import Backbone, open_backbone
 from rvm_jax.probing.tasks.recognition import Recognition
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.training.signals import StopRequest
@@ -99,15 +100,12 @@ def test_a_readout_that_was_stopped_goes_on_as_if_it_never_was(backbone, moving,
     assert all(map(np.array_equal, leaves(resumed), leaves(whole)))
 
 
-def test_a_loss_that_is_not_finite_ends_the_readout(backbone, moving):
-    class Broken(type(backbone)):
-        def __init__(self):
-            self.width = backbone.width
-
+def test_a_loss_that_is_not_finite_ends_the_readout(export, moving):
+    class Broken(Backbone):
         def encode(self, frames, state=None):
-            return np.nan * backbone.encode(frames)[0], ()
+            return np.nan * super().encode(frames)[0], ()
 
-    data = batches.Batches(Broken(), moving(8))
+    data = batches.Batches(Broken(pretrained.load(export)), moving(8))
     with pytest.raises(Diverged, match='not finite at step'):
         run.train_readout(TASK, data, run.Schedule(steps=2, batch_size=4), seed=0)
 
