@@ -71,15 +71,12 @@ def _read_out(setup, backbone, folder, seed, stop, progress):
         )  # fmt: skip
     draw_curve(os.path.join(folder, results.CURVE), curve)
     bar = progress.add_task('evaluating', total=len(evaluated))
-    scores, predictions, examples = run.evaluate_readout(
-        task, evaluated, readout, batch_size=schedule.batch_size, stop=stop,
+    scores, shown = run.evaluate_readout(
+        task, evaluated, readout, batch_size=schedule.batch_size, shown=_pictured(len(evaluated)), stop=stop,
         progress=lambda done: progress.update(bar, completed=done),
     )  # fmt: skip
-    for number, index in enumerate(_pictured(len(examples))):
-        drawn = pictures.picture(
-            setup.evaluated.example(index, None)['video_THWC'], predictions[index], examples[index],
-            getattr(setup.evaluated, 'classes', None),
-        )  # fmt: skip
+    for number, (prediction, example) in enumerate(shown):
+        drawn = pictures.picture(example['video_THWC'], prediction, example, getattr(setup.evaluated, 'classes', None))
         if drawn is not None:
             canvas.write_png(os.path.join(folder, f'prediction_{number}.png'), drawn)
     return scores, {'training': list(train.failed.values()), 'evaluation': list(evaluated.failed.values())}
@@ -129,10 +126,6 @@ def _propagated_picture(predictions, video):
             {'tracks_QT2': truth_QT2, 'visible_QT': everywhere_QT, 'valid_Q': everywhere_QT[:, 0]},
         )  # fmt: skip
     return pictures.picture(frames_THWC, {'patches_Thw': np.stack(predictions)}, {'masks_THW': np.stack(truth)})
-
-
-def propagated_picture(task, video, features):
-    return propagate_one(task, video, features, True)[1]  # TODO until the demo suite uses propagate_one
 
 
 def _pictured(total):

@@ -76,8 +76,8 @@ def train_readout(task, data, schedule, *, seed, checkpoints=None, stop=NEVER, p
     return nnx.merge(graphdef, state['params']), curve
 
 
-def evaluate_readout(task, data, readout, *, batch_size, stop=NEVER, progress=lambda done: None):
-    """Scores {name: value} of a readout, and its predictions and examples in order, videos left out.
+def evaluate_readout(task, data, readout, *, batch_size, shown=(), stop=NEVER, progress=lambda done: None):
+    """Scores {name: value} of a readout, and [(prediction, example), ...] of the examples whose places are in shown.
 
     Raises Stopped on SIGTERM or Ctrl-C.
     """
@@ -88,15 +88,18 @@ def evaluate_readout(task, data, readout, *, batch_size, stop=NEVER, progress=la
     def predict(params, features_BTMD, batch):
         return task.predict(nnx.merge(graphdef, params), features_BTMD, batch)
 
-    predictions, examples = [], []
-    for features_BTMD, batch, some in data.evaluation(batch_size=batch_size, mesh=mesh):
+    measures, kept = [], []
+    for features_BTMD, batch, examples in data.evaluation(batch_size=batch_size, mesh=mesh):
         stop.current = 'a batch'
         found = jax.device_get(predict(params, features_BTMD, batch))
-        predictions += [{name: array[index] for name, array in found.items()} for index in range(len(some))]
-        examples += [batches.without_video(example) for example in some]
-        progress(len(examples))
+        for index, example in enumerate(examples):
+            prediction = {name: array[index] for name, array in found.items()}
+            if len(measures) in shown:
+                kept.append((prediction, example))
+            measures.append(task.measure(prediction, example))
+        progress(len(measures))
         stop.check('the trained readout is saved')
-    return task.scores(predictions, examples), predictions, examples
+    return task.scores(measures), kept
 
 
 def _start(task, data, schedule, seed, mesh):

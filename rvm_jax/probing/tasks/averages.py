@@ -3,17 +3,22 @@
 import numpy as np
 
 
-def average(scores, examples):
-    """Means of a list of {metric: value}, one of each example: first over examples that share an id, then over ids.
+def scores_of(task, predictions, examples):
+    """{name: value} of a task's predictions of examples, both lists."""
+    return task.scores([task.measure(*pair) for pair in zip(predictions, examples, strict=True)])
+
+
+def average(measures):
+    """Means of a list of {'id', name: value}, one of each example: first over those that share an id, then over ids.
 
     nan, a score that a clip does not have, is left out; nan if no clip has it.
     """
-    return {name: _mean_by_id([one[name] for one in scores], examples) for name in scores[0]}
+    return {name: _mean_by_id([(one['id'], one[name]) for one in measures]) for name in measures[0] if name != 'id'}
 
 
-def _mean_by_id(values, examples):
+def _mean_by_id(pairs):
     grouped = {}
-    for value, example in zip(values, examples, strict=True):
+    for name, value in pairs:
         if not np.isnan(value):
-            grouped.setdefault(example['id'], []).append(value)
+            grouped.setdefault(name, []).append(value)
     return float(np.mean([np.mean(group) for group in grouped.values()])) if grouped else float('nan')

@@ -63,15 +63,14 @@ class Boxes:
         known_BQ1 = batch['known_QT'][:, :, :1]
         return {'boxes_QT4': self._boxes(readout, features_BTMD, known(batch['boxes_QT4'][:, :, 0], known_BQ1))}
 
-    def scores(self, predictions, examples):
+    def measure(self, found, example):
+        """Mean IoU of one clip."""
+        mean_iou = metrics.mean_iou(found['boxes_QT4'], example['boxes_QT4'], _asked(example['known_QT']))
+        return {'id': example['id'], 'mean_iou': mean_iou}
+
+    def scores(self, measures):
         """Mean IoU, by clip and then over clips."""
-        return average(
-            [
-                {'mean_iou': metrics.mean_iou(found['boxes_QT4'], example['boxes_QT4'], _asked(example['known_QT']))}
-                for found, example in zip(predictions, examples, strict=True)
-            ],
-            examples,
-        )
+        return average(measures)
 
     def _boxes(self, readout, features_BTMD, first_BQ4):
         if not self.recurrent:

@@ -84,16 +84,15 @@ class Depth:
             output_BTHW = self._whole(readout, features_BTMD)
         return {'depth_THW': jnp.exp(output_BTHW) if self.log_depth else output_BTHW}
 
-    def scores(self, predictions, examples):
-        """AbsRel, by clip and then over clips."""
+    def measure(self, found, example):
+        """AbsRel of one clip."""
         lines = _grid_lines(self.image_size, self.eval_stride if self.per_pixel else 1)
-        return average(
-            [
-                {'abs_rel': metrics.abs_rel(found['depth_THW'], example['depth_THW'][:, lines][:, :, lines])}
-                for found, example in zip(predictions, examples, strict=True)
-            ],
-            examples,
-        )
+        abs_rel = metrics.abs_rel(found['depth_THW'], example['depth_THW'][:, lines][:, :, lines])
+        return {'id': example['id'], 'abs_rel': abs_rel}
+
+    def scores(self, measures):
+        """AbsRel, by clip and then over clips."""
+        return average(measures)
 
     def _grid(self, num_frames):
         """How many blocks along time, rows and columns, and the block. A last frame may be half of a block."""

@@ -102,18 +102,20 @@ class Points:
         tracks_BQT2 = jnp.where(is_query_BQT[..., None], points_BQ2[:, :, None], tracks_BQT2)
         return {'tracks_QT2': tracks_BQT2, 'visible_QT': (visible_BQT > 0) | is_query_BQT}
 
-    def scores(self, predictions, examples):
-        """Means over videos of what `metrics.points.tap_vid` gives; how many tracks were scored and left out in all."""
-        scores, num_scored, num_left_out = [], 0, 0
-        for found, example in zip(predictions, examples, strict=True):
-            frames_Q = np.round(example['queries_Q3'][:, 0]).astype(int)
-            asked_Q = self._asked(example['valid_Q'], frames_Q, example['visible_QT'])
-            truth = [RASTER * example['tracks_QT2'][asked_Q], example['visible_QT'][asked_Q]]
-            predicted = [RASTER * found['tracks_QT2'][asked_Q], found['visible_QT'][asked_Q]]
-            scores.append(metrics.tap_vid(frames_Q[asked_Q], *truth, *predicted, mode=self.query_mode))
-            num_scored += int(asked_Q.sum())
-            num_left_out += int(example['valid_Q'].sum() - asked_Q.sum())
-        return average(scores, examples) | {'tracks_scored': num_scored, 'tracks_left_out': num_left_out}
+    def measure(self, found, example):
+        """What `metrics.points.tap_vid` gives for a clip; how many of its tracks were scored and left out."""
+        frames_Q = np.round(example['queries_Q3'][:, 0]).astype(int)
+        asked_Q = self._asked(example['valid_Q'], frames_Q, example['visible_QT'])
+        truth = [RASTER * example['tracks_QT2'][asked_Q], example['visible_QT'][asked_Q]]
+        predicted = [RASTER * found['tracks_QT2'][asked_Q], found['visible_QT'][asked_Q]]
+        scored, left_out = int(asked_Q.sum()), int(example['valid_Q'].sum() - asked_Q.sum())
+        measured = metrics.tap_vid(frames_Q[asked_Q], *truth, *predicted, mode=self.query_mode)
+        return {'id': example['id'], **measured, 'tracks_scored': scored, 'tracks_left_out': left_out}
+
+    def scores(self, measures):
+        """Means by video and then over videos; of the numbers of tracks the sums."""
+        sums = {name: sum(one[name] for one in measures) for name in ('tracks_scored', 'tracks_left_out')}
+        return average(measures) | sums
 
     def _queries(self, batch):
         """Points (B, Q, 2), their frames (B, Q), and which of them count (B, Q)."""

@@ -46,15 +46,13 @@ class ClipPose:
         """`pose_34`, whose R is not quite a rotation."""
         return {'pose_34': self._poses(readout, features_BTMD)}
 
-    def scores(self, predictions, examples):
-        """Mean end-point error of a virtual cube, with the nearest rotation, in the unit of the translations."""
-        return average(
-            [
-                {'epe': metrics.corner_error(found['pose_34'], example['pose_34'])}
-                for found, example in zip(predictions, examples, strict=True)
-            ],
-            examples,
-        )
+    def measure(self, found, example):
+        """End-point error of a virtual cube, with the nearest rotation, in the unit of the translations."""
+        return {'id': example['id'], 'epe': metrics.corner_error(found['pose_34'], example['pose_34'])}
+
+    def scores(self, measures):
+        """Mean end-point error, by clip and then over clips."""
+        return average(measures)
 
     def _poses(self, readout, features_BTMD):
         ends_BMD = jnp.concatenate([features_BTMD[:, 0], features_BTMD[:, -1]], axis=-1)
@@ -103,13 +101,14 @@ class FramePose:
         translations_BT3, rotations_BT6 = readout(features_BTMD)
         return {'translations_T3': translations_BT3, 'rotations_T33': rotation_from_6d(rotations_BT6)}
 
-    def scores(self, predictions, examples):
-        """Mean and root mean square error of translation in millimeters, by clip and then over clips."""
-        scores = []
-        for found, example in zip(predictions, examples, strict=True):
-            arguments = found['translations_T3'], example['translations_T3'], example['known_T']
-            scores.append(dict(zip(('rpe_tr', 'rpe_tr_rms'), metrics.translation_error(*arguments), strict=True)))
-        return average(scores, examples)
+    def measure(self, found, example):
+        """Mean and root mean square error of translation in millimeters."""
+        mean, rms = metrics.translation_error(found['translations_T3'], example['translations_T3'], example['known_T'])
+        return {'id': example['id'], 'rpe_tr': mean, 'rpe_tr_rms': rms}
+
+    def scores(self, measures):
+        """Both, by clip and then over clips."""
+        return average(measures)
 
 
 def rotation_from_6d(r_X6):

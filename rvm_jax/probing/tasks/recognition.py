@@ -5,7 +5,6 @@ import logging
 from typing import ClassVar
 
 import jax
-import numpy as np
 import optax
 
 from rvm_jax.errors import UserError
@@ -67,10 +66,15 @@ class Recognition:
         """`probabilities_K` of each clip."""
         return {'probabilities_K': jax.nn.softmax(self._logits(readout, features_BTMD))}
 
-    def scores(self, predictions, examples):
+    def measure(self, found, example):
+        """`probabilities_K` and the true `label` of one clip."""
+        return {'id': example['id'], 'label': example['label'], **found}
+
+    def scores(self, measures):
         """Top-1; probabilities of clips that share an id are averaged first."""
-        probabilities_NK = np.stack([found['probabilities_K'] for found in predictions])
-        labels_N, ids = np.array([example['label'] for example in examples]), [example['id'] for example in examples]
+        probabilities_NK, labels_N, ids = (
+            [one[name] for one in measures] for name in ('probabilities_K', 'label', 'id')
+        )
         return {'top1': metrics.top1(probabilities_NK, labels_N, ids)}
 
     def _logits(self, readout, features_BTMD):

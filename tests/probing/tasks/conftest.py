@@ -4,6 +4,8 @@ import optax
 import pytest
 from flax import nnx
 
+from rvm_jax.probing.tasks.averages import scores_of
+
 
 @pytest.fixture
 def overfit():
@@ -31,7 +33,7 @@ def overfit():
 
         losses, found = jax.device_get(run(features, batch))
         predictions = [{name: array[i] for name, array in found.items()} for i in range(len(examples))]
-        return losses[0], losses[-1], task.scores(predictions, examples)
+        return losses[0], losses[-1], scores_of(task, predictions, examples)
 
     return train
 

@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 from rvm_jax.errors import UserError
+from rvm_jax.probing.tasks.averages import scores_of
 from rvm_jax.probing.tasks.boxes import Boxes
 
 SIZES = {
@@ -36,7 +37,7 @@ def test_a_perfect_answer_costs_nothing_and_overlaps_fully(way):
     task, found = Boxes(**WAYS[way]), outputs(way, BATCH['boxes_QT4'])
     assert task.loss(lambda *_: found, None, BATCH)[0] < 1e-12
     found = np.asarray(task.predict(lambda *_: found, None, BATCH)['boxes_QT4'])
-    assert task.scores([{'boxes_QT4': one} for one in found], EXAMPLES)['mean_iou'] == pytest.approx(1)
+    assert scores_of(task, [{'boxes_QT4': one} for one in found], EXAMPLES)['mean_iou'] == pytest.approx(1)
 
 
 def test_the_loss_is_the_mean_square_of_what_the_readout_gives():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rvm_jax.errors import UserError
+from rvm_jax.probing.tasks.averages import scores_of
 from rvm_jax.probing.tasks.depth import Depth
 
 SIZES = {'image_size': 16, 'channels': 16, 'heads': 2, 'decoder_zeros': 8, 'decoder_channels': 16}
@@ -42,7 +43,7 @@ def test_a_perfect_answer_costs_nothing_and_comes_back_in_meters(log_depth):
     assert task.loss(lambda _: outputs, features, BATCH)[0] < 1e-9
     found = np.asarray(task.predict(lambda _: outputs, features, BATCH)['depth_THW'])
     np.testing.assert_allclose(found, truth, rtol=1e-5)
-    assert task.scores([{'depth_THW': one} for one in found], EXAMPLES)['abs_rel'] < 1e-6
+    assert scores_of(task, [{'depth_THW': one} for one in found], EXAMPLES)['abs_rel'] < 1e-6
 
 
 def test_streaming_blocks_are_of_one_frame():
@@ -56,7 +57,7 @@ def test_the_error_of_each_pixel_is_relative():
     task = Depth(**SIZES)
     outputs = np.log(1.1) + blocks(np.log(np.maximum(BATCH['depth_THW'], 1)), 2)
     found = task.predict(lambda _: outputs, np.zeros((2, 4, 1, 1)), BATCH)['depth_THW']
-    scores = task.scores([{'depth_THW': np.asarray(one)} for one in found], EXAMPLES)
+    scores = scores_of(task, [{'depth_THW': np.asarray(one)} for one in found], EXAMPLES)
     assert scores['abs_rel'] == pytest.approx(0.1, abs=1e-6)
 
 
@@ -90,7 +91,7 @@ def test_pixels_asked_in_training_are_those_that_they_are_compared_with():
     found = task.predict(readout, None, {'depth_THW': depth})['depth_THW']
     assert found.shape == (2, 4, 4, 4)
     examples = [{'id': str(i), 'depth_THW': depth[i]} for i in range(2)]
-    assert task.scores([{'depth_THW': np.asarray(one)} for one in found], examples)['abs_rel'] < 1e-6
+    assert scores_of(task, [{'depth_THW': np.asarray(one)} for one in found], examples)['abs_rel'] < 1e-6
 
 
 @pytest.mark.parametrize('way', WAYS)

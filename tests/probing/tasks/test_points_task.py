@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rvm_jax.errors import UserError
+from rvm_jax.probing.tasks.averages import scores_of
 from rvm_jax.probing.tasks.points import Points
 
 SIZES = {
@@ -44,7 +45,7 @@ def perfect(batch, shift=0.0):
 def scores(task, outputs, examples=EXAMPLES):
     found = task.predict(lambda *_: outputs, None, stack(examples))
     predictions = [{name: np.asarray(x[i]) for name, x in found.items()} for i in range(len(examples))]
-    return task.scores(predictions, examples)
+    return scores_of(task, predictions, examples)
 
 
 @pytest.mark.parametrize('way', WAYS)

@@ -5,6 +5,7 @@ import pytest
 
 from rvm_jax.errors import UserError
 from rvm_jax.probing.metrics import pose as metrics
+from rvm_jax.probing.tasks.averages import scores_of
 from rvm_jax.probing.tasks.pose import ClipPose, FramePose, rotation_from_6d
 
 
@@ -50,7 +51,7 @@ def test_a_perfect_pose_of_a_clip_costs_nothing():
     features = np.zeros((2, 3, 1, 4))
     assert ClipPose().loss(readout, features, CLIP_BATCH)[0] == 0
     found = ClipPose().predict(readout, features, CLIP_BATCH)['pose_34']
-    assert ClipPose().scores([{'pose_34': np.asarray(one)} for one in found], CLIPS)['epe'] < 1e-6
+    assert scores_of(ClipPose(), [{'pose_34': np.asarray(one)} for one in found], CLIPS)['epe'] < 1e-6
 
 
 def test_a_clip_is_its_first_and_last_frame():
@@ -77,9 +78,9 @@ def test_a_perfect_pose_of_frames_has_no_error():
     assert loss == pytest.approx(-3, abs=1e-3)
     found = FramePose().predict(Head(perfect_frames()), None, FRAME_BATCH)
     predictions = [{name: np.asarray(array[i]) for name, array in found.items()} for i in range(2)]
-    assert FramePose().scores(predictions, FRAMES) == {'rpe_tr': 0, 'rpe_tr_rms': 0}
+    assert scores_of(FramePose(), predictions, FRAMES) == {'rpe_tr': 0, 'rpe_tr_rms': 0}
     predictions[0]['translations_T3'] = predictions[0]['translations_T3'] + np.array([0.03, 0, 0.04])
-    assert FramePose().scores(predictions, FRAMES)['rpe_tr'] == pytest.approx(25, rel=1e-4)
+    assert scores_of(FramePose(), predictions, FRAMES)['rpe_tr'] == pytest.approx(25, rel=1e-4)
 
 
 def test_learned_scales_weigh_the_two_losses():

@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from rvm_jax.errors import UserError
+from rvm_jax.probing.tasks.averages import scores_of
 from rvm_jax.probing.tasks.recognition import Recognition
 
 EXAMPLES = [{'id': 'a', 'label': np.int32(2)}, {'id': 'b', 'label': np.int32(0)}]
@@ -53,7 +54,7 @@ def test_data_of_more_classes_is_refused_and_of_fewer_is_said(caplog):
 def test_clips_of_a_video_vote():
     examples = [{'id': 'a', 'label': 1}, {'id': 'a', 'label': 1}, {'id': 'b', 'label': 0}]
     found = [{'probabilities_K': np.array(p)} for p in ([0.6, 0.4], [0.1, 0.9], [0.3, 0.7])]
-    assert Recognition(2).scores(found, examples) == {'top1': 0.5}
+    assert scores_of(Recognition(2), found, examples) == {'top1': 0.5}
 
 
 @pytest.mark.parametrize('streaming', [False, True])
