@@ -1,7 +1,4 @@
-"""What features say openly: a linear readout, found in closed form (ridge regression), so that no schedule matters.
-
-The attentive readouts of the published protocols need tens of thousands of steps; the demo suite has minutes.
-"""
+"""What features say openly: a linear readout, found in closed form (ridge regression), so that no schedule matters."""
 
 import dataclasses
 
@@ -9,6 +6,7 @@ import numpy as np
 
 PENALTIES = 10.0 ** np.arange(-1, 6)
 HELD_BACK = 0.25  # of the training vectors, the last ones, by which the penalty is chosen
+ROWS = 8192  # vectors that are held in float64 at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,27 +24,62 @@ class LinearProbe:
         return (vectors_NF - self.mean_F) / self.deviation_F @ self.weights_FK + self.offset_K
 
 
+class Ridge:
+    """Training vectors (N, F), whose products are computed once for all targets that are fitted to them."""
+
+    def __init__(self, vectors_NF):
+        self._vectors_NF = np.asarray(vectors_NF, np.float32)
+        self._used = round(len(vectors_NF) * (1 - HELD_BACK))
+        self._part, self._whole = _Products(self._vectors_NF[: self._used]), _Products(self._vectors_NF)
+
+    def fit(self, targets_NK):
+        """The LinearProbe with the least squared error and penalty * |weights|^2.
+
+        The penalty is that of PENALTIES with the least error on vectors held back; the probe is then fitted to all.
+        """
+        targets_NK = np.asarray(targets_NK, np.float32)
+        held_back_NF, truth_NK = self._vectors_NF[self._used :], targets_NK[self._used :]
+        errors = [
+            np.square(probe.predict(held_back_NF) - truth_NK).mean()
+            for probe in self._part.fits(targets_NK[: self._used], PENALTIES)
+        ]
+        [best] = self._whole.fits(targets_NK, [PENALTIES[int(np.argmin(errors))]])
+        return best
+
+
 def fit(vectors_NF, targets_NK):
-    """The LinearProbe with the least squared error and penalty * |weights|^2.
-
-    The penalty is that of PENALTIES with the least error on vectors held back; the probe is then fitted to all.
-    """
-    vectors_NF, targets_NK = np.asarray(vectors_NF, np.float32), np.asarray(targets_NK, np.float32)
-    used = round(len(vectors_NF) * (1 - HELD_BACK))
-    errors = [
-        np.square(probe.predict(vectors_NF[used:]) - targets_NK[used:]).mean()
-        for probe in _fits(vectors_NF[:used], targets_NK[:used], PENALTIES)
-    ]
-    [best] = _fits(vectors_NF, targets_NK, [PENALTIES[int(np.argmin(errors))]])
-    return best
+    """The LinearProbe of one target, see `Ridge`."""
+    return Ridge(vectors_NF).fit(targets_NK)
 
 
-def _fits(vectors_NF, targets_NK, penalties):
-    mean_F, deviation_F = vectors_NF.mean(0), vectors_NF.std(0) + 1e-6
-    offset_K = targets_NK.mean(0)
-    normed_NF = (vectors_NF - mean_F) / deviation_F
-    values_F, axes_FF = np.linalg.eigh((normed_NF.T @ normed_NF).astype(np.float64))
-    products_FK = axes_FF.T @ (normed_NF.T @ (targets_NK - offset_K)).astype(np.float64)
-    for penalty in penalties:
-        weights_FK = axes_FF @ (products_FK / (np.maximum(values_F, 0) + penalty)[:, None])
-        yield LinearProbe(mean_F, deviation_F, weights_FK.astype(np.float32), offset_K, float(penalty))
+class _Products:
+    """Normed vectors times themselves, in float64: no penalty is lost in rounding, so it has a Cholesky factor."""
+
+    def __init__(self, vectors_NF):
+        self._vectors_NF = vectors_NF
+        self._mean_F = vectors_NF.mean(0, dtype=np.float64)
+        products_FF = sum(rows_NF.T @ rows_NF for rows_NF in self._centered())
+        self._deviation_F = np.sqrt(products_FF.diagonal() / len(vectors_NF)) + 1e-6
+        products_FF /= self._deviation_F[:, None]
+        products_FF /= self._deviation_F
+        self._products_FF = products_FF
+
+    def fits(self, targets_NK, penalties):
+        """Yield the LinearProbe of each penalty."""
+        from scipy import linalg
+
+        offset_K = targets_NK.mean(0)
+        targets = np.split(targets_NK - offset_K, range(ROWS, len(targets_NK), ROWS))
+        found_FK = sum(rows_NF.T @ some_NK for rows_NF, some_NK in zip(self._centered(), targets, strict=True))
+        found_FK /= self._deviation_F[:, None]
+        mean_F, deviation_F = self._mean_F.astype(np.float32), self._deviation_F.astype(np.float32)
+        for penalty in penalties:
+            penalized_FF = self._products_FF.copy()
+            penalized_FF[np.diag_indices_from(penalized_FF)] += penalty
+            factor = linalg.cho_factor(penalized_FF, lower=True, overwrite_a=True, check_finite=False)
+            weights_FK = linalg.cho_solve(factor, found_FK, check_finite=False)
+            yield LinearProbe(mean_F, deviation_F, weights_FK.astype(np.float32), offset_K, float(penalty))
+
+    def _centered(self):
+        for first in range(0, len(self._vectors_NF), ROWS):
+            yield self._vectors_NF[first : first + ROWS] - self._mean_F

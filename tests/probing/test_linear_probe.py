@@ -33,3 +33,18 @@ def test_the_solution_is_that_of_ridge_regression():
     normed = (vectors - vectors.mean(0)) / (vectors.std(0) + 1e-6)
     expected = np.linalg.solve(normed.T @ normed + probe.penalty * np.eye(5), normed.T @ (targets - targets.mean(0)))
     np.testing.assert_allclose(probe.weights_FK, expected, atol=1e-4)
+
+
+def test_many_vectors_are_summed_in_parts_and_serve_several_targets(monkeypatch):
+    vectors, targets = RNG.normal(size=(80, 5)) + 100, RNG.normal(size=(80, 3))
+    whole = linear_probe.fit(vectors, targets)
+    monkeypatch.setattr(linear_probe, 'ROWS', 7)
+    ridge = linear_probe.Ridge(vectors)
+    ridge.fit(-targets[:, :1])
+    np.testing.assert_allclose(ridge.fit(targets).weights_FK, whole.weights_FK, atol=1e-5)
+
+
+def test_features_that_say_the_same_twice_do_no_harm():
+    vectors = RNG.normal(size=(200, 5)) @ RNG.normal(size=(5, 60))
+    probe = linear_probe.fit(np.c_[vectors, vectors], vectors[:, :2])
+    np.testing.assert_allclose(probe.predict(np.c_[vectors, vectors]), vectors[:, :2], atol=0.05)
