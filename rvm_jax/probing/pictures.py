@@ -54,7 +54,7 @@ def _depth(frames, prediction, example, shown):
 
 def _points(frames, prediction, example, shown):
     size = np.array(frames.shape[2:0:-1])
-    valid_Q = example['valid_Q']
+    valid_Q = prediction.get('asked_Q', example['valid_Q'])
 
     def drawn(tracks_QT2, visible_QT):
         pictures = frames.copy()

@@ -88,19 +88,19 @@ class Points:
         return sum(getattr(self, f'{name}_weight') * value for name, value in losses.items()), losses
 
     def predict(self, readout, features_BTMD, batch):
-        """`tracks_QT2` in [0, 1] and `visible_QT`: whether a point is thought to be visible and its place right.
+        """`tracks_QT2` in [0, 1]; `visible_QT`: a point is thought to be visible and its place right; `asked_Q`.
 
-        Streaming, visibility is asked alone, and the query itself stands in its frame; as in the released code.
-        Tracks that are left out are never visible.
+        Streaming, visibility is asked alone, and the query itself stands in its frame; as in the released code. What
+        is said of tracks that are not asked for means nothing.
         """
         points_BQ2, frames_BQ, asked_BQ = self._queries(batch)
         tracks_BQT2, visible_BQT, certain_BQT = readout(features_BTMD, points_BQ2, frames_BQ)
         if not self.streaming:
             is_visible_BQT = jax.nn.sigmoid(visible_BQT) * jax.nn.sigmoid(certain_BQT) > 0.5
-            return {'tracks_QT2': tracks_BQT2, 'visible_QT': is_visible_BQT & asked_BQ[..., None]}
+            return {'tracks_QT2': tracks_BQT2, 'visible_QT': is_visible_BQT, 'asked_Q': asked_BQ}
         is_query_BQT = jnp.arange(tracks_BQT2.shape[2]) == frames_BQ[..., None]
         tracks_BQT2 = jnp.where(is_query_BQT[..., None], points_BQ2[:, :, None], tracks_BQT2)
-        return {'tracks_QT2': tracks_BQT2, 'visible_QT': (visible_BQT > 0) | is_query_BQT}
+        return {'tracks_QT2': tracks_BQT2, 'visible_QT': (visible_BQT > 0) | is_query_BQT, 'asked_Q': asked_BQ}
 
     def measure(self, found, example):
         """What `metrics.points.tap_vid` gives for a clip; how many of its tracks were scored and left out."""

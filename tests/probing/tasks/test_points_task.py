@@ -131,7 +131,8 @@ def test_offline_a_track_first_seen_later_is_left_out_and_counted(gradient):
     found = {one['valid_Q'].sum(): scores(Points(), outputs, [one]) for one in (without, late)}
     assert found[1].pop('tracks_left_out') == 0 and found[2].pop('tracks_left_out') == 1
     assert found[1] == found[2] and found[1]['tracks_scored'] == 1
-    assert not Points().predict(lambda *_: perfect(stack([late])), None, stack([late]))['visible_QT'][0, 1].any()
+    asked = Points().predict(lambda *_: perfect(stack([late])), None, stack([late]))['asked_Q']
+    assert asked.tolist() == [[True, False, False]]
 
 
 @pytest.mark.parametrize('way', ['streaming', 'recurrent'])
