@@ -243,7 +243,7 @@ def test_a_folder_is_no_file_to_write(probed, compare):
 def test_every_benchmark_has_a_title_and_its_metric_a_unit():
     assert set(comparison.TITLES) == set(probe.TASKS)
     metrics = {benchmark.task.metric for benchmark in suite.BENCHMARKS.values()}
-    metrics |= {metric for _, metric, _ in demo_suite.LINEAR.values()}
+    metrics |= {metric for _, metric, _ in demo_suite.READ_OUT.values()}
     assert metrics <= set(comparison.METRICS)
     assert set(scores.OF_DEMO) == {'model', *sweep_results.REFERENCES}
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from rvm_jax import cli, probe
 from rvm_jax.data.sources.synthetic_videos import write_video
-from rvm_jax.probing import demo_suite, suite
+from rvm_jax.probing import demo_suite, demo_tasks, run, suite
 from rvm_jax.probing.datasets.davis import Davis
 
 DAVIS_VIDEOS = ('bear', 'boat')
@@ -127,17 +127,18 @@ def test_the_demo_runs_every_task_beside_the_image_encoder_and_random_weights(ex
         monkeypatch.setattr(demo_suite, name, 16)
     monkeypatch.setattr(demo_suite, 'NUM_PROPAGATED', 2)
     monkeypatch.setattr(demo_suite, 'PROPAGATED_FRAMES', 5)
+    monkeypatch.setattr(demo_tasks, 'SCHEDULE', run.Schedule(steps=2, batch_size=11))
     output = tmp_path / 'probe'
     line = ('probe', '--model', export, '--task', 'demo', '--output', output)
     assert rvm(*line) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0].split() == ['task', 'model', 'image', 'encoder', 'random', 'weights']
     found = json.loads((output / 'results.json').read_text())['results']
-    tasks = ['motion', 'camera', 'points', 'boxes', 'depth', 'noise square', 'masks', 'keypoints']
+    tasks = ['motion', 'motion attentive', 'camera', 'points', 'boxes', 'depth', 'noise square', 'masks', 'keypoints']
     assert list(found) == ['model', 'image encoder', 'random weights'] and all(
         list(of) == tasks for of in found.values()
     )
-    assert [text.split(',')[0] for text in shown[1:9]] == tasks and shown[9].startswith('normalized average')
+    assert [text.split(',')[0] for text in shown[1:10]] == tasks and shown[10].startswith('normalized average')
     pictures = {path.name for path in (output / 'pictures').iterdir()}
     assert {f'{task.replace(" ", "_")}_0.png' for task in tasks if task != 'camera'} <= pictures
     (output / 'results.json').unlink()

@@ -1,9 +1,11 @@
 """Every kind of probe on rendered clips, in minutes on a CPU: a model, its image encoder alone, and random weights.
 
-Features are read out linearly (`demo_tasks`), masks and keypoints propagated as in the public benchmarks. Sizes are
-ours, and the figures compare models with each other and with nothing else.
+Features are read out linearly, and once by a small attentive readout (`demo_tasks`); masks and keypoints are propagated
+as in the public benchmarks. Sizes are ours, and the figures compare models with each other and with nothing else.
+Features wider than `demo_tasks.WIDTH` are projected to it at random, so that readouts take as long for any model.
 """
 
+import dataclasses
 import functools
 import math
 import os
@@ -16,13 +18,14 @@ from rvm_jax.probing.metrics import summary
 from rvm_jax.probing.tasks import propagation
 from rvm_jax.visualization import canvas
 
-VERSION = 1  # raise it when the same settings begin to give other scores
+VERSION = 2  # raise it when the same settings begin to give other scores
 SEED = 1000  # of the clips; the videos of `rvm demo` have other seeds
 NUM_TRAIN, NUM_HELD_OUT, NUM_FRAMES = 4096, 512, 8
 NOISE_TRAIN, NOISE_HELD_OUT, NOISE_FRAMES = 256, 64, 16
 NUM_PROPAGATED, PROPAGATED_FRAMES, RADIUS = 32, 24, 8
-LINEAR = {  # task -> readout, metric, whether higher is better
+READ_OUT = {  # task -> readout, metric, whether higher is better
     'motion': (demo_tasks.motion, 'top1', True),
+    'motion attentive': (demo_tasks.attentive_motion, 'top1', True),
     'camera': (demo_tasks.camera, 'share_of_motion', False),
     'points': (demo_tasks.points, 'share_of_motion', False),
     'boxes': (demo_tasks.boxes, 'share_of_motion', False),
@@ -30,10 +33,12 @@ LINEAR = {  # task -> readout, metric, whether higher is better
 }
 
 
-def run_demo(path, folder, *, step=None, seed=0, precision='float32', progress):
+def run_demo(path, folder, *, clips=None, step=None, seed=0, precision='float32', progress, check=lambda: None):
     """What goes into results.json, with {backbone: {task: {'metric', 'value', ...}}} as 'results'.
 
-    Each backbone's part is kept as soon as it is done. Raises UserError for a folder of another probe.
+    clips: a folder where the rendered clips are kept, which several models may share one after the other (default: a
+    folder inside). Each backbone's part is kept as soon as it is done. check() is called between pieces of work of a
+    few seconds and may raise. Raises UserError for a folder of another probe.
     """
     open_one = {'step': step, 'precision': precision}
     backbones = {'model': open_backbone(path, **open_one)}
@@ -43,20 +48,22 @@ def run_demo(path, folder, *, step=None, seed=0, precision='float32', progress):
     settings = {'task': 'demo', 'model': backbones['model'].describe(), 'seed': seed, 'precision': precision}
     settings['protocol'] = {
         'clips': [NUM_TRAIN, NUM_HELD_OUT, NUM_FRAMES], 'noise': [NOISE_TRAIN, NOISE_HELD_OUT, NOISE_FRAMES],
-        'propagated': [NUM_PROPAGATED, PROPAGATED_FRAMES, RADIUS], 'version': VERSION,
+        'propagated': [NUM_PROPAGATED, PROPAGATED_FRAMES, RADIUS], 'width': demo_tasks.WIDTH,
+        'schedule': dataclasses.asdict(demo_tasks.SCHEDULE), 'version': VERSION,
     }  # fmt: skip
     found = results.open_folder(folder, settings)
     if found is not None:
         return found
     start = time.monotonic()
-    clips = Clips(os.path.join(folder, 'clips'), demo_tasks.GRID * backbones['model'].patch_size)
+    size = demo_tasks.GRID * backbones['model'].patch_size
+    clips = Clips(clips or os.path.join(folder, 'clips'), size, progress=progress, check=check)
     found = {}
     for name, backbone in backbones.items():
         part = os.path.join(folder, f'{name.replace(" ", "_")}.json')
         found[name] = results.read_json(part)
         if found[name] is None:
             pictured = os.path.join(folder, 'pictures') if name == 'model' else None
-            found[name] = probe(backbone, clips, pictured=pictured, name=name, progress=progress)
+            found[name] = probe(backbone, clips, pictured=pictured, name=name, progress=progress, check=check)
             results.write_json(part, found[name])
     found = settings | {'results': found, 'seconds': round(time.monotonic() - start), 'version': results.version()}
     canvas.write_bytes(os.path.join(folder, results.ROW), results.markdown(*table(found['results'])).encode())
@@ -65,26 +72,38 @@ def run_demo(path, folder, *, step=None, seed=0, precision='float32', progress):
 
 
 class Clips:
-    """The rendered clips of all tasks, `size` pixels on a side."""
+    """The clips of all tasks, `size` pixels on a side; those that are not in the folder yet are rendered."""
 
-    def __init__(self, folder, size):
-        def rendered(name, count, number, num_frames):
-            return DemoClips(os.path.join(folder, name), count, seed=SEED + number, num_frames=num_frames, size=size)
-
+    def __init__(self, folder, size, *, progress, check=lambda: None):
         self.size = size
-        self.train, self.held_out = (
-            rendered('train', NUM_TRAIN, 0, NUM_FRAMES),
-            rendered('held_out', NUM_HELD_OUT, 1, NUM_FRAMES),
-        )
-        self.long = rendered('long', NUM_PROPAGATED, 2, PROPAGATED_FRAMES)
+        bar = progress.add_task('rendering clips', total=NUM_TRAIN + NUM_HELD_OUT + NUM_PROPAGATED)
+
+        def rendered(name, count, seed, num_frames, before):
+            def note(done, _total):
+                progress.update(bar, completed=before + done)
+                check()
+
+            # Clips of another size, which a model with other patches needs, lie beside these.
+            place = os.path.join(folder, f'{size}_pixels', name)
+            return DemoClips(place, count, seed=seed, num_frames=num_frames, size=size, progress=note)
+
+        self.train = rendered('train', NUM_TRAIN, SEED, NUM_FRAMES, 0)
+        self.held_out = rendered('held_out', NUM_HELD_OUT, SEED + 1, NUM_FRAMES, NUM_TRAIN)
+        self.long = rendered('long', NUM_PROPAGATED, SEED + 2, PROPAGATED_FRAMES, NUM_TRAIN + NUM_HELD_OUT)
+        progress.update(bar, completed=NUM_TRAIN + NUM_HELD_OUT + NUM_PROPAGATED)
         self.noise = NoiseSquares(NOISE_TRAIN, SEED, NOISE_FRAMES, size)
         self.noise_held_out = NoiseSquares(NOISE_HELD_OUT, SEED + 1, NOISE_FRAMES, size)
 
 
-def probe(backbone, clips, *, pictured, name, progress):
+def probe(backbone, clips, *, pictured, name, progress, check=lambda: None):
     """{task: {'metric', 'value', 'higher_is_better', 'scores'}} of one backbone; pictured: a folder for pictures."""
-    bar = progress.add_task(name, total=len(LINEAR) + 4)
+    read = (clips.train, clips.held_out, clips.noise, clips.noise_held_out, clips.long, clips.long)
+    bar = progress.add_task(name, total=sum(len(source) for source in read))
     found = {}
+
+    def done(count):
+        progress.advance(bar, count)
+        check()
 
     def note(task_name, metric, higher_is_better, scores, drawn):
         value = {'metric': metric, 'value': scores[metric], 'higher_is_better': higher_is_better, 'scores': scores}
@@ -92,28 +111,35 @@ def probe(backbone, clips, *, pictured, name, progress):
         for index, picture in enumerate(drawn if pictured else ()):
             os.makedirs(pictured, exist_ok=True)
             canvas.write_png(os.path.join(pictured, f'{task_name.replace(" ", "_")}_{index}.png'), picture)
-        progress.advance(bar)
+        check()
 
-    scenes = demo_tasks.Data.of(backbone, clips.train), demo_tasks.Data.of(backbone, clips.held_out)
-    progress.advance(bar)
-    for task_name, (read_out, metric, higher_is_better) in LINEAR.items():
-        note(task_name, metric, higher_is_better, *read_out(*scenes))
-    del scenes
-    squares = demo_tasks.Data.of(backbone, clips.noise), demo_tasks.Data.of(backbone, clips.noise_held_out)
-    note('noise square', 'miou', True, *demo_tasks.noise_square(*squares))
+    train = demo_tasks.Data.of(backbone, clips.train, done=done)
+    held_out = demo_tasks.Data.of(backbone, clips.held_out, like=train, done=done)
+    for task_name, (read_out, metric, higher_is_better) in READ_OUT.items():
+        note(task_name, metric, higher_is_better, *read_out(train, held_out))
+    train = demo_tasks.Data.of(backbone, clips.noise, done=done)
+    held_out = demo_tasks.Data.of(backbone, clips.noise_held_out, like=train, done=done)
+    note('noise square', 'miou', True, *demo_tasks.noise_square(train, held_out))
     settings = propagation.Settings((2 * clips.size, 2 * clips.size), radius=RADIUS)
-    features = functools.partial(propagation.patch_features, backbone)
     for task_name, videos, task, metric in (
         ('masks', DemoMasks(clips.long), propagation.ObjectMasks(settings), 'J&F'),
         # A tenth of an object is less than a cell of this grid.
         ('keypoints', DemoKeypoints(clips.long), propagation.Keypoints(settings), 'pck_0.5'),
     ):
-        scores = propagation.evaluate(task, (videos.video(index) for index in range(len(videos))), features)
-        drawn = (
-            benchmark.propagated_picture(task, videos.video(index), features) for index in range(demo_tasks.PICTURED)
-        )
-        note(task_name, metric, True, scores, drawn)
+        note(task_name, metric, True, *propagate(task, videos, backbone, done))
     return found
+
+
+def propagate(task, videos, backbone, done):
+    """Scores of a task that carries labels through videos, and pictures of the first ones."""
+    features = functools.partial(propagation.patch_features, backbone)
+    records, drawn = [], []
+    for index in range(len(videos)):
+        record, picture = benchmark.propagate_one(task, videos.video(index), features, index < demo_tasks.PICTURED)
+        records.append(record)
+        drawn += [picture] if picture is not None else []
+        done(1)
+    return task.scores(records), drawn
 
 
 def table(found):

@@ -1,22 +1,26 @@
-"""The tasks of the demo suite that are read out linearly: each from features and truth to scores and pictures.
+"""The tasks of the demo suite with a readout: each from features and truth to scores and pictures.
 
-Every readout is a ridge regression (`linear_probe`), the same for every backbone: what is measured is what features say
-openly, with no schedule between. Points and boxes are told as displacements from frame 0, so a readout that learned
-nothing says that they stay.
+Every readout but one is a ridge regression (`linear_probe`), the same for every backbone: what is measured is what
+features say openly, with no schedule between. None of these is a published readout, which need tens of thousands of
+steps; `attentive_motion` trains one of them, small, on the easiest question. Points and boxes are told as displacements
+from frame 0, so a readout that learned nothing says that they stay.
 """
 
 import dataclasses
+import functools
 
 import numpy as np
 from einops import rearrange, reduce, repeat
 
 from rvm_jax.data.sources.synthetic_scenes import CLASSES
-from rvm_jax.probing import batches, linear_probe, pictures
+from rvm_jax.probing import batches, linear_probe, pictures, run
 from rvm_jax.probing.metrics import depth as depth_metrics
 from rvm_jax.probing.metrics import recognition, segmentation
+from rvm_jax.probing.tasks.averages import scores_of
 from rvm_jax.probing.tasks.boxes import Boxes
 from rvm_jax.probing.tasks.depth import Depth
 from rvm_jax.probing.tasks.points import Points
+from rvm_jax.probing.tasks.recognition import Recognition
 
 GRID = 8  # patches on a side of a clip
 POOLED = 4  # cells on a side to which the last frame is averaged for what concerns the whole clip
@@ -24,28 +28,55 @@ FIRST_FRAME = 4  # in which the noise square is looked for, as in the paper's fi
 DEPTH_CLIPS = 1024  # whose patches are enough to learn depth from
 PICTURED = 2  # clips of each task
 CLIPS_AT_ONCE = 16  # whose features are computed together
+VECTORS_AT_ONCE = 256  # clips whose vectors are put together at once
+WIDTH = 128  # of features at most; wider ones are seen from a random side
+ATTENTIVE = Recognition(num_classes=len(CLASSES), channels=64, heads=4, streaming=True)
+SCHEDULE = run.Schedule(steps=2000, batch_size=64, peak_lr=3e-3)  # it says nothing before step 900 or so
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Features of one backbone, (N, T, M, D), and the clips that they are of."""
+    """Features of one backbone and the clips that they are of."""
 
     features_NThwD: np.ndarray
     examples: list
     truth: dict  # of the examples, stacked
     source: object
+    view_DK: np.ndarray | None  # what wide features were multiplied with, see `random_view`
 
     @classmethod
-    def of(cls, backbone, source):
-        """Compute them."""
-        features, examples = [], []
+    def of(cls, backbone, source, *, like=None, done=lambda count: None):
+        """Compute them, as wide as WIDTH at most, so that what is kept and solved is bounded for any model.
+
+        like: the Data of the same backbone whose view is taken over; without one it is that of the first clips.
+        done(count) is called after each batch of so many clips.
+        """
+        features_NTMD, examples, view_DK = None, [], like.view_DK if like else None
         for indices in batches.groups(len(source), CLIPS_AT_ONCE):
             some = [source.example(index) for index in indices]
             features_BTMD = np.asarray(backbone.encode(np.stack([example['video_THWC'] for example in some]))[0])
-            features.append(features_BTMD[:, :, backbone.num_prefix_tokens :])
+            features_BTMD = features_BTMD[:, :, backbone.num_prefix_tokens :]
+            if not examples and like is None:
+                view_DK = random_view(features_BTMD)
+            if view_DK is not None:
+                features_BTMD = features_BTMD @ view_DK
+            if not examples:
+                features_NTMD = np.empty((len(source), *features_BTMD.shape[1:]), np.float32)
+            features_NTMD[indices] = features_BTMD
             examples += [batches.without_video(example) for example in some]
-        features_NThwD = rearrange(np.concatenate(features), 'n t (h w) d -> n t h w d', h=GRID)
-        return cls(features_NThwD, examples, batches.stack(examples), source)
+            done(len(some))
+        features_NThwD = rearrange(features_NTMD, 'n t (h w) d -> n t h w d', h=GRID)
+        return cls(features_NThwD, examples, batches.stack(examples), source, view_DK)
+
+    @functools.cached_property
+    def clip_vectors(self):
+        """The last frame's patches, averaged to a coarse grid, side by side: (N, F)."""
+        return _coarse(self.features_NThwD)
+
+    @functools.cached_property
+    def clip_ridge(self):
+        """What is fitted to them: motion and camera share it."""
+        return linear_probe.Ridge(self.clip_vectors)
 
     def drawn(self, predictions):
         """Pictures of the first clips with their predictions."""
@@ -54,13 +85,67 @@ class Data:
             yield pictures.picture(example['video_THWC'], predictions[index], example, CLASSES)
 
 
+class LastFrames:
+    """The last frames of Data with their labels, as `batches.Batches` gives them to a readout."""
+
+    num_frames = 1
+
+    def __init__(self, data):
+        self.width, self.failed = data.features_NThwD.shape[-1], {}
+        self._features_NTMD = rearrange(data.features_NThwD[:, -1:], 'n t h w d -> n t (h w) d')
+        self._labels_N, self._examples = data.truth['label'], data.examples
+
+    def training(self, *, batch_size, steps, start, seed, mesh):
+        """Yield (features_BTMD, batch) for the steps after `start`."""
+        for first in range(start * batch_size, steps * batch_size, batch_size):
+            items = range(first, first + batch_size)
+            yield self._batch([batches.drawn(seed, item, len(self._labels_N)) for item in items], mesh)
+
+    def evaluation(self, *, batch_size, mesh):
+        """Yield (features_BTMD, batch, its examples) once over; the last batch is filled up."""
+        for indices in batches.groups(len(self._labels_N), batch_size):
+            filled = indices + indices[-1:] * (batch_size - len(indices))
+            yield *self._batch(filled, mesh), [self._examples[index] for index in indices]
+
+    def _batch(self, indices, mesh):
+        return batches.place((self._features_NTMD[indices], {'label': self._labels_N[indices]}), mesh)
+
+
+def random_view(features_BTMD):
+    """(D, WIDTH) by which features wider than WIDTH are seen; None if they are not.
+
+    Each feature is divided by its deviation (a few are often far larger than the others), then all are projected on
+    WIDTH random orthonormal axes, which are a function of D alone: the same for a model, its image encoder and random
+    weights. How well features are told apart is measured from the same share of them.
+    """
+    width = features_BTMD.shape[-1]
+    if width <= WIDTH:
+        return None
+    axes_DK = np.linalg.qr(np.random.default_rng(width).normal(size=(width, WIDTH)))[0]
+    deviation_D = features_BTMD.std((0, 1, 2))
+    # What hardly changes in a few clips may do so later, and is not blown up.
+    return (axes_DK / (deviation_D + 0.01 * deviation_D.mean())[:, None]).astype(np.float32)
+
+
 def motion(train, held_out):
     """Top-1 of the motion class of the nearest object."""
-    readout = linear_probe.fit(_clip_vectors(train), np.eye(len(CLASSES))[train.truth['label']])
-    outputs_NK = readout.predict(_clip_vectors(held_out))
+    readout = train.clip_ridge.fit(np.eye(len(CLASSES))[train.truth['label']])
+    outputs_NK = readout.predict(held_out.clip_vectors)
     shares_NK = np.exp(8 * outputs_NK) / np.exp(8 * outputs_NK).sum(-1, keepdims=True)  # for the picture alone
     scores = {'top1': recognition.top1(outputs_NK, held_out.truth['label'])}
     return scores, held_out.drawn([{'probabilities_K': shares_K} for shares_K in shares_NK])
+
+
+def attentive_motion(train, held_out):
+    """Top-1 of the same, from the last frame by the attentive readout of streaming features, with gradient steps.
+
+    Two seeds of the readout differed by 0.08 where the linear one is a function of the features.
+    """
+    readout, _ = run.train_readout(ATTENTIVE, LastFrames(train), SCHEDULE, seed=0)
+    scores, shown = run.evaluate_readout(
+        ATTENTIVE, LastFrames(held_out), readout, batch_size=SCHEDULE.batch_size, shown=range(PICTURED)
+    )
+    return scores, held_out.drawn([prediction for prediction, _ in shown])
 
 
 def camera(train, held_out):
@@ -68,9 +153,9 @@ def camera(train, held_out):
 
     share_of_motion is that relative to the true motion: 1 is what a camera that stands still would give.
     """
-    readout = linear_probe.fit(_clip_vectors(train), 100 * train.truth['corners_42'].reshape(-1, 8))
+    readout = train.clip_ridge.fit(100 * train.truth['corners_42'].reshape(-1, 8))
     truth_N42 = 100 * held_out.truth['corners_42']
-    found_N42 = readout.predict(_clip_vectors(held_out)).reshape(-1, 4, 2)
+    found_N42 = readout.predict(held_out.clip_vectors).reshape(-1, 4, 2)
     error = float(np.linalg.norm(found_N42 - truth_N42, axis=-1).mean())
     return {'corner_error': error, 'share_of_motion': error / float(np.linalg.norm(truth_N42, axis=-1).mean())}, ()
 
@@ -83,16 +168,16 @@ def points(train, held_out):
     """
     valid_NQ = train.truth['valid_Q']
     tracks_NQT2 = train.truth['tracks_QT2']
-    vectors_NQF = _at_points(train.features_NThwD, tracks_NQT2[:, :, 0])
+    ridge = linear_probe.Ridge(_chosen_vectors(_at_points, train.features_NThwD, tracks_NQT2[:, :, 0], valid_NQ))
     moves_NQT2 = tracks_NQT2 - tracks_NQT2[:, :, :1]
-    place = linear_probe.fit(vectors_NQF[valid_NQ], rearrange(moves_NQT2[valid_NQ], 'p t c -> p (t c)'))
-    seen = linear_probe.fit(vectors_NQF[valid_NQ], train.truth['visible_QT'][valid_NQ])
+    place = ridge.fit(rearrange(moves_NQT2[valid_NQ], 'p t c -> p (t c)'))
+    seen = ridge.fit(train.truth['visible_QT'][valid_NQ])
     predictions = []
     for features_ThwD, tracks_QT2 in zip(held_out.features_NThwD, held_out.truth['tracks_QT2'], strict=True):
         vectors_QF = _at_points(features_ThwD[None], tracks_QT2[None, :, 0])[0]
         moves_QT2 = rearrange(place.predict(vectors_QF), 'q (t c) -> q t c', c=2)
         predictions.append({'tracks_QT2': tracks_QT2[:, :1] + moves_QT2, 'visible_QT': seen.predict(vectors_QF) > 0.5})
-    scores = Points().scores(predictions, held_out.examples)
+    scores = scores_of(Points(), predictions, held_out.examples)
     truth = held_out.truth
     counted_NQT = np.broadcast_to(truth['valid_Q'][..., None], truth['visible_QT'].shape)
     share = _share_of_motion([found['tracks_QT2'] for found in predictions], truth['tracks_QT2'], counted_NQT)
@@ -106,15 +191,15 @@ def boxes(train, held_out):
     """
     boxes_NQT4, known_NQT = train.truth['boxes_QT4'], train.truth['known_QT']
     always_NQ = known_NQT.all(-1)
-    vectors_NQF = _in_boxes(train.features_NThwD, boxes_NQT4[:, :, 0])
+    vectors_PF = _chosen_vectors(_in_boxes, train.features_NThwD, boxes_NQT4[:, :, 0], always_NQ)
     moves_NQT4 = boxes_NQT4 - boxes_NQT4[:, :, :1]
-    readout = linear_probe.fit(vectors_NQF[always_NQ], rearrange(moves_NQT4[always_NQ], 'p t c -> p (t c)'))
+    readout = linear_probe.fit(vectors_PF, rearrange(moves_NQT4[always_NQ], 'p t c -> p (t c)'))
     predictions = []
     for features_ThwD, boxes_QT4 in zip(held_out.features_NThwD, held_out.truth['boxes_QT4'], strict=True):
         vectors_QF = _in_boxes(features_ThwD[None], boxes_QT4[None, :, 0])[0]
         moves_QT4 = rearrange(readout.predict(vectors_QF), 'q (t c) -> q t c', c=4)
         predictions.append({'boxes_QT4': boxes_QT4[:, :1] + moves_QT4})
-    scores = Boxes().scores(predictions, held_out.examples)
+    scores = scores_of(Boxes(), predictions, held_out.examples)
     found, truth = [found['boxes_QT4'] for found in predictions], held_out.truth
     share = _share_of_motion(found, truth['boxes_QT4'], truth['known_QT'])
     return scores | {'share_of_motion': share}, held_out.drawn(predictions)
@@ -132,7 +217,7 @@ def depth(train, held_out):
         depth_THW = rearrange(found_ThwK, '(t h w) (r c) -> t (h r) (w c)', h=GRID, w=GRID, r=patch)
         predictions.append({'depth_THW': np.exp(depth_THW)})
     examples = held_out.examples
-    scores = Depth(image_size=patch * GRID).scores(predictions, examples)
+    scores = scores_of(Depth(image_size=patch * GRID), predictions, examples)
     pairs = [
         depth_metrics.in_order(found['depth_THW'], example['depth_THW'], example['masks_THW'])
         for found, example in zip(predictions, examples, strict=True)
@@ -175,11 +260,6 @@ def _share_of_motion(found_NQTC, truth_NQTC, counted_NQT):
     return float(off_NQT[counted_NQT].mean() / moved_NQT[counted_NQT].mean())
 
 
-def _clip_vectors(data):
-    """The last frame's patches, averaged to a coarse grid, side by side: (N, F)."""
-    return _coarse(data.features_NThwD)
-
-
 def _coarse(features_NThwD):
     return reduce(features_NThwD[:, -1], 'n (a r) (b c) d -> n (a b d)', 'mean', a=POOLED, b=POOLED)
 
@@ -187,7 +267,15 @@ def _coarse(features_NThwD):
 def _with_clip(found_NQF, features_NThwD, places_NQC):
     """Vectors of each query: its own features, those of the clip, and where it is."""
     coarse_NQF = repeat(_coarse(features_NThwD), 'n f -> n q f', q=found_NQF.shape[1])
-    return np.concatenate([found_NQF, coarse_NQF, places_NQC], axis=-1).astype(np.float32)
+    return np.concatenate([found_NQF, coarse_NQF, places_NQC], axis=-1, dtype=np.float32)
+
+
+def _chosen_vectors(make, features_NThwD, places_NQC, chosen_NQ):
+    """Vectors (P, F) of the chosen queries, by `_at_points` or `_in_boxes`."""
+    return np.concatenate([
+        make(features_NThwD[some], places_NQC[some])[chosen_NQ[some]]
+        for some in batches.groups(len(features_NThwD), VECTORS_AT_ONCE)
+    ])  # fmt: skip
 
 
 def _at_points(features_NThwD, points_NQ2):

@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from rvm_jax.probing import demo_tasks
+from rvm_jax.probing import demo_tasks, run
 from rvm_jax.probing.datasets.demo import DemoClips, NoiseSquares
 
 SIZE, GRID = 32, demo_tasks.GRID
@@ -50,6 +50,40 @@ def nothing(example):
 def test_the_motion_class_is_told_from_features_that_hold_it(sources):
     scores, drawn = demo_tasks.motion(*data(sources, everywhere(lambda e: np.eye(8)[e['label']])))
     assert scores['top1'] == 1.0 and len(list(drawn)) == demo_tasks.PICTURED
+
+
+def test_an_attentive_readout_learns_the_motion_class_from_the_last_frame(sources, monkeypatch):
+    def last(example):
+        features = np.zeros((6, GRID, GRID, 8))
+        features[-1] = np.eye(8)[example['label']]
+        return features
+
+    monkeypatch.setattr(demo_tasks, 'SCHEDULE', run.Schedule(steps=60, batch_size=11, peak_lr=1e-2))
+    scores, drawn = demo_tasks.attentive_motion(*data(sources, last))
+    assert scores['top1'] == 1.0 and len(list(drawn)) == demo_tasks.PICTURED
+
+
+def test_wide_features_are_kept_narrow_and_still_tell(sources, monkeypatch):
+    monkeypatch.setattr(demo_tasks, 'WIDTH', 24)
+    fixed_DD = np.random.default_rng(0).normal(size=(8, 96)) * np.geomspace(1, 1e4, 96)
+
+    def tell(example):
+        return np.broadcast_to(np.eye(8)[example['label']] @ fixed_DD, (6, GRID, GRID, 96))
+
+    counted = []
+    train = demo_tasks.Data.of(Told(sources[0], tell), sources[0], done=counted.append)
+    held_out = demo_tasks.Data.of(Told(sources[1], tell), sources[1], like=train)
+    assert train.features_NThwD.shape == (96, 6, GRID, GRID, 24) and sum(counted) == 96
+    assert demo_tasks.motion(train, held_out)[0]['top1'] == 1.0
+
+
+def test_the_random_view_depends_on_width_alone_and_counts_all_features_alike():
+    features = np.random.default_rng(0).normal(size=(2, 3, 64, 200))
+    view = demo_tasks.random_view(features)
+    assert view.shape == (200, demo_tasks.WIDTH) and demo_tasks.random_view(features[..., : demo_tasks.WIDTH]) is None
+    large = demo_tasks.random_view(1000 * features + 5)
+    np.testing.assert_allclose(1000 * large, view, rtol=1e-3)
+    np.testing.assert_allclose(view.T @ view, np.eye(demo_tasks.WIDTH) * (view**2).sum(0).mean(), atol=0.05)
 
 
 def test_the_camera_is_told_from_features_that_hold_it_and_stands_still_without(sources):
