@@ -45,7 +45,7 @@ def run_demo(path, folder, *, clips=None, step=None, seed=0, precision='float32'
     if backbones['model'].architecture.core != 'identity':
         backbones['image encoder'] = open_backbone(path, tap='encoder', **open_one)
     backbones['random weights'] = open_backbone(path, random_seed=seed, precision=precision)
-    settings = {'task': 'demo', 'model': backbones['model'].describe(), 'seed': seed, 'precision': precision}
+    settings = {'task': 'demo', 'model': backbones['model'].describe(), 'seed': seed}
     settings['protocol'] = {
         'clips': [NUM_TRAIN, NUM_HELD_OUT, NUM_FRAMES], 'noise': [NOISE_TRAIN, NOISE_HELD_OUT, NOISE_FRAMES],
         'propagated': [NUM_PROPAGATED, PROPAGATED_FRAMES, RADIUS], 'width': demo_tasks.WIDTH,
