@@ -31,9 +31,7 @@ CLIPS_AT_ONCE = 16  # whose features are computed together
 VECTORS_AT_ONCE = 256  # clips whose vectors are put together at once
 WIDTH = 128  # of features at most; wider ones are seen from a random side
 ATTENTIVE = Recognition(num_classes=len(CLASSES), channels=64, heads=4, streaming=True)
-SCHEDULE = run.Schedule(
-    steps=2000, batch_size=64, peak_lr=3e-3
-)  # the loss of our tiny model begins to fall near step 900
+SCHEDULE = run.Schedule(steps=2000, batch_size=64, peak_lr=3e-3)  # for our tiny model loss falls from step 900 on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,7 +119,7 @@ def random_view(features_BTMD):
 
     Each feature is divided by its deviation (a few are often far larger than the others), then all are projected on
     WIDTH random orthonormal axes, which are a function of D alone: the same for a model, its image encoder and random
-    weights. How well features are told apart is measured from the same share of them.
+    weights.
     """
     width = features_BTMD.shape[-1]
     if width <= WIDTH:
