@@ -44,13 +44,23 @@ def run(args):
 
 
 def render(folder, count, *, seed, fps):
-    """Render the demo videos into a folder, with a progress bar if somebody is watching."""
+    """Render the demo videos into a folder, with a progress bar if somebody is watching.
+
+    Raises Stopped on SIGTERM or Ctrl-C; the videos that are there already are not rendered again.
+    """
     from rich.progress import Progress
 
     from rvm_jax.data.sources.synthetic_videos import write_videos
+    from rvm_jax.training.signals import StopRequest
 
-    with Progress(disable=not sys.stdout.isatty()) as progress:
+    with StopRequest() as stop, Progress(disable=not sys.stdout.isatty()) as progress:
+        stop.current = 'a video'
         task = progress.add_task(f'rendering {count} videos', total=count)
+
+        def note(done, _total):
+            progress.update(task, completed=done)
+            stop.check(f'{done} of {count} videos are rendered')
+
         write_videos(
             folder,
             count,
@@ -59,7 +69,7 @@ def render(folder, count, *, seed, fps):
             width=SIDE,
             fps=fps,
             scene_options=SCENES,
-            progress=lambda done, total: progress.update(task, completed=done),
+            progress=note,
         )
 
 

@@ -43,8 +43,11 @@ def run(args):
     from rvm_jax.probing.setup import open_setup
     from rvm_jax.probing.sweep_results import write_summary
 
-    if args.task == 'demo' and args.given:
-        raise UserError('--set with --task demo', 'the suite has settings of its own', 'leave it out')
+    given = {'--data': args.data, '--train-data': args.train_data, '--set': args.given}
+    for flag, value in given.items():
+        if args.task == 'demo' and value:
+            fix = 'leave it out; videos to train on are --config.data.path'
+            raise UserError(f'{flag} with --task demo', 'the suite has settings and clips of its own', fix)
     # What the probe lacks is said before anything is trained.
     setup = None if args.task == 'demo' else open_setup(args.task, args.data, args.train_data, args.given)
     found = ablation.load(args.config)

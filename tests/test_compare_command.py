@@ -74,7 +74,13 @@ def demo(tmp_path):
         'fingerprint': f'of {RVM}',
     }
     found = {'task': 'demo', 'model': model, 'seed': 0, 'protocol': {'clips': [4, 4, 4]}}
-    (folder / 'results.json').write_text(json.dumps(found | {'results': backbones, 'seconds': 1, 'version': '0.1.0'}))
+    models = {
+        'model': model,
+        'image encoder': model | {'tap': 'encoder', 'fingerprint': 'of its encoder'},
+        'random weights': model | {'random_weights': True, 'fingerprint': 'drawn'},
+    }
+    found |= {'models': models, 'results': backbones, 'seconds': 1, 'version': '0.1.0'}
+    (folder / 'results.json').write_text(json.dumps(found))
     return str(folder)
 
 

@@ -21,7 +21,7 @@ DAVIS_VIDEOS = ('bear', 'boat')
 SMALL_DAVIS = ('--set', 'task.settings.size=(48,64)', '--set', 'task.settings.radius=6')
 SMALL_KINETICS = tuple(
     word
-    for setting in ('data.num_frames=4', 'data.image_size=32', 'schedule.steps=2', 'schedule.batch_size=2')
+    for setting in ('data.num_frames=4', 'data.image_size=32', 'schedule.steps=2', 'schedule.batch_size=2', 'schedule.warmup=0')
     for word in ('--set', setting)
 )
 
@@ -127,7 +127,7 @@ def test_the_demo_runs_every_task_beside_the_image_encoder_and_random_weights(ex
         monkeypatch.setattr(demo_suite, name, 16)
     monkeypatch.setattr(demo_suite, 'NUM_PROPAGATED', 2)
     monkeypatch.setattr(demo_suite, 'PROPAGATED_FRAMES', 5)
-    monkeypatch.setattr(demo_tasks, 'SCHEDULE', run.Schedule(steps=2, batch_size=11))
+    monkeypatch.setattr(demo_tasks, 'SCHEDULE', run.Schedule(steps=2, batch_size=11, warmup=0))
     output = tmp_path / 'probe'
     line = ('probe', '--model', export, '--task', 'demo', '--output', output)
     assert rvm(*line) == 0
@@ -152,6 +152,8 @@ def test_the_demo_runs_every_task_beside_the_image_encoder_and_random_weights(ex
         (('--task', 'ssv3'), '--task ssv3: there is no such task; take demo, ssv2, '),
         (('--task', 'davis'), '--task davis: needs its dataset; say with --data where it lies'),
         (('--task', 'davis', '--data', 'nowhere'), 'DAVIS'),
+        (('--task', 'waymo', '--data', '.', '--set', 'task.tracker_depth=2'), 'the chosen readout has no such setting'),
+        (('--task', 'waymo', '--data', '.', '--set', 'schedule.steps=5'), 'ends before it is warm'),
         (('--task', 'davis', '--data', 'DAVIS', '--set', 'schedule.steps=5'), 'they begin task, data'),
         (('--task', 'davis', '--data', 'DAVIS', '--train-data', '.'), 'it trains nothing'),
         (('--task', 'davis', '--data', 'DAVIS', '--set', 'task.size=5'), 'there is no such setting; take one of'),

@@ -113,11 +113,6 @@ def stack(examples):
     return {name: np.stack([example[name] for example in examples]) for name in names}
 
 
-def without_video(example):
-    """An example as it is kept for its scores."""
-    return {name: value for name, value in example.items() if name != 'video_THWC'}
-
-
 def make_mesh(batch_size):
     """As many of the devices as divide a batch evenly, along one axis."""
     devices = jax.devices()

@@ -25,12 +25,15 @@ def run_benchmark(setup, backbone, folder, *, seed=0, progress):
     progress is a `rich` Progress. Raises UserError for a folder of another probe, and Stopped on SIGTERM or Ctrl-C: the
     same call goes on.
     """
+    if setup.train is None:
+        setup = dataclasses.replace(setup, task=propagation.fitted(setup.task, backbone.patch_size))
     settings = {
         'task': setup.name,
         'model': backbone.describe(),
         'protocol': dataclasses.asdict(setup.task),
         'seed': seed,
         'data': setup.data,
+        'roots': setup.roots,
     }
     if setup.schedule is not None:
         settings['schedule'] = dataclasses.asdict(setup.schedule)
@@ -48,7 +51,6 @@ def run_benchmark(setup, backbone, folder, *, seed=0, progress):
         'higher_is_better': task.higher_is_better,
         'scores': scores,
         'left_out': left_out,
-        'roots': setup.roots,
         'seconds': round(time.monotonic() - start),
         'version': results.version(),
     }

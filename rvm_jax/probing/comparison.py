@@ -102,39 +102,28 @@ def _rows(found):
 
     Scores without a kind of readout, such as those of propagated labels, are in the rows of both kinds.
     """
-    identify = _identities(found)
     kinds = collections.defaultdict(set)
     for score in found:
-        kinds[identify(score.model)] |= {score.streaming} - {None}
+        kinds[_identity(score.model)] |= {score.streaming} - {None}
     rows = {}
     for score in found:
-        model = identify(score.model)
+        model = _identity(score.model)
         for streaming in sorted(kinds[model]) or [False]:
             if score.streaming in (None, streaming):
                 seeds = rows.setdefault((model, streaming), {}).setdefault(score.task, {})
-                if score.seed in seeds:
+                known = seeds.get(score.seed)
+                if known and not (score.model.is_random and known.value == score.value):
                     raise UserError(
-                        f'{seeds[score.seed].folder} and {score.folder}',
+                        f'{known.folder} and {score.folder}',
                         f'both are {score.task} of one model with seed {score.seed}', 'leave one out',
                     )  # fmt: skip
                 seeds[score.seed] = score
     return [{task: list(seeds.values()) for task, seeds in row.items()} for row in rows.values()]
 
 
-def _identities(found):
-    """Model -> what tells it from others: its fingerprint, so that it may be moved; its path where there is none."""
-    known = collections.defaultdict(set)
-    for score in found:
-        if score.model.fingerprint:
-            known[score.model.path, score.model.tap].add(score.model.fingerprint)
-
-    def identify(model):
-        weights, same_place = model.fingerprint, known[model.path, model.tap]
-        if weights is None and not model.is_random and len(same_place) == 1:
-            (weights,) = same_place
-        return weights or model.path, model.tap, model.is_random, model.precision
-
-    return identify
+def _identity(model):
+    """What tells a model from others: its fingerprint, so that it may be moved; of random weights their path."""
+    return model.fingerprint or model.path, model.tap, model.is_random, model.precision
 
 
 def _labels(rows):

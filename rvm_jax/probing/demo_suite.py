@@ -16,6 +16,7 @@ from rvm_jax.probing.backbones import open_backbone
 from rvm_jax.probing.datasets.demo import DemoClips, DemoKeypoints, DemoMasks, NoiseSquares
 from rvm_jax.probing.metrics import summary
 from rvm_jax.probing.tasks import propagation
+from rvm_jax.training.run_lock import run_lock
 from rvm_jax.visualization import canvas
 
 VERSION = 2  # raise it when the same settings begin to give other scores
@@ -23,14 +24,18 @@ SEED = 1000  # of the clips; the videos of `rvm demo` have other seeds
 NUM_TRAIN, NUM_HELD_OUT, NUM_FRAMES = 4096, 512, 8
 NOISE_TRAIN, NOISE_HELD_OUT, NOISE_FRAMES = 256, 64, 16
 NUM_PROPAGATED, PROPAGATED_FRAMES, RADIUS = 32, 24, 8
-READ_OUT = {  # task -> readout, metric, whether higher is better
-    'motion': (demo_tasks.motion, 'top1', True),
-    'motion attentive': (demo_tasks.attentive_motion, 'top1', True),
-    'camera': (demo_tasks.camera, 'share_of_motion', False),
-    'points': (demo_tasks.points, 'share_of_motion', False),
-    'boxes': (demo_tasks.boxes, 'share_of_motion', False),
-    'depth': (demo_tasks.depth, 'abs_rel', False),
-}
+
+
+def read_outs(seed):
+    """{task: (function from training and held-out data to scores and pictures, metric, whether higher is better)}."""
+    return {
+        'motion': (demo_tasks.motion, 'top1', True),
+        'motion attentive': (functools.partial(demo_tasks.attentive_motion, seed=seed), 'top1', True),
+        'camera': (demo_tasks.camera, 'share_of_motion', False),
+        'points': (demo_tasks.points, 'share_of_motion', False),
+        'boxes': (demo_tasks.boxes, 'share_of_motion', False),
+        'depth': (demo_tasks.depth, 'abs_rel', False),
+    }
 
 
 def run_demo(path, folder, *, clips=None, step=None, seed=0, precision='float32', progress, check=lambda: None):
@@ -56,16 +61,24 @@ def run_demo(path, folder, *, clips=None, step=None, seed=0, precision='float32'
         return found
     start = time.monotonic()
     size = demo_tasks.GRID * backbones['model'].patch_size
-    clips = Clips(clips or os.path.join(folder, 'clips'), size, progress=progress, check=check)
     found = {}
-    for name, backbone in backbones.items():
-        part = os.path.join(folder, f'{name.replace(" ", "_")}.json')
-        found[name] = results.read_json(part)
-        if found[name] is None:
-            pictured = os.path.join(folder, 'pictures') if name == 'model' else None
-            found[name] = probe(backbone, clips, pictured=pictured, name=name, progress=progress, check=check)
-            results.write_json(part, found[name])
-    found = settings | {'results': found, 'seconds': round(time.monotonic() - start), 'version': results.version()}
+    with run_lock(folder):
+        clips = Clips(clips or os.path.join(folder, 'clips'), size, progress=progress, check=check)
+        for name, backbone in backbones.items():
+            part = os.path.join(folder, f'{name.replace(" ", "_")}.json')
+            found[name] = results.read_json(part)
+            if found[name] is None:
+                pictured = os.path.join(folder, 'pictures') if name == 'model' else None
+                found[name] = probe(
+                    backbone, clips, seed=seed, pictured=pictured, name=name, progress=progress, check=check
+                )
+                results.write_json(part, found[name])
+    found = settings | {
+        'models': {name: backbone.describe() for name, backbone in backbones.items()},
+        'results': found,
+        'seconds': round(time.monotonic() - start),
+        'version': results.version(),
+    }
     canvas.write_bytes(os.path.join(folder, results.ROW), results.markdown(*table(found['results'])).encode())
     results.write_json(os.path.join(folder, results.RESULTS), found)
     return found
@@ -95,7 +108,7 @@ class Clips:
         self.noise_held_out = NoiseSquares(NOISE_HELD_OUT, SEED + 1, NOISE_FRAMES, size)
 
 
-def probe(backbone, clips, *, pictured, name, progress, check=lambda: None):
+def probe(backbone, clips, *, seed, pictured, name, progress, check=lambda: None):
     """{task: {'metric', 'value', 'higher_is_better', 'scores'}} of one backbone; pictured: a folder for pictures."""
     read = (clips.train, clips.held_out, clips.noise, clips.noise_held_out, clips.long, clips.long)
     bar = progress.add_task(name, total=sum(len(source) for source in read))
@@ -115,7 +128,7 @@ def probe(backbone, clips, *, pictured, name, progress, check=lambda: None):
 
     train = demo_tasks.Data.of(backbone, clips.train, done=done)
     held_out = demo_tasks.Data.of(backbone, clips.held_out, like=train, done=done)
-    for task_name, (read_out, metric, higher_is_better) in READ_OUT.items():
+    for task_name, (read_out, metric, higher_is_better) in read_outs(seed).items():
         note(task_name, metric, higher_is_better, *read_out(train, held_out))
     train = demo_tasks.Data.of(backbone, clips.noise, done=done)
     held_out = demo_tasks.Data.of(backbone, clips.noise_held_out, like=train, done=done)

@@ -33,7 +33,8 @@ def picture(video_THWC, prediction, example, classes=None):
 
 def _answer(probabilities_K, label, classes):
     best = int(np.argmax(probabilities_K))
-    said, true = (classes[number] if classes else str(number) for number in (best, int(label)))
+    named = classes or ()  # data may have fewer classes than its task
+    said, true = (named[number] if number < len(named) else str(number) for number in (best, int(label)))
     return f'predicted: {said} ({probabilities_K[best]:.0%}), truth: {true}'
 
 

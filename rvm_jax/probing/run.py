@@ -8,7 +8,7 @@ import optax
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rvm_jax.errors import Diverged
+from rvm_jax.errors import Diverged, UserError
 from rvm_jax.probing import batches
 from rvm_jax.training.signals import StopRequest
 
@@ -23,7 +23,7 @@ class Schedule:
     """How a readout learns: AdamW, a linear warm-up from 0, a cosine to end_lr.
 
     Published for the readouts of DIF (its appendix E) and 4DS; RVM does not give its own. Weight decay pulls on every
-    parameter. A schedule of few steps warms up for at most a tenth of them (ours).
+    parameter. Raises UserError if it ends before it is warm.
     """
 
     steps: int = 40_000
@@ -33,10 +33,14 @@ class Schedule:
     end_lr: float = 1e-7
     weight_decay: float = 1e-4
 
+    def __post_init__(self):
+        if self.warmup >= self.steps:
+            reason = f'a schedule of {self.steps} steps ends before it is warm'
+            raise UserError(f'schedule.warmup={self.warmup}', reason, 'set schedule.warmup as well')
+
     def learning_rate(self):
         """Step -> learning rate."""
-        warmup = min(self.warmup, self.steps // 10)
-        return optax.warmup_cosine_decay_schedule(0.0, self.peak_lr, warmup, self.steps, self.end_lr)
+        return optax.warmup_cosine_decay_schedule(0.0, self.peak_lr, self.warmup, self.steps, self.end_lr)
 
     def optimizer(self):
         """The optax transformation."""

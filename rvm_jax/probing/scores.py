@@ -7,7 +7,6 @@ from rvm_jax.errors import UserError
 from rvm_jax.probing import results
 
 ONE_READOUT = ('epe', 'rpe_tr')  # metrics of tasks that have no second kind of readout, streaming or not
-OF_DEMO = {'model': {}, 'image encoder': {'tap': 'encoder'}, 'random weights': {'random_weights': True}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +17,7 @@ class Model:
     tap: str
     is_random: bool
     precision: str
-    fingerprint: str | None  # of its weights; None where it is not known, or says nothing because they are random
+    fingerprint: str | None  # of its weights; None where it says nothing because they are random
 
     def label(self, name, streaming):
         """What its row is called."""
@@ -58,7 +57,7 @@ def read(folder):
         return [_score(folder, found, found['task'], found, found['model'])]
     scores = []
     for backbone, of_one in found['results'].items():
-        facts = found['model'] | OF_DEMO[backbone] | ({} if backbone == 'model' else {'fingerprint': None})
+        facts = found['models'][backbone]
         scores += [_score(folder, found, task, measured, facts) for task, measured in of_one.items()]
     return scores
 

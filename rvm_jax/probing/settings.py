@@ -84,6 +84,13 @@ def _like(default):
         return 'true or false', lambda value: isinstance(value, bool)
     if isinstance(default, str):
         return 'a word', bool
+    if isinstance(default, tuple) and all(type(item) is int for item in default):
+        return (
+            f'{len(default)} whole numbers from 1 on, as in (1,2)',
+            lambda value: (
+                _are_numbers(value) and len(value) == len(default) and all(type(n) is int and n >= 1 for n in value)
+            ),
+        )
     if isinstance(default, tuple):
         return f'{len(default)} numbers, as in (1,2)', lambda value: _are_numbers(value) and len(value) == len(default)
     if isinstance(default, int):
@@ -111,5 +118,7 @@ LIMITS = {  # settings that take other values than all that are like their defau
     'fps': ABOVE_ZERO,
     'max_depth': ABOVE_ZERO,
     'metric_scale': ('the path of a JSON file', lambda value: isinstance(value, str)),
+    'radius': ABOVE_ZERO,
+    'temperature': ABOVE_ZERO,
     'warmup': FROM_ZERO,
 }

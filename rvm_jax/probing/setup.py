@@ -1,6 +1,7 @@
 """A benchmark made ready to run: its datasets opened, its settings as published or as the command line wants them."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -40,6 +41,9 @@ def open_setup(name, root, train_root=None, given=()):
     if train_root is not None and not is_trained:
         raise UserError(f'--task {name} with --train-data', 'it trains nothing', 'leave --train-data out')
     task = _replaced(benchmark.task, groups['task'], 'task')
+    for key in sorted(groups['task'].keys() & set(getattr(task, 'unused', ()))):
+        reason = 'the chosen readout has no such setting'
+        raise UserError(f'--set task.{key}={groups["task"][key]}', reason, 'leave it out, or choose another readout')
     schedule = _replaced(benchmark.schedule, groups['schedule'], 'schedule') if is_trained else None
     datasets = {'evaluated': (benchmark.dataset, root, 'val')}
     if is_trained:
@@ -56,7 +60,7 @@ def open_setup(name, root, train_root=None, given=()):
         part: {'dataset': dataset.__name__, 'split': split, 'examples': len(sources[part]), **chosen[part]}
         for part, (dataset, _, split) in datasets.items()
     }
-    roots = {part: str(at) for part, (_, at, _) in datasets.items()}
+    roots = {part: os.path.abspath(at) for part, (_, at, _) in datasets.items()}
     return Setup(name, task, sources['evaluated'], sources.get('trained'), schedule, data, roots)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rvm_jax import pretrained
-from rvm_jax.errors import DataError, Diverged, Stopped
+from rvm_jax.errors import DataError, Diverged, Stopped, UserError
 from rvm_jax.probing import batches, run
 from rvm_jax.probing.backbones import Backbone, open_backbone
 from rvm_jax.probing.tasks.recognition import Recognition
@@ -14,7 +14,7 @@ from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.training.signals import StopRequest
 
 TASK = Recognition(2, channels=16, heads=2)
-SCHEDULE = run.Schedule(steps=60, batch_size=8, peak_lr=3e-3)
+SCHEDULE = run.Schedule(steps=60, batch_size=8, peak_lr=3e-3, warmup=6)
 
 
 @pytest.fixture(scope='module')
@@ -37,7 +37,7 @@ def test_a_readout_learns_to_tell_clips_apart(backbone, moving):
 
 def test_the_same_seed_gives_the_same_readout(backbone, moving):
     data = batches.Batches(backbone, moving(10))
-    schedule = run.Schedule(steps=3, batch_size=4)
+    schedule = run.Schedule(steps=3, batch_size=4, warmup=0)
     one, again, other = (run.train_readout(TASK, data, schedule, seed=seed)[0] for seed in (0, 0, 1))
     assert all(map(np.array_equal, leaves(one), leaves(again)))
     assert not all(map(np.array_equal, leaves(one), leaves(other)))
@@ -69,7 +69,7 @@ def broken(source, *indices):
 
 def test_what_cannot_be_read_is_left_out_and_named(backbone, moving):
     data = batches.Batches(backbone, broken(moving(20), 3, 19))
-    run.train_readout(TASK, data, run.Schedule(steps=5, batch_size=4), seed=0)
+    run.train_readout(TASK, data, run.Schedule(steps=5, batch_size=4, warmup=0), seed=0)
     assert data.failed == {3: '3.mp4: is cut off; remove it', 19: '19.mp4: is cut off; remove it'}
     mesh = batches.make_mesh(4)
     drawn = {str(draw) for draw in (batches.drawn(0, item, 20) for item in range(20))}
@@ -107,7 +107,7 @@ def test_a_loss_that_is_not_finite_ends_the_readout(export, moving):
 
     data = batches.Batches(Broken(pretrained.load(export)), moving(8))
     with pytest.raises(Diverged, match='not finite at step'):
-        run.train_readout(TASK, data, run.Schedule(steps=2, batch_size=4), seed=0)
+        run.train_readout(TASK, data, run.Schedule(steps=2, batch_size=4, warmup=0), seed=0)
 
 
 def test_a_schedule_warms_up_and_ends_where_it_was_published_to():
@@ -115,4 +115,5 @@ def test_a_schedule_warms_up_and_ends_where_it_was_published_to():
     assert (schedule.steps, schedule.batch_size, schedule.peak_lr, schedule.warmup) == (40_000, 32, 3e-4, 1_000)
     rate = schedule.learning_rate()
     np.testing.assert_allclose([rate(0), rate(500), rate(1000), rate(40_000)], [0, 1.5e-4, 3e-4, 1e-7], rtol=1e-5)
-    assert run.Schedule(steps=50).learning_rate()(5) == np.float32(3e-4)
+    with pytest.raises(UserError, match='warmup=1000: a schedule of 500 steps ends before it is warm'):
+        run.Schedule(steps=500)

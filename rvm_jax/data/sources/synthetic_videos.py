@@ -5,6 +5,8 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import signal
+import threading
 from fractions import Fraction
 from pathlib import Path
 
@@ -130,9 +132,22 @@ def _each(function, calls, num_workers):
             yield function(*arguments)
         return
     context = multiprocessing.get_context('spawn')
-    pool = concurrent.futures.ProcessPoolExecutor(num_workers, context, initializer=cv2.setNumThreads, initargs=(1,))
+    pool = concurrent.futures.ProcessPoolExecutor(num_workers, context, initializer=_start_worker)
     try:
         for future in concurrent.futures.as_completed([pool.submit(function, *arguments) for arguments in calls]):
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start_worker():
+    """Signals to the group of processes are for the parent to answer; a worker ends with it, however it ends."""
+    cv2.setNumThreads(1)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent():
+    multiprocessing.parent_process().join()
+    os._exit(1)

@@ -78,7 +78,7 @@ def _kaggle(root):
     path = os.path.join(root, 'LOC_val_solution.csv')
     if not os.path.exists(path):
         return None
-    with open(path, newline='', encoding='utf-8') as file:
+    with ORIGIN.reading(path), open(path, newline='', encoding='utf-8') as file:
         return {row['ImageId']: row['PredictionString'].split()[0] for row in csv.DictReader(file)}
 
 
@@ -87,11 +87,13 @@ def _devkit(root, names):
     kit = 'ILSVRC2012_devkit_t12/data/'
     truth = ORIGIN.find(root, 'labels of val', kit + TRUTH, TRUTH)
     meta = ORIGIN.find(root, 'names of its classes', kit + 'meta.mat', 'meta.mat')
-    numbers = [int(line) for line in ORIGIN.lines(truth)]
+    with ORIGIN.reading(truth):
+        numbers = [int(line) for line in ORIGIN.lines(truth)]
     if len(numbers) != len(names):
         raise ORIGIN.broken(truth, f'has {len(numbers)} labels for {len(names)} pictures')
     wnids = _wnids(meta)
-    return {os.path.splitext(name)[0]: wnids[number] for name, number in zip(names, numbers, strict=True)}
+    with ORIGIN.reading(meta):
+        return {os.path.splitext(name)[0]: wnids[number] for name, number in zip(names, numbers, strict=True)}
 
 
 def _wnids(meta):

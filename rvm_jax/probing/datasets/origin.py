@@ -41,7 +41,7 @@ class Origin:
         """UserError for what a table turns out to lack in the `with` block."""
         try:
             yield
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+        except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise self.broken(path, f'lacks an entry ({type(error).__name__}: {error})') from error
 
     def json(self, path):

@@ -54,5 +54,6 @@ def _classes(root):
     path = os.path.join(root, 'categories_places365.txt')
     if not os.path.exists(path):
         return map(str, range(NUM_CLASSES))
-    numbers = {int(line.split()[1]): line.split()[0] for line in ORIGIN.lines(path)}
-    return [numbers[number] for number in range(NUM_CLASSES)]
+    with ORIGIN.reading(path):
+        numbers = {int(line.split()[1]): line.split()[0] for line in ORIGIN.lines(path)}
+        return [numbers[number] for number in range(NUM_CLASSES)]

@@ -17,14 +17,6 @@ def nearest_rotation(m_X33):
     return (u_X33 * flips_X3[..., None, :]) @ vt_X33
 
 
-def rotation_from_6d(r_X6):
-    """Rotations whose first two columns are the two halves of r_X6 made orthonormal by Gram-Schmidt."""
-    r_X6 = np.asarray(r_X6, np.float64)
-    first_X3 = _unit(r_X6[..., :3])
-    second_X3 = _unit(r_X6[..., 3:] - np.sum(first_X3 * r_X6[..., 3:], axis=-1, keepdims=True) * first_X3)
-    return np.stack([first_X3, second_X3, np.cross(first_X3, second_X3)], axis=-1)
-
-
 def corner_error(predicted_34, truth_34):
     """Mean distance (EPE) between the corners of a virtual cube moved by one pose and by the other, in the unit of t.
 
@@ -48,7 +40,3 @@ def translation_error(predicted_T3, truth_T3, known_T):
     difference_T3 = np.asarray(predicted_T3, np.float64)[known_T] - np.asarray(truth_T3, np.float64)[known_T]
     distance_T = 1000 * np.linalg.norm(difference_T3, axis=-1)
     return float(np.mean(distance_T)), float(np.sqrt(np.mean(distance_T**2)))
-
-
-def _unit(vectors_X3):
-    return vectors_X3 / np.linalg.norm(vectors_X3, axis=-1, keepdims=True)

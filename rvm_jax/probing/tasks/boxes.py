@@ -37,6 +37,12 @@ class Boxes:
         if self.streaming and self.recurrent:
             raise UserError('streaming and recurrent', 'they are two readouts', 'choose one')
 
+    @property
+    def unused(self):
+        """Names of settings that the chosen readout does not read."""
+        of_tracker = ('tracker_channels', 'tracker_heads', 'tracker_hidden', 'tracker_depth')
+        return ('channels', 'heads', 'query_width') if self.recurrent else of_tracker
+
     def readout(self, width, num_frames, rngs):
         """The module that `loss` and `predict` take."""
         sizes = {'channels': self.channels, 'heads': self.heads, 'query_width': self.query_width, 'rngs': rngs}

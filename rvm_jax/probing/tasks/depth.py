@@ -49,6 +49,12 @@ class Depth:
         if any(self.image_size % part for part in parts):
             raise UserError(f'image_size {self.image_size}', f'must be a multiple of {parts}', 'choose another')
 
+    @property
+    def unused(self):
+        """Names of settings that the chosen readout does not read."""
+        of_decoder = ('decoder_zeros', 'decoder_channels', 'decoder_heads', 'train_stride', 'eval_stride')
+        return ('channels', 'heads', 'block') if self.per_pixel else of_decoder
+
     def readout(self, width, num_frames, rngs):
         """The module that `loss` and `predict` take."""
         if self.per_pixel:

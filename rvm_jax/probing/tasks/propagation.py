@@ -97,7 +97,8 @@ class Stability:
             reason = f'none has more than {max(self.lengths)} frames'
             raise UserError('videos for stability', reason, 'give longer videos, or shorter lengths')
         scores = {n: _pooled([_cut(record, n) for record in records])['J&F'] for n in self.lengths}
-        relative = {n: score / scores[self.lengths[0]] for n, score in scores.items()}
+        first = scores[self.lengths[0]] or float('nan')  # nothing is relative to nothing
+        relative = {n: score / first for n, score in scores.items()}
         named = {f'J&F_{n}': score for n, score in scores.items()}
         named |= {f'stability_{n}': ratio for n, ratio in relative.items()}
         return named | {'stability': relative[self.lengths[-1]]}
@@ -158,9 +159,14 @@ class Keypoints:
         return {f'pck_{threshold}': share for threshold, share in keypoints.pck(videos, self.thresholds).items()}
 
 
-def evaluate(task, videos, features):
-    """Scores {name: value} of a task on videos, an iterable of LabelledFrames."""
-    return task.scores([task.measure(task.predict(video, features), video) for video in videos])
+def fitted(task, patch_size):
+    """The task with frames of the nearest size of whole patches.
+
+    Published for patches of 16 pixels. Of others a part of a patch would not be seen, and labels would not lie where
+    the features do (ours).
+    """
+    size = tuple(max(round(side / patch_size), 1) * patch_size for side in task.settings.size)
+    return dataclasses.replace(task, settings=dataclasses.replace(task.settings, size=size))
 
 
 def patch_features(model, frames):

@@ -25,15 +25,6 @@ def test_no_rotation_is_nearer():
         assert (nearest <= np.linalg.norm(others - matrices, axis=(1, 2)) + 1e-12).all()
 
 
-def test_six_numbers_make_a_rotation():
-    np.testing.assert_allclose(pose.rotation_from_6d([0, 2, 0, -3, 5, 0]), TURN, atol=1e-12)
-    rotations = pose.rotation_from_6d(np.random.default_rng(0).normal(size=(4, 6)))
-    np.testing.assert_allclose(np.linalg.det(rotations), 1)
-    np.testing.assert_allclose(
-        rotations @ rotations.transpose(0, 2, 1), np.broadcast_to(np.eye(3), (4, 3, 3)), atol=1e-9
-    )
-
-
 def test_corner_error_of_a_shift_is_its_length():
     truth = np.concatenate([TURN, [[0.0], [0], [1]]], axis=1)
     predicted = truth + np.array([[0, 0, 0, 3], [0, 0, 0, 0], [0, 0, 0, 4]])

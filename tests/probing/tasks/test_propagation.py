@@ -40,6 +40,10 @@ def static_pose(num_frames):
     return dataclasses.replace(video(num_frames, MASK), truth=lambda t: POSE)
 
 
+def evaluate(task, videos, features):
+    return task.scores([task.measure(task.predict(one, features), one) for one in videos])
+
+
 def test_a_static_video_returns_the_first_mask_for_every_frame():
     masks = list(propagation.ObjectMasks(SETTINGS).predict(video(5, MASK), colors))
     assert len(masks) == 5 and masks[0].shape == MASK.shape and masks[0].dtype == np.uint8
@@ -58,8 +62,8 @@ def test_masks_come_back_at_the_size_of_the_video():
 
 
 def test_masks_follow_what_moves():
-    scores = propagation.evaluate(propagation.ObjectMasks(SETTINGS), [video(4, MASK, moves=1)], colors)
-    still = propagation.evaluate(propagation.ObjectMasks(SETTINGS), [video(4, MASK)], colors)
+    scores = evaluate(propagation.ObjectMasks(SETTINGS), [video(4, MASK, moves=1)], colors)
+    still = evaluate(propagation.ObjectMasks(SETTINGS), [video(4, MASK)], colors)
     assert scores['J'] > 0.9 * still['J'] > 0.75
     assert scores['J&F'] == pytest.approx((scores['J'] + scores['F']) / 2)
 
@@ -67,7 +71,7 @@ def test_masks_follow_what_moves():
 def test_the_scores_of_davis_are_those_of_its_predictions():
     videos = [video(5, MASK, moves=1), video(4, np.where(MASK == 1, 1, 0).astype(np.uint8), name='b')]
     task = propagation.ObjectMasks(SETTINGS)
-    scores = propagation.evaluate(task, iter(videos), colors)
+    scores = evaluate(task, iter(videos), colors)
     masks = [
         (np.stack(list(task.predict(one, colors))), np.stack([one.truth(t) for t in range(one.num_frames)]))
         for one in videos
@@ -78,10 +82,10 @@ def test_the_scores_of_davis_are_those_of_its_predictions():
 def test_stability_is_that_of_the_video_cut_short():
     whole, short = video(12, MASK, moves=1), video(9, MASK, moves=1, name='too short')
     task = propagation.Stability(SETTINGS, lengths=(4, 6, 9))
-    scores = propagation.evaluate(task, [whole, short], colors)
+    scores = evaluate(task, [whole, short], colors)
     for n in task.lengths:
         cut = dataclasses.replace(whole, num_frames=n, frames=lambda n=n: list(whole.frames())[:n])
-        expected = propagation.evaluate(propagation.ObjectMasks(SETTINGS), [cut], colors)['J&F']
+        expected = evaluate(propagation.ObjectMasks(SETTINGS), [cut], colors)['J&F']
         assert scores[f'J&F_{n}'] == pytest.approx(expected)
         assert scores[f'stability_{n}'] == pytest.approx(expected / scores['J&F_4'])
     assert scores['stability'] == scores['stability_9'] and scores['stability_4'] == 1
@@ -96,10 +100,10 @@ def test_stability_looks_at_no_more_frames_than_it_needs():
             yield features
 
     task = propagation.Stability(SETTINGS, lengths=(3, 5))
-    propagation.evaluate(task, [video(5, MASK), video(20, MASK)], watched)
+    evaluate(task, [video(5, MASK), video(20, MASK)], watched)
     assert len(looked) == 5
     with pytest.raises(UserError, match='none has more than 5 frames'):
-        propagation.evaluate(task, [video(5, MASK)], colors)
+        evaluate(task, [video(5, MASK)], colors)
 
 
 def test_parts_count_all_frames_and_what_is_no_class_not_at_all():
@@ -111,7 +115,7 @@ def test_parts_count_all_frames_and_what_is_no_class_not_at_all():
     assert set(np.unique(masks)) == {0, 1, 2}
     record = task.measure(iter(masks), one)['confusion_KK']
     assert record.shape == (20, 20) and record.sum() == 3 * (truth != 255).sum()
-    assert propagation.evaluate(task, [one, one], colors)['miou'] == pytest.approx(segmentation.mean_iou(record))
+    assert evaluate(task, [one, one], colors)['miou'] == pytest.approx(segmentation.mean_iou(record))
     assert segmentation.mean_iou(record) > 0.85
 
 
@@ -121,7 +125,7 @@ def test_joints_of_a_static_video_stay():
     assert np.stack(visible).all()
     for found in points[1:]:
         np.testing.assert_allclose(found, points[0], atol=4)
-    scores = propagation.evaluate(task, [static_pose(4)], colors)
+    scores = evaluate(task, [static_pose(4)], colors)
     assert scores['pck_0.5'] == 100 and task.metric in scores
 
 
@@ -149,3 +153,15 @@ def test_patch_features_are_those_of_patches_alone_normalized_and_in_order():
     assert len(found) == 3 and found[0].shape == (3, 4, 3)  # 6 rows and 8 columns of pixels are left over
     expected = frames[2][:42:14, :56:14].astype(np.float32)
     np.testing.assert_allclose(found[2], expected / np.linalg.norm(expected, axis=-1, keepdims=True), rtol=1e-6)
+
+
+def test_frames_are_made_of_whole_patches():
+    fitted = propagation.fitted(propagation.ObjectMasks(), 14)
+    assert fitted.settings == dataclasses.replace(propagation.DAVIS, size=(476, 882))
+    assert propagation.fitted(propagation.ObjectMasks(), 16) == propagation.ObjectMasks()
+
+
+def test_nothing_is_relative_to_nothing():
+    record = {'j_TQ': np.zeros((9, 1)), 'f_TQ': np.zeros((9, 1)), 'largest_T': np.ones(9, int)}
+    found = propagation.Stability(SETTINGS, lengths=(4, 6, 8)).scores([record])
+    assert found['J&F_4'] == 0 and np.isnan(found['stability'])
