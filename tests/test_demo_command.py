@@ -1,4 +1,10 @@
 import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
 
 from rvm_jax import cli, demo, pretrained
 
@@ -17,3 +23,37 @@ def test_the_demo_leaves_a_model_and_a_report_and_prints_what_it_reached(tmp_pat
     assert page.count('data:image/png') >= 3
     printed = capsys.readouterr().out
     assert 'copy the last source frame' in printed and os.path.join('demo', 'report.html') in printed
+
+
+@pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_to_all_its_processes_keeps_what_is_rendered(tmp_path, number, code):
+    process = start_rendering(tmp_path)
+    os.killpg(process.pid, number)
+    said = process.communicate()[1]
+    assert process.returncode == code and 'Traceback' not in said
+    assert 'videos are rendered; the same command line goes on from there' in said
+    wait_until_gone(process.pid)
+
+
+def test_workers_end_with_a_process_that_is_killed(tmp_path):
+    process = start_rendering(tmp_path)
+    process.kill()
+    process.wait()
+    wait_until_gone(process.pid)
+
+
+def start_rendering(folder):
+    """A demo in a group of processes of its own, whose first video is there."""
+    line = [sys.executable, '-m', 'rvm_jax.demo', '--output', str(folder / 'demo')]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    while not list(folder.rglob('clip_*.mp4')):
+        time.sleep(0.05)
+    return process
+
+
+def wait_until_gone(group):
+    """Return once no process of a group is left; a minute is more than enough."""
+    with pytest.raises(ProcessLookupError):
+        for _ in range(600):
+            os.killpg(group, 0)
+            time.sleep(0.1)

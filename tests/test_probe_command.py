@@ -21,7 +21,13 @@ DAVIS_VIDEOS = ('bear', 'boat')
 SMALL_DAVIS = ('--set', 'task.settings.size=(48,64)', '--set', 'task.settings.radius=6')
 SMALL_KINETICS = tuple(
     word
-    for setting in ('data.num_frames=4', 'data.image_size=32', 'schedule.steps=2', 'schedule.batch_size=2', 'schedule.warmup=0')
+    for setting in (
+        'data.num_frames=4',
+        'data.image_size=32',
+        'schedule.steps=2',
+        'schedule.batch_size=2',
+        'schedule.warmup=0',
+    )
     for word in ('--set', setting)
 )
 

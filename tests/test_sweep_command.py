@@ -9,7 +9,7 @@ import pytest
 
 from rvm_jax import ablation, cli, config, demo
 from rvm_jax.errors import ConfigErrors, UserError
-from rvm_jax.probing import benchmark, setup
+from rvm_jax.probing import benchmark, demo_suite, setup
 from rvm_jax.probing.sweep_results import write_summary
 
 SMALL = (
@@ -72,6 +72,23 @@ def test_cells_are_workdirs_with_exports_one_table_and_one_plot(tmp_path, two_ce
     assert 'was trained with another config; choose another --output' in capsys.readouterr().err
 
 
+def test_each_cell_is_probed_by_the_demo_suite_with_clips_that_all_share(tmp_path, two_cells, few_videos, monkeypatch):
+    asked, output = [], tmp_path / 'out'
+    monkeypatch.setattr(demo_suite, 'Clips', lambda folder, size, **_: asked.append((folder, size)))
+
+    def probe(backbone, clips, *, seed, name, **_):
+        value = {'model': backbone.architecture.num_source, 'image encoder': 0.5, 'random weights': 0.25}[name]
+        return {'motion': {'metric': 'top1', 'value': value, 'higher_is_better': True, 'scores': {'top1': value}}}
+
+    monkeypatch.setattr(demo_suite, 'probe', probe)
+    flags = [f'--config.{override}' for override in SMALL]
+    assert cli.run('sweep', ['--config', str(two_cells), '--output', str(output), *flags]) == 0
+    assert asked == [(str(output / 'clips'), 64)] * 2
+    table = (output / 'table.md').read_text()
+    for row in ('1 | 1.000', '2 | 2.000', '1: image encoder | 0.500', '2: random weights | 0.250'):
+        assert f'| {row} |' in table
+
+
 def test_several_seeds_are_shown_with_their_spread(tmp_path):
     def of_seed(value):
         return {'model': {'davis': {'metric': 'J&F', 'value': value, 'higher_is_better': True}}}
@@ -130,6 +147,7 @@ def test_a_recipe_that_is_no_ablation_and_a_wrong_key_are_refused(tmp_path, caps
         (('--task', 'ssv3'), '--task ssv3: there is no such task'),
         (('--task', 'davis'), '--task davis: needs its dataset'),
         (('--task', 'davis', '--data', 'nowhere'), 'DAVIS'),
+        (('--data', 'shards'), '--data with --task demo: the suite has settings and clips of its own'),
         (('--config.seed=5',), '--config.seed: a sweep trains each cell with each of --seeds'),
         (('--config.data.num_source=0',), 'data.num_source'),
     ],

@@ -58,3 +58,13 @@ def test_an_answer_is_written_beside_the_clip(classes):
 
 def test_nothing_is_drawn_of_what_has_no_picture():
     assert pictures.picture(VIDEO, {'pose_34': np.zeros((3, 4))}, {}) is None
+
+
+def test_a_class_without_a_name_is_told_by_its_number(monkeypatch):
+    said = []
+    monkeypatch.setattr(pictures.canvas, 'named_rows', lambda rows: said.extend(name for name, *_ in rows))
+    example = {'label': np.int32(1)}
+    for best in (1, 3):  # of four classes that the readout has, the data has two
+        rows_of = {'probabilities_K': np.eye(4)[best]}
+        pictures.picture(VIDEO, rows_of, example, classes=('left', 'right'))
+    assert said == ['predicted: right (100%), truth: right', 'predicted: 3 (100%), truth: right']

@@ -38,3 +38,10 @@ def test_what_is_missing_is_named(root):
     (root / 'places365_val.txt').unlink()
     with pytest.raises(UserError, match=r'places365_val\.txt: is not there'):
         Places365(root, 'val', **HOW)
+
+
+@pytest.mark.parametrize('text', ['/a/airfield\n', '/a/airfield 0\n', '/a/airfield zero\n'])
+def test_names_of_classes_that_cannot_be_read_are_one_line(root, text):
+    (root / 'categories_places365.txt').write_text(text)
+    with pytest.raises(UserError, match=r'categories_places365\.txt: lacks an entry .*again$'):
+        Places365(root, 'val', **HOW)
