@@ -5,8 +5,8 @@ Example:
 
 Each cell is an ordinary workdir, OUTPUT/cells/CELL/seed_N/train, with its export and its probe beside it; the same
 line goes on where it was stopped. Where neither recipe nor command name data, the videos of `rvm demo` are rendered and
-used; each cell is probed with the demo suite: about a quarter of an hour a cell on two CPU cores. For the paper's, on
-real data:
+used; each cell is probed with the demo suite: about a quarter of an hour a cell on two CPU cores. Of a public task the
+table has the cells' models alone. For the paper's, on real data:
 
     rvm sweep --config configs/ablations/source_frames.py --output runs/frames --recipe configs/rvm_s.py \\
         --config.data.path=shards --config.steps=250_000 --task ssv2 --data data/ssv2
