@@ -25,8 +25,6 @@ def run_benchmark(setup, backbone, folder, *, seed=0, progress):
     progress is a `rich` Progress. Raises UserError for a folder of another probe, and Stopped on SIGTERM or Ctrl-C: the
     same call goes on.
     """
-    if setup.train is None:
-        setup = dataclasses.replace(setup, task=propagation.fitted(setup.task, backbone.patch_size))
     settings = {
         'task': setup.name,
         'model': backbone.describe(),
@@ -87,6 +85,7 @@ def _read_out(setup, backbone, folder, seed, stop, progress):
 def _propagate(setup, backbone, folder, seed, stop, progress):
     """Scores of a task that carries labels through videos; what is known of a video is kept as soon as it is."""
     del seed  # nothing is drawn
+    task = propagation.fitted(setup.task, backbone.patch_size)
     bar = progress.add_task('propagating', total=len(setup.evaluated))
     features = functools.partial(propagation.patch_features, backbone)
     pictured, records = _pictured(len(setup.evaluated)), []
@@ -94,7 +93,7 @@ def _propagate(setup, backbone, folder, seed, stop, progress):
         stop.current = 'a video'
         kept = os.path.join(folder, f'video_{index:05}.npz')
         if not os.path.exists(kept):
-            record, drawn = propagate_one(setup.task, setup.evaluated.video(index), features, index in pictured)
+            record, drawn = propagate_one(task, setup.evaluated.video(index), features, index in pictured)
             if drawn is not None:
                 canvas.write_png(os.path.join(folder, f'prediction_{pictured.index(index)}.png'), drawn)
             _write_record(kept, record)
@@ -102,7 +101,7 @@ def _propagate(setup, backbone, folder, seed, stop, progress):
             records.append(dict(record))
         progress.update(bar, completed=index + 1)
         stop.check(f'{index + 1} of {len(setup.evaluated)} videos are done')
-    return setup.task.scores(records), {}
+    return task.scores(records), {}
 
 
 def propagate_one(task, video, features, is_pictured):

@@ -163,7 +163,7 @@ def fitted(task, patch_size):
     """The task with frames of the nearest size of whole patches.
 
     Published for patches of 16 pixels. Of others a part of a patch would not be seen, and labels would not lie where
-    the features do (ours).
+    the features do (ours). Results name the size before, which is the protocol's, so that models compare.
     """
     size = tuple(max(round(side / patch_size), 1) * patch_size for side in task.settings.size)
     return dataclasses.replace(task, settings=dataclasses.replace(task.settings, size=size))
