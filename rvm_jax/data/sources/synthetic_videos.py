@@ -1,6 +1,7 @@
 """Writes synthetic scenes as real MP4 files, each with a small file of its truth beside it."""
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import multiprocessing
@@ -134,17 +135,27 @@ def _each(function, calls, num_workers):
     context = multiprocessing.get_context('spawn')
     pool = concurrent.futures.ProcessPoolExecutor(num_workers, context, initializer=_start_worker)
     try:
-        for future in concurrent.futures.as_completed([pool.submit(function, *arguments) for arguments in calls]):
+        with _signals_held_back():  # workers start with the first call
+            futures = [pool.submit(function, *arguments) for arguments in calls]
+        for future in concurrent.futures.as_completed(futures):
             yield future.result()
     finally:
         pool.shutdown(cancel_futures=True)
 
 
+@contextlib.contextmanager
+def _signals_held_back():
+    """SIGTERM and Ctrl-C wait; processes started here never get them, though they be sent to the whole group."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker():
-    """Signals to the group of processes are for the parent to answer; a worker ends with it, however it ends."""
+    """One thread for OpenCV; a worker ends with its parent, however that ends."""
     cv2.setNumThreads(1)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
