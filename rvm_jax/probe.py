@@ -96,19 +96,15 @@ def _benchmark(args, progress):
 def _demo(args, progress):
     from rvm_jax.probing.demo_suite import run_demo, table
     from rvm_jax.probing.results import aligned
-    from rvm_jax.training.signals import StopRequest
 
     given = {'--data': args.data, '--train-data': args.train_data, '--set': args.given}
     given |= {'--tap': args.tap != 'core', '--random-weights': args.random_weights}
     for flag, value in given.items():
         if value:
             raise UserError(f'{flag} with --task demo', 'the suite has settings of its own', 'leave it out')
-    with StopRequest() as stop:
-        stop.current = 'a batch'
-        found = run_demo(
-            args.model, args.output, step=args.step, seed=args.seed, precision=args.precision, progress=progress,
-            check=lambda: stop.check('what is finished is kept'),
-        )  # fmt: skip
+    found = run_demo(
+        args.model, args.output, step=args.step, seed=args.seed, precision=args.precision, progress=progress
+    )
     return [*aligned(*table(found['results'])), f'pictures and all scores in {args.output}']
 
 

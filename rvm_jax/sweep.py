@@ -101,19 +101,14 @@ def probe(setup, cell, output):
     from rvm_jax.probing.backbones import open_backbone
     from rvm_jax.probing.benchmark import run_benchmark
     from rvm_jax.probing.demo_suite import run_demo
-    from rvm_jax.training.signals import StopRequest
 
     folder = os.path.join(cell.folder, 'probe')
     with Progress(disable=not sys.stdout.isatty()) as progress:
         if setup is not None:
             found = run_benchmark(setup, open_backbone(cell.export), folder, seed=cell.seed, progress=progress)
             return {'model': {setup.name: found}}
-        with StopRequest() as stop:
-            stop.current = 'a batch'
-            found = run_demo(
-                cell.export, folder, seed=cell.seed, clips=os.path.join(output, 'clips'), progress=progress,
-                check=lambda: stop.check('what is finished is kept'),
-            )  # fmt: skip
+        clips = os.path.join(output, 'clips')
+        found = run_demo(cell.export, folder, seed=cell.seed, clips=clips, progress=progress)
     return found['results']
 
 

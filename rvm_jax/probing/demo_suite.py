@@ -17,6 +17,7 @@ from rvm_jax.probing.datasets.demo import DemoClips, DemoKeypoints, DemoMasks, N
 from rvm_jax.probing.metrics import summary
 from rvm_jax.probing.tasks import propagation
 from rvm_jax.training.run_lock import run_lock
+from rvm_jax.training.signals import StopRequest
 from rvm_jax.visualization import canvas
 
 VERSION = 2  # raise it when the same settings begin to give other scores
@@ -38,12 +39,12 @@ def read_outs(seed):
     }
 
 
-def run_demo(path, folder, *, clips=None, step=None, seed=0, precision='float32', progress, check=lambda: None):
+def run_demo(path, folder, *, clips=None, step=None, seed=0, precision='float32', progress):
     """What goes into results.json, with {backbone: {task: {'metric', 'value', ...}}} as 'results'.
 
     clips: a folder where the rendered clips are kept, which several models may share one after the other (default: a
-    folder inside). Each backbone's part is kept as soon as it is done. check() is called between pieces of work of a
-    few seconds and may raise. Raises UserError for a folder of another probe.
+    folder inside). Each backbone's part is kept as soon as it is done. Raises UserError for a folder of another probe,
+    and Stopped on SIGTERM or Ctrl-C, between pieces of work of some seconds: the same call goes on.
     """
     open_one = {'step': step, 'precision': precision}
     backbones = {'model': open_backbone(path, **open_one)}
@@ -62,7 +63,9 @@ def run_demo(path, folder, *, clips=None, step=None, seed=0, precision='float32'
     start = time.monotonic()
     size = demo_tasks.GRID * backbones['model'].patch_size
     found = {}
-    with run_lock(folder):
+    with run_lock(folder), StopRequest() as stop:
+        stop.current = 'a batch'
+        check = functools.partial(stop.check, 'what is finished is kept')
         clips = Clips(clips or os.path.join(folder, 'clips'), size, progress=progress, check=check)
         for name, backbone in backbones.items():
             part = os.path.join(folder, f'{name.replace(" ", "_")}.json')
