@@ -102,10 +102,17 @@ watch_run() {  # until there is a verdict
 }
 
 bring_up() {  # the slice, the packages and the training, each only where it is missing
-    if [[ $verdict == recreate ]]; then
-        delete_here || return
-        verdict=again
-    fi
+    case $verdict in
+        recreate) delete_here || return ;;
+        again)  # hosts that have ended may be the first that is seen of a deletion; a preempted slice stays listed
+            find_slice || return
+            if [[ $state =~ ^(NONE|DELETING)$ ]]; then
+                verdict=deleted
+                conclude
+            fi
+            ;;
+    esac
+    verdict=''
     create_slice || return
     count_hosts || return
     if ! $dry_run; then

@@ -353,6 +353,20 @@ def test_a_slice_deleted_on_purpose_is_not_made_again(tpu):
     assert len(tpu.calls('create')) == 1
 
 
+def test_a_slice_deleted_between_two_starts_is_not_made_again(tpu):
+    tpu.plan(runs='75 75\nhang hang\n')
+    tpu.env['RVM_LAUNCH_POLL'] = '1'
+    process = tpu.start('tpu.sh', 'train', *SLICE, *RUN)
+    for line in process.stderr:
+        if 'starting again' in line:
+            break
+    assert tpu.tpu('delete', *NAME).returncode == 0
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 75
+    assert 'rvm was deleted by someone' in stderr
+    assert len(tpu.calls('create')) == 1
+
+
 def test_status_and_logs_show_what_each_host_does(tpu):
     assert tpu.tpu('status', *NAME).stdout == 'rvm: in none of a b\n'
     tpu.plan(runs='65 75\n')
