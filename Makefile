@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test lint
+.PHONY: demo test test-faults lint
 
 demo: .venv/package
 	$(BIN)/rvm demo
@@ -9,6 +9,10 @@ demo: .venv/package
 # A file's tests stay together, because they share what is slow to make.
 test: .venv/test
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
+# Also what is too slow for `make test`; ends with one table of all faults.
+test-faults: .venv/test
+	$(BIN)/python -m pytest tests/faults tests/hostile --override-ini=addopts=--import-mode=importlib --numprocesses=2
 
 lint: .venv/dev
 	$(BIN)/ruff check .

@@ -1,0 +1,258 @@
+"""The real `rvm` command, started, struck and started again, beside a run that nothing happened to.
+
+Every test here has a mark `fault(name, what is done)` and hands what was seen to `seen`; one table of all comes at the
+end of `make test-faults`. Names are those of a catalogue of faults, see docs/reliability.md.
+"""
+
+import collections
+import json
+import os
+import pathlib
+import queue
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from rvm_jax.data.sources.synthetic_videos import write_videos
+
+HERE = pathlib.Path(__file__).parent
+STEPS = 14
+RECIPE = {
+    'steps': STEPS, 'batch_size': 4, 'model.unroll': 'false', 'data.image_size': 16, 'data.num_workers': 0,
+    'checkpoint.every': 3, 'log.every': 1, 'log.images_every': 0, 'log.eval_clips': 4,
+}  # fmt: skip
+
+
+class Command:
+    """`rvm ...` in a process group of its own; its output is read all the time, stderr among stdout."""
+
+    def __init__(self, *arguments, **environment):
+        rvm = os.path.join(os.path.dirname(sys.executable), 'rvm')
+        self.process = subprocess.Popen(
+            list(map(str, (rvm, *arguments))), env=_environment(environment), stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT, text=True, errors='replace', start_new_session=True,
+        )  # fmt: skip
+        self.pid, self._lines, self._said = self.process.pid, queue.SimpleQueue(), []
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self):
+        for line in self.process.stdout:
+            self._lines.put(line)
+        self._lines.put(None)
+
+    def wait_for(self, text, timeout=180):
+        """Read on until a line has this text; AssertionError, with all that was said, if none comes."""
+        deadline = time.monotonic() + timeout
+        while (line := self._next(deadline)) is not None:
+            if text in line:
+                return line
+        raise AssertionError(f'{text!r} was not said: {"".join(self._said)}')
+
+    def signal(self, number):
+        """To the command alone."""
+        self.process.send_signal(number)
+
+    def kill(self):
+        """SIGKILL for the whole group, as when the machine goes."""
+        os.killpg(self.pid, signal.SIGKILL)
+        return self.end()
+
+    def limit_files(self, size):
+        """From now on no file of the command can grow beyond so many bytes; -1: any size."""
+        resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+    def end(self, timeout=300):
+        """(exit code, all that was said) once it has ended by itself; nothing of its group may be left."""
+        deadline = time.monotonic() + timeout
+        while self._next(deadline) is not None:
+            pass
+        code, deadline = self.process.wait(), time.monotonic() + 10
+        while _lives(self.pid):
+            assert time.monotonic() < deadline, 'it left processes behind'
+            time.sleep(0.05)
+        return code, ''.join(self._said)
+
+    def stop(self):
+        """Leave nothing behind."""
+        if self.process.poll() is None or _lives(self.pid):
+            os.killpg(self.pid, signal.SIGKILL)
+        self.process.wait()
+
+    def _next(self, deadline):
+        try:
+            line = self._lines.get(timeout=max(0, deadline - time.monotonic()))
+        except queue.Empty:
+            raise AssertionError(f'nothing more was said in time: {"".join(self._said)}') from None
+        self._said += [line] if line is not None else []
+        return line
+
+
+class Training:
+    """Runs of `rvm train` on the tiny recipe, one after another, in one workdir."""
+
+    def __init__(self, folder, videos):
+        self.workdir, self._seen, self._videos, self._started = folder / 'run', folder / 'seen.jsonl', videos, []
+
+    def start(self, *flags, environment=(), **overrides):
+        """Start it, or start it again; config keys are written with __ for dots."""
+        config = RECIPE | {'data.path': self._videos}
+        config |= {key.replace('__', '.'): value for key, value in overrides.items()}
+        words = [f'--config.{key}={value}' for key, value in config.items()]
+        arguments = 'train', '--config', 'configs/tiny.py', '--workdir', self.workdir, *flags, *words
+        command = Command(*arguments, RVM_SEEN=str(self._seen), **dict(environment))
+        self._started.append(command)
+        return command
+
+    def finish(self, *flags, **overrides):
+        """Start it, let it end, and expect that all went well; what it said."""
+        code, said = self.start(*flags, **overrides).end()
+        assert code == 0, said
+        return said
+
+    def losses(self):
+        """{step: loss} in the log, in which each step may stand once."""
+        entries = [entry for entry in self.logged('metrics.jsonl') if 'loss' in entry]
+        found = {entry['step']: entry['loss'] for entry in entries}
+        assert len(found) == len(entries)
+        return found
+
+    def logged(self, name):
+        """The objects in a file of lines."""
+        return [json.loads(line) for line in (self.workdir / name).read_text().splitlines()]
+
+    def clips(self):
+        """{step: [(videos, checksum of their pixels) each time that the step was trained]}."""
+        found = collections.defaultdict(list)
+        for line in self._seen.read_text().splitlines():
+            entry = json.loads(line)
+            found[entry['step']].append((tuple(entry['videos']), entry['pixels']))
+        return found
+
+    def repeated(self, reference, steps=STEPS):
+        """How many steps were trained more than once; every clip and every loss must be the reference's."""
+        expected, found = reference.clips(), self.clips()
+        assert sorted(found) == list(range(1, steps + 1))
+        for step, times in found.items():
+            assert set(times) == {expected[step][0]}, f'step {step}'
+        assert self.losses() == {step: loss for step, loss in reference.losses().items() if step <= steps}
+        return sum(len(times) - 1 for times in found.values())
+
+    def steps(self):
+        """What lies in the folder of checkpoints."""
+        return sorted(
+            (path.name for path in (self.workdir / 'checkpoints').iterdir()), key=lambda name: (len(name), name)
+        )
+
+    def close(self):
+        for command in self._started:
+            command.stop()
+
+
+def _environment(more):
+    """One device, and what Python imports first in every process: inside/sitecustomize.py."""
+    environment = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
+    return environment | {'PYTHONPATH': str(HERE / 'inside')} | more
+
+
+def _lives(group):
+    """Whether any process of a group is there that is more than a zombie."""
+    for stat in pathlib.Path('/proc').glob('[0-9]*/stat'):
+        try:
+            state, _, found = stat.read_text().rpartition(')')[2].split()[:3]
+        except OSError:
+            continue
+        if int(found) == group and state != 'Z':
+            return True
+    return False
+
+
+@pytest.fixture(scope='session')
+def videos(tmp_path_factory):
+    """A folder of eight short videos."""
+    folder = tmp_path_factory.mktemp('videos')
+    write_videos(folder, 8, seed=0, num_frames=24, height=24, width=24, num_workers=0)
+    return folder
+
+
+@pytest.fixture
+def training(tmp_path, videos):
+    """A Training whose processes end with the test."""
+    training = Training(tmp_path, videos)
+    yield training
+    training.close()
+
+
+@pytest.fixture(scope='session')
+def reference(tmp_path_factory, videos):
+    """A Training that nothing happened to."""
+    reference = Training(tmp_path_factory.mktemp('reference'), videos)
+    reference.finish()
+    return reference
+
+
+@pytest.fixture
+def make_training(tmp_path, videos):
+    """make_training(name, videos=...) -> one more Training."""
+    made = []
+
+    def make(name, videos=videos):
+        (tmp_path / name).mkdir()
+        made.append(Training(tmp_path / name, videos))
+        return made[-1]
+
+    yield make
+    for training in made:
+        training.close()
+
+
+@pytest.fixture
+def command():
+    """command(*arguments) -> Command, of any other kind than train."""
+    started = []
+
+    def start(*arguments, **environment):
+        started.append(Command(*arguments, **environment))
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.stop()
+
+
+@pytest.fixture
+def seen(request, record_property):
+    """seen(what, lost=steps trained again): for the table of `make test-faults`."""
+    name, fault = request.node.get_closest_marker('fault').args
+
+    def remember(what, lost=0):
+        record_property('fault', [name, fault, what, lost])
+
+    return remember
+
+
+def pytest_terminal_summary(terminalreporter):
+    """The table of all faults that were tried."""
+    rows, failed = [], []
+    for outcome in ('passed', 'failed'):
+        for report in terminalreporter.stats.get(outcome, []):
+            found = [value for key, value in report.user_properties if key == 'fault']
+            rows += [(*row, 'yes' if outcome == 'passed' else 'NO') for row in found if report.when == 'call']
+            failed += [report.nodeid] if outcome == 'failed' and not found else []
+    if rows:
+        rows.sort(key=lambda row: (int(row[0][1:].rstrip('abc')), row))
+        _print_table([('', 'fault', 'what was seen', 'steps again', 'pass'), *rows], terminalreporter)
+    for nodeid in failed:
+        terminalreporter.line(f'NO  {nodeid}')
+
+
+def _print_table(rows, terminalreporter):
+    rows = [[str(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    terminalreporter.section('faults')
+    for row in rows:
+        terminalreporter.line('  '.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

@@ -1,0 +1,76 @@
+"""Imported by Python at the start of each process of a fault test: watches the real command from within, or strikes it.
+
+RVM_SEEN=FILE               each batch that a training step is given becomes a line: step, videos, checksum of the pixels
+RVM_POISON=3,4              batches of these steps become NaN
+RVM_CLOCK=3:-3600,6:86400   from these steps on the wall clock is off by so many seconds
+RVM_DELETE=fails            old checkpoints cannot be deleted
+RVM_DELETE=pauses           the process says so in the middle of deleting one, and waits
+"""
+
+import importlib.abc
+import importlib.util
+import json
+import os
+import sys
+import time
+import types
+import zlib
+
+HOOKS = {}
+REAL_TIME = time.time
+
+
+class AfterImport(importlib.abc.MetaPathFinder):
+    """Calls a hook with its module once that has been imported."""
+
+    def find_spec(self, name, path, target=None):
+        if name not in HOOKS:
+            return None
+        hook, spec = HOOKS.pop(name), importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+        spec.loader.exec_module = lambda module: (execute(module), hook(module))
+        return spec
+
+
+def strike_batches(run_log):
+    """Training's own batches, not those of evaluations."""
+    real = run_log.sharding
+    poisoned = {int(step) for step in os.environ.get('RVM_POISON', '').split(',') if step}
+    jumps = [jump.split(':') for jump in os.environ.get('RVM_CLOCK', '').split(',') if jump]
+
+    def place_batch(mesh, batch):
+        step = batch['step'] + 1
+        if 'RVM_SEEN' in os.environ:
+            pixels = batch['source_BTHWC'].tobytes() + batch['target_BFHWC'].tobytes()
+            line = {'step': step, 'videos': batch['record_B'].tolist(), 'pixels': zlib.crc32(pixels)}
+            with open(os.environ['RVM_SEEN'], 'a') as file:
+                file.write(f'{json.dumps(line)}\n')
+        for seconds in (float(seconds) for at, seconds in jumps if int(at) == step):
+            time.time = lambda: REAL_TIME() + seconds
+        if step in poisoned:
+            batch = batch | {'source_BTHWC': batch['source_BTHWC'] * float('nan')}
+        return real.place_batch(mesh, batch)
+
+    run_log.sharding = types.SimpleNamespace(**vars(real) | {'place_batch': place_batch})
+
+
+def strike_deletion(checkpoint_folder):
+    remove = checkpoint_folder.shutil.rmtree
+
+    def rmtree(path, **options):
+        if path.endswith('-deleted'):
+            if os.environ['RVM_DELETE'] == 'fails':
+                raise PermissionError(13, 'Permission denied', path)
+            os.unlink(os.path.join(path, '_CHECKPOINT_METADATA'))
+            print('in the middle of deleting', flush=True)
+            time.sleep(600)
+        remove(path, **options)
+
+    checkpoint_folder.shutil = types.SimpleNamespace(**vars(checkpoint_folder.shutil) | {'rmtree': rmtree})
+
+
+if {'RVM_SEEN', 'RVM_POISON', 'RVM_CLOCK'} & set(os.environ):
+    HOOKS['rvm_jax.training.run_log'] = strike_batches
+if 'RVM_DELETE' in os.environ:
+    HOOKS['rvm_jax.training.checkpoint_folder'] = strike_deletion
+sys.meta_path.insert(0, AfterImport())
