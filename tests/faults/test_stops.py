@@ -1,9 +1,7 @@
 """Signals and kills: what goes on afterwards goes on as if nothing had happened."""
 
 import os
-import random
 import signal
-import time
 
 import pytest
 

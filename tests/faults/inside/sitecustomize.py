@@ -1,6 +1,6 @@
 """Imported by Python at the start of each process of a fault test: watches the real command from within, or strikes it.
 
-RVM_SEEN=FILE               each batch that a training step is given becomes a line: step, videos, checksum of the pixels
+RVM_SEEN=FILE               each batch given to a training step becomes a line: step, videos, checksum of the pixels
 RVM_POISON=3,4              batches of these steps become NaN
 RVM_CLOCK=3:-3600,6:86400   from these steps on the wall clock is off by so many seconds
 RVM_DELETE=fails            old checkpoints cannot be deleted
@@ -37,6 +37,7 @@ def strike_batches(run_log):
     real = run_log.sharding
     poisoned = {int(step) for step in os.environ.get('RVM_POISON', '').split(',') if step}
     jumps = [jump.split(':') for jump in os.environ.get('RVM_CLOCK', '').split(',') if jump]
+    jumps = {int(step): float(seconds) for step, seconds in jumps}
 
     def place_batch(mesh, batch):
         step = batch['step'] + 1
@@ -45,8 +46,8 @@ def strike_batches(run_log):
             line = {'step': step, 'videos': batch['record_B'].tolist(), 'pixels': zlib.crc32(pixels)}
             with open(os.environ['RVM_SEEN'], 'a') as file:
                 file.write(f'{json.dumps(line)}\n')
-        for seconds in (float(seconds) for at, seconds in jumps if int(at) == step):
-            time.time = lambda: REAL_TIME() + seconds
+        if step in jumps:
+            time.time = lambda: REAL_TIME() + jumps[step]
         if step in poisoned:
             batch = batch | {'source_BTHWC': batch['source_BTHWC'] * float('nan')}
         return real.place_batch(mesh, batch)
