@@ -14,6 +14,7 @@ import types
 import av
 
 from rvm_jax import storage
+from rvm_jax.data.mp4_tables import check_tables
 from rvm_jax.data.pictures import MAX_PIXELS, check_size
 from rvm_jax.errors import DataError
 
@@ -32,11 +33,13 @@ def open_container(path, timeout_s=None):
     """FFmpeg's container (av.InputContainer) of a file, for as long as the `with` block lasts.
 
     Opening it may take timeout_s seconds. DataError with one line of reason, its details in brackets: missing, not a
-    regular file (a FIFO is never opened), empty, not a video, no video stream, frames of more than MAX_PIXELS.
+    regular file (a FIFO is never opened), empty, not a video, no video stream, frames of more than MAX_PIXELS, or
+    tables of more frames than any video has.
     """
     path = os.fspath(path)
     with _open_regular(path) as file:
         try:
+            check_tables(path, file.fileno())
             container = _read_header(path, file.fileno(), timeout_s)
         except (av.FFmpegError, OSError) as error:
             raise_if_passing(path, error)
