@@ -48,10 +48,11 @@ def _train(config, workdir, load_initial, hosts):
         keep = config.checkpoint
         fingerprint = start.config_hash(config)
         checkpoints = stack.enter_context(Checkpoints(workdir, keep.keep, keep.keep_every, fingerprint, hosts))
-        hosts.decide(lambda: start.check_same_run(workdir, config, arch, source, bool(checkpoints.steps())))
+        changes = hosts.decide(lambda: start.check_same_run(workdir, config, source) if checkpoints.steps() else [])
         state, first = start.restore_or_create(
             config, arch, encoder, hosts, checkpoints, position, abstract_state, create, load_initial
         )
+        hosts.decide(lambda: start.write_down(workdir, config, arch, source, first, changes))
         frozen = encoder.placed(abstract_frozen)
         del encoder  # its float32 copy on the host
         if first == config.steps:

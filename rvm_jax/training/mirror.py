@@ -1,8 +1,8 @@
 """The log of a run in a bucket: written to a folder on this machine's disk, and copied from there.
 
 Objects cannot be appended to, and a slow store must not hold up a step. So what changed is copied by a thread of its
-own every EVERY seconds. Only the file that a resumed run continues is copied before each checkpoint as well, so that no
-step is missing in it which the resumed run will not repeat.
+own every EVERY seconds. Only the files that a resumed run continues are copied before each checkpoint as well, so that
+no step is missing in them which the resumed run will not repeat.
 """
 
 import os
@@ -16,7 +16,7 @@ EVERY = 60.0  # seconds between copies
 
 
 class Mirror:
-    """A folder whose files are copied to a remote one, of which a resumed run goes on with the one named continued.
+    """A folder whose files are copied to a remote one, of which a resumed run goes on with those named continued.
 
     copied(error) is told after each copy how it went.
     """
@@ -30,15 +30,16 @@ class Mirror:
         self._thread = threading.Thread(target=self._run, name='mirror', daemon=True)
 
     def start(self):
-        """Fetch the file that is continued, if it is there, then copy now and then. Raises Unavailable."""
-        remote = os.path.join(self._remote, self._continued)
-        if storage.exists(remote):
-            storage.write(os.path.join(self.folder, self._continued), storage.read(remote))
+        """Fetch the files that are continued, where they are there, then copy now and then. Raises Unavailable."""
+        for name in self._continued:
+            remote = os.path.join(self._remote, name)
+            if storage.exists(remote):
+                storage.write(os.path.join(self.folder, name), storage.read(remote))
         self._thread.start()
 
     def copy_continued(self):
-        """Copy the file that is continued, if it changed. Call it before a checkpoint is saved."""
-        self._copy(lambda: [self._continued])
+        """Copy the files that are continued, if they changed. Call it before a checkpoint is saved."""
+        self._copy(lambda: self._continued)
 
     def copy(self):
         """Copy what changed since the last time; what fails is tried again the next time."""

@@ -4,6 +4,8 @@ import collections
 import os
 import time
 
+import numpy as np
+
 from rvm_jax.data.batch import FAILED
 from rvm_jax.data.failures import FailureLog, read_report
 from rvm_jax.errors import Diverged
@@ -12,6 +14,7 @@ from rvm_jax.training.data_wait import DataWait
 from rvm_jax.training.notes import Notes
 from rvm_jax.training.optimizer import learning_rate
 from rvm_jax.training.progress import say
+from rvm_jax.training.writer import SKIPPED
 
 MOST_NAMED = 1000  # failures whose reasons a process hands on between two logged steps
 
@@ -35,7 +38,7 @@ class RunLog:
         self._failures = _failure_log(os.path.join(workdir, 'data_report.json'), config.data.max_failures, hosts)
         self._notes, self._unnamed = Notes(mesh), []  # failures whose reasons the first process does not know yet
         self._learning_rate = learning_rate(config.optim, config.steps)
-        self._records = collections.deque(maxlen=config.optim.max_nonfinite + 1)  # of the latest steps
+        self._records = collections.deque(maxlen=2)  # (step, record_B) of the step in flight and of the one before it
         self._pending = None  # (step, metrics) of the step in flight
         self._clock_step = None  # the clock starts when the first step, which compiles, is done
         self._wait = DataWait(config.data, source)
@@ -87,8 +90,8 @@ class RunLog:
             return
         (step, metrics), self._pending = self._pending, None
         in_a_row = int(metrics['skipped_in_a_row'])
-        if in_a_row >= self._config.optim.max_nonfinite:
-            raise self._diverged(step, in_a_row)
+        if in_a_row:
+            self._note_skipped(step, in_a_row)
         if self._clock_step is None:
             self._start_clock(step)
         if held_out or step % self._config.log.every == 0 or step == self._config.steps:
@@ -158,16 +161,23 @@ class RunLog:
         }
         return pace | ({'mfu': clips * self._clip_flops / (peak * devices.size)} if peak else {})
 
-    def _diverged(self, step, in_a_row):
-        mine = {int(r) for s, rows in self._records if step - in_a_row < s <= step for r in rows}
-        records = set().union(*self._hosts.gather(sorted(mine)))
-        names = ', '.join(self._source[record].name for record in sorted(records)[:8])
-        more = f' and {len(records) - 8} more' if len(records) > 8 else ''
-        return Diverged(
-            f'step {step}',
-            f'{in_a_row} steps in a row were not finite, on {names}{more}',
-            'the last checkpoint is good: start a new run from it with --config.init_from, and a lower optim.peak_lr',
-        )
+    def _note_skipped(self, step, in_a_row):
+        """Write down whose clips made a step that was skipped; Diverged if there are too many in a row.
+
+        All processes come here at the same step.
+        """
+        (mine,) = [records for of, records in self._records if of == step]
+        records = np.concatenate(self._hosts.gather(mine.tolist())).astype(int)
+        names = sorted({self._source[record].name for record in records})
+        self._writer.skipped(step, names)
+        if in_a_row >= self._config.optim.max_nonfinite:
+            more = f' and {len(names) - 4} more' if len(names) > 4 else ''
+            raise Diverged(
+                f'step {step}',
+                f'{in_a_row} steps in a row were not finite, the last on {", ".join(names[:4])}{more}; see {SKIPPED}',
+                'the last checkpoint is good: start a new run from it with --config.init_from, and a lower '
+                'optim.peak_lr',
+            )
 
 
 def _failure_log(path, max_failures, hosts):

@@ -24,7 +24,13 @@ from rvm_jax.training.progress import say
 # What may differ between the parts of one run: it changes neither the clips nor the arithmetic beyond rounding.
 MAY_CHANGE = ('log.', 'checkpoint.', 'mesh.', 'hosts.', 'profile.', 'model.attention', 'model.remat', 'model.unroll',
               'model.encoder_path', 'init_from', 'data.path', 'data.mixture', 'data.eval_path', 'data.num_workers',
-              'data.decode_timeout', 'data.max_failures', 'data.allow_change')  # fmt: skip
+              'data.decode_timeout', 'data.max_failures', 'data.allow_change', 'optim.max_nonfinite',
+              'optim.allow_change')  # fmt: skip
+
+# What else may differ where a key says so: the clips, or the schedule.
+ALLOWED = {'data.allow_change': ('data.', 'seed', 'batch_size'), 'optim.allow_change': ('optim.', 'steps')}
+
+CONFIG, MANIFEST, REPORT = 'config.json', 'data_manifest.json', 'data_report.json'
 
 # What may differ between the processes of one run as well: where its files are on each host, and how they are decoded.
 PER_HOST = ('data.path', 'data.mixture', 'data.eval_path', 'data.num_workers', 'data.decode_timeout', 'init_from',
@@ -37,27 +43,40 @@ def position(config, source, encoder):
     return position | ({'encoder': encoder.fingerprint} if encoder.fingerprint else {})
 
 
-def check_same_run(workdir, config, arch, source, is_resumed):
-    """Compare config and data with what the workdir's run began with; a fresh run writes both down.
+def check_same_run(workdir, config, source):
+    """Compare config and data with what the run in workdir, which goes on, began with: lines about what is allowed.
 
-    Raises UserError with the differences.
+    Raises UserError with the differences that are not.
     """
-    names = 'config.json', 'data_manifest.json', 'data_report.json'
-    path, manifest, report = (os.path.join(workdir, name) for name in names)
-    if is_resumed and storage.exists(path):
-        _compare_configs(path, config, workdir)
-    if not is_resumed:
+    path, manifest = (os.path.join(workdir, name) for name in (CONFIG, MANIFEST))
+    changes = _compare_configs(path, config, workdir) if storage.exists(path) else []
+    if storage.exists(manifest):
+        notice = check_unchanged(manifest, source, config.data.allow_change)
+        if notice:
+            storage.remove(os.path.join(workdir, REPORT))  # it is about files that have changed
+            changes.append(notice)
+    for change in changes:
+        say(change)
+    return changes
+
+
+def write_down(workdir, config, arch, source, step, changes):
+    """Write down what the run in workdir is made of, and at which step it changed: config.json, data_manifest.json.
+
+    Only once the state is there: what ends before, because it does not fit, must not pass for the run's own config.
+    """
+    path, manifest, report = (os.path.join(workdir, name) for name in (CONFIG, MANIFEST, REPORT))
+    if not step:
         storage.remove(manifest)  # of an attempt that never saved a step
         storage.remove(report)
-    notice = check_unchanged(manifest, source, config.data.allow_change)
-    if notice:
-        storage.remove(report)  # it is about files that have changed
-        say(notice)
+    check_unchanged(manifest, source, config.data.allow_change)
     version = importlib.metadata.version('rvm_jax')
     run = {'version': version, 'command': shlex.join(sys.argv), 'config': config.to_dict()}
     run['architecture'] = dataclasses.asdict(arch)  # a frozen encoder's, too, which may lie elsewhere one day
     if config.model.encoder_path:  # wherever a command is run that opens this workdir
         run['config']['model']['encoder_path'] = os.path.abspath(config.model.encoder_path)
+    before = storage.read_json(path).get('changes', []) if step and storage.exists(path) else []
+    run['changes'] = before + [{'step': step, 'change': change} for change in changes]
     storage.write_json(path, run, indent=2)
 
 
@@ -107,29 +126,37 @@ def config_hash(config):
 
 
 def _compare_configs(path, config, workdir):
+    """Lines about keys that changed since config.json at path was written, as allowed; UserError if it is not."""
     try:
         stored = storage.read_json(path)['config']
     except (OSError, ValueError, LookupError, TypeError) as error:
         raise UserError(path, f'cannot be read ({error})', 'remove it to go on with the config given now') from error
     before = configs.flatten(configs.from_dict(stored, path))
     now = configs.flatten(config)
-    changed = [
-        f'{key} was {before[key]!r}, now {now[key]!r}'
+    changed = {
+        key: f'{key} was {before[key]!r}, now {now[key]!r}'
         for key in now
         if before[key] != now[key] and not key.startswith(MAY_CHANGE)
-    ]
-    if changed:
+    }
+    allowed = tuple(start for flag, starts in ALLOWED.items() if now[flag] for start in starts)
+    refused = [key for key in changed if not key.startswith(allowed)]
+    if refused:
+        flags = {flag for flag, starts in ALLOWED.items() for key in refused if key.startswith(starts)}
+        can_be = all(key.startswith(sum(ALLOWED.values(), ())) for key in refused)
+        go_on = f'go on with {" ".join(f"--config.{flag}=true" for flag in sorted(flags))}, ' if can_be else ''
         raise UserError(
             workdir,
-            f'its run began with another config: {"; ".join(changed)}',
-            f'set it back, or start a new run elsewhere with --config.init_from={workdir}',
+            f'its run began with another config: {"; ".join(changed[key] for key in refused)}',
+            f'set it back, {go_on}or start a new run elsewhere with --config.init_from={workdir}',
         )
+    return [f'changed since this run began, going on as allowed: {"; ".join(changed.values())}'] if changed else []
 
 
 def restore_or_create(config, arch, encoder, hosts, checkpoints, position, abstract_state, create, load_initial):
     """(state, steps done): from the newest good checkpoint, from config.init_from, or fresh.
 
-    Raises UserError if the clips after that checkpoint would not be those that its run would have seen.
+    Raises UserError if the clips after that checkpoint would not be those that its run would have seen, or if it has
+    more steps than the run shall have.
     """
     found = checkpoints.restore(abstract_state)
     if found is not None:
@@ -146,6 +173,10 @@ def restore_or_create(config, arch, encoder, hosts, checkpoints, position, abstr
                 f'was saved in another stream of clips ({changed})',
                 'restore data and config, or go on with --config.data.allow_change=true',
             )
+        if step > config.steps:
+            raise UserError(
+                f'config.steps={config.steps}', f'{step} steps are done already', f'give {step} or more'
+            )  # fmt: skip
         hosts.say(f'going on from step {step}')
         return state, step
     if not config.init_from:

@@ -57,12 +57,16 @@ def make_train_step(graphdef, optimizer, objective, abstract_state, gather=None,
         loss, new_statistics, gradients = loss_and_gradients(
             state['params'], statistics, frozen, batch, visible_BFV, keys_B2
         )
+        norm = optax.tree.norm(gradients)
+        # Clipping by a norm that overflows would make every gradient zero, and the step pass for a good one.
+        is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
+        gradients = jax.tree.map(lambda gradient: jnp.where(is_finite, gradient, jnp.nan), gradients)
         params = jax.lax.with_sharding_constraint(state['params'], gradient_shardings)
         updates, opt_state = optimizer.update(gradients, state['opt_state'], params)
         in_a_row, in_total = nonfinite_steps(opt_state)
         metrics = {
             'loss': loss,
-            'grad_norm': optax.tree.norm(gradients),
+            'grad_norm': norm,
             'skipped_steps': in_total,
             'skipped_in_a_row': in_a_row,
         }

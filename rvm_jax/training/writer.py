@@ -19,6 +19,7 @@ from rvm_jax.training.mirror import Mirror
 from rvm_jax.training.progress import say
 
 TRIVIAL = {'copy_last': 'copy the last source frame', 'mean_color': 'mean color of the source'}  # drawn as levels
+METRICS, SKIPPED = LOGS = 'metrics.jsonl', 'nonfinite.jsonl'  # a resumed run goes on with both
 FLUSH = 30.0  # seconds between flushes of TensorBoard's file
 
 
@@ -26,6 +27,7 @@ class Writer:
     """Writes the log of a run that starts, or goes on, at `step`: what an earlier attempt logged after it is dropped.
 
     metrics.jsonl has one object a logged step; held-out losses are called eval_loss, eval_copy_last, eval_mean_color.
+    nonfinite.jsonl, if it is there, has one a skipped step, with the videos whose clips it was.
     """
 
     def __init__(self, workdir, step=0):
@@ -33,12 +35,13 @@ class Writer:
         self._retries = storage.retries.total()
         self._is_first = jax.process_index() == 0
         if self._is_first and storage.is_remote(workdir):
-            self._mirror = Mirror(workdir, 'metrics.jsonl', lambda error: error and self._warn(workdir, error))
+            self._mirror = Mirror(workdir, LOGS, lambda error: error and self._warn(workdir, error))
             self._mirror.start()
         self._folder = self._mirror.folder if self._mirror else workdir
-        self._metrics, self._images = (os.path.join(self._folder, name) for name in ('metrics.jsonl', 'images'))
+        self._metrics, self._images = (os.path.join(self._folder, name) for name in (METRICS, 'images'))
         if self._is_first:
-            self._try('metrics.jsonl', _drop_after, self._metrics, step)
+            for name in LOGS:
+                self._try(name, _drop_after, os.path.join(self._folder, name), step)
             self._try('tensorboard', self._open_board, os.path.join(self._folder, 'tensorboard'), step)
 
     def __enter__(self):
@@ -56,9 +59,14 @@ class Writer:
             values = {name: _plain(value) for name, value in values.items()}
             if retries := storage.retries.total() - self._retries:
                 values['store_retries'] = retries
-            self._try('metrics.jsonl', _append, self._metrics, json.dumps({'step': int(step), **values}))
+            self._append(METRICS, {'step': int(step), **values})
             if self._board is not None:
                 self._try('tensorboard', self._board.scalars, step, values)
+
+    def skipped(self, step, videos):
+        """Log a step that was skipped because it was not finite, and the names of its videos."""
+        if self._is_first:
+            self._append(SKIPPED, {'step': int(step), 'videos': videos})
 
     def image(self, step, name, image_HWC):
         """Write an RGB uint8 picture as images/<name>_<step>.png, and to TensorBoard."""
@@ -82,12 +90,15 @@ class Writer:
                 self._try('images', self._write_image, 'loss.png', _encode(curve_HWC))
 
     def flush(self):
-        """Wait until metrics.jsonl, which a resumed run goes on with, is where it belongs.
+        """Wait until the logs that a resumed run goes on with are where they belong.
 
         Call it before a checkpoint is saved. Pictures and TensorBoard follow by themselves.
         """
         if self._mirror is not None:
             self._mirror.copy_continued()
+
+    def _append(self, name, entry):
+        self._try(name, _append, os.path.join(self._folder, name), json.dumps(entry))
 
     def _open_board(self, folder, step):
         self._board = TensorBoard(folder, step)

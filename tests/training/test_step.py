@@ -121,6 +121,18 @@ def test_a_step_that_is_not_finite_changes_neither_parameters_nor_moments_and_is
     assert any((left != right).any() for left, right in zip(host(state['params']), before, strict=False))
 
 
+def test_gradients_whose_norm_overflows_are_skipped_and_not_clipped_to_nothing(one):
+    decoder = one.fresh['params']['decoder']
+    steep = decoder | {'detokenizer': jax.tree.map(lambda x: x * np.float32(1e16), decoder['detokenizer'])}
+    state = one.state(params=one.fresh['params'] | {'decoder': steep})
+    before = host((state['params'], state['opt_state'].inner_state))
+    state, metrics = one.step(state)
+    assert np.isfinite(float(metrics['loss'])) and np.isposinf(float(metrics['grad_norm']))
+    assert (int(metrics['skipped_in_a_row']), int(metrics['skipped_steps'])) == (1, 1)
+    for left, right in zip(host((state['params'], state['opt_state'].inner_state)), before, strict=True):
+        np.testing.assert_array_equal(left, right, strict=True)
+
+
 def test_the_buffers_of_the_old_state_are_reused(one):
     state = one.state()
     one.step(state)

@@ -1,7 +1,7 @@
 """Imported by Python at the start of each process of a fault test: watches the real command from within, or strikes it.
 
 RVM_SEEN=FILE               each batch given to a training step becomes a line: step, videos, checksum of the pixels
-RVM_POISON=3,4              batches of these steps become NaN
+RVM_POISON=3:nan,4:1e19     in the batches of these steps each pixel to rebuild is that
 RVM_CLOCK=3:-3600,6:86400   from these steps on the wall clock is off by so many seconds
 RVM_DELETE=fails            old checkpoints cannot be deleted
 RVM_DELETE=pauses           the process says so in the middle of deleting one, and waits
@@ -35,9 +35,7 @@ class AfterImport(importlib.abc.MetaPathFinder):
 def strike_batches(run_log):
     """Training's own batches, not those of evaluations."""
     real = run_log.sharding
-    poisoned = {int(step) for step in os.environ.get('RVM_POISON', '').split(',') if step}
-    jumps = [jump.split(':') for jump in os.environ.get('RVM_CLOCK', '').split(',') if jump]
-    jumps = {int(step): float(seconds) for step, seconds in jumps}
+    poison, jumps = numbers_by_step('RVM_POISON'), numbers_by_step('RVM_CLOCK')
 
     def place_batch(mesh, batch):
         step = batch['step'] + 1
@@ -48,11 +46,16 @@ def strike_batches(run_log):
                 file.write(f'{json.dumps(line)}\n')
         if step in jumps:
             time.time = lambda: REAL_TIME() + jumps[step]
-        if step in poisoned:
-            batch = batch | {'source_BTHWC': batch['source_BTHWC'] * float('nan')}
+        if step in poison:
+            batch = batch | {'target_BFHWC': batch['target_BFHWC'].astype('float32') * 0 + poison[step]}
         return real.place_batch(mesh, batch)
 
     run_log.sharding = types.SimpleNamespace(**vars(real) | {'place_batch': place_batch})
+
+
+def numbers_by_step(name):
+    pairs = [pair.split(':') for pair in os.environ.get(name, '').split(',') if pair]
+    return {int(step): float(number) for step, number in pairs}
 
 
 def strike_deletion(checkpoint_folder):
