@@ -10,6 +10,7 @@ import os
 import pathlib
 import queue
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -52,6 +53,12 @@ class Command:
             if text in line:
                 return line
         raise AssertionError(f'{text!r} was not said: {"".join(self._said)}')
+
+    def wait_for_steps(self, number):
+        """Until so many steps were logged, or the command has ended."""
+        deadline = time.monotonic() + 180
+        while number and (line := self._next(deadline)) is not None:
+            number -= line.startswith('step ')
 
     def signal(self, number):
         """To the command alone."""
@@ -98,6 +105,11 @@ class Training:
     def __init__(self, folder, videos):
         self.workdir, self._seen, self._videos, self._started = folder / 'run', folder / 'seen.jsonl', videos, []
 
+    def take_over(self, other):
+        """Go on from a copy of where another Training is."""
+        shutil.copytree(other.workdir, self.workdir)
+        shutil.copy(other._seen, self._seen)
+
     def start(self, *flags, environment=(), **overrides):
         """Start it, or start it again; config keys are written with __ for dots."""
         config = RECIPE | {'data.path': self._videos}
@@ -124,6 +136,10 @@ class Training:
     def logged(self, name):
         """The objects in a file of lines."""
         return [json.loads(line) for line in (self.workdir / name).read_text().splitlines()]
+
+    def trained(self):
+        """The steps in the order in which they were trained."""
+        return [json.loads(line)['step'] for line in self._seen.read_text().splitlines()]
 
     def clips(self):
         """{step: [(videos, checksum of their pixels) each time that the step was trained]}."""
@@ -189,20 +205,19 @@ def training(tmp_path, videos):
 
 @pytest.fixture(scope='session')
 def reference(tmp_path_factory, videos):
-    """A Training that nothing happened to."""
+    """A Training that nothing happened to, which kept all its checkpoints: 3, 6, 9, 12 and 14."""
     reference = Training(tmp_path_factory.mktemp('reference'), videos)
-    reference.finish()
+    reference.finish(checkpoint__keep=9)
     return reference
 
 
-@pytest.fixture
-def make_training(tmp_path, videos):
-    """make_training(name, videos=...) -> one more Training."""
+@pytest.fixture(scope='session')
+def make_training(tmp_path_factory, videos):
+    """make_training(videos=...) -> one more Training."""
     made = []
 
-    def make(name, videos=videos):
-        (tmp_path / name).mkdir()
-        made.append(Training(tmp_path / name, videos))
+    def make(videos=videos):
+        made.append(Training(tmp_path_factory.mktemp('training'), videos))
         return made[-1]
 
     yield make

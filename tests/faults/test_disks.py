@@ -1,0 +1,114 @@
+"""Disks that fill up, go away or refuse: the steps before stay good, and saving works again when there is room."""
+
+import shutil
+import signal
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.mark.fault('F4', 'no room for one checkpoint')
+def test_a_full_disk_costs_a_line_and_the_next_save_works(training, reference, seen):
+    run = training.start(checkpoint__keep=9)
+    run.wait_for('step 4/')
+    run.limit_files(50_000)
+    said = run.wait_for('checkpoint 6 not written')
+    assert 'File too large (needs about' in said and 'the next save tries again, failure 1 of 3' in said
+    run.limit_files(-1)
+    code, said = run.end()
+    assert code == 0, said
+    steps = training.steps()
+    assert '3' in steps and '6' not in steps and '12' in steps and '14' in steps
+    assert all(step.isdecimal() for step in steps)
+    repeated = training.repeated(reference)
+    seen('one line, training went on, later saves worked', repeated)
+
+
+@pytest.mark.fault('F4b', 'no room for any checkpoint')
+def test_a_disk_that_stays_full_ends_the_run_with_the_steps_before_intact(training, reference, seen):
+    run = training.start(checkpoint__every=2)
+    run.wait_for('step 3/')
+    run.limit_files(50_000)
+    code, said = run.end()
+    assert code == 2, said
+    assert 'failure 3 of 3' in said and 'could not be saved (File too large)' in said and 'newest good step: 2' in said
+    assert training.steps() == ['2']
+    assert 'going on from step 2' in training.finish(checkpoint__every=2)
+    seen('3 lines, then exit 2; step before intact', training.repeated(reference))
+
+
+@pytest.mark.fault('F5', 'workdir that cannot be made')
+def test_an_unwritable_workdir_ends_before_anything_is_compiled(training, tmp_path, seen):
+    (tmp_path / 'run').write_text('a file')
+    code, said = training.start().end(timeout=60)
+    assert code == 2, said
+    assert f'{training.workdir}: cannot be written' in said and len(said.splitlines()) == 1
+    assert (tmp_path / 'run').read_text() == 'a file'
+    seen('exit 2, one line')
+
+
+@pytest.mark.fault('F5b', 'folder of checkpoints replaced by a file')
+def test_checkpoints_that_cannot_be_written_any_more_end_like_a_full_disk(training, reference, tmp_path, seen):
+    run = training.start(checkpoint__every=2)
+    run.wait_for('step 3/')
+    checkpoints = training.workdir / 'checkpoints'
+    while '2' not in training.steps():
+        pass
+    checkpoints.rename(tmp_path / 'aside')
+    checkpoints.write_text('')
+    code, said = run.end()
+    assert code == 2, said
+    assert 'failure 3 of 3' in said
+    checkpoints.unlink()
+    (tmp_path / 'aside').rename(checkpoints)
+    assert 'going on from step' in training.finish(checkpoint__every=2)
+    seen('3 lines, then exit 2; goes on when it is back', training.repeated(reference))
+
+
+@pytest.mark.fault('F5c', 'workdir deleted')
+def test_a_workdir_that_vanishes_is_named_and_the_run_can_be_begun_again(training, reference, seen):
+    run = training.start(checkpoint__every=2)
+    run.wait_for('step 3/')
+    shutil.rmtree(training.workdir, ignore_errors=True)
+    code, said = run.end()
+    assert code in (0, 2), said
+    assert str(training.workdir) in said or 'not written' in said
+    shutil.rmtree(training.workdir, ignore_errors=True)
+    training.finish()
+    assert training.losses() == reference.losses()
+    seen(f'exit {code}, begun again')
+
+
+@pytest.mark.fault('F24', 'old checkpoints cannot be deleted')
+def test_steps_that_cannot_be_deleted_are_named_and_do_no_harm(training, reference, seen):
+    said = training.finish(environment={'RVM_DELETE': 'fails'}, checkpoint__every=2, checkpoint__keep=1)
+    assert 'checkpoints/2: old step not deleted (Permission denied)' in said
+    assert {'12', '14'} & set(training.steps())
+    assert 'nothing to do' in training.finish(checkpoint__every=2, checkpoint__keep=1)
+    assert training.steps() == ['14']
+    seen('named, gone at the next start', training.repeated(reference))
+
+
+@pytest.mark.fault('F24b', 'SIGKILL in the middle of a deletion')
+def test_a_half_deleted_step_is_never_chosen(training, reference, seen):
+    run = training.start(environment={'RVM_DELETE': 'pauses'}, checkpoint__every=2, checkpoint__keep=1)
+    run.wait_for('in the middle of deleting')
+    run.kill()
+    complete = [int(step) for step in training.steps() if step.isdecimal()]
+    assert complete and any('deleted' in step for step in training.steps())
+    said = training.finish(checkpoint__every=2, checkpoint__keep=1)
+    assert f'going on from step {max(complete)}' in said and 'damaged' not in said
+    assert training.steps() == ['14']
+    seen('newest complete step used', training.repeated(reference))
+
+
+@pytest.mark.fault('F24c', 'SIGTERM while every step is kept')
+def test_every_nth_step_stays(training, reference, seen):
+    run = training.start(checkpoint__every=2, checkpoint__keep=1, checkpoint__keep_every=4)
+    run.wait_for('step 9/')
+    run.signal(signal.SIGTERM)
+    assert run.end()[0] == 75
+    training.finish(checkpoint__every=2, checkpoint__keep=1, checkpoint__keep_every=4)
+    assert training.steps() == ['4', '8', '12', '14']
+    seen('4, 8, 12 kept', training.repeated(reference))
