@@ -22,6 +22,7 @@ def test_sigterm_saves_the_step_and_the_same_line_goes_on(training, reference, s
     seen('saved, exit 75, went on', repeated)
 
 
+@pytest.mark.slow
 @pytest.mark.fault('F2', 'Ctrl-C')
 def test_ctrl_c_saves_too(training, reference, seen):
     run = training.start(data__num_workers=1)
@@ -36,6 +37,7 @@ def test_ctrl_c_saves_too(training, reference, seen):
     seen('saved, exit 130, went on', repeated)
 
 
+@pytest.mark.slow
 @pytest.mark.fault('F2b', 'Ctrl-C twice')
 def test_ctrl_c_twice_ends_at_once_and_costs_only_steps_since_the_last_save(training, reference, seen):
     run = training.start()
@@ -47,3 +49,15 @@ def test_ctrl_c_twice_ends_at_once_and_costs_only_steps_since_the_last_save(trai
     assert code == 130, said
     training.finish()
     seen('exit 130 at once, went on', training.repeated(reference))
+
+
+@pytest.mark.fault('F3', 'SIGKILL, for its worker too')
+def test_a_killed_run_goes_on_from_its_last_save(training, reference, seen):
+    run = training.start(data__num_workers=1)
+    run.wait_for('step 8/')
+    code, _ = run.kill()
+    assert code == -signal.SIGKILL
+    training.finish(data__num_workers=2)  # which changes no clip
+    repeated = training.repeated(reference)
+    assert repeated
+    seen('went on from its last save', repeated)

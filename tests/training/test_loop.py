@@ -1,10 +1,6 @@
-"""Whole runs of the real command on real MP4 files: what is killed goes on as if it had never stopped."""
+"""Whole runs on real MP4 files, in this process; those that are stopped and killed are in tests/faults."""
 
-import json
 import os
-import signal
-import subprocess
-import sys
 
 import pytest
 
@@ -36,70 +32,6 @@ def recipe(videos, *overrides):
         'configs/tiny.py',
         [*SMALL, f'data.path={videos}', 'data.num_workers=0', 'mesh.data=-1', 'batch_size=8', *overrides],
     )
-
-
-def command(videos, workdir, *overrides):
-    flags = [f'--config.{override}' for override in (*SMALL, f'data.path={videos}', 'data.num_workers=1', *overrides)]
-    return [sys.executable, '-m', 'rvm_jax.train', '--config', 'configs/tiny.py', '--workdir', str(workdir), *flags]
-
-
-def start(*args):
-    """Start the real command, on one device."""
-    env = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
-    return subprocess.Popen(
-        command(*args), env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
-    )
-
-
-def losses(workdir):
-    """{step: loss} of the log, each step once."""
-    entries = [json.loads(line) for line in open(os.path.join(workdir, 'metrics.jsonl'), encoding='utf-8')]
-    found = [(entry['step'], entry['loss']) for entry in entries if 'loss' in entry]
-    assert len(found) == len(dict(found))
-    return dict(found)
-
-
-def wait_for_step(process, step):
-    for line in process.stdout:
-        if line.startswith(f'step {step}/'):
-            return
-    raise AssertionError(f'the run ended before step {step}')
-
-
-def test_a_run_that_is_stopped_and_killed_ends_like_one_that_never_was(videos, tmp_path):
-    reference, disturbed = tmp_path / 'reference', tmp_path / 'disturbed'
-    steps = 'steps=14', 'checkpoint.every=3'
-    undisturbed = start(videos, reference, *steps)
-    assert undisturbed.wait(timeout=300) == 0, undisturbed.stdout.read()
-
-    stopped = start(videos, disturbed, *steps)
-    wait_for_step(stopped, 4)
-    stopped.send_signal(signal.SIGTERM)
-    output, _ = stopped.communicate(timeout=300)
-    assert stopped.returncode == 75, output
-    assert 'the same command line goes on' in output
-
-    killed = start(videos, disturbed, *steps, 'data.num_workers=2')
-    wait_for_step(killed, 9)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.communicate(timeout=300)
-
-    resumed = start(videos, disturbed, *steps)
-    output, _ = resumed.communicate(timeout=300)
-    assert resumed.returncode == 0, output
-    assert 'going on from step' in output
-    assert losses(disturbed) == losses(reference)
-    assert sorted(losses(disturbed)) == list(range(1, 15))
-
-
-def test_ctrl_c_saves_and_says_how_to_go_on(videos, tmp_path):
-    process = start(videos, tmp_path / 'run', 'steps=500')
-    wait_for_step(process, 2)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: loader workers get it too
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 130, output
-    assert 'saved at step' in output
-    assert os.listdir(tmp_path / 'run' / 'checkpoints')
 
 
 def test_a_workdir_holds_what_the_contract_says_and_opens_as_a_model(videos, tmp_path, capsys):

@@ -3,13 +3,12 @@
 import json
 import os
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
-
-from rvm_jax.data.sources.synthetic_videos import write_videos
 
 LAUNCH = pathlib.Path(__file__).parents[2] / 'launch' / 'local.sh'
 SMALL = {
@@ -20,9 +19,10 @@ SMALL = {
 
 
 @pytest.fixture(scope='module')
-def videos(tmp_path_factory):
+def some_broken(videos, tmp_path_factory):
     folder = tmp_path_factory.mktemp('videos')
-    write_videos(folder, 8, seed=0, num_frames=24, height=24, width=24, num_workers=0)
+    for path in videos.glob('*.mp4'):
+        shutil.copy(path, folder)
     (folder / 'broken.mp4').write_bytes(b'not a video')
     return str(folder)
 
@@ -80,12 +80,13 @@ def steps(workdir):
     return sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir())
 
 
-def test_four_stop_together_and_two_go_on_as_if_one_had_done_it_all(videos, tmp_path):
+@pytest.mark.fault('F1b', 'SIGTERM to one of four processes, then a bit flipped, then two processes')
+def test_four_stop_together_and_two_go_on_as_if_one_had_done_it_all(some_broken, tmp_path, seen):
     reference, shared = tmp_path / 'reference', tmp_path / 'shared'
-    code, output = end(start(1, videos, reference, devices=4))
+    code, output = end(start(1, some_broken, reference, devices=4))
     assert code == 0, output
 
-    four = start(4, videos, shared)
+    four = start(4, some_broken, shared)
     wait_for_step(four, 3)
     os.kill(process_id(shared, 2), signal.SIGTERM)
     code, output = end(four)
@@ -97,7 +98,7 @@ def test_four_stop_together_and_two_go_on_as_if_one_had_done_it_all(videos, tmp_
     array = max((shared / 'checkpoints' / str(saved) / 'state').rglob('d/*'), key=lambda path: path.stat().st_size)
     array.write_bytes(array.read_bytes()[:-1] + b'?')  # damage, which every process must judge alike
     before = steps(shared)[-2]
-    code, output = end(start(2, videos, shared, devices=2))
+    code, output = end(start(2, some_broken, shared, devices=2))
     assert code == 0, output
     assert f'step {saved} is damaged and not used' in output
     assert output.count(f'going on from step {before}') == 1
@@ -105,9 +106,11 @@ def test_four_stop_together_and_two_go_on_as_if_one_had_done_it_all(videos, tmp_
     assert report(shared) == report(reference)
     assert report(shared)['failed'] > 0
     assert (shared / 'images' / 'reconstruction_00000008.png').exists()
+    seen('saved by all, exit 75; step before used', saved - before)
 
 
-def test_processes_with_other_settings_are_refused_before_the_first_step(videos, tmp_path):
+@pytest.mark.fault('F15', 'processes with different configs')
+def test_processes_with_other_settings_are_refused_before_the_first_step(videos, tmp_path, seen):
     rvm = tmp_path / 'rvm'  # a host with a recipe of its own
     real = os.path.join(os.path.dirname(sys.executable), 'rvm')
     rvm.write_text(f'#!/bin/sh\nexec {real} "$@" --config.optim.peak_lr=$((1 + RVM_PROCESS_ID / 2))e-3\n')
@@ -122,3 +125,4 @@ def test_processes_with_other_settings_are_refused_before_the_first_step(videos,
     assert done.returncode == 2
     assert done.stderr.count('process 2 has config.optim.peak_lr 0.002, the others 0.001') == 3
     assert not (tmp_path / 'run').exists()
+    seen('exit 2, named who differs in what')
