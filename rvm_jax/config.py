@@ -122,7 +122,7 @@ def default():
     d.num_workers = 8  # decoding processes on each host; 0 decodes in the training process
     d.decode_timeout = 30.0  # seconds a clip may take before it is given up
     d.max_failures = 0.1  # share of clips that may fail before the run stops
-    d.allow_change = False  # go on although the files under data.path changed since the run began
+    d.allow_change = False  # go on although the files under data.path, keys of data, seed or batch_size changed since
 
     t = c.optim = ml_collections.ConfigDict()
     t.peak_lr = 1.2e-3  # 1.5e-4 x batch / 256 (MAE, VideoMAE); ours: 6e-4 for l and h
@@ -134,6 +134,7 @@ def default():
     t.eps = 1e-8
     t.clip_norm = 1.0  # global gradient norm, 0 disables (ours)
     t.max_nonfinite = 5  # non-finite steps in a row before the run stops (ours)
+    t.allow_change = False  # go on although keys of optim or steps, and so the schedule, changed since the run began
 
     c.mesh = ml_collections.ConfigDict()
     c.mesh.data = -1  # devices along each axis, -1 takes what is left; across slices of TPUs comes before within
@@ -163,8 +164,11 @@ def default():
     return c.lock()  # a recipe cannot add a key by misspelling one
 
 
-def load(path, overrides=()):
-    """The config of a recipe file with `key=value` overrides, checked; raises UserError with every problem it finds."""
+def load(path, overrides=(), misfits=None):
+    """The config of a recipe file with `key=value` overrides, checked; raises ConfigErrors with every problem it finds.
+
+    misfits(config), if given, adds UserErrors about what lies beyond the config; values may still be wrong then.
+    """
     config = _run_recipe(find_recipe(path))
     problems = []
     for override in overrides:
@@ -172,7 +176,7 @@ def load(path, overrides=()):
             set_value(config, *parse_override(override))
         except UserError as error:
             problems.append(error)
-    problems += check(config)
+    problems += check(config) + (misfits(config) if misfits else [])
     if problems:
         raise ConfigErrors(problems)
     return config
