@@ -36,7 +36,7 @@ def main(argv=None):
 def run(name, argv):
     """Run one command; returns its exit code."""
     from rvm_jax import storage
-    from rvm_jax.errors import ConfigErrors, Stopped, Unavailable, UserError
+    from rvm_jax.errors import ConfigErrors, Stopped, Unavailable, UserError, printable
 
     command = importlib.import_module(f'rvm_jax.{name}')
     parser = argparse.ArgumentParser(
@@ -59,7 +59,7 @@ def run(name, argv):
         print(f'rvm {name}: {error}', file=sys.stderr)
         return error.exit_code
     except (Stopped, Unavailable) as error:
-        print(f'rvm {name}: {error}', file=sys.stderr)
+        print(f'rvm {name}: {printable(error)}', file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
         print(f'rvm {name}: stopped by Ctrl-C', file=sys.stderr)
@@ -74,7 +74,8 @@ def run(name, argv):
             return Unavailable.exit_code
         if error.filename is None:
             raise
-        print(f'rvm {name}: {error.filename}: {error.strerror}; check the path and its permissions', file=sys.stderr)
+        reason = printable(f'{error.filename}: {error.strerror}; check the path and its permissions')
+        print(f'rvm {name}: {reason}', file=sys.stderr)
         return 2
     return 0
 

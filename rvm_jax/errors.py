@@ -3,6 +3,19 @@
 Raise one of these where the cause is known; `cli.py` prints it as one line, without a traceback.
 """
 
+LONGEST, TAIL = 3000, 500  # letters of a reason, and of its end
+
+
+def printable(text):
+    """Text for one line of a terminal: what would begin a line, move the cursor or be no text stands as its escape.
+
+    Names of files and what is in them come from outside, and may hold anything. The middle of a long text is left out.
+    """
+    text = str(text)
+    if len(text) > LONGEST:
+        text = f'{text[: -TAIL + LONGEST]} ... {text[-TAIL:]}'
+    return ''.join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+
 
 class UserError(Exception):
     """A mistake in a command, config, path or weights file.
@@ -13,7 +26,7 @@ class UserError(Exception):
     exit_code = 2
 
     def __init__(self, value, reason, fix):
-        super().__init__(f'{value}: {reason}; {fix}')
+        super().__init__(printable(f'{value}: {reason}; {fix}'))
         self.value, self.reason, self.fix = value, reason, fix
 
     def __reduce__(self):  # so that a worker process can raise it in its parent
@@ -50,7 +63,7 @@ class Unavailable(Exception):
     exit_code = Stopped.exit_code
 
     def __init__(self, path, reason):
-        super().__init__(f'{path}: does not answer ({reason}); start again once it does')
+        super().__init__(printable(f'{path}: does not answer ({reason}); start again once it does'))
         self.path, self.reason = path, reason
 
     def __reduce__(self):

@@ -11,7 +11,7 @@ import math
 import os
 import sys
 
-from rvm_jax.errors import DataError, UserError
+from rvm_jax.errors import DataError, UserError, printable
 
 
 def add_arguments(parser):
@@ -50,7 +50,8 @@ def run(args):
             except DataError as error:
                 unusable.append(error)
             else:
-                progress.console.print(f'{output}: {num_frames} frames', highlight=False, markup=False)
+                line = printable(f'{output}: {num_frames} frames')
+                progress.console.print(line, highlight=False, markup=False)
     if unusable:
         reasons = ', '.join(f'{error.value} {error.reason}' for error in unusable)
         raise DataError(reasons, f'{len(unusable)} of {len(outputs)} videos cannot be used', unusable[0].fix)
@@ -76,13 +77,15 @@ def planned_outputs(videos, folder, overwrite):
 
 def extract_video(model, path, output, short_side, fps, progress):
     """Write one video's features. Returns the number of frames."""
+    from rich import markup
+
     from rvm_jax.data import video
     from rvm_jax.probing import extract
 
     info = video.probe(path)
     height, width = extract.working_size(info.height, info.width, short_side, model.patch_size)
     total = info.num_frames if fps is None else info.duration_s and math.ceil(info.duration_s * fps)
-    task = progress.add_task(os.path.basename(path), total=total)
+    task = progress.add_task(markup.escape(printable(os.path.basename(path))), total=total)
 
     def counted(chunks):
         for features_TMD in chunks:

@@ -23,7 +23,7 @@ import os
 import signal
 import sys
 
-from rvm_jax.errors import Interrupted, Stopped, UserError
+from rvm_jax.errors import Interrupted, Stopped, UserError, printable
 
 CODECS = ('jpeg', 'h264')
 PASSES_ON = 'runner'  # with this flag, flags unknown here are Beam's
@@ -71,7 +71,8 @@ def run(args):
         print(f'{args.output}: nothing to do, all {len(work.tasks):,} videos are prepared')
     else:
         if work.outside:
-            print(f'{len(work.outside):,} videos lie outside the folder of {args.input}, first {work.outside[0]}')
+            first = printable(work.outside[0])
+            print(f'{len(work.outside):,} videos lie outside the folder of {args.input}, first {first}')
         with work.begin():
             outcomes, entries = run_beam(work, args) if args.runner else run_here(work, args)
             manifest = work.finish(outcomes, entries)

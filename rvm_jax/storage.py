@@ -13,6 +13,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import time
 
 from rvm_jax import bucket
@@ -39,13 +40,16 @@ def absolute(path):
 
 
 def read(path):
-    """The bytes of a file. Raises FileNotFoundError."""
+    """The bytes of a regular file. Raises FileNotFoundError."""
     return retried(path, lambda: bucket.read(path)[0] if is_remote(path) else _read(path))
 
 
 def read_json(path):
     """The values in a JSON file. Raises FileNotFoundError, or ValueError where it is no JSON."""
-    return json.loads(read(path))
+    try:
+        return json.loads(read(path))
+    except RecursionError:
+        raise ValueError('it is nested too deeply') from None
 
 
 def write(path, data, durable=False):
@@ -128,7 +132,15 @@ def may_pass(error):
     return error.errno in PASSING or isinstance(error, TimeoutError)
 
 
+def check_regular(path):
+    """Raise OSError where a path leads to a pipe, which would never answer, or a device, which would never end."""
+    kind = os.stat(path).st_mode
+    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # opening a folder fails by itself
+        raise OSError(errno.EINVAL, 'is not a regular file', os.fspath(path))
+
+
 def _read(path):
+    check_regular(path)
     with open(path, 'rb') as file:
         return file.read()
 

@@ -49,9 +49,10 @@ def run(args):
         raise UserError(f'--frames {args.frames}', f'{num_source} sources and a target are needed', 'raise it')
     size = model.image_size if args.size is None else args.size
     frames = extract.video_frames(args.video, short_side=size, patch_size=model.patch_size, fps=args.fps)
-    frames_THWC = np.stack(list(islice(frames, args.frames)))
-    if len(frames_THWC) <= num_source:
-        raise DataError(args.video, f'has {len(frames_THWC)} frames', f'use a video of at least {num_source + 1}')
+    frames = list(islice(frames, args.frames))
+    if len(frames) <= num_source:
+        raise DataError(args.video, f'has {len(frames)} frames', f'use a video of at least {num_source + 1}')
+    frames_THWC = np.stack(frames)
     os.makedirs(args.output, exist_ok=True)
     write_feature_pictures(model, frames_THWC, args.output)
     if model.decoder is None:

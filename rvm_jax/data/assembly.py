@@ -8,6 +8,7 @@ import os
 from rvm_jax import storage
 from rvm_jax.data import shards
 from rvm_jax.data.preparation import expected_clips, work_path
+from rvm_jax.data.shard_manifest import MALFORMED, SPLITS, check_shard
 
 
 class Cutter:
@@ -71,8 +72,10 @@ def joined(output, work, split, index):
     name = shard_name(split, index)
     try:
         entry = storage.read_json(os.path.join(work, name + '.json'))
-        return entry if os.path.getsize(os.path.join(output, name)) == entry['bytes'] else None
-    except (OSError, ValueError, KeyError):
+        check_shard(entry)
+        is_this = entry['name'] == name and entry['split'] == split
+        return entry if is_this and os.path.getsize(os.path.join(output, name)) == entry['bytes'] else None
+    except (OSError, *MALFORMED):
         return None
 
 
@@ -94,7 +97,7 @@ def make_manifest(settings, digest, tasks, outcomes, entries):
         'version': importlib.metadata.version('rvm_jax'),
         'made_from': digest,
         'settings': dataclasses.asdict(settings),
-        'splits': {split: _totals(split, settings, kept) for split in shards.SPLITS},
+        'splits': {split: _totals(split, settings, kept) for split in SPLITS},
         'skipped': len(tasks) - len(kept),
         'histograms': {
             'fps': _histogram(f'{original["fps"]:.4g}' if original['fps'] else 'unknown' for original in originals),

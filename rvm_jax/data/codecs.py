@@ -11,7 +11,6 @@ from av.video.reformatter import VideoReformatter
 from rvm_jax.data.pictures import FIX, MAX_PIXELS, decoded, encoded
 from rvm_jax.errors import DataError
 
-CODECS = ('jpeg', 'h264')
 QUALITY = {'jpeg': 90, 'h264': 20}  # of 100, higher is better; constant rate factor of 0 to 51, lower is better
 
 
@@ -57,23 +56,29 @@ def group_pictures(name, groups, wanted, codec):
     for group, place in wanted:
         places[group].append(place)
     frames = [frame for group in places for frame in _decode_h264(name, groups[group], places[group])]
+    if len({frame.shape for frame in frames}) > 1:
+        raise DataError(name, 'changes its size between frames', FIX)
     return decoded(np.stack(frames))
 
 
 def _decode_h264(name, record, places):
     """The frames at these places, ascending, of a group."""
-    count, reformatter = places[-1] + 1, VideoReformatter()
+    count, wanted, reformatter = 0, set(places), VideoReformatter()
     decoder = av.CodecContext.create('h264', 'r')
     decoder.thread_count = 1
     decoder.options = {'max_pixels': str(MAX_PIXELS)}
-    frames = []
+    images = []
     try:
         for packet in [*decoder.parse(record), *decoder.parse(None), None]:
-            frames += decoder.decode(packet)
-            if len(frames) >= count:
-                break
+            for frame in decoder.decode(packet):
+                if frame.is_corrupt or len(images) == len(places):
+                    break
+                if count in wanted:  # the others are not kept: a group may claim to hold any number
+                    images.append(reformatter.reformat(frame, format='rgb24', threads=1).to_ndarray())
+                count += 1
     except av.FFmpegError as error:
         raise DataError(name, f'holds frames that cannot be decoded ({error.strerror})', FIX) from error
-    if len(frames) < count or any(frame.is_corrupt for frame in frames[:count]):
-        raise DataError(name, f'holds frames that cannot be decoded ({len(frames)} of {count} are there)', FIX)
-    return [reformatter.reformat(frames[place], format='rgb24', threads=1).to_ndarray() for place in places]
+    if len(images) < len(places):
+        reason = f'holds frames that cannot be decoded ({count} of {places[-1] + 1} are there)'
+        raise DataError(name, reason, FIX)
+    return images

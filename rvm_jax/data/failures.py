@@ -72,8 +72,10 @@ def read_report(path):
         return {'clips': 0, 'failed': 0, 'too_short': 0, 'next_step': 0, 'reasons': {}}
     try:
         report = storage.read_json(path)
-        if not {'clips', 'failed', 'too_short', 'next_step', 'reasons'} <= report.keys():
-            raise ValueError('keys are missing')
-    except (OSError, ValueError, AttributeError) as error:
+        if not all(isinstance(report[name], int) for name in ('clips', 'failed', 'too_short', 'next_step')):
+            raise ValueError('it counts in something else than numbers')
+        if not all(isinstance(found['count'], int) for files in report['reasons'].values() for found in files.values()):
+            raise ValueError('its reasons are not counted')
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(path, f'is no data report ({error})', 'move it away to start counting anew') from error
     return report

@@ -7,10 +7,14 @@ import math
 import os
 
 from rvm_jax.data.manifest import file_entries
-from rvm_jax.data.sources.folder import FolderSource
+from rvm_jax.data.shards import regular_size
+from rvm_jax.data.sources.folder import MAX_PATH, FolderSource, bounded_lines
+from rvm_jax.data.video import LONGEST_S
 from rvm_jax.errors import UserError
 
 COLUMNS = 'a line "path,start,end" on top, start and end in seconds and not required'
+FIX = f'give a CSV file with {COLUMNS}'
+MOST_LETTERS = 50  # of what is quoted from a file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,25 +59,29 @@ def _read_source(path):
 def _read_csv(path):
     pieces = []
     try:
+        regular_size(path)
         with open(path, encoding='utf-8-sig', errors='surrogateescape', newline='') as file:
-            rows = csv.DictReader(file, skipinitialspace=True)
+            rows = csv.DictReader(bounded_lines(path, file, csv.field_size_limit(), FIX), skipinitialspace=True)
             rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
             if 'path' not in rows.fieldnames:
                 raise UserError(path, 'has no column named path', f'give it {COLUMNS}')
             for name in rows.fieldnames:
                 if name not in ('start', 'end') and name.lower().startswith(('start', 'end')):
-                    raise UserError(
-                        path, f'has a column {name}, which is not known', 'call it start or end, in seconds'
-                    )
+                    reason = f'has a column {name[:MOST_LETTERS]}, which is not known'
+                    raise UserError(path, reason, 'call it start or end, in seconds')
             for row in rows:
                 if not row['path']:
                     raise UserError(f'{path} line {rows.line_num}', 'has no path', 'correct it')
+                if len(row['path']) > MAX_PATH:
+                    raise UserError(
+                        f'{path} line {rows.line_num}', f'has a path of more than {MAX_PATH:,} letters', 'correct it'
+                    )
                 start_s, end_s = (_seconds(path, rows.line_num, row.get(column)) for column in ('start', 'end'))
                 if end_s is not None and end_s <= (start_s or 0):
                     raise UserError(f'{path} line {rows.line_num}', 'ends before it starts', 'correct it')
                 pieces.append((row['path'], start_s, end_s))
     except (OSError, csv.Error) as error:
-        raise UserError(path, f'cannot be read ({error})', f'give a CSV file with {COLUMNS}') from error
+        raise UserError(path, f'cannot be read ({getattr(error, "strerror", None) or error})', FIX) from error
     if not pieces:
         raise UserError(path, 'names no video', f'give it {COLUMNS}')
     return os.path.dirname(os.path.abspath(path)), pieces
@@ -86,8 +94,9 @@ def _seconds(path, line, text):
         seconds = float(text)
     except ValueError:
         seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise UserError(f'{path} line {line}', f'{text!r} is no time', 'give seconds from the start of the video')
+    if not 0 <= seconds <= LONGEST_S:
+        reason = f'{text[:MOST_LETTERS]!r} is no time'
+        raise UserError(f'{path} line {line}', reason, 'give seconds from the start of the video')
     return seconds
 
 

@@ -11,7 +11,7 @@ import stat
 import zlib
 
 from rvm_jax import storage
-from rvm_jax.errors import UserError
+from rvm_jax.errors import UserError, printable
 
 SAMPLER_VERSION = 2  # raise it when a change of code makes other clips from the same files and seed
 END_BYTES = 64 * 1024
@@ -93,4 +93,4 @@ def check_unchanged(path, source, allow_change=False):
             'restore the files, or go on with --config.data.allow_change=true',
         )
     storage.write_json(path, new)
-    return f'the data changed since this run began, going on as allowed: {summary}'
+    return f'the data changed since this run began, going on as allowed: {printable(summary)}'

@@ -1,5 +1,6 @@
 """What config.data names, opened: a mixture to train on, and the held-out videos."""
 
+import math
 import os
 
 from rvm_jax import storage
@@ -47,6 +48,10 @@ def _is_tfds(path):
 
 
 def _part(path, split, fps, weight, key):
+    for value in (fps, weight):
+        if not 0 < value < math.inf:
+            reason = f'has {value:g} for a frame rate or weight'
+            raise UserError(path, reason, f'correct {key}: both are above 0, and finite')
     source = open_source(path, split)
     if source.fps and fps > source.fps + 1e-6:
         reason = f'holds {source.fps:g} frames a second, fewer than the {fps:g} of {key}'

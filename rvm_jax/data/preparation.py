@@ -16,7 +16,7 @@ import numpy as np
 
 from rvm_jax import storage
 from rvm_jax.data.codecs import encode_group
-from rvm_jax.data.shards import write_shard
+from rvm_jax.data.shards import SEQUENCE, write_shard
 from rvm_jax.data.video import open_video
 from rvm_jax.errors import DataError
 
@@ -50,12 +50,26 @@ def work_path(folder, number):
 
 
 def outcome_of(folder, number):
-    """What became of a task, see `prepare_task`; None if it is not done."""
+    """What became of a task, see `prepare_task`; None if it is not done, or the file does not say."""
     path = work_path(folder, number) + '.json'
     if not os.path.exists(path):
         return None
-    with contextlib.suppress(ValueError):  # cut off when the power was
-        return storage.read_json(path)
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # cut off when the power was
+        outcome = storage.read_json(path)
+        return outcome if _is_outcome(outcome) else None
+
+
+def _is_outcome(outcome):
+    if 'skipped' in outcome:
+        return isinstance(outcome['skipped'], str)
+    sequences, original = outcome['sequences'], outcome['original']
+    numbers = [outcome['records'], outcome['bytes'], original['height'], original['width']]
+    numbers += [sequence['frames'] for sequence in sequences]
+    return (
+        all(isinstance(number, int) and number > 0 for number in numbers)
+        and isinstance(original['fps'], (int, float, type(None)))
+        and all(sequence.keys() >= SEQUENCE for sequence in sequences)
+    )
 
 
 def prepare_task(number, task, settings, folder, beat=lambda: None):

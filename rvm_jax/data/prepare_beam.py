@@ -29,7 +29,7 @@ from rvm_jax.data.assembly import Cutter, join_shard, joined
 from rvm_jax.data.inputs import Task
 from rvm_jax.data.preparation import outcome_of, record_outcome
 from rvm_jax.data.prepare_pool import HUNG, LIVES, blocked, prepare_guarded, reason_of_death, start_process
-from rvm_jax.data.shards import SPLITS
+from rvm_jax.data.shard_manifest import SPLITS
 from rvm_jax.errors import Stopped, Unavailable, UserError
 
 IN_A_FILE = 1000  # elements: a pipeline that holds a million itself is refused by some runners

@@ -14,7 +14,7 @@ from rvm_jax import storage
 from rvm_jax.data import workers
 from rvm_jax.data.assembly import Cutter, join_shard, joined
 from rvm_jax.data.preparation import outcome_of, prepare_task, record_outcome
-from rvm_jax.data.shards import SPLITS
+from rvm_jax.data.shard_manifest import SPLITS
 from rvm_jax.errors import Stopped
 
 LIVES = 2  # times that a video may end its process before it is skipped

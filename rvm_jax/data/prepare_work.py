@@ -12,6 +12,7 @@ from rvm_jax.data import shards
 from rvm_jax.data.assembly import make_manifest, skipped_report
 from rvm_jax.data.inputs import list_tasks
 from rvm_jax.data.manifest import MOST_LINES
+from rvm_jax.data.shards import MOST_LETTERS
 from rvm_jax.errors import DataError, UserError
 
 ELSEWHERE = 'take another --output, or delete this one to start anew'
@@ -75,7 +76,18 @@ class Work:
         if not os.path.exists(path):
             storage.write_json(path, self._plan, durable=True)
             return
-        before = storage.read_json(path)
+        try:
+            before = storage.read_json(path)
+            changed = self._changed(before)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise UserError(path, f'is no plan of rvm prepare ({str(error)[:MOST_LETTERS]})', ELSEWHERE) from error
+        if before != self._plan:
+            more = f'; and {len(changed) - MOST_LINES} more' if len(changed) > MOST_LINES else ''
+            lines = '; '.join(changed[:MOST_LINES]) or 'the order of the videos'
+            raise UserError(self.output, f'was begun with something else ({lines}{more})', ELSEWHERE)
+
+    def _changed(self, before):
+        """What is not as it was in the plan before, in words."""
         changed = [
             f'{name} was {before["settings"].get(name)!r}, now {value!r}'
             for name, value in self._plan['settings'].items()
@@ -84,10 +96,7 @@ class Work:
         old, new = ({json.dumps(task) for task in plan['tasks']} for plan in (before, self._plan))
         changed += [f'added or changed: {json.loads(task)[0]}' for task in sorted(new - old)]
         changed += [f'removed or changed: {json.loads(task)[0]}' for task in sorted(old - new)]
-        if before != self._plan:
-            more = f'; and {len(changed) - MOST_LINES} more' if len(changed) > MOST_LINES else ''
-            lines = '; '.join(changed[:MOST_LINES]) or 'the order of the videos'
-            raise UserError(self.output, f'was begun with something else ({lines}{more})', ELSEWHERE)
+        return [line[:MOST_LETTERS] for line in changed]
 
     def finish(self, outcomes, entries):
         """Write the report of what was skipped, and last the manifest.

@@ -5,6 +5,7 @@ import os
 
 from rvm_jax import storage
 from rvm_jax.data import shards
+from rvm_jax.data.shard_manifest import SPLITS
 from rvm_jax.data.sources.array_record import ShardSource
 from rvm_jax.errors import DataError
 
@@ -39,7 +40,7 @@ def _check_shard(folder, shard, reads_all):
 
 def samples(folder, manifest, count):
     """[(name, middle frame HWC)] of sequences spread evenly over all splits; damaged ones are left out."""
-    sources = [ShardSource(folder, split) for split in shards.SPLITS if manifest['splits'][split]['sequences']]
+    sources = [ShardSource(folder, split) for split in SPLITS if manifest['splits'][split]['sequences']]
     sequences = [(source, index) for source in sources for index in range(len(source))]
     count, found = min(count, len(sequences)), []
     for number in range(count):

@@ -17,20 +17,23 @@ import json
 import math
 import os
 import secrets
+import stat
 
 from rvm_jax import storage
+from rvm_jax.data.shard_manifest import MALFORMED, check_manifest, num_groups
 from rvm_jax.errors import DataError, UserError
 
 MANIFEST = 'manifest.json'
 UNFINISHED = 'unfinished'  # folder of work that `rvm prepare` has begun
 PLAN = os.path.join(UNFINISHED, 'plan.json')
 SKIPPED = 'skipped.json'
+SEQUENCE = {'name', 'start_s', 'frames', 'height', 'width'}
 FORMAT = 1  # raise it when an older reader would misread the files
-SPLITS = ('train', 'val')
 WRITER_OPTIONS = 'group_size:1,uncompressed'  # records are read singly, and are compressed pictures already
 READER_OPTIONS = 'readahead_buffer_size:0,max_parallelism:0'
 READER_BUFFER = 32 * 1024  # bytes
 AGAIN = 'restore the file, or prepare the data again'
+MOST_LETTERS = 200  # of what is quoted from a file
 
 
 def is_shards(folder):
@@ -42,26 +45,20 @@ def is_shards(folder):
     return (MANIFEST in names and has_shards) or os.path.exists(os.path.join(folder, PLAN))
 
 
-def num_groups(num_frames, group):
-    """Records that a sequence takes."""
-    return -(-num_frames // group)
-
-
 def read_manifest(folder):
     """The manifest of a folder of shards. UserError if it is no such folder, or of another version."""
     path = os.path.join(folder, MANIFEST)
     try:
         manifest = storage.read_json(path)
         if manifest['format'] != FORMAT:
-            raise UserError(path, f'has format {manifest["format"]}, this version reads {FORMAT}', AGAIN)
-        for shard in manifest['shards']:
-            records = sum(num_groups(frames, manifest['settings']['group']) for frames in shard['frames']) + 1
-            if records != shard['records']:
-                raise UserError(path, f'contradicts itself about {shard["name"]}', AGAIN)
+            raise UserError(
+                path, f'has format {str(manifest["format"])[:MOST_LETTERS]}, this version reads {FORMAT}', AGAIN
+            )
+        check_manifest(manifest)
     except FileNotFoundError:
         raise UserError(path, 'is missing', 'run the same rvm prepare command again, it finishes the folder') from None
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(path, f'is no manifest of shards ({error})', AGAIN) from error
+    except (OSError, *MALFORMED) as error:
+        raise UserError(path, f'is no manifest of shards ({str(error)[:MOST_LETTERS]})', AGAIN) from error
     return manifest
 
 
@@ -70,7 +67,7 @@ def check_sizes(folder, shards):
     for shard in shards:
         path = os.path.join(folder, shard['name'])
         try:
-            size = os.stat(path).st_size
+            size = regular_size(path)
         except OSError as error:
             raise DataError(path, f'is in the manifest but cannot be read ({error.strerror})', AGAIN) from error
         if size != shard['bytes']:
@@ -135,12 +132,21 @@ def reading_fault(path, message):
 def check_readable(path):
     """ArrayRecord does not say why it cannot open a file: OSError where that may pass, else DataError."""
     try:
+        regular_size(path)
         with open(path, 'rb'):
             pass
     except OSError as error:
         if storage.may_pass(error):
             raise
         raise DataError(path, f'cannot be read ({error.strerror})', AGAIN) from error
+
+
+def regular_size(path):
+    """Bytes of a file. OSError where it is a pipe, which would never open, a device or a folder."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, 'is not a regular file', path)
+    return status.st_size
 
 
 @contextlib.contextmanager
@@ -178,12 +184,16 @@ def write_shard(path, scratch, groups, sequences):
     return records + 1, size
 
 
-def sequences_of(reader, num_records):
-    """What the last record of an open shard says."""
+def sequences_of(reader, num_records, count):
+    """What the last record of an open shard says of its sequences, which must be so many."""
     try:
-        return json.loads(reader.read([num_records - 1])[0])['sequences']
-    except (ValueError, KeyError) as error:
-        raise DataError(reader.path, f'is damaged ({error})', AGAIN) from error
+        sequences = json.loads(reader.read([num_records - 1])[0])['sequences']
+        if [sequence.keys() >= SEQUENCE for sequence in sequences] == count * [True]:
+            return sequences
+        reason = f'does not describe {count:,} sequences'
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        reason = str(error)[:MOST_LETTERS]
+    raise DataError(reader.path, f'is damaged ({reason})', AGAIN)
 
 
 def first_records(frames, group):

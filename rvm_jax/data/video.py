@@ -32,6 +32,8 @@ from rvm_jax.errors import DataError
 # Decoders whose 'non-reference' flag is strict: such a frame is used by no other one. In H.265 it may be used by a
 # higher temporal layer, so there every frame is decoded.
 SKIPPABLE = ('h264',)
+LONGEST_S = 48 * 3600.0  # a few bytes can say that a picture is shown for years, and each tick of them is a frame
+FARTHEST = 2**62  # of timestamps: what FFmpeg can add to
 EPSILON = 1e-6  # seconds: timestamps closer than this are the same
 
 
@@ -289,10 +291,18 @@ class Video:
     def _time(self, frame):
         if frame.pts is None:
             raise DataError(self.path, 'has frames without a timestamp', FIX)
-        return frame.pts * self._tick_s - self._start_s
+        time_s = frame.pts * self._tick_s - self._start_s
+        self._check_time(time_s)
+        return time_s
+
+    def _check_time(self, time_s):
+        if abs(time_s) > LONGEST_S:
+            reason = f'has a frame at {time_s:.3g} s, and no video is longer than {LONGEST_S / 3600:.0f} hours'
+            raise DataError(self.path, reason, FIX)
 
     def _to_pts(self, time_s):
-        return math.floor((time_s + self._start_s) / self._tick_s + EPSILON)
+        pts = math.floor((time_s + self._start_s) / self._tick_s + EPSILON)
+        return min(max(pts, -FARTHEST), FARTHEST)
 
     def _half_frame(self, fps):
         return 0.5 / (self._rate or fps)
@@ -307,7 +317,11 @@ class Video:
         return (self._container.start_time or 0) / av.time_base
 
     def _duration(self):
-        """Seconds from the first frame to the end of the last, None where the file does not say."""
+        """Seconds from the first frame to the end of the last, None where the file does not say, or says nonsense."""
+        duration_s = self._stated_duration()
+        return duration_s if duration_s and 0 < duration_s <= LONGEST_S else None
+
+    def _stated_duration(self):
         if self._stream.duration and self._stream.duration > 0:
             return self._stream.duration * self._tick_s
         is_matroska = 'matroska' in self._container.format.name
@@ -316,14 +330,16 @@ class Video:
             duration_s = sum(float(part) * unit for part, unit in zip(tag.groups(), (3600, 60, 1), strict=True))
         else:
             duration_s = (self._container.duration or 0) / av.time_base
-        return max(duration_s - self._start_s * is_matroska, 0) or None  # Matroska counts from 0, not from the start
+        return duration_s - self._start_s * is_matroska  # Matroska counts from 0, not from the start
 
     def _scan_duration(self):
         """The same from the packets, which reads the whole file but decodes nothing."""
         ends = [p.pts + (p.duration or 0) for p in self._demux() if p.pts is not None]
         if not ends:
             raise DataError(self.path, 'has no frame with a timestamp', FIX)
-        return max(ends) * self._tick_s - self._start_s
+        duration_s = max(ends) * self._tick_s - self._start_s
+        self._check_time(duration_s)
+        return duration_s
 
     def _damaged(self, pts, error):
         where = '' if pts is None else f'at {pts * self._tick_s - self._start_s:.2f} s: '

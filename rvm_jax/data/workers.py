@@ -17,7 +17,7 @@ import re
 import signal
 import threading
 
-from rvm_jax.errors import UserError
+from rvm_jax.errors import UserError, printable
 
 GRACE_S = 5.0  # from the time limit of a clip, which decoding checks itself, to the end of its process
 PATIENCE_S = 5.0  # for workers to end
@@ -112,7 +112,7 @@ def describe_death(message, notes):
     code = re.search(r'exit code (-?\d+)', message)
     number = int(code[1]) if code else 0
     how = HINTS.get(-number, f'signal {-number}') if number < 0 else f'exit code {number}'
-    who = ', '.join(f'process {note.pid} at {note.path}' for note in notes) or 'before it read a file'
+    who = ', '.join(f'process {note.pid} at {printable(note.path)}' for note in notes) or 'before it read a file'
     return f'a loader worker died ({how}): {who}'
 
 

@@ -9,6 +9,7 @@ from itertools import islice
 import numpy as np
 
 from rvm_jax.data import video
+from rvm_jax.data.pictures import check_size
 from rvm_jax.errors import DataError, UserError
 
 CHUNK = 16  # frames encoded at once
@@ -49,12 +50,14 @@ def cut(frames_HWC, height, width):
 def video_frames(path, *, short_side, patch_size, fps=None):
     """Yield the frames of a video file as `fit` makes them: every one, or fps of them a second.
 
-    Raises DataError where the file cannot be decoded or changes its frame size.
+    Raises DataError where the file cannot be decoded, changes its frame size, or has frames that would grow too large.
     """
     shape = None
     for frame_HWC in video.iterate_frames(path, fps):
         if frame_HWC.shape != (shape or frame_HWC.shape):
             raise DataError(path, 'changes its size between frames', 're-encode it')
+        if shape is None:  # a frame of two rows of pixels would grow with its shorter side
+            check_size(path, *working_size(*frame_HWC.shape[:2], short_side, patch_size))
         shape = frame_HWC.shape
         yield fit(frame_HWC, short_side, patch_size)
 

@@ -94,7 +94,8 @@ class Sequence:
     def describe(self):
         """{name, start_s, frames, height, width}: what it was made from, as the shard says."""
         shard = self.source.shards[self.shard]
-        return shards.sequences_of(self.source.reader(self.shard), shard['records'])[self.index]
+        sequences = shards.sequences_of(self.source.reader(self.shard), shard['records'], len(shard['frames']))
+        return sequences[self.index]
 
     @contextlib.contextmanager
     def open(self, timeout_s):

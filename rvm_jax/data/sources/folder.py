@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import functools
 import glob
 import os
 
@@ -11,6 +12,7 @@ from rvm_jax.data.video import open_video
 from rvm_jax.errors import UserError
 
 VIDEO_EXTENSIONS = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv'.split())
+MAX_PATH = 4096  # letters; Linux has no longer ones
 FORMS = (
     'give a folder of videos, a glob, a text file with one video a line, a video, a folder of shards, or a TFDS name '
     '(needs the extra: tfds)'
@@ -119,19 +121,25 @@ def _raise_passing(error):
 
 def _read_list(path):
     try:
-        with open(path, encoding='utf-8', errors='surrogateescape') as lines:
-            text = lines.read(1 << 20)
-            if '\0' in text:
-                raise UserError(path, 'is neither a known kind of video nor a text file', FORMS)
-            text += lines.read()
+        with open(path, encoding='utf-8-sig', errors='surrogateescape') as file:
+            names = [line.strip() for line in bounded_lines(path, file, MAX_PATH, FORMS)]
     except OSError as error:
         _raise_passing(error)
         raise UserError(path, f'cannot be read ({error.strerror})', FORMS) from error
-    names = [line.strip() for line in text.splitlines()]
     names = [name for name in names if name and not name.startswith('#')]
     if not names:
         raise UserError(path, 'is a list without a line', FORMS)
     return names
+
+
+def bounded_lines(path, file, most, fix):
+    """Yield the lines of a text file. UserError for one of more than `most` letters or with a null byte: no text."""
+    for number, line in enumerate(iter(functools.partial(file.readline, most + 1), ''), 1):
+        if '\0' in line:
+            raise UserError(path, 'is neither a known kind of video nor a text file', fix)
+        if len(line) > most and not line.endswith('\n'):
+            raise UserError(f'{path} line {number}', f'is longer than {most:,} letters', fix)
+        yield line
 
 
 def _describe(found):

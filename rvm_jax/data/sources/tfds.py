@@ -17,7 +17,6 @@ import contextlib
 import dataclasses
 import importlib.util
 import itertools
-import json
 import os
 import re
 from pathlib import Path
@@ -25,7 +24,7 @@ from pathlib import Path
 from rvm_jax import storage
 from rvm_jax.data.manifest import file_entries, fingerprint
 from rvm_jax.data.pictures import encoded
-from rvm_jax.data.shards import ShardReader, check_readable, reading_fault
+from rvm_jax.data.shards import MOST_LETTERS, ShardReader, check_readable, reading_fault
 from rvm_jax.errors import DataError, UserError
 
 INFO, FEATURES = 'dataset_info.json', 'features.json'
@@ -56,11 +55,13 @@ class TfdsSource:
         _check_installed(self.path)
         place, chosen = split_path(self.path)
         self.root = _dataset_folder(place)
-        info = _read_json(self.root, INFO)
-        split_info = _choose_split(self.path, info, split)
-        self.names, counts = _shards(self.path, self.root, info, split_info)
-        self.feature = _choose_feature(place, _read_json(self.root, FEATURES), chosen)
-        dataset = '/'.join(info[key] for key in ('name', 'configName', 'version') if info.get(key))
+        info, features = _read_json(self.root, INFO), _read_json(self.root, FEATURES)
+        with _understanding(self.root, INFO):
+            split_info = _choose_split(self.path, info, split)
+            self.names, counts = _shards(self.path, self.root, info, split_info)
+            dataset = '/'.join(info[key] for key in ('name', 'configName', 'version') if info.get(key))
+        with _understanding(self.root, FEATURES):
+            self.feature = _choose_feature(place, features, chosen)
         self._identity = [f'{dataset} {split_info["name"]}#{self.feature}', sum(counts), 0]
         self._ends = list(itertools.accumulate(counts))
         self._manifest = None
@@ -206,10 +207,19 @@ def _check_installed(path):
 def _read_json(folder, name):
     path = os.path.join(folder, name)
     try:
-        with open(path, encoding='utf-8') as file:
-            return json.load(file)
+        return storage.read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(path, f'cannot be read ({error})', FORMS) from error
+
+
+@contextlib.contextmanager
+def _understanding(folder, name):
+    """UserError for what a file of TFDS turns out to lack in the `with` block."""
+    try:
+        yield
+    except (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
+        reason = f'is not as TFDS writes it ({type(error).__name__}: {str(error)[:MOST_LETTERS]})'
+        raise UserError(os.path.join(folder, name), reason, FIX) from error
 
 
 def _choose_split(path, info, split):
@@ -238,6 +248,10 @@ def _shards(path, root, info, split_info):
     )
     counts = [int(count) for count in split_info.get('shardLengths', [])]
     names = [os.path.relpath(file, root) for file in template.sharded_filepaths(len(counts))]
+    if any(name != os.path.basename(name) for name in names):
+        raise ValueError(f'{names[0]!r} is no file of this folder')
+    if not all(0 <= count < 2**31 for count in counts):
+        raise ValueError('a number of examples is impossible')
     shards = [(name, count) for name, count in zip(names, counts, strict=True) if count]
     if not shards:
         raise UserError(path, f'has no example in split {split_info["name"]}', PREPARE)
