@@ -5,6 +5,7 @@ import json
 import math
 import os
 
+from rvm_jax import storage
 from rvm_jax.errors import UserError
 from rvm_jax.visualization import canvas
 
@@ -20,6 +21,8 @@ def open_folder(folder, settings):
     path = os.path.join(folder, SETTINGS)
     settings = json.loads(json.dumps(settings))
     before = read_json(path)
+    if before is not None and not isinstance(before, dict):
+        raise UserError(path, 'holds no settings of a probe', 'choose another --output')
     if before is not None:
         different = sorted(key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key))
         if different:
@@ -35,11 +38,13 @@ def open_folder(folder, settings):
 
 
 def read_json(path):
-    """What a JSON file holds; None if there is none."""
-    if not os.path.exists(path):
+    """What a JSON file holds; None if there is none. UserError if it holds no JSON."""
+    try:
+        return storage.read_json(path)
+    except FileNotFoundError:
         return None
-    with open(path, encoding='utf-8') as file:
-        return json.load(file)
+    except ValueError as error:
+        raise UserError(path, f'is no JSON ({error})', 'leave it out, or probe again') from error
 
 
 def write_json(path, values):

@@ -3,9 +3,10 @@
 import dataclasses
 import os
 
-from rvm_jax.errors import UserError
+from rvm_jax.errors import UserError, printable
 from rvm_jax.probing import results
 
+MOST_LETTERS = 200  # of what is quoted from a file
 ONE_READOUT = ('epe', 'rpe_tr')  # metrics of tasks that have no second kind of readout, streaming or not
 
 
@@ -23,7 +24,7 @@ class Model:
         """What its row is called."""
         notes = [self.tap] * (self.tap != 'core') + [self.precision] * (self.precision != 'float32')
         notes = [f'({note})' for note in notes]
-        return ' '.join([name, *notes, *['random weights'] * self.is_random, *['(streaming)'] * streaming])
+        return printable(' '.join([name, *notes, *['random weights'] * self.is_random, *['(streaming)'] * streaming]))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,15 +45,20 @@ class Score:
 def read(folder):
     """The scores in a probe's folder. UserError if it holds no finished probe."""
     path = os.path.join(folder, results.RESULTS)
-    try:
-        found = results.read_json(path)
-    except ValueError as error:
-        raise UserError(path, f'is no JSON ({error})', 'leave it out, or probe again') from error
+    found = results.read_json(path)
     if found is None and os.path.exists(os.path.join(folder, results.SETTINGS)):
         raise UserError(folder, 'its probe is not finished', 'run its line of `rvm probe` again, or leave it out')
     if not (isinstance(found, dict) and {'task', 'model', 'seed'} <= found.keys()):
         reason = 'holds no results of a probe' if os.path.isdir(folder) else 'there is no such folder'
         raise UserError(folder, reason, 'name folders that `rvm probe` wrote')
+    try:
+        return _scores(folder, found)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = f'is not as `rvm probe` writes it ({type(error).__name__}: {str(error)[:MOST_LETTERS]})'
+        raise UserError(path, reason, 'leave it out, or probe again') from error
+
+
+def _scores(folder, found):
     if found['task'] != 'demo':
         return [_score(folder, found, found['task'], found, found['model'])]
     scores = []
@@ -65,6 +71,11 @@ def read(folder):
 def _score(folder, found, task, measured, facts):
     protocol = dict(found.get('protocol', {}))
     streaming = protocol.pop('streaming', None)
+    texts, numbers = (task, measured['metric'], facts['tap'], facts['precision']), (measured['value'], found['seed'])
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError('a name is no text')
+    if not all(isinstance(number, (int, float)) for number in numbers):
+        raise TypeError('a score or seed is no number')
     settings = {'protocol': protocol, 'schedule': found.get('schedule', {}), 'data': found.get('data', {})}
     model = Model(
         path=os.path.normpath(facts['path']), tap=facts['tap'], is_random=facts['random_weights'],

@@ -29,7 +29,7 @@ class Davis:
                 list_pictures(ORIGIN, root, f'JPEGImages/480p/{name}', 'frames of a video'),
                 list_pictures(ORIGIN, root, f'Annotations/480p/{name}', 'masks of a video'),
             )
-            for name in ORIGIN.listed(table, 'video')
+            for name in ORIGIN.names(table, 'video')
         ]
 
     def __len__(self):

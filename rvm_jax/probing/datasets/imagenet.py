@@ -6,10 +6,13 @@ meta.mat (in root, or where ILSVRC2012_devkit_t12.tar.gz puts them).
 """
 
 import csv
+import io
 import os
 
+from rvm_jax import storage
 from rvm_jax.errors import UserError
 from rvm_jax.probing.datasets.labelled import LabelledImages
+from rvm_jax.probing.datasets.matlab import read_mat
 from rvm_jax.probing.datasets.origin import Origin, checked_split
 
 ORIGIN = Origin(
@@ -78,8 +81,9 @@ def _kaggle(root):
     path = os.path.join(root, 'LOC_val_solution.csv')
     if not os.path.exists(path):
         return None
-    with ORIGIN.reading(path), open(path, newline='', encoding='utf-8') as file:
-        return {row['ImageId']: row['PredictionString'].split()[0] for row in csv.DictReader(file)}
+    with ORIGIN.reading(path):
+        rows = csv.DictReader(io.StringIO(storage.read(path).decode()))
+        return {row['ImageId']: row['PredictionString'].split()[0] for row in rows}
 
 
 def _devkit(root, names):
@@ -98,10 +102,6 @@ def _devkit(root, names):
 
 def _wnids(meta):
     """{number in the devkit: wnid}."""
-    from scipy.io import loadmat
-
-    try:
-        synsets = loadmat(meta, squeeze_me=True)['synsets']
+    with ORIGIN.reading(meta):
+        synsets = read_mat(meta, 'synsets', squeeze_me=True)
         return {int(synset['ILSVRC2012_ID']): str(synset['WNID']) for synset in synsets}
-    except (ValueError, KeyError, IndexError) as error:
-        raise ORIGIN.broken(meta, f'is not the table of the devkit ({error})') from error

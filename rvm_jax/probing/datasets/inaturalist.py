@@ -24,7 +24,7 @@ class INaturalist(LabelledImages):
         with ORIGIN.reading(table):
             labels = {entry['image_id']: entry['category_id'] for entry in values['annotations']}
             names = {entry['id']: entry.get('name', str(entry['id'])) for entry in values['categories']}
-            pictures = [(entry['file_name'], labels[entry['id']]) for entry in values['images']]
+            pictures = [(ORIGIN.inside(table, entry['file_name']), labels[entry['id']]) for entry in values['images']]
         items = [(os.path.join(root, name), os.path.splitext(name)[0], label) for name, label in pictures]
         if not items:
             raise ORIGIN.broken(table, 'lists no picture')

@@ -6,14 +6,14 @@ each joint in each frame, counted from 1.
 """
 
 import functools
-import io
 import os
 
 import numpy as np
 
 from rvm_jax.errors import DataError
 from rvm_jax.probing.datasets.labelled_frames import LabelledFrames, list_pictures, read_frames
-from rvm_jax.probing.datasets.origin import Origin, checked_split, read_bytes
+from rvm_jax.probing.datasets.matlab import read_mat
+from rvm_jax.probing.datasets.origin import Origin, checked_split
 
 ORIGIN = Origin(
     'JHMDB',
@@ -24,6 +24,7 @@ ORIGIN = Origin(
 SPLITS = {'train': '1', 'val': '2'}
 TABLE = '_test_split1.txt'  # the first of three splits, the one that is reported
 POSITIONS = 'joint_positions.mat'
+NUM_JOINTS = 15
 
 
 class Jhmdb:
@@ -65,15 +66,13 @@ class Jhmdb:
 def _videos(path, wanted):
     with ORIGIN.reading(path):
         pairs = [tuple(line.split()) for line in ORIGIN.lines(path)]
-        return [os.path.splitext(name)[0] for name, part in pairs if part == wanted]
+        return [ORIGIN.inside(path, os.path.splitext(name)[0]) for name, part in pairs if part == wanted]
 
 
 def _read_joints(path):
     """(T, 15, 2) float64."""
-    import scipy.io
-
-    try:
-        positions = scipy.io.loadmat(io.BytesIO(read_bytes(path)))['pos_img']
-    except (KeyError, ValueError, TypeError, NotImplementedError, scipy.io.matlab.MatReadError) as error:
-        raise DataError(path, f'is no file of joints ({type(error).__name__}: {error})', 'download it again') from error
-    return positions.astype(np.float64).transpose(2, 1, 0) - 1
+    with ORIGIN.reading_item(path):
+        positions = read_mat(path, 'pos_img')
+        if positions.dtype.kind not in 'fiu' or positions.shape[:2] != (2, NUM_JOINTS):
+            raise ValueError(f'pos_img of {positions.dtype} {positions.shape} are no joints')
+        return positions.astype(np.float64).transpose(2, 1, 0) - 1

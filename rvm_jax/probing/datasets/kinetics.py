@@ -6,11 +6,13 @@ in val/ (or validate/), there in folders or not. Which edition it is, the tables
 """
 
 import csv
+import io
 import os
 
+from rvm_jax import storage
 from rvm_jax.data.sources.folder import VIDEO_EXTENSIONS
 from rvm_jax.probing.datasets.labelled import LabelledVideos, say_missing
-from rvm_jax.probing.datasets.origin import Origin, checked_split
+from rvm_jax.probing.datasets.origin import MALFORMED, Origin, checked_split, described
 
 ORIGIN = Origin(
     'Kinetics', 'github.com/cvdfoundation/kinetics-dataset', 'train.csv, val.csv, train/<video>.mp4, val/<video>.mp4'
@@ -66,18 +68,20 @@ def _table(root, names):
 
 def _read_table(path):
     """[(label, name of the video, the same without times), ...]."""
-    with open(path, newline='', encoding='utf-8') as file:
-        reader = csv.DictReader(file)
+    try:
+        reader = csv.DictReader(io.StringIO(storage.read(path).decode()))
         rows = list(reader)
         columns = reader.fieldnames or ()
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise ORIGIN.broken(path, f'is no CSV file ({error})') from error
     if not set(COLUMNS) <= set(columns):
         raise ORIGIN.broken(path, f'has no columns {", ".join(COLUMNS)}')
     if not rows:
         raise ORIGIN.broken(path, 'lists no video')
     try:
         return [(row['label'], _name(row), row['youtube_id']) for row in rows]
-    except (TypeError, ValueError) as error:
-        raise ORIGIN.broken(path, f'has a line that cannot be read ({error})') from error
+    except MALFORMED as error:
+        raise ORIGIN.broken(path, f'has a line that cannot be read ({described(error)})') from error
 
 
 def _name(row):

@@ -12,7 +12,7 @@ from PIL import Image
 from rvm_jax.data.pictures import image_size
 from rvm_jax.errors import DataError
 from rvm_jax.probing.datasets.frames import read_image
-from rvm_jax.probing.datasets.origin import read_bytes
+from rvm_jax.probing.datasets.origin import MALFORMED, described, read_bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +46,14 @@ def read_labels(path):
     """
     blob = read_bytes(path)
     image_size(path, blob)
-    with Image.open(io.BytesIO(blob)) as image:
-        if image.mode not in ('P', 'L'):
-            raise DataError(path, f'holds colors ({image.mode}) and no labels', 'download it again')
-        try:
+    try:
+        with Image.open(io.BytesIO(blob), formats=('PNG', 'JPEG')) as image:
+            if image.mode not in ('P', 'L'):
+                raise DataError(path, f'holds colors ({image.mode}) and no labels', 'download it again')
             return np.asarray(image)
-        except OSError as error:
-            raise DataError(path, f'holds a picture that cannot be decoded ({error})', 'download it again') from error
+    except (OSError, SyntaxError, *MALFORMED) as error:  # what Pillow raises for a damaged PNG
+        reason = f'holds a picture that cannot be decoded ({described(error)})'
+        raise DataError(path, reason, 'download it again') from error
 
 
 def list_pictures(origin, root, folder, what):

@@ -70,7 +70,12 @@ class MoviE:
         shard = bisect.bisect_right(self._ends, index)
         position = index - (self._ends[shard - 1] if shard else 0)
         path = self._files[shard]
-        scene = Scene(f'{path} example {position}', read_record(path, self._places[shard][position]))
+        where, name = f'{path} example {position}', f'{os.path.basename(path)}:{position}'
+        with ORIGIN.reading_item(where):
+            scene = Scene(where, read_record(path, self._places[shard][position]))
+            return {'id': name, **self._clip(scene, index, rng)}
+
+    def _clip(self, scene, index, rng):
         chosen = choose_frames(rng, scene.num_frames, num_frames=self.num_frames, stride=1, name=scene.name)
         frames = scene.frames(chosen)
         size = frames[0].shape[:2]
@@ -85,8 +90,7 @@ class MoviE:
         video_THWC = crop.frames(frames, self._image_size)
         if rng is not None and self._has_colors:
             video_THWC = random_colors(rng, video_THWC)
-        name = f'{os.path.basename(path)}:{position}'
-        return {'id': name, 'video_THWC': video_THWC, **_tracks_in_crop(crop, *found, self._num_tracks)}
+        return {'video_THWC': video_THWC, **_tracks_in_crop(crop, *found, self._num_tracks)}
 
 
 def _tracks_in_crop(crop, tracks_QT2, visible_QT, in_front_QT, num_tracks):
@@ -107,13 +111,8 @@ class Scene:
     """One record, decoded piece by piece."""
 
     def __init__(self, name, blob):
-        from google.protobuf.message import DecodeError
-
         self.name = name
-        try:
-            entries = _messages()['Example'].FromString(blob).features.feature
-        except DecodeError as error:
-            raise DataError(name, f'is damaged ({error})', 'download it again') from error
+        entries = _read_message(name, 'Example', blob).features.feature
         self._features = {entry.key: entry.value for entry in entries}
         self.num_frames = len(self._blobs('video'))
 
@@ -146,7 +145,7 @@ class Scene:
     def _feature(self, name):
         if name not in self._features:
             raise DataError(self.name, f'has no {name}', 'download MOVi-E again: config 256x256')
-        return _messages()['Feature'].FromString(self._features[name])
+        return _read_message(self.name, 'Feature', self._features[name])
 
     def _blobs(self, name):
         return self._feature(name).bytes_list.value
@@ -157,6 +156,15 @@ class Scene:
 
 
 SIZES = (('positions', 3), ('quaternions', 4))
+
+
+def _read_message(name, kind, blob):
+    from google.protobuf.message import DecodeError
+
+    try:
+        return _messages()[kind].FromString(blob)
+    except DecodeError as error:
+        raise DataError(name, f'is damaged ({error})', 'download it again') from error
 
 
 @functools.cache
@@ -174,8 +182,9 @@ def _files(root, split):
     else:
         raise ORIGIN.missing(os.path.join(root, FOLDERS[0], pattern), f'{split} files', root)
     total = int(re.search(r'-of-(\d+)$', found[0])[1])
-    whole = [re.sub(r'-\d+-of-', f'-{number:05d}-of-', found[0]) for number in range(total)]
-    for path in whole:
-        if path not in found:
-            raise ORIGIN.missing(path, f'one of {total} {split} files', root)
+    there, whole = set(found), []
+    for number in range(total):  # found[0] may claim any number
+        whole.append(re.sub(r'-\d+-of-', f'-{number:05d}-of-', found[0]))
+        if whole[-1] not in there:
+            raise ORIGIN.missing(whole[-1], f'one of {total} {split} files', root)
     return whole

@@ -61,7 +61,8 @@ class NuScenes:
         frames = read_images([os.path.join(self._root, pictures[i]) for i in chosen])
         cameras_T44 = cameras_L44[chosen]
         motion_T44 = np.tile(np.eye(4), (len(chosen), 1, 1))
-        motion_T44[1:] = np.linalg.inv(cameras_T44[:-1]) @ cameras_T44[1:]
+        with ORIGIN.reading_item(name):
+            motion_T44[1:] = np.linalg.inv(cameras_T44[:-1]) @ cameras_T44[1:]
         return {
             'id': name,
             'video_THWC': crops.central(*frames[0].shape[:2]).frames(frames, self._image_size),
@@ -93,7 +94,9 @@ def _scenes(root, tables, camera, is_validation):
         entries.sort(key=lambda entry: entry['timestamp'])
         car_L44 = _poses([cars[entry['ego_pose_token']] for entry in entries])
         mount_L44 = _poses([mounts[entry['calibrated_sensor_token']] for entry in entries])
-        items.append((names[scene], [entry['filename'] for entry in entries], car_L44 @ mount_L44))
+        items.append(
+            (names[scene], [ORIGIN.inside(tables, entry['filename']) for entry in entries], car_L44 @ mount_L44)
+        )
     return items
 
 

@@ -1,12 +1,17 @@
 """Where a public dataset comes from and how it lies on disk; the one way to say that a piece of it is missing."""
 
 import contextlib
+import csv
 import dataclasses
 import logging
 import os
 
 from rvm_jax import storage
 from rvm_jax.errors import DataError, UserError
+
+MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, csv.Error)
+MOST_LETTERS = 200  # of what is quoted from a file
+MAX_LINE = 100_000  # letters: a picture's line in a list has a hundred
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,8 +46,23 @@ class Origin:
         """UserError for what a table turns out to lack in the `with` block."""
         try:
             yield
-        except (AttributeError, LookupError, TypeError, ValueError) as error:
-            raise self.broken(path, f'lacks an entry ({type(error).__name__}: {error})') from error
+        except MALFORMED as error:
+            raise self.broken(path, f'lacks an entry ({described(error)})') from error
+
+    @contextlib.contextmanager
+    def reading_item(self, path):
+        """DataError for what one item turns out to lack in the `with` block; path is where it is."""
+        try:
+            yield
+        except MALFORMED as error:
+            fix = f'download {self.name} ({self.site}) again, or leave it out'
+            raise DataError(path, f'lacks an entry ({described(error)})', fix) from error
+
+    def inside(self, table, name):
+        """A name that a table has for a file, checked: UserError if it leads out of the dataset."""
+        if not isinstance(name, str) or os.path.isabs(name) or '..' in name.split('/') or '\0' in name:
+            raise self.broken(table, f'names {str(name)[:MOST_LETTERS]!r}, which is no file of the dataset')
+        return name
 
     def json(self, path):
         """The values in a JSON file. UserError if it is none."""
@@ -58,12 +78,24 @@ class Origin:
             raise self.broken(path, f'lists no {what}')
         return lines
 
+    def names(self, path, what):
+        """`listed` of files or folders, all of which lie in the dataset."""
+        return [self.inside(path, line) for line in self.listed(path, what)]
+
     def lines(self, path):
         """The lines of a text file that are not blank, stripped. UserError if it is no text."""
         try:
-            return [line for line in map(str.strip, storage.read(path).decode().splitlines()) if line]
+            lines = [line.strip() for line in storage.read(path).decode().split('\n')]
         except UnicodeDecodeError as error:
             raise self.broken(path, 'is no text file') from error
+        if any('\0' in line or len(line) > MAX_LINE for line in lines):
+            raise self.broken(path, f'is no text file with lines of at most {MAX_LINE:,} letters')
+        return [line for line in lines if line]
+
+
+def described(error):
+    """What an error of Python says, for one line."""
+    return f'{type(error).__name__}: {str(error)[:MOST_LETTERS]}'
 
 
 def once(lines):
@@ -86,5 +118,9 @@ def read_bytes(path):
     """The bytes of one item. DataError if it is not there."""
     try:
         return storage.read(path)
-    except (FileNotFoundError, IsADirectoryError, NotADirectoryError) as error:
-        raise DataError(path, 'is not there', 'download it again, or take it out of the list') from error
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the name
+        if isinstance(error, (FileNotFoundError, IsADirectoryError, NotADirectoryError)):
+            reason = 'is not there'
+        else:
+            reason = f'cannot be read ({getattr(error, "strerror", None) or error})'
+        raise DataError(path, reason, 'download it again, or take it out of the list') from error

@@ -45,7 +45,7 @@ class PerceptionTest:
         self.items = []
         with ORIGIN.reading(table):
             entries = [
-                (video_id, entry['metadata']['frame_rate'], entry['point_tracking'])
+                (ORIGIN.inside(table, video_id), entry['metadata']['frame_rate'], entry['point_tracking'])
                 for video_id, entry in ORIGIN.json(table).items()
                 if entry['metadata']['split'] == name and entry.get('point_tracking')
             ]
@@ -67,6 +67,10 @@ class PerceptionTest:
     def example(self, index, rng=None):
         """One clip and its tracks."""
         path, video_id, fps, entries = self.items[index]
+        with ORIGIN.reading_item(path):
+            return {'id': video_id, **self._clip(path, fps, entries, rng)}
+
+    def _clip(self, path, fps, entries, rng):
         frames, numbers = read_video(path, lambda total: choose_frames(rng, total, name=path, **self._window), fps)
         crop = self._crop(*frames[0].shape[:2])
         tracks_QT2, visible_QT = _tracks(crop, entries, numbers)
@@ -82,7 +86,7 @@ class PerceptionTest:
             'valid_Q': np.ones(len(first_Q), bool),
         }
         arrays = {name: padded(array, self._num_tracks) for name, array in arrays.items()}
-        return {'id': video_id, 'video_THWC': crop.frames(frames, self._image_size), **arrays}
+        return {'video_THWC': crop.frames(frames, self._image_size), **arrays}
 
 
 def _tracks(crop, entries, numbers):

@@ -8,7 +8,7 @@ val_256/ (or val_large/, val/).
 import os
 
 from rvm_jax.probing.datasets.labelled import LabelledImages
-from rvm_jax.probing.datasets.origin import Origin, checked_split
+from rvm_jax.probing.datasets.origin import MOST_LETTERS, Origin, checked_split
 
 ORIGIN = Origin(
     'Places365-Standard',
@@ -44,9 +44,11 @@ class Places365(LabelledImages):
 
 def _item(table, folder, line):
     name, _, label = line.rpartition(' ')
-    if not label.isdigit() or int(label) >= NUM_CLASSES:
-        raise ORIGIN.broken(table, f'has a line without a label from 0 to {NUM_CLASSES - 1} ({line})')
-    name = name.lstrip('/')  # in the list of train, paths start at the folder, but as if at the root of the disk
+    if not label.isdecimal() or int(label) >= NUM_CLASSES:
+        raise ORIGIN.broken(table, f'has a line without a label from 0 to {NUM_CLASSES - 1} ({line[:MOST_LETTERS]})')
+    name = ORIGIN.inside(
+        table, name.lstrip('/')
+    )  # in the list of train, paths start at the folder, but as if at the root of the disk
     return os.path.join(folder, name), os.path.splitext(name)[0], int(label)
 
 

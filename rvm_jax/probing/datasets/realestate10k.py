@@ -65,7 +65,8 @@ class RealEstate10K:
         there = set(os.listdir(folder))
         frames = read_images([_picture(folder, there, times[i]) for i in chosen])
         first, last = cameras_L44[chosen[0]], cameras_L44[chosen[-1]]
-        motion_34 = (last @ np.linalg.inv(first))[:3]
+        with ORIGIN.reading_item(text):
+            motion_34 = (last @ np.linalg.inv(first))[:3]
         if self._metric_scale is not None:
             if clip not in self._metric_scale:
                 raise DataError(clip, 'has no metric_scale', 'add it, or leave the clip out')
@@ -100,4 +101,5 @@ def _read_text(path):
     except ValueError as error:
         raise DataError(path, f'has a line without {NUM_COLUMNS} numbers', 'download it again') from error
     cameras_L34 = values_LX[:, 7:].reshape(-1, 3, 4)
-    return [row[0] for row in rows], poses(cameras_L34[..., :3], cameras_L34[..., 3])
+    with ORIGIN.reading_item(path):
+        return [row[0] for row in rows], poses(cameras_L34[..., :3], cameras_L34[..., 3])

@@ -16,7 +16,9 @@ def rotations(quaternions_X4):
 
 
 def poses(rotations_X33, translations_X3):
-    """(..., 4, 4) that take p to R p + t."""
+    """(..., 4, 4) that take p to R p + t. ValueError if one of these numbers is none."""
     poses_X44 = np.zeros((*np.shape(rotations_X33)[:-2], 4, 4))
     poses_X44[..., :3, :3], poses_X44[..., :3, 3], poses_X44[..., 3, 3] = rotations_X33, translations_X3, 1
+    if not np.isfinite(poses_X44).all():
+        raise ValueError('a pose is not finite')
     return poses_X44

@@ -34,7 +34,7 @@ class ScanNet:
     def __init__(self, root, split, *, num_frames=16, image_size=224, stride=1, crop_area=None, max_depth=None):
         table = ORIGIN.find(root, 'list of scenes', checked_split(split, SPLITS))
         scans = ORIGIN.find(root, 'the scenes', 'scans', '.')
-        self.items = [os.path.join(scans, name) for name in ORIGIN.listed(table, 'scene')]
+        self.items = [os.path.join(scans, name) for name in ORIGIN.names(table, 'scene')]
         for place in self.items:
             for folder in ('color', 'depth'):
                 if not os.path.isdir(os.path.join(place, folder)):

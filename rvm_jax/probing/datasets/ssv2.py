@@ -8,7 +8,7 @@ import os
 import re
 
 from rvm_jax.probing.datasets.labelled import LabelledVideos
-from rvm_jax.probing.datasets.origin import Origin, checked_split
+from rvm_jax.probing.datasets.origin import MOST_LETTERS, Origin, checked_split
 
 ORIGIN = Origin(
     'Something-Something V2',
@@ -36,14 +36,17 @@ class SSv2(LabelledVideos):
             numbers = {label: int(number) for label, number in ORIGIN.json(labels).items()}
         folder = ORIGIN.find(root, 'the videos', '20bn-something-something-v2', 'videos', '.')
         with ORIGIN.reading(table):
-            pairs = [(str(entry['id']), re.sub(r'[\[\]]', '', entry['template'])) for entry in ORIGIN.json(table)]
+            pairs = [
+                (ORIGIN.inside(table, str(entry['id'])), re.sub(r'[\[\]]', '', entry['template']))
+                for entry in ORIGIN.json(table)
+            ]
         if not pairs:
             raise ORIGIN.broken(table, 'lists no video')
         if sorted(numbers.values()) != list(range(len(numbers))):
             raise ORIGIN.broken(labels, 'has labels that are not numbered from 0')
         for _, label in pairs:
             if label not in numbers:
-                raise ORIGIN.broken(table, f'has a template that is no label ({label})')
+                raise ORIGIN.broken(table, f'has a template that is no label ({label[:MOST_LETTERS]})')
         items = [(os.path.join(folder, f'{name}.webm'), name, numbers[label]) for name, label in pairs]
         _check_videos(items, root, folder)
         super().__init__(

@@ -33,7 +33,7 @@ class Vip:
                 list_pictures(ORIGIN, root, f'Images/{name}', 'frames of a video'),
                 list_pictures(ORIGIN, root, f'Annotations/Category_ids/{name}', 'classes of a video'),
             )
-            for name in ORIGIN.listed(table, 'video')
+            for name in ORIGIN.names(table, 'video')
         ]
 
     def __len__(self):
