@@ -105,10 +105,14 @@ class Training:
     def __init__(self, folder, videos):
         self.workdir, self._seen, self._videos, self._started = folder / 'run', folder / 'seen.jsonl', videos, []
 
-    def take_over(self, other):
-        """Go on from a copy of where another Training is."""
+    def take_over(self, other, step=STEPS):
+        """Go on from a copy of where another Training is, or was right after it had saved an earlier step."""
         shutil.copytree(other.workdir, self.workdir)
-        shutil.copy(other._seen, self._seen)
+        for name in self.steps():
+            if int(name) > step:
+                shutil.rmtree(self.workdir / 'checkpoints' / name)
+        lines = other._seen.read_text().splitlines()
+        self._seen.write_text(''.join(f'{line}\n' for line in lines if json.loads(line)['step'] <= step))
 
     def start(self, *flags, environment=(), **overrides):
         """Start it, or start it again; config keys are written with __ for dots."""
