@@ -1,0 +1,59 @@
+"""Files and folders on this machine's disk that appear whole or not at all, whenever their writer is killed."""
+
+import contextlib
+import os
+import shutil
+import socket
+import zlib
+
+OLD = '.old'  # the end of the name of a folder that is being replaced
+
+
+@contextlib.contextmanager
+def whole(path):
+    """Yield the name under which to write a file or folder; after the block it has become `path`.
+
+    A file of that name is replaced, and so is a folder. After an error nothing is left behind. What a killed attempt
+    left is deleted by the next one; a folder that it was just about to replace comes back.
+    """
+    path = os.path.abspath(path)
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    partial = f'.rvm_{zlib.crc32(os.fsencode(name)):08x}_{socket.gethostname()}_'
+    _clear(folder, partial, path)
+    partial = os.path.join(folder, f'{partial}{os.getpid()}')
+    try:
+        yield partial
+        if os.path.isdir(partial) and os.path.isdir(path):
+            os.rename(path, partial + OLD)  # a half deleted folder must not look like one
+        os.replace(partial, path)
+    except BaseException:
+        _put_back(partial + OLD, path)
+        _delete(partial)
+        raise
+    _delete(partial + OLD)
+
+
+def _clear(folder, prefix, path):
+    for name in os.listdir(folder):
+        if name.startswith(prefix) and not _lives(name.removeprefix(prefix).removesuffix(OLD)):
+            leftover = os.path.join(folder, name)
+            _put_back(leftover, path)
+            _delete(leftover)
+
+
+def _put_back(leftover, path):
+    if leftover.endswith(OLD) and os.path.exists(leftover) and not os.path.exists(path):
+        os.rename(leftover, path)
+
+
+def _delete(path):
+    if os.path.isdir(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+
+
+def _lives(pid):
+    return pid.isdecimal() and os.path.exists(f'/proc/{pid}')

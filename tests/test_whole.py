@@ -1,0 +1,82 @@
+import multiprocessing
+import os
+import signal
+
+import pytest
+
+from rvm_jax.whole import whole
+
+
+def write(path, text):
+    with whole(path) as partial, open(partial, 'w') as file:
+        file.write(text)
+
+
+def write_folder(path, text, then=lambda: None):
+    with whole(path) as partial:
+        os.mkdir(partial)
+        with open(os.path.join(partial, 'text'), 'w') as file:
+            file.write(text)
+        then()
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def die_between(path):
+    """Killed after the old folder was moved aside, before the new one has its name."""
+    os.replace = lambda *_: die()
+    write_folder(path, 'new')
+
+
+def in_a_process(act, *arguments):
+    process = multiprocessing.get_context('fork').Process(target=act, args=arguments)
+    process.start()
+    process.join()
+    return process.exitcode
+
+
+def test_a_file_and_a_folder_replace_older_ones(tmp_path):
+    for text in 'old', 'new':
+        write(tmp_path / 'deep' / 'file', text)
+        write_folder(tmp_path / 'deep' / 'folder', text)
+    assert (tmp_path / 'deep' / 'file').read_text() == (tmp_path / 'deep' / 'folder' / 'text').read_text() == 'new'
+    assert sorted(os.listdir(tmp_path / 'deep')) == ['file', 'folder']
+
+
+def test_an_error_leaves_what_was_there(tmp_path):
+    write_folder(tmp_path / 'folder', 'old')
+    with pytest.raises(KeyboardInterrupt), whole(tmp_path / 'folder') as partial:
+        os.mkdir(partial)
+        raise KeyboardInterrupt
+    with pytest.raises(IsADirectoryError):
+        write(tmp_path / 'folder', 'a file in its place')
+    assert (tmp_path / 'folder' / 'text').read_text() == 'old' and os.listdir(tmp_path) == ['folder']
+
+
+def test_what_a_killed_attempt_left_is_deleted_by_the_next_one(tmp_path):
+    assert in_a_process(write_folder, tmp_path / 'folder', 'half', die) == -signal.SIGKILL
+    (leftover,) = os.listdir(tmp_path)
+    assert leftover != 'folder'
+    write(tmp_path / 'other', 'not its business')
+    assert leftover in os.listdir(tmp_path)
+    write_folder(tmp_path / 'folder', 'whole')
+    assert sorted(os.listdir(tmp_path)) == ['folder', 'other']
+
+
+def test_a_folder_that_was_about_to_be_replaced_comes_back(tmp_path):
+    write_folder(tmp_path / 'folder', 'old')
+    assert in_a_process(die_between, tmp_path / 'folder') == -signal.SIGKILL
+    assert not (tmp_path / 'folder').exists()
+    with pytest.raises(ZeroDivisionError):
+        write_folder(tmp_path / 'folder', 'newer', lambda: 1 / 0)
+    assert (tmp_path / 'folder' / 'text').read_text() == 'old' and os.listdir(tmp_path) == ['folder']
+
+
+def test_who_still_writes_is_left_alone(tmp_path):
+    with whole(tmp_path / 'folder') as partial:
+        os.mkdir(partial)
+        assert in_a_process(write_folder, tmp_path / 'folder', 'quicker') == 0
+        assert os.path.isdir(partial)
+    assert os.listdir(tmp_path) == ['folder']
