@@ -28,6 +28,8 @@ from rvm_jax.training.save_failures import SaveFailures, megabytes, reason
 from rvm_jax.training.save_meeting import OtherFailed, SaveMeeting
 
 FOLDER = 'checkpoints'
+# What Orbax makes of a step that has the right checksums, and is not as it writes them.
+ORBAX_ERRORS = (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, RecursionError)
 SLICED = 2**20  # bytes from which the devices that hold copies of an array each write a part of it
 
 
@@ -57,6 +59,9 @@ class Checkpoints:
             async_options=ocp.options.AsyncOptions(
                 post_finalization_callback=self._write_manifest,
                 barrier_sync_fn=self._meeting and self._meeting.wait,
+                # When making a folder in the background fails, threads wait for it for five minutes, and so does the
+                # end of the process. Several processes must not wait for each other here, and end without their threads.
+                create_directories_asynchronously=self._meeting is not None,
             ),
         )
         self._finisher = self._stack.enter_context(concurrent.futures.ThreadPoolExecutor(1, 'checkpoint'))
@@ -199,31 +204,46 @@ def _array_handler():
     return ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
 
 
-def read_step(workdir, step=None):
+def read_step(workdir, step=None, check=None):
     """Read the model's part of a workdir's newest undamaged step (or the given one), without knowing its optimizer.
 
-    Returns (step, nested dicts of numpy arrays, the data position saved with it). Raises UserError when there is
-    nothing good to read.
+    Returns (step, nested dicts of numpy arrays, the data position saved with it). check, if given, is called with the
+    same dicts of what has only a shape, before any array is read. Raises UserError when there is nothing good to read.
     """
-    import numpy as np
-    import orbax.checkpoint as ocp
-
-    from rvm_jax.training.parts import joined
-
     folder = storage.absolute(os.path.join(workdir, FOLDER))
     found = checkpoint_folder.find_good_step(folder, step)
     if found is None:
         raise UserError(workdir, 'has no checkpoint', 'train there first, or name another model path')
     step = found[0]
+    path = step_path(folder, step)
+    try:
+        return step, *_read_items(path, check)
+    except ORBAX_ERRORS as error:
+        reason = str(error).partition('\n')[0] or type(error).__name__
+        raise UserError(path, f'cannot be read ({reason})', 'restore it from a copy, or choose another step') from error
+
+
+def _read_items(path, check):
+    """(model's arrays, data position) of a step."""
+    import numpy as np
+    import orbax.checkpoint as ocp
+
+    from rvm_jax.training.parts import joined
+
     with quiet_orbax(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
-        path = os.path.join(step_path(folder, step), 'state')
-        saved = reader.metadata(path).item_metadata.tree
+        state = os.path.join(path, 'state')
+        saved = reader.metadata(state).item_metadata.tree
         wanted = {name: saved[name] for name in ('params', 'statistics') if name in saved}
+        if check is not None:
+            check(joined(*wanted.values()))
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)
         args = ocp.args.PyTreeRestore(item=wanted, restore_args=as_numpy, partial_restore=True)
-        arrays = joined(*reader.restore(path, args=args).values())
+        arrays = joined(*reader.restore(state, args=args).values())
     with quiet_orbax(), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
-        return step, arrays, reader.restore(os.path.join(step_path(folder, step), 'data'))
+        position = reader.restore(os.path.join(path, 'data'))
+    if not isinstance(position, dict):
+        raise ValueError('data is no JSON object')
+    return arrays, position
 
 
 def describe(tree):
