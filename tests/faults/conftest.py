@@ -30,12 +30,16 @@ RECIPE = {
 
 
 class Command:
-    """`rvm ...` in a process group of its own; its output is read all the time, stderr among stdout."""
+    """`rvm ...` in a process group of its own; its output is read all the time, stderr among stdout.
 
-    def __init__(self, *arguments, **environment):
+    shell is what a shell makes of its streams, such as '2>&-' or '| head -n 1'.
+    """
+
+    def __init__(self, *arguments, shell='', **environment):
         rvm = os.path.join(os.path.dirname(sys.executable), 'rvm')
+        before = ('bash', '-o', 'pipefail', '-c', f'exec "$0" "$@" {shell}') if shell else ()
         self.process = subprocess.Popen(
-            list(map(str, (rvm, *arguments))), env=_environment(environment), stdout=subprocess.PIPE,
+            list(map(str, (*before, rvm, *arguments))), env=_environment(environment), stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT, text=True, errors='replace', start_new_session=True,
         )  # fmt: skip
         self.pid, self._lines, self._said = self.process.pid, queue.SimpleQueue(), []
@@ -114,13 +118,13 @@ class Training:
         lines = other._seen.read_text().splitlines()
         self._seen.write_text(''.join(f'{line}\n' for line in lines if json.loads(line)['step'] <= step))
 
-    def start(self, *flags, environment=(), **overrides):
+    def start(self, *flags, environment=(), shell='', **overrides):
         """Start it, or start it again; config keys are written with __ for dots."""
         config = RECIPE | {'data.path': self._videos}
         config |= {key.replace('__', '.'): value for key, value in overrides.items()}
         words = [f'--config.{key}={value}' for key, value in config.items()]
         arguments = 'train', '--config', 'configs/tiny.py', '--workdir', self.workdir, *flags, *words
-        command = Command(*arguments, RVM_SEEN=str(self._seen), **dict(environment))
+        command = Command(*arguments, shell=shell, RVM_SEEN=str(self._seen), **dict(environment))
         self._started.append(command)
         return command
 
@@ -167,6 +171,13 @@ class Training:
         return sorted(
             (path.name for path in (self.workdir / 'checkpoints').iterdir()), key=lambda name: (len(name), name)
         )
+
+    def wait_for_checkpoint(self, step):
+        """Until the checkpoint of this step is complete."""
+        deadline = time.monotonic() + 180
+        while not (self.workdir / 'checkpoints' / str(step)).exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
     def close(self):
         for command in self._started:

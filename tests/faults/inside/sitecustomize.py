@@ -5,8 +5,10 @@ RVM_POISON=3:nan,4:1e19     in the batches of these steps each pixel to rebuild 
 RVM_CLOCK=3:-3600,6:86400   from these steps on the wall clock is off by so many seconds
 RVM_DELETE=fails            old checkpoints cannot be deleted
 RVM_DELETE=pauses           the process says so in the middle of deleting one, and waits
+RVM_FULL=events             no room in files with this in their name: what is written to them goes to /dev/full
 """
 
+import builtins
 import importlib.abc
 import importlib.util
 import json
@@ -17,7 +19,7 @@ import types
 import zlib
 
 HOOKS = {}
-REAL_TIME = time.time
+REAL_TIME, REAL_OPEN = time.time, open
 
 
 class AfterImport(importlib.abc.MetaPathFinder):
@@ -73,8 +75,15 @@ def strike_deletion(checkpoint_folder):
     checkpoint_folder.shutil = types.SimpleNamespace(**vars(checkpoint_folder.shutil) | {'rmtree': rmtree})
 
 
+def open_full(path, mode='r', *args, **options):
+    is_full = 'r' not in mode and os.environ['RVM_FULL'] in os.path.basename(str(path))
+    return REAL_OPEN('/dev/full' if is_full else path, mode, *args, **options)
+
+
 if {'RVM_SEEN', 'RVM_POISON', 'RVM_CLOCK'} & set(os.environ):
     HOOKS['rvm_jax.training.run_log'] = strike_batches
 if 'RVM_DELETE' in os.environ:
     HOOKS['rvm_jax.training.checkpoint_folder'] = strike_deletion
+if 'RVM_FULL' in os.environ:
+    builtins.open = open_full
 sys.meta_path.insert(0, AfterImport())
