@@ -92,10 +92,11 @@ def _read_header(path, number, timeout_s):
     # Built-in functions: in one written in Python, Ctrl-C would be raised inside FFmpeg's callback and be lost there.
     read, seek = functools.partial(os.read, number), functools.partial(os.lseek, number)
     file = types.SimpleNamespace(name=path, read=read, seek=seek, tell=functools.partial(seek, 0, os.SEEK_CUR))
+    how = {'timeout': timeout_s, 'metadata_errors': 'replace'}  # titles may be in any encoding
     is_known_late = read(max(map(len, NO_HEADER))).startswith(NO_HEADER)
     seek(0, os.SEEK_SET)
     if is_known_late:
-        with av.open(file, container_options={**CONTAINERS, 'codec_whitelist': 'none'}, timeout=timeout_s) as container:
+        with av.open(file, container_options={**CONTAINERS, 'codec_whitelist': 'none'}, **how) as container:
             first_video_stream(path, container)
         seek(0, os.SEEK_SET)
-    return av.open(file, options=DECODERS, container_options=CONTAINERS, timeout=timeout_s)
+    return av.open(file, options=DECODERS, container_options=CONTAINERS, **how)

@@ -12,6 +12,7 @@ from rvm_jax.data.video import open_video
 from rvm_jax.errors import UserError
 
 VIDEO_EXTENSIONS = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv'.split())
+BLANK = ' \t\r\n'  # around names; other spaces may belong to them
 MAX_PATH = 4096  # letters; Linux has no longer ones
 FORMS = (
     'give a folder of videos, a glob, a text file with one video a line, a video, a folder of shards, or a TFDS name '
@@ -122,7 +123,7 @@ def _raise_passing(error):
 def _read_list(path):
     try:
         with open(path, encoding='utf-8-sig', errors='surrogateescape') as file:
-            names = [line.strip() for line in bounded_lines(path, file, MAX_PATH, FORMS)]
+            names = [line.strip(BLANK) for line in bounded_lines(path, file, MAX_PATH, FORMS)]
     except OSError as error:
         _raise_passing(error)
         raise UserError(path, f'cannot be read ({error.strerror})', FORMS) from error
