@@ -30,6 +30,7 @@ from rvm_jax.errors import DataError, UserError
 INFO, FEATURES = 'dataset_info.json', 'features.json'
 VERSION = r'\d+\.\d+\.\d+'
 NAME = rf'(?P<name>\w+)(/(?P<config>[^/:]+))?(:(?P<version>{VERSION}))?'
+TEMPLATE = r'([\w.-]|\{[A-Z_]+\}){1,200}'
 SPLITS = {'train': ('train',), 'val': ('validation', 'val', 'test')}
 FORMAT = 'array_record'
 PREPARE = f"prepare it with tfds.builder(...).download_and_prepare(file_format='{FORMAT}')"
@@ -239,6 +240,8 @@ def _shards(path, root, info, split_info):
     if FORMAT not in (info.get('fileFormat'), *info.get('alternativeFileFormats', [])):
         reason = f'is stored as {info.get("fileFormat", "an unknown format")}, which allows no random access here'
         raise UserError(path, reason, PREPARE)
+    if not re.fullmatch(TEMPLATE, split_info['filepathTemplate']):  # TFDS formats it: a width could fill the memory
+        raise ValueError('filepathTemplate is none of file names')
     template = ShardedFileTemplate(
         data_dir=Path(root),
         template=split_info['filepathTemplate'],
