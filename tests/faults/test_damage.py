@@ -1,5 +1,6 @@
 """Checkpoints damaged on the disk: named, never trained on, and the newest good one before them is used."""
 
+import re
 import shutil
 
 import pytest
@@ -21,7 +22,7 @@ def test_one_wrong_bit_is_named_and_the_step_before_is_used(training, reference,
     training.take_over(reference)
     flip_a_bit(largest(training.workdir / 'checkpoints' / '14'))
     said = training.finish()
-    assert 'step 14 is damaged and not used: state/' in said and 'going on from step 12' in said
+    assert re.search('step 14 is damaged and not used: .*checksum', said) and 'going on from step 12' in said
     repeated = training.repeated(reference)
     assert repeated == 2
     seen('named, step before used', repeated)
@@ -34,7 +35,7 @@ def test_damage_of_every_kind_leads_back_to_the_newest_good_step(training, refer
     checkpoints = training.workdir / 'checkpoints'
     data = largest(checkpoints / '14')
     data.write_bytes(data.read_bytes()[:-1])
-    (checkpoints / '12' / '_CHECKPOINT_METADATA').write_bytes(b'')
+    (checkpoints / '12' / 'state' / '_METADATA').write_bytes(b'')
     largest(checkpoints / '9').unlink()
     (checkpoints / '6' / 'rvm_manifest.json').unlink()
     (checkpoints / 'foo').mkdir()

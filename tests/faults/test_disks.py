@@ -11,16 +11,14 @@ pytestmark = pytest.mark.slow
 @pytest.mark.fault('F4', 'no room for one checkpoint')
 def test_a_full_disk_costs_a_line_and_the_next_save_works(training, reference, seen):
     run = training.start(checkpoint__keep=9)
-    run.wait_for('step 4/')
+    training.wait_for_checkpoint(3)
     run.limit_files(50_000)
-    said = run.wait_for('checkpoint 6 not written')
+    said = run.wait_for('not written')
     assert 'File too large (needs about' in said and 'the next save tries again, failure 1 of 3' in said
     run.limit_files(-1)
     code, said = run.end()
     assert code == 0, said
-    steps = training.steps()
-    assert '3' in steps and '6' not in steps and '12' in steps and '14' in steps
-    assert all(step.isdecimal() for step in steps)
+    assert {'3', '12', '14'} <= set(training.steps()) < {'3', '6', '9', '12', '14'}
     repeated = training.repeated(reference)
     seen('one line, training went on, later saves worked', repeated)
 
@@ -28,7 +26,7 @@ def test_a_full_disk_costs_a_line_and_the_next_save_works(training, reference, s
 @pytest.mark.fault('F4b', 'no room for any checkpoint')
 def test_a_disk_that_stays_full_ends_the_run_with_the_steps_before_intact(training, reference, seen):
     run = training.start(checkpoint__every=2)
-    run.wait_for('step 3/')
+    training.wait_for_checkpoint(2)
     run.limit_files(50_000)
     code, said = run.end()
     assert code == 2, said
@@ -51,10 +49,8 @@ def test_an_unwritable_workdir_ends_before_anything_is_compiled(training, tmp_pa
 @pytest.mark.fault('F5b', 'folder of checkpoints replaced by a file')
 def test_checkpoints_that_cannot_be_written_any_more_end_like_a_full_disk(training, reference, tmp_path, seen):
     run = training.start(checkpoint__every=2)
-    run.wait_for('step 3/')
+    training.wait_for_checkpoint(2)
     checkpoints = training.workdir / 'checkpoints'
-    while '2' not in training.steps():
-        pass
     checkpoints.rename(tmp_path / 'aside')
     checkpoints.write_text('')
     code, said = run.end()
@@ -66,18 +62,19 @@ def test_checkpoints_that_cannot_be_written_any_more_end_like_a_full_disk(traini
     seen('3 lines, then exit 2; goes on when it is back', training.repeated(reference))
 
 
-@pytest.mark.fault('F5c', 'workdir deleted')
-def test_a_workdir_that_vanishes_is_named_and_the_run_can_be_begun_again(training, reference, seen):
+@pytest.mark.fault('F5c', 'workdir deleted while its run goes on')
+def test_a_workdir_that_was_deleted_is_made_again_and_the_run_comes_to_its_end(training, reference, command, seen):
     run = training.start(checkpoint__every=2)
-    run.wait_for('step 3/')
+    training.wait_for_checkpoint(2)
     shutil.rmtree(training.workdir, ignore_errors=True)
     code, said = run.end()
-    assert code in (0, 2), said
-    assert str(training.workdir) in said or 'not written' in said
-    shutil.rmtree(training.workdir, ignore_errors=True)
-    training.finish()
-    assert training.losses() == reference.losses()
-    seen(f'exit {code}, begun again')
+    assert code == 0, said
+    assert 'run.lock: was deleted while this run goes on; put back' in said
+    assert 'nothing to do' in training.finish()  # which writes config.json again
+    code, said = command('export', '--model', training.workdir, '--output', training.workdir.with_name('export')).end()
+    assert code == 0, said
+    assert training.clips() == reference.clips() and training.losses()[14] == reference.losses()[14]
+    seen('said, made again, exit 0')
 
 
 @pytest.mark.fault('F24', 'old checkpoints cannot be deleted')

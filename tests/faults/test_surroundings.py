@@ -1,0 +1,148 @@
+"""What is around a run: another run, the clock, who reads its output and where its numbers go."""
+
+import os
+import re
+import signal
+
+import pytest
+
+pytestmark = pytest.mark.slow
+STEPS = 14  # as in the reference
+
+
+def state(training, step=STEPS):
+    """{name: bytes} of the parameters of a step."""
+    from rvm_jax.conversion.mapping import tree_named
+    from rvm_jax.training.checkpoint import read_step
+
+    return {name: array.tobytes() for name, array in tree_named(read_step(training.workdir, step)[1]).items()}
+
+
+@pytest.mark.fault('F20', 'two runs into one directory at the same moment')
+def test_of_two_runs_one_trains_and_the_other_is_told_by_whom(training, reference, seen):
+    runs = [training.start(), training.start()]
+    ends = sorted((run.end(), run.pid) for run in runs)
+    ((code, said), winner), ((other_code, other_said), _) = ends
+    assert (code, other_code) == (0, 2), said + other_said
+    assert f'run.lock: in use by process {winner} on ' in other_said and f'kill {winner}' in other_said
+    assert training.repeated(reference) == 0
+    seen('one trained, the other: exit 2, by whom')
+
+
+@pytest.mark.fault('F20b', 'killed, then two runs at the same moment')
+def test_a_killed_runs_lock_is_taken_over_by_one_of_two(training, reference, seen):
+    run = training.start()
+    run.wait_for('step 7/')
+    run.kill()
+    assert (training.workdir / 'run.lock').exists()
+    runs = [training.start(), training.start()]
+    ends = sorted((run.end(), run.pid) for run in runs)
+    ((code, said), winner), ((other_code, other_said), _) = ends
+    assert (code, other_code) == (0, 2), said + other_said
+    assert f'in use by process {winner} on ' in other_said
+    assert f'taken over from process {run.pid} on ' in said + other_said
+    assert not (training.workdir / 'run.lock').exists()
+    repeated = training.repeated(reference)
+    assert repeated <= 6
+    seen('lock taken over with a notice, by one', repeated)
+
+
+@pytest.mark.fault('F21', 'clock jumps back an hour, then on by a day')
+def test_a_clock_that_jumps_changes_nothing(training, reference, seen):
+    run = training.start(environment={'RVM_CLOCK': '2:-3600,3:86400'})
+    run.wait_for('step 4/')
+    run.signal(signal.SIGSTOP)
+    code, said = training.start().end()
+    assert code == 2 and f'in use by process {run.pid}' in said
+    run.signal(signal.SIGCONT)
+    code, said = run.end()
+    assert code == 0, said
+    left = re.findall(r'left (\d+):(\d+)\n', said)
+    assert len(left) > 9 and all(int(minutes) < 5 for minutes, _ in left)
+    paces = [entry['clips_per_second'] for entry in training.logged('metrics.jsonl') if 'clips_per_second' in entry]
+    assert len(paces) > 9 and all(0.01 < pace < 10_000 for pace in paces)
+    assert training.steps() == reference.steps()
+    assert training.repeated(reference) == 0
+    seen('lock held, time left sane, nothing deleted early')
+
+
+@pytest.mark.fault('F22', 'a file where the folder of TensorBoard should be')
+def test_without_tensorboard_a_run_goes_on_with_one_warning(training, reference, seen):
+    training.workdir.mkdir()
+    (training.workdir / 'tensorboard').write_text('a file')
+    said = training.finish()
+    assert said.count('tensorboard: not written (') == 1 and said.count('training goes on, said once') == 1
+    assert training.repeated(reference) == 0
+    seen('one warning, metrics.jsonl complete')
+
+
+@pytest.mark.fault('F22b', 'no room for TensorBoard')
+def test_a_full_quota_for_tensorboard_costs_one_warning(training, reference, seen):
+    said = training.finish(environment={'RVM_FULL': 'events'}, log__images_every=1)
+    assert said.count('tensorboard: not written (No space left on device)') == 1
+    assert said.count('training goes on, said once') == 1
+    assert len(list((training.workdir / 'images').glob('reconstruction_*.png'))) == STEPS
+    assert training.repeated(reference) == 0
+    seen('one warning, metrics.jsonl and pictures complete')
+
+
+@pytest.mark.fault('F23', 'metrics.jsonl deleted while running')
+def test_numbers_that_are_deleted_begin_anew(training, reference, seen):
+    run = training.start()
+    run.wait_for('step 1/')
+    (training.workdir / 'metrics.jsonl').unlink()
+    code, said = run.end()
+    assert code == 0, said
+    losses = training.losses()
+    assert losses and sorted(losses) == list(range(STEPS + 1 - len(losses), STEPS + 1))
+    assert losses.items() <= reference.losses().items()
+    assert training.clips() == reference.clips() and state(training) == state(reference)
+    seen('went on, later steps logged')
+
+
+@pytest.mark.fault('F23b', 'metrics.jsonl moved away while running, then SIGTERM')
+def test_numbers_that_are_rotated_are_all_there(training, reference, seen):
+    run = training.start()
+    run.wait_for('step 1/')
+    metrics, old = (training.workdir / name for name in ('metrics.jsonl', 'metrics.old.jsonl'))
+    metrics.rename(old)
+    run.signal(signal.SIGTERM)
+    code, said = run.end()
+    assert code == 75, said
+    training.finish()
+    metrics.write_bytes(old.read_bytes() + metrics.read_bytes())
+    assert training.repeated(reference) == 0
+    assert state(training) == state(reference)
+    seen('no line lost')
+
+
+@pytest.mark.fault('F23c', 'output piped into head; stdout or stderr closed')
+@pytest.mark.parametrize(
+    'streams', ['| head -n 1', '2>&1 | head -n 1', '>&-', '2>&-', '<&- >&- 2>&-'],
+    ids=['stdout to head', 'both to head', 'no stdout', 'no stderr', 'no stream'],
+)  # fmt: skip
+def test_a_run_goes_on_when_nobody_reads(streams, training, reference, seen):
+    run = training.start(shell=streams)
+    if '|' not in streams:
+        while not (training.workdir / 'metrics.jsonl').exists():
+            assert run.process.poll() is None
+        targets = [os.readlink(f'/proc/{run.pid}/fd/{number}') for number in (1, 2)]
+        assert all(target == os.devnull or 'pipe:' in target for target in targets), targets
+    code, said = run.end()
+    assert code == 0, said
+    assert 'Error' not in said
+    assert training.repeated(reference) == 0
+    assert state(training) == state(reference)
+    seen('exit 0, nothing lost')
+
+
+@pytest.mark.fault('F23d', 'SIGTERM with closed streams')
+def test_a_signal_is_obeyed_when_nobody_reads(training, reference, seen):
+    run = training.start(shell='<&- >&- 2>&-')
+    while not (training.workdir / 'metrics.jsonl').exists():
+        assert run.process.poll() is None
+    run.signal(signal.SIGTERM)
+    assert run.end(timeout=60) == (75, '')
+    training.finish()
+    assert training.repeated(reference) == 0
+    seen('saved, exit 75, went on')
