@@ -12,6 +12,7 @@ import queue
 import resource
 import shutil
 import signal
+import string
 import subprocess
 import sys
 import threading
@@ -274,7 +275,7 @@ def pytest_terminal_summary(terminalreporter):
             rows += [(*row, 'yes' if outcome == 'passed' else 'NO') for row in found if report.when == 'call']
             failed += [report.nodeid] if outcome == 'failed' and not found else []
     if rows:
-        rows.sort(key=lambda row: (int(row[0][1:].rstrip('abc')), row))
+        rows.sort(key=lambda row: (int(row[0][1:].rstrip(string.ascii_lowercase)), row))
         _print_table([('', 'fault', 'what was seen', 'steps again', 'pass'), *rows], terminalreporter)
     for nodeid in failed:
         terminalreporter.line(f'NO  {nodeid}')
