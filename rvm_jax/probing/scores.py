@@ -76,6 +76,8 @@ def _score(folder, found, task, measured, facts):
         raise TypeError('a name is no text')
     if not all(isinstance(number, (int, float)) for number in numbers):
         raise TypeError('a score or seed is no number')
+    if not all(isinstance(answer, (bool, type(None))) for answer in (streaming, facts['random_weights'])):
+        raise TypeError('streaming or random_weights is neither true nor false')
     settings = {'protocol': protocol, 'schedule': found.get('schedule', {}), 'data': found.get('data', {})}
     model = Model(
         path=os.path.normpath(facts['path']), tap=facts['tap'], is_random=facts['random_weights'],
