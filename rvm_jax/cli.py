@@ -24,6 +24,7 @@ COMMANDS = {
 
 def main(argv=None):
     """Run `rvm COMMAND ...` and end the process with the contract's exit code."""
+    _open_streams()
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ('-h', '--help', 'help'):
         print(overview())
@@ -85,6 +86,20 @@ def overview():
     width = max(map(len, COMMANDS))
     lines = '\n'.join(f'  {name:{width}}  {text}' for name, text in COMMANDS.items())
     return f'usage: rvm COMMAND ...\n\n{lines}\n\nrvm COMMAND --help explains one, with an example.'
+
+
+def _open_streams():
+    """Lead standard streams that are closed (`rvm ... 2>&-`) to the null device.
+
+    Their numbers would go to the next files that are opened, and what JAX and signal handlers print would go into them.
+    """
+    for number, name in enumerate(('stdin', 'stdout', 'stderr')):
+        if getattr(sys, name) is None:  # Python found it closed
+            null = os.open(os.devnull, os.O_RDWR)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, open(number, 'w' if number else 'r', encoding='utf-8', closefd=False))
 
 
 def _end(message, code):
