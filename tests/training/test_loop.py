@@ -34,7 +34,7 @@ def recipe(videos, *overrides):
     )
 
 
-def test_a_workdir_holds_what_the_contract_says_and_opens_as_a_model(videos, tmp_path, capsys):
+def test_a_workdir_holds_what_the_contract_says_and_opens_as_a_model(videos, tmp_path):
     workdir = str(tmp_path / 'run')
     train(recipe(videos, 'steps=2', f'data.eval_path={videos}'), workdir, pretrained.load)
     assert {'config.json', 'checkpoints', 'metrics.jsonl', 'tensorboard', 'images', 'data_report.json'} <= set(
@@ -44,23 +44,10 @@ def test_a_workdir_holds_what_the_contract_says_and_opens_as_a_model(videos, tmp
     model = pretrained.load(workdir)
     assert model.architecture.image_size == 16
 
-    train(recipe(videos, 'steps=2', f'data.eval_path={videos}'), workdir, pretrained.load)
-    assert 'nothing to do' in capsys.readouterr().err
-    with pytest.raises(UserError, match=r'optim\.peak_lr was 0\.002, now 0\.01'):
-        train(recipe(videos, 'steps=2', 'optim.peak_lr=0.01'), workdir, pretrained.load)
     started = str(tmp_path / 'started')
     train(recipe(videos, 'steps=1', 'optim.peak_lr=0.0', f'init_from={workdir}'), started, pretrained.load)
     a, b = (pretrained.load(path).encoder.patch_embed.kernel[...] for path in (workdir, started))
     assert (a == b).all()
-
-
-def test_a_changed_dataset_is_refused_with_the_difference(videos, tmp_path):
-    folder, workdir = str(tmp_path / 'videos'), str(tmp_path / 'run')
-    write_videos(folder, 4, seed=0, num_frames=24, height=24, width=24, num_workers=0)
-    train(recipe(folder, 'steps=2'), workdir, pretrained.load)
-    os.rename(os.path.join(folder, 'clip_00002.mp4'), os.path.join(folder, 'other.mp4'))
-    with pytest.raises(UserError, match=r'added other\.mp4; removed clip_00002\.mp4'):
-        train(recipe(folder, 'steps=2'), workdir, pretrained.load)
 
 
 def test_a_run_that_stays_nonfinite_stops_and_names_step_and_records(videos, tmp_path):
