@@ -230,20 +230,31 @@ def from_dict(values, origin):
     """A config from the nested dict that a run stored; raises UserError if its keys are not today's."""
     config = default()
     known = flatten(config)
-    stored = flatten(ml_collections.ConfigDict(values)) if isinstance(values, dict) else {}
+    try:
+        stored = flatten(ml_collections.ConfigDict(values)) if isinstance(values, dict) else {}
+    except (TypeError, ValueError, RecursionError):  # names with dots, or nested without end
+        stored = {}
     if set(stored) != set(known):
         wrong = ', '.join(sorted(set(stored) ^ set(known))[:8])
         raise UserError(origin, f'lacks or adds the keys {wrong}', 'use the version of rvm_jax that wrote it')
     for key, value in stored.items():
         section, _, name = key.rpartition('.')
         value = as_mixture(value, origin) if key == 'data.mixture' else value
-        try:
-            (config[section] if section else config)[name] = tuple(value) if isinstance(value, list | tuple) else value
-        except TypeError:
-            raise UserError(origin, f'has {key}={value!r}', 'was it written by rvm_jax?') from None
+        if not _is_like(value, known[key]):
+            raise UserError(origin, f'has {key}={value!r}', 'was it written by rvm_jax?')
+        (config[section] if section else config)[name] = tuple(value) if isinstance(value, list | tuple) else value
     for problem in check(config):
         raise UserError(origin, str(problem), 'was it written by rvm_jax?')
     return config
+
+
+def _is_like(value, default):
+    """Whether a value out of a file has the type of a default, and no whole number takes more than 64 bits."""
+    if isinstance(default, tuple):
+        return isinstance(value, list | tuple) and (not default or all(_is_like(part, 0.0) for part in value))
+    if type(value) is int and type(default) in (int, float):
+        return abs(value) < 2**63
+    return type(value) is type(default)
 
 
 def _parse(key, text, default):
@@ -282,7 +293,7 @@ def as_mixture(value, origin):
         parts = tuple((path, float(fps), float(weight)) for path, fps, weight in value)
         if all(isinstance(path, str) for path, _, _ in parts) and not isinstance(value, str):
             return parts
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise UserError(origin, 'is no list of (path, frames a second, weight)', "write (('shards/a', 10, 0.7), ...)")
 

@@ -15,8 +15,9 @@ import sys
 
 from rvm_jax import storage
 from rvm_jax.architecture_rows import architecture_rows
-from rvm_jax.errors import DataError, UserError
+from rvm_jax.errors import DataError, UserError, printable
 
+MAX_JSON = 2**20  # bytes of a run's lock and of its report on data
 PICTURED = 36  # frames in the contact sheet of shards
 
 
@@ -54,9 +55,9 @@ def run(args):
 
 
 def table(rows, width=0):
-    """[(what, text)] as aligned lines, the first column at least `width` letters wide."""
+    """[(what, text)] as aligned lines, the first column at least `width` letters wide; text comes from outside."""
     width = max(width, *(len(what) for what, _ in rows))
-    return '\n'.join(f'{what:{width}}  {text}' for what, text in rows)
+    return '\n'.join(f'{what:{width}}  {printable(text)}' for what, text in rows)
 
 
 def describe_recipe(path, overrides):
@@ -155,7 +156,7 @@ def _run_state(path, steps):
 
 def _read_json(path):
     try:
-        values = storage.read_json(path)
+        values = storage.read_json(path, MAX_JSON)
     except (OSError, ValueError):  # absent, or being written just now
         return None
     return values if isinstance(values, dict) else None

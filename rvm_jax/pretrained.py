@@ -129,7 +129,9 @@ def _run_architecture(path):
     run, origin = read_run(path), os.path.join(path, CONFIG)
     if 'architecture' in run:
         return architecture_from(run['architecture'], origin)
-    return frozen.architecture(config_of(run, origin))
+    with _naming(origin):
+        arch = frozen.architecture(config_of(run, origin))
+    return architecture_from(dataclasses.asdict(arch), origin)  # the config is anybody's, and its sizes are, too
 
 
 def config_of(run, origin):
@@ -143,22 +145,39 @@ def _read_workdir(path, step):
     from rvm_jax.training.checkpoint import read_step
 
     arch = _run_architecture(path)
-    step, arrays, position = read_step(path, step)
+    step, arrays, position = read_step(path, step, lambda tree: _check_shapes(arch, tree, path))
     origin = os.path.join(path, CONFIG)
     recipe = config_of(read_run(path), origin)
-    try:
+    with _naming(origin):
         encoder, fingerprint = frozen.read_weights(recipe, arch)
-    except UserError as error:
-        raise UserError(
-            error.value,
-            f'{error.reason}, and {origin} names it as the frozen encoder',
-            'correct model.encoder_path there',
-        ) from error
     if position.get('encoder', '') != fingerprint:
         raise UserError(
             path, f'was trained on another encoder than its {CONFIG} names now', 'correct model.encoder_path there'
         )
     return arch, mapping.tree_named(arrays) | encoder
+
+
+@contextlib.contextmanager
+def _naming(origin):
+    """Say of a frozen encoder that cannot be used where its path is from."""
+    try:
+        yield
+    except UserError as error:
+        if origin in str(error):
+            raise
+        raise UserError(
+            error.value,
+            f'{error.reason}, and {origin} names it as the frozen encoder',
+            'correct model.encoder_path there',
+        ) from error
+
+
+def _check_shapes(arch, tree, origin):
+    """Raise UserError unless a tree holds all that is trained of a model, and nothing else."""
+    expected = mapping.named_shapes(build.abstract(arch))
+    if arch.is_frozen:
+        expected = {name: shape for name, shape in expected.items() if not name.startswith(frozen.PREFIX)}
+    mapping.compare(expected, mapping.tree_shapes(tree), origin)
 
 
 def _write_folder(folder, contents):

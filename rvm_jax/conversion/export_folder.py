@@ -12,7 +12,9 @@ from rvm_jax.models import build
 from rvm_jax.models.encoders import image_architecture, image_vit
 
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
+MAX_JSON = 2**20  # bytes; it grows by a factor of 25 when it is parsed, and an index of shards has 0.1 million
 LARGEST = 65_536  # of any size in an architecture; a config.json beyond it is damaged or hostile
+MOST_LAYERS = 128  # the largest image encoders have 48
 # What config.py offers, and what only an image encoder by itself has.
 TEXTS = {name.rpartition('.')[2]: choices for name, choices in CHOICES.items()} | {
     'core': (*CHOICES['model.core'], 'identity'),
@@ -56,9 +58,10 @@ def architecture_from(values, origin):
 def read_json(path):
     """The object in a JSON file of a model or a run. UserError if there is none."""
     try:
-        values = storage.read_json(path)
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(path, f'cannot be read ({error})', 'copy the folder again') from error
+        values = storage.read_json(path, MAX_JSON)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, 'strerror', None) or error
+        raise UserError(path, f'cannot be read ({reason})', 'copy the folder again') from error
     if not isinstance(values, dict):
         raise UserError(path, 'is not a JSON object', 'copy the folder again')
     return values
@@ -116,5 +119,5 @@ def _fits(name, value, wanted):
     if wanted is str:
         return isinstance(value, str) and (name not in TEXTS or value in TEXTS[name])
     if wanted in (int, float, bool):
-        return type(value) is wanted and 0 <= value <= LARGEST
+        return type(value) is wanted and 0 <= value <= (MOST_LAYERS if name.endswith('layers') else LARGEST)
     return value is None

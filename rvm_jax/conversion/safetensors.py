@@ -2,24 +2,22 @@
 
 import contextlib
 
+from rvm_jax import storage
 from rvm_jax.errors import UserError
 
+MAX_HEADER = 8 * 2**20  # bytes
+MAX_TENSORS = 20_000
 FLOATS = ('F32', 'F16', 'BF16')  # as the format calls them
 
 
 def read_safetensors(path):
     """{name: float32 array} of a .safetensors file; raises UserError if it is damaged or holds other numbers."""
-    import safetensors
-    import safetensors.numpy
-
-    try:
-        arrays = safetensors.numpy.load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(path, f'not a readable safetensors file ({error})', 'copy or download it again') from error
-    other = [f'{name} ({array.dtype})' for name, array in arrays.items() if array.dtype != 'float32']
-    if other:
-        raise UserError(path, f'weights are float32, not so {", ".join(other[:4])}', 'convert them')
-    return {name.replace('.', '/'): array for name, array in arrays.items()}
+    with _opened(path) as file:
+        found = {key: file.get_slice(key).get_dtype() for key in file.keys()}
+        other = [f'{key} ({dtype})' for key, dtype in found.items() if dtype != 'F32']
+        if other:
+            raise UserError(path, f'weights are float32, not so {", ".join(other[:4])}', 'convert them')
+        return {key.replace('.', '/'): file.get_tensor(key) for key in found}
 
 
 def read_header(path):
@@ -49,10 +47,22 @@ def _opened(path):
     import safetensors
 
     try:
+        _check_header(path)
         with safetensors.safe_open(path, 'numpy') as file:
+            if len(file.keys()) > MAX_TENSORS:
+                raise UserError(path, f'{len(file.keys()):,} arrays', 'such a file is not weights')
             yield file
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(path, f'not a readable safetensors file ({error})', 'copy or download it again') from error
+
+
+def _check_header(path):
+    """Raise UserError before a header that is too long is taken in: it grows twentyfold when it is parsed."""
+    storage.check_regular(path)
+    with open(path, 'rb') as file:
+        length = int.from_bytes(file.read(8), 'little')
+    if length > MAX_HEADER:
+        raise UserError(path, f'not a readable safetensors file (a header of {length:,} bytes)', 'download it again')
 
 
 def safetensors_bytes(named):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from rvm_jax import storage
 from rvm_jax.conversion.export_folder import read_json
+from rvm_jax.conversion.npz import open_zip
 from rvm_jax.conversion.safetensors import read_header, read_tensors
 from rvm_jax.errors import UserError
 
@@ -83,6 +84,7 @@ def _shards(index):
 def _open_torch(path):
     if not os.path.isfile(path):
         raise UserError(path, 'there is no such file', 'check the path')
+    _look_through(path)
     try:
         import torch
     except ImportError as error:
@@ -104,10 +106,19 @@ def _open_torch(path):
     return Weights(path, {key: tuple(tensor.shape) for key, tensor in tensors.items()}, read)
 
 
+def _look_through(path):
+    """Raise UserError for a zip of which torch would take more memory than weights of its size do."""
+    with open(path, 'rb') as file:
+        is_zip = file.read(4) == b'PK\x03\x04'  # as torch itself tells
+    if is_zip:
+        with open_zip(path):
+            return
+
+
 def _as_array(tensor, origin):
-    if tensor.nbytes > tensor.untyped_storage().nbytes():  # one number may claim to be a large array
-        raise UserError(origin, f'its shape {tuple(tensor.shape)} is more than is stored', 'download it again')
     try:
+        if tensor.nbytes > tensor.untyped_storage().nbytes():  # one number may claim to be a large array
+            raise UserError(origin, f'its shape {tuple(tensor.shape)} is more than is stored', 'download it again')
         return tensor.detach().float().numpy()
     except (TypeError, RuntimeError) as error:
         raise UserError(origin, f'is no plain array ({error})', 'save it as one') from error
@@ -115,14 +126,17 @@ def _as_array(tensor, origin):
 
 def state_dict(found, path, is_array):
     """{key: array} in what a .pth holds, out of what training scripts wrap around it; UserError if there is none."""
-    while isinstance(found, dict) and not any(is_array(value) for value in found.values()):
+    for _ in WRAPPERS:  # a dict may be within itself
+        if not isinstance(found, dict) or any(is_array(value) for value in found.values()):
+            break
         wrapper = next((name for name in WRAPPERS if isinstance(found.get(name), dict)), None)
         if wrapper is None:
             break
         found = found[wrapper]
     if not isinstance(found, dict) or not any(is_array(value) for value in found.values()):
         raise UserError(path, 'holds no dict of weights', f'it may lie under one of {", ".join(WRAPPERS)}')
-    other = [str(key) for key, value in found.items() if not (isinstance(key, str) and is_array(value))]
+    other = [key if isinstance(key, str) else type(key).__name__ for key, value in found.items()
+             if not (isinstance(key, str) and is_array(value))]  # fmt: skip
     if other:
         raise UserError(path, f'{", ".join(other[:4])} are no arrays', 'save the state dict alone')
     return found

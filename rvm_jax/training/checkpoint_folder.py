@@ -10,7 +10,7 @@ import re
 import shutil
 
 from rvm_jax import storage
-from rvm_jax.errors import Unavailable, UserError
+from rvm_jax.errors import Unavailable, UserError, printable
 from rvm_jax.training import checksums
 from rvm_jax.training.progress import say
 
@@ -45,7 +45,7 @@ def find_good_step(folder, step=None):
             return candidate, checksums.verify(step_path(folder, candidate))
         except checksums.Damaged as error:
             damage = error
-            say(f'step {candidate} is damaged and not used: {damage}')
+            say(printable(f'step {candidate} is damaged and not used: {damage}'))
     if steps:
         raise UserError(folder, f'no undamaged step ({damage})', 'restore it from a copy, or choose another --workdir')
     if _numbered(folder):

@@ -8,6 +8,7 @@ from rvm_jax import storage
 from rvm_jax.errors import Unavailable
 
 NAME = 'rvm_manifest.json'
+MAX_BYTES = 32 * 2**20  # of a manifest; a line for each array and file of a large run is far less
 KINDS = ('sha256', 'md5')  # md5 in a bucket, where the store has it at hand
 
 
@@ -35,13 +36,16 @@ def read_manifest(folder):
     """The manifest's contents, checked against its own digest. Raises Damaged."""
     path = os.path.join(folder, NAME)
     try:
-        manifest = storage.read_json(path)
+        manifest = storage.read_json(path, MAX_BYTES)
     except FileNotFoundError:
         raise Damaged(f'{path} is missing') from None
     except (OSError, ValueError) as error:
         raise Damaged(f'{path} cannot be read ({error})') from error
     if not isinstance(manifest, dict) or manifest.pop('digest', None) != _digest(manifest):
         raise Damaged(f'{path} was changed: its digest does not fit')
+    files = manifest.get('files')
+    if not (isinstance(files, dict) and all(map(_is_entry, files.values())) and isinstance(manifest.get('tree'), dict)):
+        raise Damaged(f'{path} is not as rvm_jax writes it')
     return manifest
 
 
@@ -60,6 +64,12 @@ def verify(folder):
         if _checksum(os.path.join(folder, name), kind) != expected[kind]:
             raise Damaged(f'{os.path.join(folder, name)} does not match its checksum')
     return manifest
+
+
+def _is_entry(facts):
+    """Whether a manifest says of a file what it should: its size, and one checksum."""
+    kinds = [kind for kind in KINDS if isinstance(facts, dict) and isinstance(facts.get(kind), str)]
+    return len(kinds) == 1 and type(facts.get('size')) is int
 
 
 def _checksum(path, kind):

@@ -20,6 +20,7 @@ from rvm_jax.training.progress import say
 
 TRIVIAL = {'copy_last': 'copy the last source frame', 'mean_color': 'mean color of the source'}  # drawn as levels
 METRICS, SKIPPED = LOGS = 'metrics.jsonl', 'nonfinite.jsonl'  # a resumed run goes on with both
+LARGEST = 1e300  # of a number that was logged
 FLUSH = 30.0  # seconds between flushes of TensorBoard's file
 
 
@@ -185,18 +186,27 @@ def _append(path, line):
 
 
 def read_metrics(path):
-    """The objects logged in a metrics.jsonl; a line that a kill left half written is left out."""
+    """The numbers logged in a metrics.jsonl, one dict a line; what cannot be such a line is left out."""
+    return [entry for entry in _entries(path) if all(map(_is_logged, entry.values()))]
+
+
+def _is_logged(value):
+    return value is None or (isinstance(value, int | float) and abs(value) < LARGEST)
+
+
+def _entries(path):
+    """The objects of a log; a line that a kill left half written is left out."""
     entries = []
     if storage.exists(path):
         for line in storage.read(path).splitlines():
-            with contextlib.suppress(ValueError):
+            with contextlib.suppress(ValueError, RecursionError):
                 entries.append(json.loads(line))
-    return [entry for entry in entries if isinstance(entry, dict) and 'step' in entry]
+    return [entry for entry in entries if isinstance(entry, dict) and type(entry.get('step')) is int]
 
 
 def _drop_after(path, step):
     if os.path.exists(path):
-        kept = [json.dumps(entry) for entry in read_metrics(path) if entry['step'] <= step]
+        kept = [json.dumps(entry) for entry in _entries(path) if entry['step'] <= step]
         storage.write(path, ''.join(f'{line}\n' for line in kept).encode())
 
 

@@ -1,5 +1,6 @@
 """What all tests on hostile files share: the guard, and how many examples hypothesis tries."""
 
+import dataclasses
 import importlib.util
 import pathlib
 import sys
@@ -40,3 +41,26 @@ def guarded(guard):
         return outcomes
 
     return run
+
+
+@pytest.fixture(scope='session')
+def models(golden, tmp_path_factory):
+    """{name: path} of small valid models: an export folder, a released .npz, folders of Hugging Face."""
+    import numpy as np
+
+    from rvm_jax import pretrained
+    from rvm_jax.conversion import mapping
+    from rvm_jax.models import build
+
+    top = tmp_path_factory.mktemp('valid')
+    arch = dataclasses.replace(build.SIZES['tiny'], encoder_layers=2, core_layers=1, decoder_layers=1, width=16)
+    shapes = mapping.named_shapes(build.abstract(arch))
+    named = {name: np.full(shape, 0.5, np.float32) for name, shape in shapes.items()}
+    model = mapping.from_named(build.abstract(arch), named, 'test')
+    paths = {'export': top / 'export', 'official': top / 'official.npz'}
+    pretrained.save_pretrained(model, paths['export'])
+    pretrained.save_official(model, paths['official'])
+    for name, case in {'dinov2': 'dinov2/plain', 'dinov3': 'dinov3/mlp', 'clip': 'clip/openai'}.items():
+        paths[name] = top / name
+        golden(case).write(paths[name])
+    return paths

@@ -70,7 +70,7 @@ class Outcome:
             found.append(f'{self.kind}: {self.text}')
         if self.kind == 'refused' and not self.text.isprintable():
             found.append(f'its reason is more than a line of printable text: {self.text!r}')
-        if self.kind == 'refused' and len(self.text) > 1000:
+        if self.kind == 'refused' and len(self.text) > 4000:
             found.append(f'its reason has {len(self.text):,} letters: {self.text[:200]}')
         if self.kind == 'refused' and os.path.basename(self.file) not in self.text:
             found.append(f'its reason does not name the file: {self.text}')
@@ -253,6 +253,17 @@ def command(argv):
         raise Ended(argv[0], said.getvalue().rstrip('\n'), '')
     if code:
         raise RuntimeError(f'exit {code}: {said.getvalue()}')
+
+
+def refused_or_used(act, *arguments):
+    """Whether act(*arguments) raised nothing; any exception but a UserError and its kin goes on."""
+    from rvm_jax.errors import UserError
+
+    try:
+        act(*arguments)
+    except UserError:
+        return False
+    return True
 
 
 EXTREMES = (0, 1, 2**7, 2**15 - 1, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1, 2**40, 2**62, 2**63 - 1, 2**64 - 1)

@@ -26,7 +26,7 @@ def misbehave(path):
     import subprocess
     import time
 
-    from rvm_jax.errors import UserError
+    from rvm_jax.errors import Stopped, UserError
 
     def refuse(text):
         raise UserError(path, text, 'fix it')
@@ -37,8 +37,8 @@ def misbehave(path):
     {
         'use': lambda: use(path),
         'refuse': lambda: refuse('no'),
-        'refuse_in_lines': lambda: refuse('no\nno'),
-        'refuse_at_length': lambda: refuse('no' * 1000),
+        'refuse_in_lines': lambda: (_ for _ in ()).throw(Stopped(f'{path}\nno')),
+        'refuse_at_length': lambda: (_ for _ in ()).throw(Stopped(f'{path} {"no" * 3000}')),
         'refuse_namelessly': lambda: (_ for _ in ()).throw(UserError('it', 'is wrong', 'fix it')),
         'crash': lambda: {}[path],
         'process': lambda: subprocess.run(['true'], check=True),
@@ -82,10 +82,8 @@ def test_what_no_reader_may_do_is_noticed(guard, tmp_path):
     outcomes = guard.run(misbehave, [tmp_path / name for name in WORDS], seconds=2)
     faults = {pathlib.Path(outcome.file).name: outcome.fault for outcome in outcomes}
     assert list(faults) == list(WORDS)
-    wrong = {
-        name: faults[name] for name, word in WORDS.items() if word not in faults[name] or (faults[name] and not word)
-    }
-    assert wrong == {}
+    wrong = {name: faults[name] for name, word in WORDS.items() if word not in faults[name]}
+    assert wrong == {} and faults['use'] == faults['refuse'] == ''
 
 
 def test_a_file_changed_behind_the_hook_is_noticed(guard, tmp_path):
