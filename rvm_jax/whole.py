@@ -1,11 +1,13 @@
 """Files and folders on this machine's disk that appear whole or not at all, whenever their writer is killed."""
 
 import contextlib
+import functools
 import os
 import shutil
 import socket
 import zlib
 
+PREFIX = '.rvm_'  # of names while something is written
 OLD = '.old'  # the end of the name of a folder that is being replaced
 
 
@@ -13,13 +15,13 @@ OLD = '.old'  # the end of the name of a folder that is being replaced
 def whole(path):
     """Yield the name under which to write a file or folder; after the block it has become `path`.
 
-    A file of that name is replaced, and so is a folder. After an error nothing is left behind. What a killed attempt
-    left is deleted by the next one; a folder that it was just about to replace comes back.
+    A file of that name is replaced, and so is a folder. After an error nothing is left behind. What a killed process
+    left is deleted by the next one that writes the same; a folder that it was just about to replace comes back.
     """
     path = os.path.abspath(path)
     folder, name = os.path.split(path)
     os.makedirs(folder, exist_ok=True)
-    partial = f'.rvm_{zlib.crc32(os.fsencode(name)):08x}_{socket.gethostname()}_'
+    partial = f'{PREFIX}{zlib.crc32(os.fsencode(name)):08x}_{socket.gethostname()}_'
     _clear(folder, partial, path)
     partial = os.path.join(folder, f'{partial}{os.getpid()}')
     try:
@@ -35,11 +37,17 @@ def whole(path):
 
 
 def _clear(folder, prefix, path):
-    for name in os.listdir(folder):
+    for name in _leftovers(folder):
         if name.startswith(prefix) and not _lives(name.removeprefix(prefix).removesuffix(OLD)):
             leftover = os.path.join(folder, name)
             _put_back(leftover, path)
             _delete(leftover)
+
+
+@functools.cache
+def _leftovers(folder):
+    """Names of what processes write, or left, in a folder when this process first wrote there: it may hold millions."""
+    return [name for name in os.listdir(folder) if name.startswith(PREFIX)]
 
 
 def _put_back(leftover, path):

@@ -11,6 +11,7 @@ import numpy as np
 from rvm_jax.data import video
 from rvm_jax.data.pictures import check_size
 from rvm_jax.errors import DataError, UserError
+from rvm_jax.whole import whole
 
 CHUNK = 16  # frames encoded at once
 COPY_BLOCK = 1 << 20  # bytes
@@ -93,25 +94,19 @@ def write_features(path, chunks, *, grid, fps):
     The chunks are first collected in a nameless file in the same folder, so T may exceed what memory holds; the
     folder needs room for both. The .npz appears complete or not at all. Returns T; raises ValueError if it is 0.
     """
-    temporary = f'{path}.{os.getpid()}.tmp'
-    try:
-        with tempfile.TemporaryFile(dir=os.path.dirname(path) or '.') as collected:
-            num_frames, token_shape = _collect(collected, chunks)
-            if not num_frames:
-                raise ValueError(f'{path}: no features to write')
-            with zipfile.ZipFile(temporary, 'w', zipfile.ZIP_STORED) as archive:
-                with archive.open('features.npy', 'w', force_zip64=True) as member:
-                    header = {'descr': '<f4', 'fortran_order': False, 'shape': (num_frames, *token_shape)}
-                    np.lib.format.write_array_header_1_0(member, header)
-                    collected.seek(0)
-                    shutil.copyfileobj(collected, member, COPY_BLOCK)
-                for name, value in (('grid', np.array(grid)), ('fps', np.array(float(fps)))):
-                    with archive.open(f'{name}.npy', 'w') as member:
-                        np.lib.format.write_array(member, value, allow_pickle=False)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with tempfile.TemporaryFile(dir=os.path.dirname(path) or '.') as collected, whole(path) as partial:
+        num_frames, token_shape = _collect(collected, chunks)
+        if not num_frames:
+            raise ValueError(f'{path}: no features to write')
+        with zipfile.ZipFile(partial, 'w', zipfile.ZIP_STORED) as archive:
+            with archive.open('features.npy', 'w', force_zip64=True) as member:
+                header = {'descr': '<f4', 'fortran_order': False, 'shape': (num_frames, *token_shape)}
+                np.lib.format.write_array_header_1_0(member, header)
+                collected.seek(0)
+                shutil.copyfileobj(collected, member, COPY_BLOCK)
+            for name, value in (('grid', np.array(grid)), ('fps', np.array(float(fps)))):
+                with archive.open(f'{name}.npy', 'w') as member:
+                    np.lib.format.write_array(member, value, allow_pickle=False)
     return num_frames
 
 

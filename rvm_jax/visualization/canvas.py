@@ -1,9 +1,10 @@
 """Laying frames out on a white canvas: enlarging, small captions, labelled rows, PNG files."""
 
 import functools
-import os
 
 import numpy as np
+
+from rvm_jax.whole import whole
 
 WHITE, INK, FAINT = 255, (32, 36, 44), (112, 118, 128)
 GAP = 4  # pixels between neighboring frames
@@ -128,11 +129,5 @@ def png_bytes(picture):
 
 def write_bytes(path, content):
     """Write a whole file under another name, then rename, so that a reader never sees half of it."""
-    temporary = f'{path}.{os.getpid()}.tmp'
-    try:
-        with open(temporary, 'wb') as file:
-            file.write(content)
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+    with whole(path) as partial, open(partial, 'wb') as file:
+        file.write(content)

@@ -1,11 +1,11 @@
 """Videos to look at: MP4 files that play everywhere, and contact sheets."""
 
-import os
 from fractions import Fraction
 
 import numpy as np
 
 from rvm_jax.visualization import canvas
+from rvm_jax.whole import whole
 
 COLORSPACE, LIMITED_RANGE = 6, 1  # codes of BT.601 and 16-235, which is what the conversion from RGB gives
 
@@ -18,22 +18,16 @@ def write_video(path, frames, fps=16):
     """
     import av
 
-    temporary = f'{path}.{os.getpid()}.tmp'
-    try:
-        with av.open(temporary, 'w', format='mp4', options={'movflags': '+faststart'}) as container:
-            stream = None
-            for frame_HWC in frames:
-                frame_HWC = even(frame_HWC)
-                if stream is None:
-                    stream = _open_stream(container, frame_HWC.shape, fps)
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format='rgb24')))
+    with whole(path) as partial, av.open(partial, 'w', format='mp4', options={'movflags': '+faststart'}) as container:
+        stream = None
+        for frame_HWC in frames:
+            frame_HWC = even(frame_HWC)
             if stream is None:
-                raise ValueError(f'{path}: no frames to write')
-            container.mux(stream.encode())
-        os.replace(temporary, path)
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)
+                stream = _open_stream(container, frame_HWC.shape, fps)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format='rgb24')))
+        if stream is None:
+            raise ValueError(f'{path}: no frames to write')
+        container.mux(stream.encode())
 
 
 def side_by_side(videos):
