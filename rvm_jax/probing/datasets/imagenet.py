@@ -103,5 +103,4 @@ def _devkit(root, names):
 def _wnids(meta):
     """{number in the devkit: wnid}."""
     with ORIGIN.reading(meta):
-        synsets = read_mat(meta, 'synsets', squeeze_me=True)
-        return {int(synset['ILSVRC2012_ID']): str(synset['WNID']) for synset in synsets}
+        return {int(synset['ILSVRC2012_ID'].item()): synset['WNID'] for synset in read_mat(meta, 'synsets')}

@@ -176,7 +176,7 @@ def test_a_frame_of_another_size_is_an_error(davis):
 def test_joints_that_cannot_be_read_are_an_error(jhmdb, content):
     path = jhmdb / 'joint_positions/clap/Two_clap/joint_positions.mat'
     path.write_bytes(content)
-    with pytest.raises(DataError, match='cannot be read as MATLAB'):
+    with pytest.raises(DataError, match='has no pos_img that can be read'):
         Jhmdb(jhmdb).video(0)
     scipy.io.savemat(path, {'other': np.zeros(3)})
     with pytest.raises(DataError, match='pos_img'):
