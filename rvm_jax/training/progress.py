@@ -20,9 +20,13 @@ def say(message, stream=None):
     except ValueError:  # the stream object was closed
         return
     except OSError:  # a pipe without a reader, or a terminal that is gone
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, stream.fileno())
-        os.close(null)
+        _silence(stream)
+
+
+def _silence(stream):
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def format_line(step, total, scalars, seconds_left=None):
@@ -53,6 +57,31 @@ def format_seconds(seconds):
     return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
 
 
+class _Terminal:
+    """A stream to a terminal for rich, which would let the run end when the terminal goes."""
+
+    def __init__(self, stream):
+        self._stream = stream
+
+    def __getattr__(self, name):
+        return getattr(self._stream, name)
+
+    def write(self, text):
+        """All of it is written, or nobody sees it any more."""
+        try:
+            self._stream.write(text)
+        except OSError:
+            _silence(self._stream)
+        return len(text)
+
+    def flush(self):
+        """As above."""
+        try:
+            self._stream.flush()
+        except OSError:
+            _silence(self._stream)
+
+
 class Progress:
     """A live bar on a terminal; elsewhere a plain line at each logged step.
 
@@ -72,7 +101,8 @@ class Progress:
             from rich.progress import Progress as Bar
 
             columns = BarColumn(bar_width=20), TextColumn('{task.description}', markup=False)
-            self._bar = Bar(*columns, console=Console(file=self._stream))
+            console = Console(file=_Terminal(self._stream))
+            self._bar = Bar(*columns, console=console, redirect_stderr=sys.stderr.isatty())  # not from `2> log`
             self._task = self._bar.add_task('compiling', total=self._total)
             self._bar.start()
         return self

@@ -136,6 +136,25 @@ def test_a_run_goes_on_when_nobody_reads(streams, training, reference, seen):
     seen('exit 0, nothing lost')
 
 
+@pytest.mark.fault('F23e', 'terminal closed under a live bar')
+def test_a_run_outlives_its_terminal(training, reference, seen):
+    here, there = os.openpty()
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as with `disown`
+    run = training.start(shell=f'> {os.ttyname(there)}', environment={'TERM': 'xterm'})
+    signal.signal(signal.SIGHUP, before)
+    shown = b''
+    while b'compiling' not in shown:
+        shown += os.read(here, 1000)
+    os.close(there)
+    os.close(here)
+    code, said = run.end()
+    assert code == 0, said
+    assert 'Error' not in said
+    assert training.repeated(reference) == 0
+    assert state(training) == state(reference)
+    seen('exit 0, nothing lost')
+
+
 @pytest.mark.fault('F23d', 'SIGTERM with closed streams')
 def test_a_signal_is_obeyed_when_nobody_reads(training, reference, seen):
     run = training.start(shell='<&- >&- 2>&-')
