@@ -4,8 +4,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
-import tempfile
 
 from rvm_jax import storage
 from rvm_jax.conversion import frozen, image_encoders, mapping, official_rvm
@@ -14,6 +12,7 @@ from rvm_jax.conversion.export_folder import read_json as _read_json
 from rvm_jax.conversion.safetensors import safetensors_bytes
 from rvm_jax.errors import UserError
 from rvm_jax.models import build, layers
+from rvm_jax.whole import whole
 
 CARD, PREPROCESSOR = 'README.md', 'preprocessor_config.json'
 
@@ -86,20 +85,18 @@ def save_pretrained(model, folder, *, facts=None):
         PREPROCESSOR: _json_bytes(preprocessor(model)),
         CARD: model_card(model, facts or {}).encode(),
     }
-    _write_folder(folder, contents)
+    with whole(folder) as partial:
+        os.mkdir(partial)
+        for name, data in contents.items():
+            with open(os.path.join(partial, name), 'wb') as file:
+                file.write(data)
 
 
 def save_official(model, path):
     """Write the released RVM layout as one .npz; it reads back bit for bit. The file appears complete or not at all."""
     arrays = official_rvm.to_official(model)
-    folder = os.path.dirname(os.path.abspath(path))
-    os.makedirs(folder, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=folder, prefix='.', suffix='.partial', delete=False) as file:
-        with _removed_on_error(file.name):
-            official_rvm.write_npz(file, arrays)
-            file.flush()
-            os.fchmod(file.fileno(), 0o644)  # a temporary file's is for the owner alone
-            os.replace(file.name, path)
+    with whole(path) as partial, open(partial, 'wb') as file:
+        official_rvm.write_npz(file, arrays)
 
 
 EXPORTED = {CONFIG, WEIGHTS, CARD, PREPROCESSOR}
@@ -178,32 +175,6 @@ def _check_shapes(arch, tree, origin):
     if arch.is_frozen:
         expected = {name: shape for name, shape in expected.items() if not name.startswith(frozen.PREFIX)}
     mapping.compare(expected, mapping.tree_shapes(tree), origin)
-
-
-def _write_folder(folder, contents):
-    os.makedirs(os.path.dirname(folder), exist_ok=True)
-    partial = tempfile.mkdtemp(dir=os.path.dirname(folder), prefix='.', suffix='.partial')
-    with _removed_on_error(partial):
-        for name, data in contents.items():
-            with open(os.path.join(partial, name), 'wb') as file:
-                file.write(data)
-        os.chmod(partial, 0o755)  # mkdtemp's is for the owner alone
-        if os.path.isdir(folder):
-            aside = f'{partial}.old'  # a half deleted export must not look like one
-            os.rename(folder, aside)
-            os.rename(partial, folder)
-            shutil.rmtree(aside)
-        else:
-            os.rename(partial, folder)
-
-
-@contextlib.contextmanager
-def _removed_on_error(path):
-    try:
-        yield
-    except BaseException:
-        shutil.rmtree(path, ignore_errors=True) if os.path.isdir(path) else os.unlink(path)
-        raise
 
 
 def _json_bytes(values):
