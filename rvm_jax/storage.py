@@ -39,18 +39,18 @@ def absolute(path):
     return os.fspath(path) if is_remote(path) else os.path.abspath(path)
 
 
-def read(path, most=math.inf):
-    """The bytes of a regular file. Raises FileNotFoundError, or ValueError if there are more than `most`."""
-    data = retried(path, lambda: bucket.read(path)[0] if is_remote(path) else _read(path, most))
-    if len(data) > most:
-        raise ValueError(f'it has {len(data):,} bytes')
-    return data
+def read(path):
+    """The bytes of a regular file. Raises FileNotFoundError."""
+    return retried(path, lambda: bucket.read(path)[0] if is_remote(path) else _read(path))
 
 
 def read_json(path, most=math.inf):
     """The values in a JSON file. Raises FileNotFoundError, or ValueError where it is no JSON or longer than `most`."""
+    size = 0 if is_remote(path) else retried(path, lambda: os.path.getsize(path))
+    if size > most:
+        raise ValueError(f'it has {size:,} bytes')
     try:
-        return json.loads(read(path, most))
+        return json.loads(read(path))
     except RecursionError:
         raise ValueError('it is nested too deeply') from None
 
@@ -142,10 +142,8 @@ def check_regular(path):
         raise OSError(errno.EINVAL, 'is not a regular file', os.fspath(path))
 
 
-def _read(path, most):
+def _read(path):
     check_regular(path)
-    if os.path.getsize(path) > most:
-        raise ValueError(f'it has {os.path.getsize(path):,} bytes')
     with open(path, 'rb') as file:
         return file.read()
 

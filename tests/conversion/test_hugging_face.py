@@ -33,18 +33,10 @@ def test_values_out_of_range_or_type_are_named(golden, tmp_path, key, value):
 
 def test_a_size_that_the_weights_do_not_have_is_refused_before_it_is_allocated(golden, tmp_path):
     reference = golden('siglip2/fixed')
-    vision = reference.config['vision_config'] | {'hidden_size': 65_536, 'image_size': 65_536, 'num_hidden_layers': 512}
+    vision = reference.config['vision_config'] | {'hidden_size': 65_536, 'image_size': 65_536, 'num_hidden_layers': 128}
     path = reference.write(tmp_path, config=reference.config | {'vision_config': vision})
     with pytest.raises(UserError, match=r'its arrays do not fit'):
         image_encoders.load_image_encoder(path)
-
-
-@pytest.mark.parametrize('text', ['', '[]', '{"model_type"', '[' * 100_000, 'null'])
-def test_a_damaged_config_is_refused(golden, tmp_path, text):
-    path = golden('dinov2/plain').write(tmp_path)
-    (tmp_path / 'config.json').write_text(text)
-    with pytest.raises(UserError, match=r'config\.json'):
-        image_encoders.read_architecture(path)
 
 
 def test_a_vision_config_must_be_an_object(golden, tmp_path):

@@ -8,9 +8,13 @@ import sys
 import hypothesis
 import pytest
 
-# Loaded by its path, because the folders of tests are no packages.
-spec = importlib.util.spec_from_file_location('guard', pathlib.Path(__file__).with_name('guard.py'))
-spec.loader.exec_module(loaded := importlib.util.module_from_spec(spec))
+
+def load(name):
+    """A module beside this one, by its path, because the folders of tests are no packages."""
+    spec = importlib.util.spec_from_file_location(name, pathlib.Path(__file__).with_name(f'{name}.py'))
+    spec.loader.exec_module(module := importlib.util.module_from_spec(spec))
+    return module
+
 
 SAME = {
     'derandomize': True,
@@ -24,10 +28,12 @@ hypothesis.settings.load_profile('hostile')
 
 @pytest.fixture(scope='session')
 def guard():
-    """The module guard.py."""
+    """The module guard.py, with `mutants` of mutants.py."""
     if sys.platform != 'linux':
         pytest.skip('the guard looks into /proc')
-    return loaded
+    module = load('guard')
+    module.mutants = load('mutants').mutants
+    return module
 
 
 @pytest.fixture

@@ -204,6 +204,7 @@ def outcomes(guard, make_workdir, tmp_path_factory):
     return dict(zip(CASES, found, strict=True))
 
 
+@pytest.mark.slow
 def test_hostile_workdirs(outcomes):
     wrong = []
     for name, (_, _, words) in CASES.items():

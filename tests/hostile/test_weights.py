@@ -68,6 +68,17 @@ def many(count):
     return [(f'encoder/layers_{index}/x.npy', npy((), b'1234')) for index in range(count)]
 
 
+def patched(data, **changes):
+    """A zip of one member whose entry in the directory says something else of it."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, 'w') as archive:
+        archive.writestr('a.npy', data)
+        for name, value in changes.items():
+            setattr(archive.filelist[0], name, value)
+    return buffer.getvalue()
+
+
+KERNEL = 'tokenizer/patch_embedding/Conv_0/kernel'
 # What an .npz holds -> words of the reason.
 NPZ = {
     'empty': (b'', 'not a readable .npz'),
@@ -78,8 +89,8 @@ NPZ = {
     'climbing_names': (lambda: zipped([('../../../tmp/x.npy', npy((1,), b'1234'))]), 'not a released RVM file'),
     'names_of_control_letters': (lambda: zipped([('\x1b[2J\n\x07.npy', npy((1,), b'1234'))]), 'not a released RVM'),
     'long_names': (lambda: zipped([('a' * 60_000, npy((1,), b'1234'))]), 'not a released RVM file'),
-    'two_gigabytes_of_zeros': (
-        lambda: zipped([('a.npy', npy((2**26,), bytes(2**28)))] * 1, zipfile.ZIP_DEFLATED), 'bytes in a file of'),
+    'zeros_packed_a_thousandfold': (
+        lambda: zipped([('a.npy', npy((2**24,), bytes(2**26)))] * 1, zipfile.ZIP_DEFLATED), 'bytes in a file of'),
     'terabytes_in_a_header': (lambda: zipped([('a.npy', npy((10**12,), b'1234'))]), 'declares 4,000,000,000,000'),
     'a_million_arrays': (lambda: zipped_many(1_000_000), 'not a readable .npz'),
     'many_arrays': (lambda: zipped(many(20_001)), '20001 arrays'),
@@ -91,9 +102,19 @@ NPZ = {
     'objects_in_a_header': (lambda: zipped([('a.npy', npy((1,), b'12345678', '|O'))]), 'holds object'),
     'negative_shape': (lambda: zipped([('a.npy', npy((-4, -4), b'1234' * 16))]), 'declares the shape'),
     'no_shape': (lambda: zipped([('a.npy', npy(('a', None)))]), 'is not a plain array'),
+    'too_many_axes': (lambda: zipped([('a.npy', npy((1,) * 70, b'1234'))]), 'declares the shape'),
+    'ends_early': (lambda: zipped([('a.npy', npy((4,), b'1234'))]), 'ends early'),
+    'no_array': (lambda: zipped([('a.npy', b'not an array')]), 'is not a plain array'),
+    'empty_member': (lambda: zipped([('a.npy', b'')]), 'is not a plain array'),
+    'of_64_bits': (lambda: zipped([('a.npy', npy((1,), b'12345678', '<f8'))]), 'float64, not float32'),
+    'minus_signs': (lambda: zipped([('a.npy', npy('-' * 9000 + '1'))]), 'is not a plain array'),
+    'larger_than_it_is': (lambda: patched(npy((9,), b'1234'), file_size=2**31), 'bytes in a file of'),
+    'larger_than_the_file': (
+        lambda: patched(npy((9,), b'1234'), file_size=2**31, compress_size=2**31), 'bytes in a file of'),
+    'encrypted': (lambda: patched(npy((1,), b'1234'), flag_bits=1), 'encrypted'),
+    'packed_otherwise': (lambda: patched(npy((1,), b'1234'), compress_type=zipfile.ZIP_LZMA), 'in an unusual way'),
     'kernel_of_zero': (lambda: zipped([(f'{KERNEL}.npy', npy((1, 0, 0, 3, 0)))]), 'sizes cannot be read'),
 }  # fmt: skip
-KERNEL = 'tokenizer/patch_embedding/Conv_0/kernel'
 
 
 def zipped_many(count):
@@ -108,6 +129,11 @@ def zipped_many(count):
 def safetensors(header, data=b''):
     text = header if isinstance(header, bytes) else json.dumps(header).encode()
     return struct.pack('<Q', len(text)) + text + data
+
+
+def million_tensors():
+    entries = (b'"%d":{"dtype":"F32","shape":[],"data_offsets":[%d,%d]}' % (i, 4 * i, 4 * i + 4) for i in range(10**6))
+    return safetensors(b'{' + b','.join(entries) + b'}', bytes(4 * 10**6))
 
 
 def tensor(shape, start, stop, dtype='F32'):
@@ -133,48 +159,103 @@ SAFETENSORS = {
     'eight_bits': (safetensors({'a': tensor([1], 0, 1, 'F8_E4M3')}, bytes(1)), 'a'),
     'four_bits': (safetensors({'a': tensor([2], 0, 1, 'F4')}, bytes(1)), 'a'),
     'names_of_control_letters': (safetensors({'\x1b[2J\n\x07' * 4: tensor([1], 0, 4)}, bytes(4)), 'x1b'),
-    'names_of_half_letters': (safetensors(b'{"\\ud800":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', bytes(4)), ''),
+    'names_of_half_letters': (
+        safetensors(b'{"\\ud800":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', bytes(4)), ''),
     'climbing_names': (safetensors({'../../x': tensor([1], 0, 4)}, bytes(4)), ''),
-    'a_million_arrays': (
-        lambda: safetensors({f'a{i}': tensor([1], 4 * i, 4 * i + 4) for i in range(1_000_000)}, bytes(4_000_000)), ''),
-    'many_arrays': (lambda: safetensors({f'a{i}': tensor([], 4 * i, 4 * i + 4) for i in range(50_000)}, bytes(200_000)), ''),
+    'a_million_arrays': (lambda: million_tensors(), 'a header of'),
+    'many_arrays': (
+        lambda: safetensors({f'a{i}': tensor([], 4 * i, 4 * i + 4) for i in range(50_000)}, bytes(200_000)),
+        '50,000 arrays'),
+    'more_than_the_header_says': (safetensors({'a': tensor([1], 0, 4)}, bytes(9)), UNREADABLE),
 }  # fmt: skip
 
 
-def contents(value):
-    return value() if callable(value) else value
+# What a .pth holds: refused before torch, which would take it all in, sees any of it.
+PTH = {
+    'zeros_packed_a_thousandfold': (
+        lambda: zipped([('a/data.pkl', bytes(2**26))], zipfile.ZIP_DEFLATED),
+        'in a file of',
+    ),
+    'one_member_a_thousand_times': (lambda: overlapping(bytes(2**20), 5_000), 'bytes in a file of'),
+    'many_storages': (lambda: zipped(many(20_001)), '20001 arrays'),
+}
+
+
+def hostile_files(models, top):
+    """{case: path} of all the above."""
+    paths = {}
+    for kind, table in (('npz', NPZ), ('pth', PTH)):
+        for name, (value, _) in table.items():
+            path = paths[f'{kind} {name}'] = top / f'{kind}_{name}.{kind}'
+            path.write_bytes(value() if callable(value) else value)
+    for name, (value, _) in SAFETENSORS.items():
+        data = value() if callable(value) else value
+        for base in ('export', 'dinov2'):
+            path = paths[f'{base} {name}'] = top / f'{base}_{name}'
+            path.mkdir()
+            shutil.copy(models[base] / 'config.json', path)
+            (path / 'model.safetensors').write_bytes(data)
+    return paths
+
+
+DAMAGED = {  # model -> its files that are damaged
+    'official': [''],
+    'export': ['model.safetensors', 'config.json'],
+    'dinov2': ['model.safetensors', 'config.json'],
+    'clip': ['config.json'],
+}
+
+
+def damaged_models(guard, models, top, count, seed=0):
+    """{case: path} of `count` damaged copies of each file of valid models."""
+    paths = {}
+    for base, files in DAMAGED.items():
+        for file in files:
+            for index, (what, data) in enumerate(guard.mutants((models[base] / file).read_bytes(), count, seed)):
+                path = top / f'{base}_{file}_{index}'
+                if not file:
+                    path = path.with_suffix('.npz')
+                    path.write_bytes(data)
+                else:
+                    path.mkdir()
+                    for name in ('config.json', 'model.safetensors'):
+                        if name != file:
+                            os.link(models[base] / name, path / name)
+                    (path / file).write_bytes(data)
+                paths[f'{base} {file} {what} {index}'] = path
+    return paths
 
 
 @pytest.fixture(scope='module')
 def outcomes(guard, models, tmp_path_factory):
-    """{case: Outcome} of all files below, read one after another in one process."""
-    top = tmp_path_factory.mktemp('hostile_weights')
-    paths = {}
-    for name, (value, _) in NPZ.items():
-        paths[f'npz {name}'] = top / f'npz_{name}.npz'
-        paths[f'npz {name}'].write_bytes(contents(value))
-    for base in ('export', 'dinov2'):
-        for name, (value, _) in SAFETENSORS.items():
-            path = paths[f'{base} {name}'] = top / f'{base}_{name}'
-            path.mkdir()
-            shutil.copy(models[base] / 'config.json', path)
-            (path / 'model.safetensors').write_bytes(contents(value))
-    found = guard.run(read, paths.values(), first=models.values())
-    for path in paths.values():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    """{case: Outcome} of hostile files and a few damaged ones, read one after another in one process."""
+    top = tmp_path_factory.mktemp('weights')
+    paths = hostile_files(models, top) | damaged_models(guard, models, top, 10)
+    found = guard.run(read, paths.values(), first=[models['official'], models['export']])
+    shutil.rmtree(top)
     return dict(zip(paths, found, strict=True))
 
 
-@pytest.mark.parametrize('name', NPZ)
-def test_hostile_npz_are_refused(outcomes, name):
-    outcome = outcomes[f'npz {name}']
-    assert not outcome.fault
-    assert outcome.kind == 'refused' and NPZ[name][1] in outcome.text
+@pytest.mark.parametrize(('kind', 'table'), [
+    ('npz', NPZ), ('pth', PTH), ('export', SAFETENSORS), ('dinov2', SAFETENSORS),
+], ids=['npz', 'pth', 'export', 'dinov2'])  # fmt: skip
+def test_hostile_weights_are_refused_for_their_reason(outcomes, kind, table):
+    wrong = []
+    for name, (_, words) in table.items():
+        outcome = outcomes[f'{kind} {name}']
+        if outcome.fault or outcome.kind != 'refused' or words not in outcome.text:
+            wrong.append(f'{name} ({outcome.kind}): {outcome.fault or outcome.text}')
+    assert not wrong, '\n'.join(wrong)
 
 
-@pytest.mark.parametrize('base', ['export', 'dinov2'])
-@pytest.mark.parametrize('name', SAFETENSORS)
-def test_hostile_safetensors_are_refused(outcomes, base, name):
-    outcome = outcomes[f'{base} {name}']
-    assert not outcome.fault
-    assert outcome.kind == 'refused' and SAFETENSORS[name][1] in outcome.text
+def test_damaged_models_are_used_or_refused(outcomes):
+    faults = [f'{case}: {outcome.fault}' for case, outcome in outcomes.items() if outcome.fault]
+    assert not faults, '\n'.join(faults)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('seed', range(2))
+def test_thousands_of_damaged_models_are_used_or_refused(guarded, guard, models, tmp_path, seed):
+    paths = damaged_models(guard, models, tmp_path, 350, seed + 1)
+    kinds = [outcome.kind for outcome in guarded(read, paths.values(), first=models.values())]
+    assert {'used', 'refused'} == set(kinds)
