@@ -10,6 +10,7 @@ import numpy as np
 from rvm_jax.errors import DataError
 
 MAX_PIXELS = 64_000_000  # of one frame: twice 8K video; a larger one is damage or malice, and would exhaust the memory
+MAX_BYTES = 2 * 2**30  # of the frames of one clip, decoded: 8 of MAX_PIXELS, or 80 of 4K
 FIX = 'prepare the data again'
 JPEG_START = b'\xff\xd8'
 START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers
@@ -62,7 +63,9 @@ def encoded(name, blobs):
     sizes = {image_size(name, blob) for blob in blobs}
     if len(sizes) > 1:
         raise DataError(name, 'changes its size between frames', FIX)
-    return Pictures(len(blobs), *sizes.pop(), functools.partial(_decode_images, name, blobs))
+    height, width = sizes.pop()
+    check_clip(name, len(blobs), height, width)
+    return Pictures(len(blobs), height, width, functools.partial(_decode_images, name, blobs))
 
 
 def image_size(name, blob):
@@ -104,6 +107,14 @@ def check_size(name, height, width):
     if height * width > MAX_PIXELS:
         reason = f'has frames of {width} x {height} pixels, more than {MAX_PIXELS / 1e6:g} million'
         raise DataError(name, reason, 'scale it down')
+
+
+def check_clip(name, num_frames, height, width):
+    """DataError if so many frames of that size, decoded, would exhaust the memory."""
+    size = num_frames * height * width * 3
+    if size > MAX_BYTES:
+        reason = f'needs {size / 2**30:.1f} GB for {num_frames} frames of {width} x {height} pixels'
+        raise DataError(name, f'{reason}, more than {MAX_BYTES / 2**30:g}', 'scale it down, or take fewer frames')
 
 
 def _decode_images(name, blobs, shrink=1):

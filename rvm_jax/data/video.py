@@ -26,7 +26,7 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from rvm_jax.data.container import DECODERS, FIX, describe, first_video_stream, open_container, raise_if_passing
-from rvm_jax.data.pictures import decoded
+from rvm_jax.data.pictures import check_clip, decoded
 from rvm_jax.errors import DataError
 
 # Decoders whose 'non-reference' flag is strict: such a frame is used by no other one. In H.265 it may be used by a
@@ -125,18 +125,23 @@ class Video:
     def read(self, ticks, fps):
         """Frames (n, H, W, 3) uint8 nearest to ticks (integers, any order); only what is needed is decoded.
 
-        DataError where a frame that is wanted, or one that it is predicted from, is damaged or missing, or decoding
-        takes longer than the time limit.
+        DataError where a frame that is wanted, or one that it is predicted from, is damaged or missing, where all of
+        them would exhaust the memory, or decoding takes longer than the time limit.
         """
         ticks = np.asarray(ticks)
         unique = np.unique(ticks)
         times_s, images = unique / fps, []
+        check_clip(self.path, len(ticks), self._stream.codec_context.height, self._stream.codec_context.width)
         while len(images) < len(times_s):
             rest = times_s[len(images) :]
             images += self._read_from(rest, rest[0]) or self._read_from(rest, None)
         if len({image.shape for image in images}) > 1:
             raise DataError(self.path, 'changes its size between frames', FIX)
-        return np.stack([images[i] for i in np.searchsorted(unique, ticks)])
+        frames_THWC, places = np.empty((len(ticks), *images[0].shape), np.uint8), np.searchsorted(unique, ticks)
+        for i, image in enumerate(images):
+            frames_THWC[places == i] = image
+            images[i] = None  # frames of 8K take 100 MB each: not all of them twice
+        return frames_THWC
 
     def pictures(self, ticks, fps):
         """`read` as Pictures: what a source's videos give to the loader."""

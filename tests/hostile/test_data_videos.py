@@ -11,6 +11,9 @@ import av
 import numpy as np
 import pytest
 
+from rvm_jax.data.video import open_video
+from rvm_jax.errors import DataError
+
 KINDS = {  # name: codec, format of pixels, options of the container
     'a.mp4': ('libx264', 'yuv420p', {}),
     'fragments.mp4': ('libx264', 'yuv420p', {'movflags': 'frag_keyframe+empty_moov'}),
@@ -292,3 +295,10 @@ def test_what_is_no_file_is_never_opened(guarded, tmp_path, valid):
         server.bind(os.path.relpath(folder / 'socket.mp4'))
         outcomes = guarded(read, sorted(folder.iterdir()), first=[tmp_path / 'sound.mp4'])
     assert {outcome.kind for outcome in outcomes} == {'refused'}
+
+
+def test_a_clip_of_large_frames_is_refused_before_any_is_decoded(tmp_path):
+    path = tmp_path / 'large.y4m'
+    path.write_text('YUV4MPEG2 W8000 H8000 F10:1 C420\nFRAME\n')
+    with open_video(path) as video, pytest.raises(DataError, match='needs 11.4 GB for 64 frames of 8000 x 8000 pixels'):
+        video.read(range(64), 10)
