@@ -38,6 +38,7 @@ def run(name, argv):
     """Run one command; returns its exit code."""
     from rvm_jax import storage
     from rvm_jax.errors import ConfigErrors, Stopped, Unavailable, UserError, printable
+    from rvm_jax.training.progress import say
 
     command = importlib.import_module(f'rvm_jax.{name}')
     parser = argparse.ArgumentParser(
@@ -57,13 +58,13 @@ def run(name, argv):
     try:
         command.run(args)
     except (UserError, ConfigErrors) as error:
-        print(f'rvm {name}: {error}', file=sys.stderr)
+        say(f'rvm {name}: {error}')
         return error.exit_code
     except (Stopped, Unavailable) as error:
-        print(f'rvm {name}: {printable(error)}', file=sys.stderr)
+        say(f'rvm {name}: {printable(error)}')
         return error.exit_code
     except KeyboardInterrupt:
-        print(f'rvm {name}: stopped by Ctrl-C', file=sys.stderr)
+        say(f'rvm {name}: stopped by Ctrl-C')
         return 130
     except BrokenPipeError:  # `rvm info ... | head`
         with contextlib.suppress(OSError):  # standard output may be no file
@@ -71,12 +72,12 @@ def run(name, argv):
         return SIGPIPE_CODE
     except OSError as error:
         if storage.may_pass(error):
-            print(f'rvm {name}: {Unavailable(error.filename, error.strerror)}', file=sys.stderr)
+            say(f'rvm {name}: {Unavailable(error.filename, error.strerror)}')
             return Unavailable.exit_code
         if error.filename is None:
             raise
         reason = printable(f'{error.filename}: {error.strerror}; check the path and its permissions')
-        print(f'rvm {name}: {reason}', file=sys.stderr)
+        say(f'rvm {name}: {reason}')
         return 2
     return 0
 
