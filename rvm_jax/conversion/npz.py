@@ -6,6 +6,7 @@ Other weights that are zips are looked through in the same way before their own 
 import contextlib
 import io
 import os
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -17,7 +18,8 @@ from rvm_jax.errors import UserError
 
 # NumPy parses a header as Python source, and a hostile one can make any part of that fail.
 HEADER_ERRORS = (ValueError, KeyError, RecursionError, MemoryError, tokenize.TokenError)
-ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError)
+# What a damaged zip makes zipfile raise, ValueError for names that are no text among them.
+ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, ValueError, struct.error)
 MAX_MEMBERS = 20_000
 MAX_DIRECTORY = 4 * 2**20  # bytes of the list of members, which zipfile takes in before one can look
 MAX_AXES = 5  # of the patch kernel, which has the most

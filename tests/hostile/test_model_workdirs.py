@@ -56,6 +56,10 @@ def recipe(**values):
     return in_json(change)
 
 
+def frozen(encoder, path):
+    return recipe(model__encoder=encoder, model__target='light_target', model__encoder_path=path)
+
+
 def sealed(change):
     """Change a manifest, and its digest with it, as whoever made it can."""
 
@@ -139,12 +143,9 @@ CASES = {  # name: (file, what is done to it, words of the reason, or None if th
     'wide_pictures': ('config.json', recipe(data__image_size=8 * 10**9), 'image_size='),
     'infinite_steps': ('config.json', recipe(steps=float('inf')), ''),
     'nan': ('config.json', recipe(data__fps=float('nan')), ''),
-    'encoder_is_a_device': (
-        'config.json', recipe(model__encoder='dinov2', model__target='light_target', model__encoder_path='/dev/zero'), ''),
-    'encoder_is_a_folder_of_devices': (
-        'config.json', recipe(model__encoder='rvm', model__target='light_target', model__encoder_path='/dev'), ''),
-    'encoder_is_the_workdir': (
-        'config.json', recipe(model__encoder='rvm', model__target='light_target', model__encoder_path='.'), ''),
+    'encoder_is_a_device': ('config.json', frozen('dinov2', '/dev/zero'), 'names it as the frozen encoder'),
+    'encoder_is_a_folder_of_devices': ('config.json', frozen('rvm', '/dev'), 'names it as the frozen encoder'),
+    'encoder_is_the_workdir': ('config.json', frozen('rvm', '.'), 'names it as the frozen encoder'),
     'command_is_a_list': ('config.json', put(command=['a'], version={'a': 1}), None),
     'command_of_control_letters': ('config.json', put(command='\x1b[2J rvm\n--config=\x07', version='\x1b[2J'), None),
     'architecture_of_nothing': ('config.json', put(architecture={}), 'lacks or adds'),
@@ -177,8 +178,8 @@ CASES = {  # name: (file, what is done to it, words of the reason, or None if th
     'position_is_no_json': (f'{STEP}/data/metadata', position(b'\xff'), ''),
     'metrics_is_a_pipe': ('metrics.jsonl', pipe, None),
     'metrics_of_lists': ('metrics.jsonl', written(b'[1]\n"a"\n{"loss": 1}\n{"step": "a", "loss": 2}\n' * 3), None),
-    'metrics_of_numbers': ('metrics.jsonl', written(b'{"step": 20, "loss": "x"}\n{"step": 1e999, "loss": NaN}\n'), None),
-    'metrics_of_text': ('metrics.jsonl', written(b'{"step": 20, "loss": 1, "clips_per_second": "\\u001b[2J"}\n' * 2), None),
+    'metrics_beyond': ('metrics.jsonl', written(b'{"step": 1e999, "loss": NaN}\n{"step": 9, "loss": 1e999}'), None),
+    'metrics_of_text': ('metrics.jsonl', written(b'{"step": 20, "loss": 1, "mfu": "\\u001b[2J"}\n' * 2), None),
     'metrics_of_digits': ('metrics.jsonl', written(b'{"step": 2, "loss": ' + b'9' * 4000 + b'}\n'), None),
     'metrics_are_deep': ('metrics.jsonl', written(b'[' * 100_000 + b'\n'), None),
     'metrics_are_no_text': ('metrics.jsonl', written(b'\xff\xfe\n'), None),

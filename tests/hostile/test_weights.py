@@ -88,6 +88,8 @@ NPZ = {
     'pickle_inside': (lambda: zipped([('cls_token.npy', pickled_array())]), 'holds object, not float32'),
     'climbing_names': (lambda: zipped([('../../../tmp/x.npy', npy((1,), b'1234'))]), 'not a released RVM file'),
     'names_of_control_letters': (lambda: zipped([('\x1b[2J\n\x07.npy', npy((1,), b'1234'))]), 'not a released RVM'),
+    'names_of_no_text': (
+        lambda: zipped([('é.npy', npy((1,), b'1234'))]).replace('é'.encode(), b'\xff\xff'), 'not a readable .npz'),
     'long_names': (lambda: zipped([('a' * 60_000, npy((1,), b'1234'))]), 'not a released RVM file'),
     'zeros_packed_a_thousandfold': (
         lambda: zipped([('a.npy', npy((2**24,), bytes(2**26)))] * 1, zipfile.ZIP_DEFLATED), 'bytes in a file of'),
