@@ -5,6 +5,8 @@ import json
 import os
 import socket
 
+FIELDS = {'host': str, 'pid': int, 'start': str, 'since': str}
+
 
 def describe():
     """What this process writes into a lock."""
@@ -20,9 +22,10 @@ def parse(text):
     """The owner that a lock's text names: {} if it is unreadable."""
     try:
         owner = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
-    return owner if isinstance(owner, dict) and {'host', 'pid', 'start', 'since'} <= owner.keys() else {}
+    is_whole = isinstance(owner, dict) and all(type(owner.get(name)) is kind for name, kind in FIELDS.items())
+    return owner if is_whole else {}
 
 
 def is_mine(owner):

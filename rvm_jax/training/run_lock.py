@@ -157,6 +157,7 @@ def _beat(path, ended):
 def _read(path):
     """The owner that a lock names: {} if it is unreadable, None if there is no lock."""
     try:
+        storage.check_regular(path)
         with open(path, 'rb') as file:
             return lock_owner.parse(file.read())
     except FileNotFoundError:

@@ -109,11 +109,20 @@ def test_a_clock_that_jumps_does_not_make_a_live_lock_look_dead(tmp_path, monkey
 
 def test_an_unreadable_lock_is_replaced(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(module, 'SETTLE', 0.1)
-    for text in ('', 'garbage', '[]', '{"host": 1}'):
+    here = {'host': socket.gethostname(), 'pid': 7, 'start': 'x', 'since': 'today'}
+    lies = [json.dumps(here | lie) for lie in ({'pid': '../self'}, {'pid': '7\0'}, {'pid': None}, {'since': []})]
+    for text in ('', 'garbage', '[]', '{"host": 1}', '[' * 100_000, *lies):
         (tmp_path / 'run.lock').write_text(text)
         with run_lock(tmp_path):
             confirm(tmp_path)
         assert 'taken over from an unknown run' in capsys.readouterr().err
+
+
+def test_a_pipe_in_place_of_a_lock_is_replaced_and_not_waited_for(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, 'SETTLE', 0.1)
+    os.mkfifo(tmp_path / 'run.lock')
+    with run_lock(tmp_path):
+        confirm(tmp_path)
 
 
 def test_only_one_of_many_takes_a_dead_lock_over(tmp_path):
