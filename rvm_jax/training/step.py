@@ -58,9 +58,7 @@ def make_train_step(graphdef, optimizer, objective, abstract_state, gather=None,
             state['params'], statistics, frozen, batch, visible_BFV, keys_B2
         )
         norm = optax.tree.norm(gradients)
-        # Clipping by a norm that overflows would make every gradient zero, and the step pass for a good one.
-        is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        gradients = jax.tree.map(lambda gradient: jnp.where(is_finite, gradient, jnp.nan), gradients)
+        gradients = _nan_unless_finite(gradients, loss, norm)
         params = jax.lax.with_sharding_constraint(state['params'], gradient_shardings)
         updates, opt_state = optimizer.update(gradients, state['opt_state'], params)
         in_a_row, in_total = nonfinite_steps(opt_state)
@@ -101,6 +99,12 @@ def make_eval_step(graphdef, compared_losses, abstract_params, gather=None):
         return losses_and_reconstruction(params, batch, _draw_visible(graphdef, params, batch, key))
 
     return eval_step
+
+
+def _nan_unless_finite(gradients, *numbers):
+    """Gradients that the optimizer will skip if a number is not finite; clipping by such a norm would make them zero."""
+    is_finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, numbers))
+    return jax.tree.map(lambda gradient: jnp.where(is_finite, gradient, jnp.nan), gradients)
 
 
 def _specs(abstract):
