@@ -102,7 +102,7 @@ def make_eval_step(graphdef, compared_losses, abstract_params, gather=None):
 
 
 def _nan_unless_finite(gradients, *numbers):
-    """Gradients that the optimizer will skip if a number is not finite; clipping by such a norm would make them zero."""
+    """Gradients that the optimizer skips if a number is not finite; clipping by such a norm would make them zero."""
     is_finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, numbers))
     return jax.tree.map(lambda gradient: jnp.where(is_finite, gradient, jnp.nan), gradients)
 
