@@ -60,7 +60,7 @@ class Checkpoints:
                 post_finalization_callback=self._write_manifest,
                 barrier_sync_fn=self._meeting and self._meeting.wait,
                 # When making a folder in the background fails, threads wait for it for five minutes, and so does the
-                # end of the process. Several processes must not wait for each other here, and end without their threads.
+                # end of the process. Several processes must not wait for each other here; they end without threads.
                 create_directories_asynchronously=self._meeting is not None,
             ),
         )

@@ -1,7 +1,7 @@
 """Variables of MATLAB files, version 5 to 7: arrays of numbers, texts, and structs of these.
 
 scipy.io.loadmat unpacks whatever a file holds, which may be a thousand times its size, and a single wrong number in one
-can make it read memory that is not its own (SciPy 1.17.1: the process ends). What datasets need of the format is little.
+can make it read memory that is not its own (SciPy 1.17.1: the process ends). Datasets need little of the format.
 """
 
 import math
