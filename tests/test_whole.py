@@ -74,6 +74,15 @@ def test_a_folder_that_was_about_to_be_replaced_comes_back(tmp_path):
     assert (tmp_path / 'folder' / 'text').read_text() == 'old' and os.listdir(tmp_path) == ['folder']
 
 
+def test_what_a_process_of_the_same_number_left_in_a_container_of_the_same_name_goes(tmp_path):
+    with whole(tmp_path / 'folder') as partial:
+        os.mkdir(partial)
+    _leftovers.cache_clear()
+    os.mkdir(partial)
+    write_folder(tmp_path / 'folder', 'new')
+    assert (tmp_path / 'folder' / 'text').read_text() == 'new' and os.listdir(tmp_path) == ['folder']
+
+
 def test_who_still_writes_is_left_alone(tmp_path):
     with whole(tmp_path / 'folder') as partial:
         os.mkdir(partial)
