@@ -227,16 +227,20 @@ def flatten(config):
 
 
 def from_dict(values, origin):
-    """A config from the nested dict that a run stored; raises UserError if its keys are not today's."""
+    """A config from the nested dict that a run stored; raises UserError if it has keys that are not today's.
+
+    Keys that are younger than the run have their defaults, which must therefore change nothing.
+    """
     config = default()
     known = flatten(config)
     try:
         stored = flatten(ml_collections.ConfigDict(values)) if isinstance(values, dict) else {}
     except (TypeError, ValueError, RecursionError):  # names with dots, or nested without end
         stored = {}
-    if set(stored) != set(known):
-        wrong = ', '.join(sorted(set(stored) ^ set(known))[:8])
-        raise UserError(origin, f'lacks or adds the keys {wrong}', 'use the version of rvm_jax that wrote it')
+    if not stored or not set(stored) <= set(known):
+        wrong = ', '.join(sorted(set(stored) - set(known))[:8])
+        reason = f'has the unknown keys {wrong}' if stored else 'holds no config'
+        raise UserError(origin, reason, 'use the version of rvm_jax that wrote it')
     for key, value in stored.items():
         section, _, name = key.rpartition('.')
         value = as_mixture(value, origin) if key == 'data.mixture' else value

@@ -17,7 +17,7 @@ from rvm_jax import storage
 from rvm_jax.architecture_rows import architecture_rows
 from rvm_jax.errors import DataError, UserError, printable
 
-MAX_JSON = 2**20  # bytes of a run's lock and of its report on data
+MAX_JSON = 2**26  # bytes of a run's lock and of its report on data, which names every video that failed
 PICTURED = 36  # frames in the contact sheet of shards
 
 

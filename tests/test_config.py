@@ -200,17 +200,24 @@ def test_a_stored_config_comes_back():
     assert configs.from_dict(json.loads(stored), 'here').to_dict() == config.to_dict()
 
 
+def test_a_config_from_before_a_key_was_there_has_its_default():
+    stored = configs.load(TINY, ['steps=7']).to_dict()
+    del stored['optim']['allow_change']
+    assert configs.from_dict(stored, 'here').to_dict() == configs.load(TINY, ['steps=7']).to_dict()
+
+
 @pytest.mark.parametrize(
     ('change', 'reason'),
     [
-        ({'stepz': 1}, 'here: lacks or adds the keys stepz'),
+        ({'stepz': 1}, 'here: has the unknown keys stepz'),
         ({'steps': 'many'}, "here: has steps='many'"),
-        ({'data': 3}, 'lacks or adds the keys'),
+        ({'data': 3}, 'has the unknown keys data'),
         ({'batch_size': -1}, 'config.batch_size=-1: must be above 0'),
     ],
 )
 def test_a_damaged_stored_config_is_explained(change, reason):
     with pytest.raises(UserError, match=reason):
         configs.from_dict(configs.default().to_dict() | change, 'here')
-    with pytest.raises(UserError, match='lacks or adds'):
-        configs.from_dict(['not a config'], 'here')
+    for nothing in ['not a config'], {}:
+        with pytest.raises(UserError, match='holds no config'):
+            configs.from_dict(nothing, 'here')

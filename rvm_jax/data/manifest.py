@@ -63,19 +63,22 @@ def compare_manifests(old, new):
     return lines
 
 
-def check_unchanged(path, source, allow_change=False):
-    """Compare a source with the manifest saved at path (JSON), which is written if it is not there yet.
+def write_manifest(path, source):
+    """Write down (JSON) what a source is made of."""
+    storage.write_json(path, {'sampler_version': SAMPLER_VERSION, 'videos': len(source), 'files': source.manifest()})
 
-    Returns None if nothing changed, else a one-line notice, after saving the new manifest, if allow_change. UserError
-    with the differences otherwise, or if the saved manifest cannot be read.
+
+def check_unchanged(path, source, allow_change=False):
+    """Compare a source with the manifest at path, if there is one; None if nothing changed.
+
+    Otherwise a one-line notice if allow_change, UserError with the differences if not. UserError, too, if the manifest
+    cannot be read.
     """
-    new = {'sampler_version': SAMPLER_VERSION, 'videos': len(source), 'files': source.manifest()}
     if not storage.exists(path):
-        storage.write_json(path, new)
         return None
     try:
         old = storage.read_json(path)
-        lines = compare_manifests(old['files'], new['files'])
+        lines = compare_manifests(old['files'], source.manifest())
         old_version = old['sampler_version']
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(path, f'is no manifest ({error})', 'delete it to take the data as they are now') from error
@@ -92,5 +95,4 @@ def check_unchanged(path, source, allow_change=False):
             f'changed since this run began ({summary})',
             'restore the files, or go on with --config.data.allow_change=true',
         )
-    storage.write_json(path, new)
     return f'the data changed since this run began, going on as allowed: {printable(summary)}'

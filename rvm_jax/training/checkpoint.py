@@ -17,7 +17,7 @@ import os
 import jax
 
 from rvm_jax import storage
-from rvm_jax.errors import Stopped, UserError
+from rvm_jax.errors import Stopped, Unavailable, UserError
 from rvm_jax.training import checkpoint_folder, checksums
 from rvm_jax.training.checkpoint_folder import step_path
 from rvm_jax.training.hosts import ALONE
@@ -219,6 +219,8 @@ def read_step(workdir, step=None, check=None):
     try:
         return step, *_read_items(path, check)
     except ORBAX_ERRORS as error:
+        if isinstance(error, OSError) and storage.may_pass(error):
+            raise Unavailable(path, error.strerror) from error
         reason = str(error).partition('\n')[0] or type(error).__name__
         raise UserError(path, f'cannot be read ({reason})', 'restore it from a copy, or choose another step') from error
 

@@ -16,6 +16,7 @@ from rvm_jax.training.optimizer import learning_rate
 from rvm_jax.training.progress import say
 from rvm_jax.training.writer import SKIPPED
 
+MOST_SKIPPED = 100  # videos that are named for a skipped step
 MOST_NAMED = 1000  # failures whose reasons a process hands on between two logged steps
 
 
@@ -167,14 +168,14 @@ class RunLog:
         All processes come here at the same step.
         """
         (mine,) = [records for of, records in self._records if of == step]
-        records = np.concatenate(self._hosts.gather(mine.tolist())).astype(int)
-        names = sorted({self._source[record].name for record in records})
-        self._writer.skipped(step, names)
+        records = sorted(set(np.concatenate(self._hosts.gather(mine.tolist())).astype(int)))
+        self._writer.skipped(step, [self._source[record].name for record in records[:MOST_SKIPPED]], len(records))
         if in_a_row >= self._config.optim.max_nonfinite:
-            more = f' and {len(names) - 4} more' if len(names) > 4 else ''
+            names = ', '.join(self._source[record].name for record in records[:4])
+            more = f' and {len(records) - 4} more' if len(records) > 4 else ''
             raise Diverged(
                 f'step {step}',
-                f'{in_a_row} steps in a row were not finite, the last on {", ".join(names[:4])}{more}; see {SKIPPED}',
+                f'{in_a_row} steps in a row were not finite, the last on {names}{more}; see {SKIPPED}',
                 'the last checkpoint is good: start a new run from it with --config.init_from, and a lower '
                 'optim.peak_lr',
             )

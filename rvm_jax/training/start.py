@@ -16,7 +16,7 @@ from flax import nnx
 from rvm_jax import config as configs
 from rvm_jax import storage
 from rvm_jax.conversion import mapping
-from rvm_jax.data.manifest import check_unchanged
+from rvm_jax.data.manifest import check_unchanged, write_manifest
 from rvm_jax.errors import UserError
 from rvm_jax.training import cost, parts, run_lock
 from rvm_jax.training.progress import say
@@ -50,11 +50,8 @@ def check_same_run(workdir, config, source):
     """
     path, manifest = (os.path.join(workdir, name) for name in (CONFIG, MANIFEST))
     changes = _compare_configs(path, config, workdir) if storage.exists(path) else []
-    if storage.exists(manifest):
-        notice = check_unchanged(manifest, source, config.data.allow_change)
-        if notice:
-            storage.remove(os.path.join(workdir, REPORT))  # it is about files that have changed
-            changes.append(notice)
+    notice = check_unchanged(manifest, source, config.data.allow_change)
+    changes += [notice] if notice else []
     for change in changes:
         say(change)
     return changes
@@ -66,10 +63,9 @@ def write_down(workdir, config, arch, source, step, changes):
     Only once the state is there: what ends before, because it does not fit, must not pass for the run's own config.
     """
     path, manifest, report = (os.path.join(workdir, name) for name in (CONFIG, MANIFEST, REPORT))
-    if not step:
-        storage.remove(manifest)  # of an attempt that never saved a step
-        storage.remove(report)
-    check_unchanged(manifest, source, config.data.allow_change)
+    if not step or not storage.exists(manifest) or check_unchanged(manifest, source, allow_change=True):
+        storage.remove(report)  # it is about other files, or of an attempt that never saved a step
+        write_manifest(manifest, source)
     version = importlib.metadata.version('rvm_jax')
     run = {'version': version, 'command': shlex.join(sys.argv), 'config': config.to_dict()}
     run['architecture'] = dataclasses.asdict(arch)  # a frozen encoder's, too, which may lie elsewhere one day

@@ -64,10 +64,10 @@ class Writer:
             if self._board is not None:
                 self._try('tensorboard', self._board.scalars, step, values)
 
-    def skipped(self, step, videos):
-        """Log a step that was skipped because it was not finite, and the names of its videos."""
+    def skipped(self, step, videos, number):
+        """Log a step that was skipped because it was not finite, names of its videos, and how many these are."""
         if self._is_first:
-            self._append(SKIPPED, {'step': int(step), 'videos': videos})
+            self._append(SKIPPED, {'step': int(step), 'videos': videos, 'number': number})
 
     def image(self, step, name, image_HWC):
         """Write an RGB uint8 picture as images/<name>_<step>.png, and to TensorBoard."""

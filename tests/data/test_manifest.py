@@ -6,7 +6,7 @@ import pytest
 
 from rvm_jax import storage
 from rvm_jax.data import manifest
-from rvm_jax.data.manifest import END_BYTES, check_unchanged, compare_manifests, file_entry
+from rvm_jax.data.manifest import END_BYTES, check_unchanged, compare_manifests, file_entry, write_manifest
 from rvm_jax.data.sources.folder import FolderSource
 from rvm_jax.errors import UserError
 
@@ -57,6 +57,7 @@ def source(tmp_path):
 def test_unchanged_data_pass_and_changed_data_are_refused_with_the_difference(tmp_path, source):
     saved = tmp_path / 'data.json'
     assert check_unchanged(saved, source()) is None
+    write_manifest(saved, source())
     assert check_unchanged(saved, source()) is None
     (tmp_path / 'videos' / 'b.mp4').unlink()
     (tmp_path / 'videos' / 'd.mp4').write_bytes(b'd')
@@ -66,17 +67,20 @@ def test_unchanged_data_pass_and_changed_data_are_refused_with_the_difference(tm
     assert saved.read_text() == before
 
 
-def test_a_change_can_be_allowed_once(tmp_path, source):
+def test_a_change_can_be_allowed(tmp_path, source):
     saved = tmp_path / 'data.json'
-    check_unchanged(saved, source())
+    write_manifest(saved, source())
     (tmp_path / 'videos' / 'b.mp4').write_bytes(b'other')
+    before = saved.read_text()
     assert 'changed b.mp4' in check_unchanged(saved, source(), allow_change=True)
+    assert saved.read_text() == before
+    write_manifest(saved, source())
     assert check_unchanged(saved, source()) is None
 
 
 def test_another_rule_of_drawing_clips_counts_as_a_change(tmp_path, source):
     saved = tmp_path / 'data.json'
-    check_unchanged(saved, source())
+    write_manifest(saved, source())
     saved.write_text(json.dumps({**json.loads(saved.read_text()), 'sampler_version': 0}))
     with pytest.raises(UserError, match='began with rule 0'):
         check_unchanged(saved, source())

@@ -15,7 +15,8 @@ def test_a_poisoned_step_is_skipped_counted_and_written_down(training, reference
     assert [entry['skipped_steps'] for entry in training.logged('metrics.jsonl') if 'loss' in entry][3:6] == [0, 1, 1]
     (entry,) = training.logged('nonfinite.jsonl')
     (clips,) = training.clips()[5]
-    assert entry == {'step': 5, 'videos': sorted({f'{videos}/clip_{video:05}.mp4' for video in clips[0]})}
+    names = sorted({f'{videos}/clip_{video:05}.mp4' for video in clips[0]})
+    assert entry == {'step': 5, 'videos': names, 'number': len(names)}
     seen('skipped, counted, videos in nonfinite.jsonl')
 
 

@@ -9,7 +9,7 @@ import optax
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rvm_jax.errors import UserError
+from rvm_jax.errors import Unavailable, UserError
 from rvm_jax.training import checksums
 from rvm_jax.training.checkpoint import Checkpoints, describe, read_step
 from rvm_jax.training.run_lock import run_lock
@@ -268,6 +268,14 @@ def test_parameters_are_read_without_the_optimizer(two_steps, capsys):
     flip_bit(biggest_file(two_steps, 2))
     assert read_step(two_steps)[0] == 1
     assert 'step 2 is damaged' in capsys.readouterr().err
+
+
+def test_a_disk_that_is_away_is_no_damage(two_steps):
+    def away(_):
+        raise OSError(errno.ESTALE, 'Stale file handle')
+
+    with pytest.raises(Unavailable, match='does not answer'):
+        read_step(two_steps, check=away)
 
 
 def test_reading_parameters_where_there_are_none_is_an_error(tmp_path):

@@ -55,12 +55,14 @@ def test_a_resumed_run_has_each_step_once(tmp_path):
 
 def test_skipped_steps_are_listed_and_a_resumed_run_lists_each_once(tmp_path):
     with Writer(tmp_path) as writer:
-        writer.skipped(3, ['a.mp4', 'b.mp4'])
-        writer.skipped(7, ['c.mp4'])
+        writer.skipped(3, ['a.mp4', 'b.mp4'], 2)
+        writer.skipped(7, ['c.mp4'], 1)
     with Writer(tmp_path, step=5) as writer:
-        writer.skipped(7, ['c.mp4'])
+        writer.skipped(7, ['c.mp4'], 1)
     entries = [json.loads(line) for line in (tmp_path / 'nonfinite.jsonl').read_text().splitlines()]
-    assert entries == [{'step': 3, 'videos': ['a.mp4', 'b.mp4']}, {'step': 7, 'videos': ['c.mp4']}]
+    assert [(entry['step'], entry['videos'], entry['number']) for entry in entries] == [
+        (3, ['a.mp4', 'b.mp4'], 2), (7, ['c.mp4'], 1)
+    ]  # fmt: skip
 
 
 def test_a_half_written_line_is_dropped_on_a_fresh_start_too(tmp_path):
