@@ -119,13 +119,14 @@ class Training:
         lines = other._seen.read_text().splitlines()
         self._seen.write_text(''.join(f'{line}\n' for line in lines if json.loads(line)['step'] <= step))
 
-    def start(self, *flags, environment=(), shell='', **overrides):
-        """Start it, or start it again; config keys are written with __ for dots."""
+    def start(self, *flags, hold=(), environment=(), shell='', **overrides):
+        """Start it, or start it again; config keys are written with __ for dots. Steps in hold wait for `release`."""
         config = RECIPE | {'data.path': self._videos}
         config |= {key.replace('__', '.'): value for key, value in overrides.items()}
         words = [f'--config.{key}={value}' for key, value in config.items()]
         arguments = 'train', '--config', 'configs/tiny.py', '--workdir', self.workdir, *flags, *words
-        command = Command(*arguments, shell=shell, RVM_SEEN=str(self._seen), **dict(environment))
+        environment = dict(environment) | {'RVM_SEEN': str(self._seen), 'RVM_HOLD': ','.join(map(str, hold))}
+        command = Command(*arguments, shell=shell, **environment)
         self._started.append(command)
         return command
 
@@ -173,16 +174,30 @@ class Training:
             (path.name for path in (self.workdir / 'checkpoints').iterdir()), key=lambda name: (len(name), name)
         )
 
+    def wait_held(self, step, meanwhile=lambda: None):
+        """Until the run holds before this step, all steps but the last one logged; meanwhile is called now and then."""
+        held = self._seen.with_name(f'{self._seen.name}.held_{step}')
+        wait_until(lambda: (meanwhile(), held.exists())[1])
+
+    def release(self, step):
+        """Let the run go on with this step."""
+        self._seen.with_name(f'{self._seen.name}.go_{step}').touch()
+
     def wait_for_checkpoint(self, step):
         """Until the checkpoint of this step is complete."""
-        deadline = time.monotonic() + 180
-        while not (self.workdir / 'checkpoints' / str(step)).exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
+        wait_until((self.workdir / 'checkpoints' / str(step)).exists)
 
     def close(self):
         for command in self._started:
             command.stop()
+
+
+def wait_until(condition, timeout=180):
+    """Look now and then; AssertionError if it does not come true."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def _environment(more):

@@ -25,7 +25,7 @@ def copied(tmp_path, videos):
 
 def refuse(training, **overrides):
     """The line with which a start is refused, before the step is compiled."""
-    code, said = training.start(environment={'JAX_LOG_COMPILES': '1'}, **overrides).end(timeout=120)
+    code, said = training.start(environment={'JAX_LOG_COMPILES': '1'}, **overrides).end()
     assert code == 2, said
     assert 'Compiling jit(train_step)' not in said
     return said.splitlines()[-1]
@@ -105,7 +105,7 @@ def test_other_data_that_are_allowed_go_on_and_are_written_down(training, refere
     run = training.start(data__path=copied)
     run.wait_for('step 4/')
     run.signal(signal.SIGTERM)
-    assert run.end(timeout=60)[0] == 75
+    assert run.end()[0] == 75
     saved = max(training.losses())
     (copied.parent / missing.name).rename(missing)
 

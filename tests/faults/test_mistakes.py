@@ -10,7 +10,7 @@ def refused(training):
     """refused(**overrides): the lines with which the command ends, which must leave nothing behind."""
 
     def refuse(environment=(), **overrides):
-        code, said = training.start(environment=COMPILES | dict(environment), **overrides).end(timeout=60)
+        code, said = training.start(environment=COMPILES | dict(environment), **overrides).end()
         assert code == 2, said
         assert 'Compiling' not in said
         assert not training.workdir.exists()
@@ -67,11 +67,11 @@ def test_recipes_and_data_are_refused_as_kindly_as_values(refused, command, tmp_
     recipe = tmp_path / 'mine.py'
     recipe.write_text('from rvm_jax import config\n\ndef get_config():\n    c = config.default()\n')
     recipe.write_text(recipe.read_text() + '    c.optim.peaklr = 1.0\n    return c\n')
-    code, said = command('train', '--config', recipe, '--workdir', tmp_path / 'run').end(timeout=60)
+    code, said = command('train', '--config', recipe, '--workdir', tmp_path / 'run').end()
     assert code == 2 and 'Did you mean "peak_lr"' in said and said.count('\n') == 1
-    code, said = command('train', '--config', 'configs/tini.py', '--workdir', tmp_path / 'run').end(timeout=60)
+    code, said = command('train', '--config', 'configs/tini.py', '--workdir', tmp_path / 'run').end()
     assert code == 2 and 'configs/tini.py: there is no such recipe; name a file such as configs/tiny.py\n' in said
-    code, said = command('train', '--config', 'configs/tiny.py', '--workdri', tmp_path / 'run').end(timeout=60)
+    code, said = command('train', '--config', 'configs/tiny.py', '--workdri', tmp_path / 'run').end()
     assert code == 2 and '--workdir' in said
     assert not (tmp_path / 'run').exists()
     seen('exit 2, nothing written')

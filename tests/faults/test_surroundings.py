@@ -19,6 +19,13 @@ def state(training, step=STEPS):
     return {name: array.tobytes() for name, array in tree_named(read_step(training.workdir, step)[1]).items()}
 
 
+def read(terminal):
+    try:
+        return os.read(terminal, 1000)
+    except BlockingIOError:  # nothing new
+        return b''
+
+
 @pytest.mark.fault('F20', 'two runs into one directory at the same moment')
 def test_of_two_runs_one_trains_and_the_other_is_told_by_whom(training, reference, seen):
     runs = [training.start(), training.start()]
@@ -32,8 +39,8 @@ def test_of_two_runs_one_trains_and_the_other_is_told_by_whom(training, referenc
 
 @pytest.mark.fault('F20b', 'killed, then two runs at the same moment')
 def test_a_killed_runs_lock_is_taken_over_by_one_of_two(training, reference, seen):
-    run = training.start()
-    run.wait_for('step 7/')
+    run = training.start(hold=[8])
+    training.wait_held(8)
     run.kill()
     assert (training.workdir / 'run.lock').exists()
     runs = [training.start(), training.start()]
@@ -50,12 +57,11 @@ def test_a_killed_runs_lock_is_taken_over_by_one_of_two(training, reference, see
 
 @pytest.mark.fault('F21', 'clock jumps back an hour, then on by a day')
 def test_a_clock_that_jumps_changes_nothing(training, reference, seen):
-    run = training.start(environment={'RVM_CLOCK': '2:-3600,3:86400'})
-    run.wait_for('step 3/')
-    run.signal(signal.SIGSTOP)
+    run = training.start(hold=[5], environment={'RVM_CLOCK': '2:-3600,3:86400'})
+    training.wait_held(5)
     code, said = training.start().end()
     assert code == 2 and f'in use by process {run.pid}' in said
-    run.signal(signal.SIGCONT)
+    training.release(5)
     code, said = run.end()
     assert code == 0, said
     left = re.findall(r'left (\d+):(\d+)\n', said)
@@ -89,9 +95,10 @@ def test_a_full_quota_for_tensorboard_costs_one_warning(training, reference, see
 
 @pytest.mark.fault('F23', 'metrics.jsonl deleted while running')
 def test_numbers_that_are_deleted_begin_anew(training, reference, seen):
-    run = training.start()
-    run.wait_for('step 1/')
+    run = training.start(hold=[5])
+    training.wait_held(5)
     (training.workdir / 'metrics.jsonl').unlink()
+    training.release(5)
     code, said = run.end()
     assert code == 0, said
     losses = training.losses()
@@ -103,11 +110,12 @@ def test_numbers_that_are_deleted_begin_anew(training, reference, seen):
 
 @pytest.mark.fault('F23b', 'metrics.jsonl moved away while running, then SIGTERM')
 def test_numbers_that_are_rotated_are_all_there(training, reference, seen):
-    run = training.start()
-    run.wait_for('step 1/')
+    run = training.start(hold=[5])
+    training.wait_held(5)
     metrics, old = (training.workdir / name for name in ('metrics.jsonl', 'metrics.old.jsonl'))
     metrics.rename(old)
     run.signal(signal.SIGTERM)
+    training.release(5)
     code, said = run.end()
     assert code == 75, said
     training.finish()
@@ -123,12 +131,12 @@ def test_numbers_that_are_rotated_are_all_there(training, reference, seen):
     ids=['stdout to head', 'both to head', 'no stdout', 'no stderr', 'no stream'],
 )  # fmt: skip
 def test_a_run_goes_on_when_nobody_reads(streams, training, reference, seen):
-    run = training.start(shell=streams)
+    run = training.start(shell=streams, hold=[5])
+    training.wait_held(5)
     if '|' not in streams:
-        while not (training.workdir / 'metrics.jsonl').exists():
-            assert run.process.poll() is None
         targets = [os.readlink(f'/proc/{run.pid}/fd/{number}') for number in (1, 2)]
         assert all(target == os.devnull or 'pipe:' in target for target in targets), targets
+    training.release(5)
     code, said = run.end()
     assert code == 0, said
     assert 'Error' not in said
@@ -141,11 +149,13 @@ def test_a_run_goes_on_when_nobody_reads(streams, training, reference, seen):
 def test_a_run_outlives_its_terminal(training, reference, seen):
     here, there = os.openpty()
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as with `disown`
-    run = training.start(shell=f'> {os.ttyname(there)}', environment={'TERM': 'xterm'})
+    run = training.start(shell=f'> {os.ttyname(there)}', hold=[5], environment={'TERM': 'xterm'})
     signal.signal(signal.SIGHUP, before)
-    shown = b''
-    while b'compiling' not in shown:
-        shown += os.read(here, 1000)
+    os.set_blocking(here, False)
+    shown = []
+    training.wait_held(5, meanwhile=lambda: shown.append(read(here)))
+    assert b'compiling' in b''.join(shown)
+    training.release(5)
     os.close(there)
     os.close(here)
     code, said = run.end()
@@ -159,11 +169,11 @@ def test_a_run_outlives_its_terminal(training, reference, seen):
 @pytest.mark.fault('F23d', 'SIGTERM when nobody reads')
 @pytest.mark.parametrize('streams', ['<&- >&- 2>&-', '2>&1 | head -n 1'], ids=['no stream', 'to head'])
 def test_a_signal_is_obeyed_when_nobody_reads(streams, training, reference, seen):
-    run = training.start(shell=streams)
-    while not (training.workdir / 'metrics.jsonl').exists():
-        assert run.process.poll() is None
+    run = training.start(shell=streams, hold=[5])
+    training.wait_held(5)
     os.kill(json.loads((training.workdir / 'run.lock').read_text())['pid'], signal.SIGTERM)
-    code, said = run.end(timeout=60)
+    training.release(5)
+    code, said = run.end()
     assert code == 75, said
     training.finish()
     assert training.repeated(reference) == 0

@@ -11,7 +11,6 @@ In a test (both are fixtures of conftest.py):
         assert [outcome.kind for outcome in outcomes] == ['refused'] * len(files)
 
 A reader that runs a command says `import guard; guard.command(['info', path])`; this folder is on the path there.
-In a reader `import guard; guard.command(['info', path])` runs a command; this folder is on the path there.
 The other process is watched by an audit hook (see Watch), which sees Python alone; what compiled libraries do is
 bounded by memory and time, and by a look at the folders before and after. Linux only.
 """

@@ -79,7 +79,7 @@ WORDS = {
 def test_what_no_reader_may_do_is_noticed(guard, tmp_path):
     for name in WORDS:
         (tmp_path / name).write_bytes(b'')
-    outcomes = guard.run(misbehave, [tmp_path / name for name in WORDS], seconds=2)
+    outcomes = guard.run(misbehave, [tmp_path / name for name in WORDS], seconds=10)
     faults = {pathlib.Path(outcome.file).name: outcome.fault for outcome in outcomes}
     assert list(faults) == list(WORDS)
     wrong = {name: faults[name] for name, word in WORDS.items() if word not in faults[name]}

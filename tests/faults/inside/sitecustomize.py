@@ -1,6 +1,7 @@
 """Imported by Python at the start of each process of a fault test: watches the real command from within, or strikes it.
 
 RVM_SEEN=FILE               each batch given to a training step becomes a line: step, videos, checksum of the pixels
+RVM_HOLD=5,8                before these steps it makes FILE.held_5, FILE.held_8 and waits for FILE.go_5, FILE.go_8
 RVM_POISON=3:nan,4:1e19     in the batches of these steps each pixel to rebuild is that
 RVM_CLOCK=3:-3600,6:86400   from these steps on the wall clock is off by so many seconds
 RVM_DELETE=fails            old checkpoints cannot be deleted
@@ -46,6 +47,8 @@ def strike_batches(run_log):
             line = {'step': step, 'videos': batch['record_B'].tolist(), 'pixels': zlib.crc32(pixels)}
             with open(os.environ['RVM_SEEN'], 'a') as file:
                 file.write(f'{json.dumps(line)}\n')
+        if str(step) in os.environ.get('RVM_HOLD', '').split(','):
+            hold(os.environ['RVM_SEEN'], step)
         if step in jumps:
             time.time = lambda: REAL_TIME() + jumps[step]
         if step in poison:
@@ -53,6 +56,12 @@ def strike_batches(run_log):
         return real.place_batch(mesh, batch)
 
     run_log.sharding = types.SimpleNamespace(**vars(real) | {'place_batch': place_batch})
+
+
+def hold(path, step):
+    open(f'{path}.held_{step}', 'w').close()
+    while not os.path.exists(f'{path}.go_{step}'):
+        time.sleep(0.02)
 
 
 def numbers_by_step(name):
