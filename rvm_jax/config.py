@@ -227,20 +227,17 @@ def flatten(config):
 
 
 def from_dict(values, origin):
-    """A config from the nested dict that a run stored; raises UserError if it has keys that are not today's.
-
-    Keys that are younger than the run have their defaults, which must therefore change nothing.
-    """
+    """A config from the nested dict that a run stored; keys younger than it have their defaults. Raises UserError."""
     config = default()
     known = flatten(config)
     try:
         stored = flatten(ml_collections.ConfigDict(values)) if isinstance(values, dict) else {}
     except (TypeError, ValueError, RecursionError):  # names with dots, or nested without end
         stored = {}
-    if not stored or not set(stored) <= set(known):
-        wrong = ', '.join(sorted(set(stored) - set(known))[:8])
-        reason = f'has the unknown keys {wrong}' if stored else 'holds no config'
-        raise UserError(origin, reason, 'use the version of rvm_jax that wrote it')
+    unknown = ', '.join(sorted(set(stored) - set(known))[:8])
+    if unknown or not stored:
+        problem = f'has the unknown keys {unknown}' if unknown else 'holds no config'
+        raise UserError(origin, problem, 'use the version of rvm_jax that wrote it')
     for key, value in stored.items():
         section, _, name = key.rpartition('.')
         value = as_mixture(value, origin) if key == 'data.mixture' else value
@@ -312,6 +309,7 @@ def _run_recipe(path):
         raise UserError(path, str(error).strip('"').replace('\\n', ' ').replace('\n', ' '), 'correct it') from error
     if not isinstance(config, ml_collections.ConfigDict) or flatten(config).keys() != flatten(default()).keys():
         raise UserError(path, 'get_config() does not return a changed config.default()', 'start from configs/tiny.py')
+    config.data.mixture = as_mixture(config.data.mixture, f'{path}: data.mixture')
     return config
 
 

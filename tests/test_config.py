@@ -58,6 +58,13 @@ def test_every_dinov3_recipe_has_three_sizes(path, size):
     assert arch.width == build.SIZES[size].width == arch.image_encoder.width
 
 
+def test_a_recipe_whose_mixture_lacks_a_weight_is_explained(tmp_path):
+    lines = 'from rvm_jax import config', 'def get_config():', '    c = config.default()'
+    (tmp_path / 'mix.py').write_text('\n'.join([*lines, "    c.data.mixture = [('a', 1)]", '    return c']))
+    with pytest.raises(UserError, match=r'mix\.py: data\.mixture: is no list of \(path, frames a second, weight\)'):
+        configs.load(str(tmp_path / 'mix.py'))
+
+
 def test_there_is_a_recipe_for_every_size():
     assert {configs.load(path).model.size for path in RECIPES} == set(configs.SIZES)
 
