@@ -19,10 +19,12 @@ LARGE = 8192  # pixels of a side: 67 million in a frame
 # Lets each read of a video fail in turn; the library preloaded looks at the environment each time.
 FAIL_EACH_READ = """
 import json, os, sys
+from rvm_jax.data import mp4_tables
 from rvm_jax.data.video import open_video
 from rvm_jax.errors import DataError
 
 def attempt(path):
+    mp4_tables._check.cache_clear()  # its reads may fail as well
     try:
         with open_video(path) as video:
             last = video.count(10) - 1

@@ -1,10 +1,17 @@
 """Honest files have many samples too; what lies is in tests/hostile/test_data_videos.py."""
 
+import os
+import random
+import re
+import struct
+
 import av
 import numpy as np
+import pytest
 
 from rvm_jax.data import mp4_tables
 from rvm_jax.data.video import probe
+from rvm_jax.errors import DataError
 
 
 def write_with_plain_sound(path, seconds, rate=48_000):
@@ -22,9 +29,56 @@ def write_with_plain_sound(path, seconds, rate=48_000):
         container.mux(sound.encode())
 
 
-def test_plain_sound_has_more_samples_than_any_video_and_is_no_lie(tmp_path):
+def check(path):
+    with open(path, 'rb') as file:
+        mp4_tables.check_tables(path, file.fileno())
+
+
+@pytest.fixture
+def limit(monkeypatch):
+    """limit(samples) for files of any size."""
+
+    def set_limit(samples):
+        monkeypatch.setattr(mp4_tables, 'MAX_SAMPLES', samples)
+        monkeypatch.setattr(mp4_tables, 'FEW_SAMPLES', samples)
+        mp4_tables._check.cache_clear()
+
+    return set_limit
+
+
+def declared(path):
+    """The count that a refusal tells."""
+    with pytest.raises(DataError) as error:
+        check(path)
+    return int(re.search('declares ([0-9,]+)', error.value.reason)[1].replace(',', ''))
+
+
+def boxed(kind, content):
+    return struct.pack('>I', len(content) + 8) + kind + content
+
+
+def with_edits(data, edits, track=0):
+    """An MP4 with these (milliseconds, first tick) as the edits of a track."""
+    start = [match.start() - 4 for match in re.finditer(b'edts', data)][track]
+    length = int.from_bytes(data[start : start + 4], 'big')
+    rows = b''.join(struct.pack('>IiHH', duration, first, 1, 0) for duration, first in edits)
+    box = boxed(b'edts', boxed(b'elst', struct.pack('>II', 0, len(edits)) + rows))
+    changed = data[:start] + box + data[start + length :]
+    for place in (data.index(b'moov') - 4, data.rindex(b'trak', 0, start) - 4):
+        size = int.from_bytes(data[place : place + 4], 'big') + len(box) - length
+        changed = changed[:place] + size.to_bytes(4, 'big') + changed[place + 4 :]
+    return changed
+
+
+def ticks_a_second(data, track=0):
+    start = [match.start() for match in re.finditer(b'mdhd', data)][track] + 16
+    return int.from_bytes(data[start : start + 4], 'big')
+
+
+def test_plain_sound_has_more_samples_than_any_video_and_is_no_lie(tmp_path, limit):
     path = tmp_path / 'sound.mov'
-    write_with_plain_sound(path, seconds=mp4_tables.MAX_SAMPLES // 48_000 + 2)
+    write_with_plain_sound(path, seconds=4)
+    limit(1000)
     assert probe(path).height == 48
 
 
@@ -35,5 +89,65 @@ def test_names_of_tables_in_a_title_are_no_tables(tmp_path, write_video):
     start = data.index(b'udta') + 20
     title = b'    stsz\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff'
     path.write_bytes(data[:start] + title + data[start + len(title) :])
-    with open(path, 'rb') as file:
-        mp4_tables.check_tables(path, file.fileno())
+    check(path)
+
+
+def test_a_video_cut_into_pieces_counts_once_not_once_a_piece(tmp_path, write_video, limit):
+    path = tmp_path / 'cut.mp4'
+    data = open(write_video(path, 2400, gop=12), 'rb').read()
+    scale = ticks_a_second(data)
+    path.write_bytes(with_edits(data, [(12_000, 12 * i * scale) for i in range(20)]))
+    limit(2 * 2400)
+    check(path)
+    path.write_bytes(with_edits(data, [(240_000, 0) for i in range(20)]))
+    limit(0)
+    assert declared(path) == 20 * 2400
+
+
+@pytest.mark.parametrize('gop, frames', [(12, 0), (30, 3), (400, 2)])
+def test_the_count_is_never_below_what_ffmpeg_makes(tmp_path, write_video, limit, gop, frames):
+    rng, path = random.Random(gop), tmp_path / 'edits.mp4'
+    write_video(path, 300, gop=gop, options={'bf': str(frames)}, audio=30, size=(64, 48))
+    data = path.read_bytes()
+    limit(0)
+    for trial in range(30):
+        track, count = trial % 2, rng.choice([1, 2, 5, 30])
+        end = 30 * ticks_a_second(data, track)
+        kinds = [(1, rng.randrange(end)), (0, rng.randrange(end)), (rng.randrange(40_000), rng.randrange(-10, end))]
+        edits = [rng.choice([*kinds, (1000, -1)]) for _ in range(count)]
+        path.write_bytes(with_edits(data, edits, track))
+        mp4_tables._check.cache_clear()
+        with av.open(str(path)) as container:
+            made = sum(len(stream.index_entries) for stream in container.streams)
+        assert declared(path) >= made > 0
+
+
+def test_a_file_may_not_declare_more_samples_than_it_has_bytes(tmp_path, write_video, monkeypatch):
+    path = tmp_path / 'few.mp4'
+    data = open(write_video(path, 3), 'rb').read()
+    start = data.index(b'stsz') + 12
+    monkeypatch.setattr(mp4_tables, 'FEW_SAMPLES', 100)
+    for count, is_refused in ((len(data), False), (len(data) + 1, True)):
+        path.write_bytes(data[:start] + count.to_bytes(4, 'big') + data[start + 4 :])
+        mp4_tables._check.cache_clear()
+        if is_refused:
+            assert declared(path) == count
+        else:
+            check(path)
+
+
+def test_a_file_that_passed_is_looked_at_again_only_once_it_changed(tmp_path, write_video, monkeypatch):
+    path, reads = tmp_path / 'a.mp4', []
+    data = open(write_video(path, 3), 'rb').read()
+    pread = os.pread
+    monkeypatch.setattr(mp4_tables.os, 'pread', lambda *arguments: reads.append(arguments) or pread(*arguments))
+    check(path)
+    first = len(reads)
+    check(path)
+    assert len(reads) == first > 0
+    start = data.index(b'stsz') + 12
+    path.write_bytes(data[:start] + b'\x7f\xff\xff\xff' + data[start + 4 :])
+    os.utime(path, ns=(1, 1))
+    for _ in range(2):
+        with pytest.raises(DataError, match='declares 2,147,483,647 frames'):
+            check(path)

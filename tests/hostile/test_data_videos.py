@@ -144,6 +144,21 @@ def edited(data, count):
     return data
 
 
+def cut(data, count):
+    """The table of sizes comes last, and is longer than what it is in; FFmpeg reads what is there."""
+    data, start = one_size(data, count), data.index(b'stsz') - 4
+    size, length = (int.from_bytes(data[place : place + 4], 'big') for place in (start, data.index(b'stco') - 4))
+    sizes, chunks = data[start : start + size], data[start + size : start + size + length]
+    return data[:start] + chunks + b'\x20\0\0\0' + sizes[4:] + data[start + size + length :]
+
+
+def wrapped(data, count):
+    """The header is in a box of references, into which FFmpeg looks as well."""
+    data = one_size(data, count)
+    start = data.index(b'moov') - 4
+    return data[:start] + boxed('tref', data[start:])
+
+
 def lies(valid):
     """{name: bytes} of headers that claim what is not there."""
     mp4, mkv, avi = valid['a.mp4'], valid['b.mkv'], valid['d.avi']
@@ -152,9 +167,11 @@ def lies(valid):
     return {
         'samples.mp4': one_size(mp4, 2**26),
         'most_samples.mp4': one_size(mp4, 2**31 - 1),
+        'cut.mp4': cut(mp4, 2**26),
+        'wrapped.mp4': wrapped(mp4, 2**26),
         'fragment.mp4': without_fields(valid['fragments.mp4'], 2**26),
         'compressed.mp4': compressed(mp4, 2**20),
-        'edits.mp4': edited(mp4, 2**20),
+        'edits.mp4': edited(mp4, 2**21),
         'duration.mp4': with_number(with_number(mp4, 'mdhd', 12, 1), 'mdhd', 16, 2**32 - 2),
         'chunks.mp4': with_number(mp4, 'stco', 4, 2**30 - 1),
         'wide.mp4': with_number(with_number(mp4, 'avc1', 24, 65535, 2), 'avc1', 26, 65535, 2),
@@ -178,9 +195,11 @@ def test_headers_that_lie_do_not_fill_the_memory(guarded, tmp_path, valid):
     for name, reason in {
         'samples.mp4': 'declares 67,108,864 frames',
         'most_samples.mp4': 'declares 2,147,483,647 frames',
+        'cut.mp4': 'declares 67,108,864 frames',
+        'wrapped.mp4': 'declares 67,108,864 frames',
         'fragment.mp4': 'declares 67,108,864 frames',
         'compressed.mp4': 'compressed header',
-        'edits.mp4': 'declares 12,582,912 frames',
+        'edits.mp4': 'declares 25,165,824 frames',
         'years.mkv': 'no video is longer than 48 hours',
         'narrow.mkv': 'more than 64 million',
     }.items():
@@ -273,7 +292,7 @@ def test_a_video_opens_no_other_file_and_no_address(guarded, tmp_path, valid, li
     assert outcome.kind == 'used' and calls == []
 
 
-def test_what_is_no_file_is_never_opened(guarded, tmp_path, valid):
+def test_what_is_no_file_is_never_opened(guarded, tmp_path, valid, monkeypatch):
     (tmp_path / 'sound.mp4').write_bytes(valid['a.mp4'])
     folder = tmp_path / 'odd'
     (folder / 'folder.mp4').mkdir(parents=True)
@@ -286,8 +305,9 @@ def test_what_is_no_file_is_never_opened(guarded, tmp_path, valid):
     }.items():
         (folder / f'{name}.mp4').symlink_to(target)
     (folder / 'pipe_link.mkv').symlink_to('pipe.mp4')
+    monkeypatch.chdir(folder)  # the path of a socket has at most 107 bytes
     with socket.socket(socket.AF_UNIX) as server:
-        server.bind(os.path.relpath(folder / 'socket.mp4'))
+        server.bind('socket.mp4')
         outcomes = guarded(read, sorted(folder.iterdir()), first=[tmp_path / 'sound.mp4'])
     assert {outcome.kind for outcome in outcomes} == {'refused'}
 
