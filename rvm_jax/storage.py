@@ -136,10 +136,12 @@ def may_pass(error):
 
 
 def check_regular(path):
-    """Raise OSError where a path leads to a pipe, which would never answer, or a device, which would never end."""
-    kind = os.stat(path).st_mode
-    if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # opening a folder fails by itself
-        raise OSError(errno.EINVAL, 'is not a regular file', os.fspath(path))
+    """Bytes of a file on a disk. OSError for a pipe, which would never answer, a device, or a folder."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        number = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+        raise OSError(number, 'is not a regular file', os.fspath(path))
+    return status.st_size
 
 
 def _read(path):

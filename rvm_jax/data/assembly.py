@@ -8,7 +8,7 @@ import os
 from rvm_jax import storage
 from rvm_jax.data import shards
 from rvm_jax.data.preparation import expected_clips, work_path
-from rvm_jax.data.shard_manifest import MALFORMED, SPLITS, check_shard
+from rvm_jax.data.shard_manifest import NO_MANIFEST, SPLITS, check_shard
 
 
 class Cutter:
@@ -75,7 +75,7 @@ def joined(output, work, split, index):
         check_shard(entry)
         is_this = entry['name'] == name and entry['split'] == split
         return entry if is_this and os.path.getsize(os.path.join(output, name)) == entry['bytes'] else None
-    except (OSError, *MALFORMED):
+    except (OSError, *NO_MANIFEST):
         return None
 
 

@@ -8,7 +8,6 @@ and addresses, which a playlist could name, cannot be reached.
 import contextlib
 import functools
 import os
-import stat
 import types
 
 import av
@@ -76,10 +75,7 @@ def describe(error):
 def _open_regular(path):
     """The file, open to be read."""
     try:
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise DataError(path, 'is not a regular file', 'remove it from the data')
-        if status.st_size == 0:
+        if storage.check_regular(path) == 0:
             raise DataError(path, 'is empty (0 bytes)', FIX)
         return open(path, 'rb', buffering=0)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name

@@ -6,15 +6,15 @@ import hashlib
 import math
 import os
 
+from rvm_jax import storage
 from rvm_jax.data.manifest import file_entries
-from rvm_jax.data.shards import regular_size
+from rvm_jax.data.shards import MOST_LETTERS
 from rvm_jax.data.sources.folder import MAX_PATH, FolderSource, bounded_lines
 from rvm_jax.data.video import LONGEST_S
 from rvm_jax.errors import UserError
 
 COLUMNS = 'a line "path,start,end" on top, start and end in seconds and not required'
 FIX = f'give a CSV file with {COLUMNS}'
-MOST_LETTERS = 50  # of what is quoted from a file
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def _read_source(path):
 def _read_csv(path):
     pieces = []
     try:
-        regular_size(path)
+        storage.check_regular(path)
         with open(path, encoding='utf-8-sig', errors='surrogateescape', newline='') as file:
             rows = csv.DictReader(bounded_lines(path, file, csv.field_size_limit(), FIX), skipinitialspace=True)
             rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]

@@ -7,7 +7,6 @@ import concurrent.futures
 import hashlib
 import json
 import os
-import stat
 import zlib
 
 from rvm_jax import storage
@@ -31,13 +30,11 @@ def file_entry(root, name):
 
 
 def _size_and_ends(path):
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        return -1, 0
+    size = storage.check_regular(path)
     with open(path, 'rb') as file:
         crc = zlib.crc32(file.read(END_BYTES))
-        file.seek(max(status.st_size - END_BYTES, 0))
-        return status.st_size, zlib.crc32(file.read(END_BYTES), crc)
+        file.seek(max(size - END_BYTES, 0))
+        return size, zlib.crc32(file.read(END_BYTES), crc)
 
 
 def file_entries(root, names):

@@ -9,7 +9,7 @@ SPLITS = ('train', 'val')
 CODECS = ('jpeg', 'h264')
 SHARD = '.array_record'  # the end of its name
 TOTALS = ('videos', 'sequences', 'clips', 'frames', 'hours')
-MALFORMED = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
+NO_MANIFEST = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 MAX_FPS = 1000
 MAX_FRAMES = 2**31 - 1  # of a sequence
 
@@ -20,7 +20,7 @@ def num_groups(num_frames, group):
 
 
 def check_manifest(manifest):
-    """One of MALFORMED if it is none, with what is wrong with it."""
+    """One of NO_MANIFEST if it is none, with what is wrong with it."""
     settings, shards = manifest['settings'], manifest['shards']
     _expect(_is_number(settings['fps']) and 0 < settings['fps'] <= MAX_FPS, 'fps')
     _expect(_is_count(settings['group']) and 0 < settings['group'] <= MAX_FRAMES, 'group')

@@ -17,10 +17,9 @@ import json
 import math
 import os
 import secrets
-import stat
 
 from rvm_jax import storage
-from rvm_jax.data.shard_manifest import MALFORMED, check_manifest, num_groups
+from rvm_jax.data.shard_manifest import NO_MANIFEST, check_manifest, num_groups
 from rvm_jax.errors import DataError, UserError
 
 MANIFEST = 'manifest.json'
@@ -57,7 +56,7 @@ def read_manifest(folder):
         check_manifest(manifest)
     except FileNotFoundError:
         raise UserError(path, 'is missing', 'run the same rvm prepare command again, it finishes the folder') from None
-    except (OSError, *MALFORMED) as error:
+    except (OSError, *NO_MANIFEST) as error:
         raise UserError(path, f'is no manifest of shards ({str(error)[:MOST_LETTERS]})', AGAIN) from error
     return manifest
 
@@ -67,7 +66,7 @@ def check_sizes(folder, shards):
     for shard in shards:
         path = os.path.join(folder, shard['name'])
         try:
-            size = regular_size(path)
+            size = storage.check_regular(path)
         except OSError as error:
             raise DataError(path, f'is in the manifest but cannot be read ({error.strerror})', AGAIN) from error
         if size != shard['bytes']:
@@ -132,21 +131,13 @@ def reading_fault(path, message):
 def check_readable(path):
     """ArrayRecord does not say why it cannot open a file: OSError where that may pass, else DataError."""
     try:
-        regular_size(path)
+        storage.check_regular(path)
         with open(path, 'rb'):
             pass
     except OSError as error:
         if storage.may_pass(error):
             raise
         raise DataError(path, f'cannot be read ({error.strerror})', AGAIN) from error
-
-
-def regular_size(path):
-    """Bytes of a file. OSError where it is a pipe, which would never open, a device or a folder."""
-    status = os.stat(path)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, 'is not a regular file', path)
-    return status.st_size
 
 
 @contextlib.contextmanager

@@ -88,7 +88,7 @@ def test_truncated_file_is_replaced_and_named(folder, data, tmp_path, write_vide
     failures = {(kind, os.path.basename(path), reason) for b in found for kind, path, reason in b['failures']}
     assert failures == {
         ('failed', 'cut.mp4', 'cannot be opened as a video (Invalid data found when processing input)'),
-        ('failed', 'pipe.mp4', 'is not a regular file'),
+        ('failed', 'pipe.mp4', 'cannot be read (is not a regular file)'),
         ('too short', 'short.mp4', 'has too few frames (2, a clip needs 3)'),
     }
     names = videos(tmp_path).parts[0].source.names

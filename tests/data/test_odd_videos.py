@@ -49,7 +49,7 @@ SPOILED = {
     'no_rate.mkv': (80, 64, 80),
     'no_times.mp4': (29, 64, 80),
     'dangling.mp4': 'cannot be read (No such file or directory)',
-    'pipe.mp4': 'is not a regular file',
+    'pipe.mp4': 'cannot be read (is not a regular file)',
 }
 OUTCOMES = {**{name: outcome for name, (_, outcome) in ENCODED.items()}, **SPOILED}
 

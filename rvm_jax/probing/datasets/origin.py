@@ -7,10 +7,10 @@ import logging
 import os
 
 from rvm_jax import storage
+from rvm_jax.data.shards import MOST_LETTERS
 from rvm_jax.errors import DataError, UserError
 
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, csv.Error)
-MOST_LETTERS = 200  # of what is quoted from a file
 MAX_LINE = 100_000  # letters: a picture's line in a list has a hundred
 
 

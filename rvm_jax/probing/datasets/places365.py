@@ -46,9 +46,8 @@ def _item(table, folder, line):
     name, _, label = line.rpartition(' ')
     if not label.isdecimal() or int(label) >= NUM_CLASSES:
         raise ORIGIN.broken(table, f'has a line without a label from 0 to {NUM_CLASSES - 1} ({line[:MOST_LETTERS]})')
-    name = ORIGIN.inside(
-        table, name.lstrip('/')
-    )  # in the list of train, paths start at the folder, but as if at the root of the disk
+    # In the list of train, paths start at the folder, but as if at the root of the disk.
+    name = ORIGIN.inside(table, name.lstrip('/'))
     return os.path.join(folder, name), os.path.splitext(name)[0], int(label)
 
 
