@@ -156,6 +156,9 @@ class Checkpoints:
     def _prepare(self, step, size):
         """What speaks against a save, before any process begins it; '' if nothing does."""
         try:
+            if not (storage.is_remote(self._folder) or storage.exists(self._folder)):  # better than to lose the run
+                storage.make_folder(self._folder)
+                say(f'{self._folder}: was deleted while this run goes on; made again')
             confirm(self._workdir)
             free, safe = storage.free_bytes(self._folder), 2 * size
             if free < safe:
