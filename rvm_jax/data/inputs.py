@@ -10,7 +10,7 @@ from rvm_jax import storage
 from rvm_jax.data.manifest import file_entries
 from rvm_jax.data.shards import MOST_LETTERS
 from rvm_jax.data.sources.folder import MAX_PATH, FolderSource, bounded_lines
-from rvm_jax.data.video import LONGEST_S
+from rvm_jax.data.video_times import LONGEST_S
 from rvm_jax.errors import UserError
 
 COLUMNS = 'a line "path,start,end" on top, start and end in seconds and not required'

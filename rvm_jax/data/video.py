@@ -18,7 +18,6 @@ import contextlib
 import dataclasses
 import math
 import os
-import re
 import time
 
 import av
@@ -27,14 +26,12 @@ from av.video.reformatter import VideoReformatter
 
 from rvm_jax.data.container import DECODERS, FIX, describe, first_video_stream, open_container, raise_if_passing
 from rvm_jax.data.pictures import check_clip, decoded
+from rvm_jax.data.video_times import EPSILON, VideoTimes
 from rvm_jax.errors import DataError
 
 # Decoders whose 'non-reference' flag is strict: such a frame is used by no other one. In H.265 it may be used by a
 # higher temporal layer, so there every frame is decoded.
 SKIPPABLE = ('h264',)
-LONGEST_S = 48 * 3600.0  # a few bytes can say that a picture is shown for years, and each tick of them is a frame
-FARTHEST = 2**62  # of timestamps: what FFmpeg can add to
-EPSILON = 1e-6  # seconds: timestamps closer than this are the same
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,13 +93,11 @@ class Video:
         stream.codec_context.thread_count = 1
         stream.codec_context.thread_type = 'NONE'
         self._can_skip = stream.codec_context.name in SKIPPABLE
-        self._rate = float(stream.average_rate or 0) or None
-        self._tick_s = float(stream.time_base)
         self._is_fresh = True  # nothing was read yet
         self._position = None  # decoding timestamp of the newest packet read, if it has one
         self._reformatter = VideoReformatter()
-        self._start_s = 0
-        self._start_s = self._start()
+        self._times = VideoTimes(path, container, stream)
+        self._times.start_at_first(self._decode())
 
     def info(self):
         """VideoInfo; decodes a frame, because only frames know their rotation."""
@@ -112,15 +107,16 @@ class Video:
             raise DataError(self.path, 'has no frame that can be decoded', FIX)
         rotation = _rotation(frame)
         height, width = (frame.height, frame.width) if rotation % 180 == 0 else (frame.width, frame.height)
-        return VideoInfo(self._stream.frames or None, self._rate, self._duration(), height, width, rotation)
+        return VideoInfo(self._stream.frames or None, self._times.rate, self._times.duration(), height, width, rotation)
 
     def count(self, fps):
         """Ticks of fps that this video holds, from its duration, or from its packets where it states none or no rate.
 
-        The last one is at most half a frame after the last frame. A file that was cut off holds fewer than it says.
+        The last one is at most half a frame after the last frame. Packets are read to the end, but none is decoded. A
+        file that was cut off holds fewer than it says.
         """
-        duration_s = (self._rate and self._duration()) or self._scan_duration()
-        return max(1, math.floor((duration_s - self._half_frame(fps)) * fps + EPSILON) + 1)
+        duration_s = (self._times.rate and self._times.duration()) or self._times.scanned_duration(self._demux())
+        return max(1, math.floor((duration_s - self._times.half_frame(fps)) * fps + EPSILON) + 1)
 
     def read(self, ticks, fps):
         """Frames (n, H, W, 3) uint8 nearest to ticks (integers, any order); only what is needed is decoded.
@@ -157,11 +153,11 @@ class Video:
             if fps is None:
                 yield self._to_rgb(frame, short_side)
                 continue
-            while tick / fps <= self._time(frame) + EPSILON:
-                yield self._to_rgb(self._nearer(before, frame, tick / fps), short_side)
+            while tick / fps <= self._times.of(frame) + EPSILON:
+                yield self._to_rgb(self._times.nearer(before, frame, tick / fps), short_side)
                 tick += 1
             before = frame
-        while before is not None and tick / fps <= self._time(before) + self._half_frame(fps) - EPSILON:
+        while before is not None and tick / fps <= self._times.of(before) + self._times.half_frame(fps) - EPSILON:
             yield self._to_rgb(before, short_side)
             tick += 1
 
@@ -171,7 +167,7 @@ class Video:
             self._seek(time_s)
             frames = self._decode()
             head = next(frames, None)
-            if head is not None and self._time(head) <= time_s + EPSILON:
+            if head is not None and self._times.of(head) <= time_s + EPSILON:
                 yield head
                 yield from frames
                 return
@@ -186,11 +182,11 @@ class Video:
         self._seek(seek_s)
         images, before = [], None
         for frame in self._decode(times_s):
-            if before is None and seek_s is not None and self._time(frame) > times_s[0] + EPSILON:
+            if before is None and seek_s is not None and self._times.of(frame) > times_s[0] + EPSILON:
                 return None
             served, chosen = len(images), None
-            while len(images) < len(times_s) and times_s[len(images)] <= self._time(frame) + EPSILON:
-                nearer = self._nearer(before, frame, times_s[len(images)])
+            while len(images) < len(times_s) and times_s[len(images)] <= self._times.of(frame) + EPSILON:
+                nearer = self._times.nearer(before, frame, times_s[len(images)])
                 images.append(images[-1] if nearer is chosen else self._to_rgb(nearer))
                 chosen = nearer
             if len(images) == len(times_s) or (len(images) > served and self._is_keyframe_ahead(times_s[len(images)])):
@@ -202,7 +198,7 @@ class Video:
         """The last frame stands for the ticks until it would be replaced; a tick after that has no frame."""
         if last is None and seek_s is not None:
             return None
-        end_s = 0 if last is None else self._time(last) + max(self._half_frame(10), last.duration * self._tick_s)
+        end_s = 0 if last is None else self._times.end(last)
         missing = times_s[-1]
         if last is None or missing > end_s + EPSILON:
             raise DataError(self.path, f'ends before it should (at {end_s:.2f} s)', FIX)
@@ -260,16 +256,14 @@ class Video:
         """Whether one of times_s is nearer to this frame than to the ones shown right before and after it."""
         i = bisect.bisect_left(shown, pts)
         before = shown[i - 1] if i else -math.inf
-        low, high = (
-            (a + b) / 2 * self._tick_s - self._start_s for a, b in ((before, pts), (pts, _successor(shown, pts)))
-        )
+        low, high = (self._times.seconds((a + b) / 2) for a, b in ((before, pts), (pts, _successor(shown, pts))))
         return np.searchsorted(times_s, high + EPSILON, 'right') > np.searchsorted(times_s, low - EPSILON, 'left')
 
     def _seek(self, time_s):
         if self._is_fresh and (time_s is None or time_s <= 0):
             return  # it stands at its start
         try:
-            self._container.seek(self._to_pts(time_s or 0), stream=self._stream)
+            self._container.seek(self._times.pts(time_s or 0), stream=self._stream)
         except (av.FFmpegError, OSError) as error:
             raise_if_passing(self.path, error)
             raise DataError(self.path, f'cannot be searched ({describe(error)})', FIX) from error
@@ -277,7 +271,7 @@ class Video:
     def _is_keyframe_ahead(self, time_s):
         """Whether a keyframe lies between what has been read and time_s."""
         entries = self._stream.index_entries
-        i = entries.search_timestamp(self._to_pts(time_s))
+        i = entries.search_timestamp(self._times.pts(time_s))
         return i >= 0 and self._position is not None and entries[i].timestamp > self._position
 
     def _to_rgb(self, frame, short_side=None):
@@ -288,66 +282,8 @@ class Video:
         rgb = self._reformatter.reformat(frame, format='rgb24', threads=1, **how).to_ndarray()
         return np.ascontiguousarray(np.rot90(rgb, _rotation(frame) // 90))
 
-    def _nearer(self, before, after, time_s):
-        if before is None:
-            return after
-        return before if time_s - self._time(before) <= self._time(after) - time_s + EPSILON else after
-
-    def _time(self, frame):
-        if frame.pts is None:
-            raise DataError(self.path, 'has frames without a timestamp', FIX)
-        time_s = frame.pts * self._tick_s - self._start_s
-        self._check_time(time_s)
-        return time_s
-
-    def _check_time(self, time_s):
-        if abs(time_s) > LONGEST_S:
-            reason = f'has a frame at {time_s:.3g} s, and no video is longer than {LONGEST_S / 3600:.0f} hours'
-            raise DataError(self.path, reason, FIX)
-
-    def _to_pts(self, time_s):
-        pts = math.floor((time_s + self._start_s) / self._tick_s + EPSILON)
-        return min(max(pts, -FARTHEST), FARTHEST)
-
-    def _half_frame(self, fps):
-        return 0.5 / (self._rate or fps)
-
-    def _start(self):
-        """Seconds at which the first picture is shown, on the file's own clock."""
-        if 'avi' in self._container.format.name:  # has decoding times only: the decoder says when pictures are shown
-            first = next(self._decode(), None)
-            return 0 if first is None or first.pts is None else first.pts * self._tick_s
-        if self._stream.start_time is not None:
-            return self._stream.start_time * self._tick_s
-        return (self._container.start_time or 0) / av.time_base
-
-    def _duration(self):
-        """Seconds from the first frame to the end of the last, None where the file does not say, or says nonsense."""
-        duration_s = self._stated_duration()
-        return duration_s if duration_s and 0 < duration_s <= LONGEST_S else None
-
-    def _stated_duration(self):
-        if self._stream.duration and self._stream.duration > 0:
-            return self._stream.duration * self._tick_s
-        is_matroska = 'matroska' in self._container.format.name
-        tag = re.fullmatch(r'(\d+):(\d+):(\d+\.?\d*)', self._stream.metadata.get('DURATION', ''))
-        if tag:
-            duration_s = sum(float(part) * unit for part, unit in zip(tag.groups(), (3600, 60, 1), strict=True))
-        else:
-            duration_s = (self._container.duration or 0) / av.time_base
-        return duration_s - self._start_s * is_matroska  # Matroska counts from 0, not from the start
-
-    def _scan_duration(self):
-        """The same from the packets, which reads the whole file but decodes nothing."""
-        ends = [p.pts + (p.duration or 0) for p in self._demux() if p.pts is not None]
-        if not ends:
-            raise DataError(self.path, 'has no frame with a timestamp', FIX)
-        duration_s = max(ends) * self._tick_s - self._start_s
-        self._check_time(duration_s)
-        return duration_s
-
     def _damaged(self, pts, error):
-        where = '' if pts is None else f'at {pts * self._tick_s - self._start_s:.2f} s: '
+        where = '' if pts is None else f'at {self._times.seconds(pts):.2f} s: '
         return DataError(self.path, f'is damaged ({where}{describe(error)})', FIX)
 
 
