@@ -35,7 +35,7 @@ EXACT = 2**52  # ticks, which are counted in floats of 53 bits
 FIX = 'remove or re-encode this video'
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class _File:
     """A file as it was: what is remembered of one that passed."""
 
@@ -209,7 +209,7 @@ def _longest_delay(table):
 
 
 def _is_plain_sound(track):
-    """Whether each sample is one tick long, in a table of one row: then FFmpeg takes many as one."""
+    """Whether each sample is one tick long, and one row says so: then alone does FFmpeg take many as one."""
     kinds = {bytes(table[8:12]) for table in track['hdlr']}
     times = [(_number(table, 4), _number(table, 12)) for table in track['stts']]
     return b'soun' in kinds and b'vide' not in kinds and set(times) == {(1, 1)}

@@ -112,8 +112,7 @@ class Video:
     def count(self, fps):
         """Ticks of fps that this video holds, from its duration, or from its packets where it states none or no rate.
 
-        The last one is at most half a frame after the last frame. Packets are read to the end, but none is decoded. A
-        file that was cut off holds fewer than it says.
+        The last one is at most half a frame after the last frame. A file that was cut off holds fewer than it says.
         """
         duration_s = (self._times.rate and self._times.duration()) or self._times.scanned_duration(self._demux())
         return max(1, math.floor((duration_s - self._times.half_frame(fps)) * fps + EPSILON) + 1)

@@ -55,7 +55,7 @@ class VideoTimes:
         return self.of(frame) + max(self.half_frame(10), frame.duration * self._tick_s)
 
     def nearer(self, before, after, time_s):
-        """Which of two frames, the first of which may be None, is nearer to a time; the first where both are equally."""
+        """Which of two frames is nearer to a time, the first where both are equally; it may be None."""
         if before is None:
             return after
         return before if time_s - self.of(before) <= self.of(after) - time_s + EPSILON else after
@@ -70,7 +70,7 @@ class VideoTimes:
         return duration_s if duration_s and 0 < duration_s <= LONGEST_S else None
 
     def scanned_duration(self, packets):
-        """The same from all packets of the stream. DataError if none has a timestamp."""
+        """The same from all packets, which reads the whole file but decodes nothing. DataError if none has a timestamp."""
         ends = [packet.pts + (packet.duration or 0) for packet in packets if packet.pts is not None]
         if not ends:
             raise DataError(self._path, 'has no frame with a timestamp', FIX)

@@ -136,6 +136,19 @@ def test_a_file_may_not_declare_more_samples_than_it_has_bytes(tmp_path, write_v
             check(path)
 
 
+def test_two_days_of_picture_and_sound_may_be_declared(tmp_path, write_video):
+    path = tmp_path / 'long.mp4'
+    data = open(write_video(path, 3, audio=1), 'rb').read()
+    places = [match.start() + 12 for match in re.finditer(b'stsz', data)]
+    for place, rate in zip(places, (60, 48_000 // 1024 + 1), strict=True):
+        data = data[:place] + (48 * 3600 * rate).to_bytes(4, 'big') + data[place + 4 :]
+    path.write_bytes(data)
+    with pytest.raises(DataError, match='declares 18,489,600 frames, more than 2,000,000'):
+        check(path)
+    os.truncate(path, 2**32)
+    check(path)
+
+
 def test_a_file_that_passed_is_looked_at_again_only_once_it_changed(tmp_path, write_video, monkeypatch):
     path, reads = tmp_path / 'a.mp4', []
     data = open(write_video(path, 3), 'rb').read()
