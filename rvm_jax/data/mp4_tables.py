@@ -158,7 +158,7 @@ def _edited(track, movie_scale, samples, runs, gap):
         return samples * len(edits)
     # An edit goes by when frames are shown, its search by when they are decoded, and for sound by a second earlier.
     margin = 2 * max(map(_longest_delay, track['ctts']), default=0) + scale + 0.5
-    starts, ends = edits[:, 1], edits[:, 1] + np.where(edits[:, 0] > 0, edits[:, 0] * (scale / movie_scale), np.inf)
+    starts, ends = edits[:, 1], edits[:, 1] + edits[:, 0] * (scale / movie_scale)
     shown = np.interp(ends + margin, times, numbers) - np.interp(starts - margin, times, numbers)
     return int(np.clip(shown + 2 * gap + 2, 0, samples).sum())
 

@@ -70,7 +70,7 @@ class VideoTimes:
         return duration_s if duration_s and 0 < duration_s <= LONGEST_S else None
 
     def scanned_duration(self, packets):
-        """The same from all packets, which reads the whole file but decodes nothing. DataError if none has a timestamp."""
+        """The same from all packets: the file is read, but not decoded. DataError if none has a timestamp."""
         ends = [packet.pts + (packet.duration or 0) for packet in packets if packet.pts is not None]
         if not ends:
             raise DataError(self._path, 'has no frame with a timestamp', FIX)

@@ -122,6 +122,34 @@ def test_the_count_is_never_below_what_ffmpeg_makes(tmp_path, write_video, limit
         assert declared(path) >= made > 0
 
 
+LIES = {  # kind of table: bytes after its name, and what is written there
+    'ctts': [(16, 0xF800_0000), (16, 0x0700_0000)],
+    'stts': [(12, 0), (16, 0), (16, 2**31), (8, 0), (8, 2**32 - 1)],
+    'stss': [(8, 0), (8, 1), (16, 1), (16, 2**31), (12, 50)],
+    'mvhd': [(16, 0), (16, 1), (16, 2**31)],
+    'mdhd': [(16, 0), (16, 1), (16, 2**31)],
+}
+
+
+@pytest.mark.parametrize('kind, place, number', [(kind, *lie) for kind, lies in LIES.items() for lie in lies])
+def test_nor_where_tables_lie_about_time(tmp_path, write_video, limit, kind, place, number):
+    path = tmp_path / 'lie.mp4'
+    data = open(write_video(path, 60, gop=6, options={'bf': '2'}, size=(64, 48)), 'rb').read()
+    scale = ticks_a_second(data)
+    start = data.index(kind.encode()) + place
+    limit(0)
+    for edits in ([(1, 3 * scale)] * 20, [(0, i * scale // 4) for i in range(20)], [(6000, 0), (0, 5 * scale)]):
+        changed = with_edits(data[:start] + number.to_bytes(4, 'big') + data[start + 4 :], edits)
+        path.write_bytes(changed)
+        mp4_tables._check.cache_clear()
+        try:
+            with av.open(str(path)) as container:
+                made = len(container.streams[0].index_entries)
+        except av.FFmpegError:
+            continue
+        assert declared(path) >= made
+
+
 def test_a_file_may_not_declare_more_samples_than_it_has_bytes(tmp_path, write_video, monkeypatch):
     path = tmp_path / 'few.mp4'
     data = open(write_video(path, 3), 'rb').read()
