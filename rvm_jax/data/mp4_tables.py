@@ -95,7 +95,7 @@ def _headers(file):
 
 
 def _tracks(header):
-    """[{kind of table: [its content and what follows]}]: what comes before the first track, and each track."""
+    """[{kind of table: [its content and, save for edits, what follows]}]: before the first track, and of each."""
     tracks, cut = [collections.defaultdict(list)], None
     for match in TABLES.finditer(header):
         start, kind = match.start() - 4, match[0].decode()
@@ -106,7 +106,8 @@ def _tracks(header):
                 continue  # these letters are no name of a box
         if kind == 'trak':
             tracks.append(collections.defaultdict(list))
-        tracks[-1][kind].append(memoryview(header)[start + (16 if length == 1 else 8) :])
+        end = start + length if kind == 'elst' and length > 1 else None  # FFmpeg counts edits by the box's length
+        tracks[-1][kind].append(memoryview(header)[start + (16 if length == 1 else 8) : end])
     return tracks
 
 
@@ -160,14 +161,15 @@ def _edited(track, movie_scale, samples, runs, gap):
     margin = 2 * max(map(_longest_delay, track['ctts']), default=0) + scale + 0.5
     starts, ends = edits[:, 1], edits[:, 1] + edits[:, 0] * (scale / movie_scale)
     shown = np.interp(ends + margin, times, numbers) - np.interp(starts - margin, times, numbers)
-    return int(np.clip(shown + 2 * gap + 2, 0, samples).sum())
+    made = int(np.clip(shown + 2 * gap + 2, 0, samples).sum())
+    return max(made, samples)  # where no edit shows anything, FFmpeg ignores all
 
 
 def _edits(table):
     """(n, 2) float: duration and start of each edit; FFmpeg takes the start of an empty one, -1, for a time."""
     long = table[:1] == b'\1'
     kind = np.dtype([('duration', '>u8' if long else '>u4'), ('start', '>i8' if long else '>i4'), ('rate', '>u4')])
-    count = min(_number(table, 4), max(0, len(table) - 8) // kind.itemsize)
+    count = max(0, len(table) - 8) // kind.itemsize
     rows = np.frombuffer(table, kind, count, 8) if count else np.empty(0, kind)
     return np.stack([rows['duration'], rows['start']], 1).astype(float)
 
@@ -219,7 +221,8 @@ def _scale(tables):
     """Ticks a second of a movie or track, None where that is not clear."""
     if len(tables) != 1:
         return None
-    return _number(tables[0], 20 if tables[0][:1] == b'\1' else 12) or None
+    scale = _number(tables[0], 20 if tables[0][:1] == b'\1' else 12)
+    return scale if 0 < scale < 2**31 else None
 
 
 def _rows(table, columns):

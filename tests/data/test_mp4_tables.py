@@ -126,7 +126,8 @@ LIES = {  # kind of table: bytes after its name, and what is written there
     'ctts': [(16, 0xF800_0000), (16, 0x0700_0000)],
     'stts': [(12, 0), (16, 0), (16, 2**31), (8, 0), (8, 2**32 - 1)],
     'stss': [(8, 0), (8, 1), (16, 1), (16, 2**31), (12, 50)],
-    'mvhd': [(16, 0), (16, 1), (16, 2**31)],
+    'elst': [(8, 0), (8, 1), (8, 2**32 - 1), (4, 2**24)],
+    'mvhd': [(16, 0), (16, 1), (16, 2**32 - 1)],
     'mdhd': [(16, 0), (16, 1), (16, 2**31)],
 }
 
@@ -136,11 +137,12 @@ def test_nor_where_tables_lie_about_time(tmp_path, write_video, limit, kind, pla
     path = tmp_path / 'lie.mp4'
     data = open(write_video(path, 60, gop=6, options={'bf': '2'}, size=(64, 48)), 'rb').read()
     scale = ticks_a_second(data)
-    start = data.index(kind.encode()) + place
     limit(0)
-    for edits in ([(1, 3 * scale)] * 20, [(0, i * scale // 4) for i in range(20)], [(6000, 0), (0, 5 * scale)]):
-        changed = with_edits(data[:start] + number.to_bytes(4, 'big') + data[start + 4 :], edits)
-        path.write_bytes(changed)
+    pieces = [(0, i * scale // 4) for i in range(20)]
+    for edits in (pieces, [(1, 3 * scale)] * 20, [(6000, 0), (0, 5 * scale)], [(1, 2**30)] * 2):
+        changed = with_edits(data, edits)
+        start = changed.index(kind.encode()) + place
+        path.write_bytes(changed[:start] + number.to_bytes(4, 'big') + changed[start + 4 :])
         mp4_tables._check.cache_clear()
         try:
             with av.open(str(path)) as container:
