@@ -1,10 +1,31 @@
-import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 
 import pytest
 
 from rvm_jax.whole import _leftovers, whole
+
+WRITE = """
+import os, signal, sys
+from rvm_jax.whole import whole
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+path, text, then = sys.argv[1:]
+if then == 'die between':  # the old folder was moved aside, the new one has not got its name
+    os.replace = die
+with whole(path) as partial:
+    os.mkdir(partial)
+    with open(os.path.join(partial, 'text'), 'w') as file:
+        file.write(text)
+    if then == 'die':
+        die()
+    if then == 'fail':
+        sys.exit(1)
+"""
 
 
 def write(path, text):
@@ -12,30 +33,16 @@ def write(path, text):
         file.write(text)
 
 
-def write_folder(path, text, then=lambda: None):
+def write_folder(path, text):
     with whole(path) as partial:
         os.mkdir(partial)
         with open(os.path.join(partial, 'text'), 'w') as file:
             file.write(text)
-        then()
 
 
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def die_between(path):
-    """Killed after the old folder was moved aside, before the new one has its name."""
-    os.replace = lambda *_: die()
-    write_folder(path, 'new')
-
-
-def in_a_process(act, *arguments):
-    _leftovers.cache_clear()  # which a process of its own begins without
-    process = multiprocessing.get_context('fork').Process(target=act, args=arguments)
-    process.start()
-    process.join()
-    return process.exitcode
+def in_a_process(path, text, then=''):
+    """Write a folder there; the exit code."""
+    return subprocess.run([sys.executable, '-c', WRITE, path, text, then]).returncode
 
 
 def test_a_file_and_a_folder_replace_older_ones(tmp_path):
@@ -57,7 +64,7 @@ def test_an_error_leaves_what_was_there(tmp_path):
 
 
 def test_what_a_killed_attempt_left_is_deleted_by_the_next_one(tmp_path):
-    assert in_a_process(write_folder, tmp_path / 'folder', 'half', die) == -signal.SIGKILL
+    assert in_a_process(tmp_path / 'folder', 'half', 'die') == -signal.SIGKILL
     (leftover,) = os.listdir(tmp_path)
     assert leftover != 'folder'
     write(tmp_path / 'other', 'not its business')
@@ -68,9 +75,9 @@ def test_what_a_killed_attempt_left_is_deleted_by_the_next_one(tmp_path):
 
 def test_a_folder_that_was_about_to_be_replaced_comes_back(tmp_path):
     write_folder(tmp_path / 'folder', 'old')
-    assert in_a_process(die_between, tmp_path / 'folder') == -signal.SIGKILL
+    assert in_a_process(tmp_path / 'folder', 'new', 'die between') == -signal.SIGKILL
     assert not (tmp_path / 'folder').exists()
-    assert in_a_process(write_folder, tmp_path / 'folder', 'newer', lambda: 1 / 0) == 1
+    assert in_a_process(tmp_path / 'folder', 'newer', 'fail') == 1
     assert (tmp_path / 'folder' / 'text').read_text() == 'old' and os.listdir(tmp_path) == ['folder']
 
 
@@ -86,6 +93,6 @@ def test_what_a_process_of_the_same_number_left_in_a_container_of_the_same_name_
 def test_who_still_writes_is_left_alone(tmp_path):
     with whole(tmp_path / 'folder') as partial:
         os.mkdir(partial)
-        assert in_a_process(write_folder, tmp_path / 'folder', 'quicker') == 0
+        assert in_a_process(tmp_path / 'folder', 'quicker') == 0
         assert os.path.isdir(partial)
     assert os.listdir(tmp_path) == ['folder']

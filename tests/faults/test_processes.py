@@ -80,6 +80,7 @@ def steps(workdir):
     return sorted(int(path.name) for path in (workdir / 'checkpoints').iterdir())
 
 
+@pytest.mark.slow
 @pytest.mark.fault('F1b', 'SIGTERM to one of four processes, then a bit flipped, then two processes')
 def test_four_stop_together_and_two_go_on_as_if_one_had_done_it_all(some_broken, tmp_path, seen):
     reference, shared = tmp_path / 'reference', tmp_path / 'shared'
