@@ -17,7 +17,7 @@ COLUMNS = 'a line "path,start,end" on top, start and end in seconds and not requ
 FIX = f'give a CSV file with {COLUMNS}'
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, slots=True)
 class Task:
     """A video to prepare, or the piece from start_s to end_s of it (seconds; None: its start, its end).
 
