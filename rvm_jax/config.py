@@ -228,8 +228,7 @@ def flatten(config):
 
 def from_dict(values, origin):
     """A config from the nested dict that a run stored; keys younger than it have their defaults. Raises UserError."""
-    config = default()
-    known = flatten(config)
+    known = flatten(config := default())
     try:
         stored = flatten(ml_collections.ConfigDict(values)) if isinstance(values, dict) else {}
     except (TypeError, ValueError, RecursionError):  # names with dots, or nested without end

@@ -3,10 +3,10 @@
 import dataclasses
 import os
 
+from rvm_jax.data.shards import MOST_LETTERS
 from rvm_jax.errors import UserError, printable
 from rvm_jax.probing import results
 
-MOST_LETTERS = 200  # of what is quoted from a file
 ONE_READOUT = ('epe', 'rpe_tr')  # metrics of tasks that have no second kind of readout, streaming or not
 
 

@@ -264,6 +264,19 @@ def refused_or_used(act, *arguments):
     return True
 
 
+def open_model(path):
+    """Load whatever model is at a path, for readers. Whether `rvm info` can use it too; it may not fare worse."""
+    from rvm_jax import pretrained
+    from rvm_jax.errors import UserError
+
+    try:
+        pretrained.load(path)
+    except UserError:
+        refused_or_used(command, ['info', path])
+        raise
+    return refused_or_used(command, ['info', path])
+
+
 if __name__ == '__main__':
     with os.fdopen(int(sys.argv[1]), 'w') as pipe:
         _child(pipe, json.load(sys.stdin))

@@ -18,15 +18,7 @@ def read(path):
 
     import guard
 
-    from rvm_jax import pretrained
-    from rvm_jax.errors import UserError
-
-    try:
-        pretrained.load(path)
-    except UserError:
-        guard.refused_or_used(guard.command, ['info', path])
-        raise
-    guard.refused_or_used(guard.command, ['info', path])
+    guard.open_model(path)
     with tempfile.TemporaryDirectory() as folder:
         guard.refused_or_used(guard.command, ['export', '--model', path, '--output', os.path.join(folder, 'export')])
 
