@@ -25,7 +25,7 @@ CHOICES = {
     'model.target': ('auto', 'shared', 'light_target', 'frozen_visible', 'mask_token'),
     'model.precision': ('float32', 'official_mixed', 'bf16'),
     'model.softmax_dtype': ('float32', 'input'),
-    'model.attention': ('auto', 'xla', 'by_head', 'cudnn', 'pallas'),
+    'model.attention': ('auto', 'xla', 'by_head', 'cudnn', 'cudnn_padded', 'pallas'),
     'model.remat': ('none', 'dots', 'full'),
     'model.block_order': ('cross_mlp_self', 'self_mlp_cross'),
     'model.gelu': ('tanh', 'erf'),
@@ -84,7 +84,7 @@ def default():
     m.shared_mask = False  # one mask for the whole batch, as the released demo draws it
     m.precision = 'bf16'  # float32, official_mixed (as released), bf16
     m.softmax_dtype = 'float32'  # official_mixed only: attention weights stay float32, or go back to the input's dtype
-    m.attention = 'auto'  # auto: fused where the device has it; xla, by_head, cudnn, pallas, see models/attention.py
+    m.attention = 'auto'  # auto: fused where the device has it; xla, by_head, cudnn, cudnn_padded, pallas: attention.py
     m.remat = 'dots'  # what is recomputed going back: none, dots (keep matrix products), full (keep nothing of a block)
     m.unroll = False  # inline every layer instead of scanning: small models step faster on a CPU, but compile longer
     m.block_order = 'cross_mlp_self'  # as released; self_mlp_cross is the paper's Listing 2
