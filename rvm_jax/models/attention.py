@@ -40,7 +40,7 @@ def attention(query_BQHd, key_BKHd, value_BKHd, execution):
     if implementation == 'pallas':
         return _pallas(query_BQHd, key_BKHd, value_BKHd, interpret=platform != 'tpu')
     if implementation == 'by_head':
-        return _by_head(query_BQHd, key_BKHd, value_BKHd, execution.unroll)
+        return _by_head(query_BQHd, key_BKHd, value_BKHd, execution.unroll is True)
     return _xla(query_BQHd, key_BKHd, value_BKHd, execution.precision)
 
 

@@ -16,13 +16,13 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-KEPT = 'attention'  # name of what a fused kernel puts out or needs going back, for remat to keep: see layers.Stack
+KEPT = 'kept'  # name of what remat 'dots' keeps for the backward pass: see layers.Stack
 LENGTHS = 8  # padded lengths are multiples of this
 FORWARD, BACKWARD = '_dot_product_attention_fwd_p_wrapper', '_dot_product_attention_bwd_p_wrapper'
 
 
 def cudnn_attention(query_BQHd: jax.Array, key_BKHd: jax.Array, value_BKHd: jax.Array) -> jax.Array:
-    """Softmax(query . key / sqrt(d)) . value, (B, Q, H, d): `direct` where this version of JAX allows, else `padded`."""
+    """Softmax(query . key / sqrt(d)) . value, (B, Q, H, d): `direct` where this JAX allows it, else `padded`."""
     return (direct if _stablehlo() else padded)(query_BQHd, key_BKHd, value_BKHd)
 
 
@@ -99,6 +99,6 @@ def _pad(x_BNHd):
     return jnp.pad(x_BNHd, ((0, 0), (0, -x_BNHd.shape[1] % LENGTHS), (0, 0), (0, 0)))
 
 
-def is_kept(primitive, *_, **__) -> bool:
+def is_cudnn_output(primitive, *_, **__) -> bool:
     """A policy of `jax.checkpoint`: what JAX's own forward primitive puts out, which `padded` cannot name, is kept."""
     return primitive.name.startswith('dot_product_attention_fwd')
