@@ -120,7 +120,9 @@ class MLP(nnx.Module):
 
     def __call__(self, x):
         """x (..., D) -> (..., D)."""
-        return self.dense_out(gelu(kept(self.dense_in(x)), self.approximate))
+        out = self.dense_out
+        kernel, bias = out.kernel[...].astype(x.dtype), out.bias[...].astype(x.dtype)
+        return gelu_dense(self.dense_in(x), kernel, bias, self.approximate)
 
 
 def kept(x):
@@ -152,6 +154,40 @@ def _gelu_backward(approximate, x, grad):
 
 
 gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def gelu_dense(hidden: jax.Array, kernel: jax.Array, bias: jax.Array, approximate: bool) -> jax.Array:
+    """gelu(hidden) @ kernel + bias, which keeps hidden alone for the way back.
+
+    One rule for both, so that what is kept is no step between the product that made hidden and the GELU: cuBLAS then
+    does both at once (tanh).
+    """
+    return jax.nn.gelu(hidden, approximate=approximate) @ kernel + bias
+
+
+def _gelu_dense_forward(hidden, kernel, bias, approximate):
+    return gelu_dense(hidden, kernel, bias, approximate), (kept(hidden), kernel)
+
+
+def _gelu_dense_backward(approximate, saved, grad):
+    hidden, kernel = saved
+    activated = jax.nn.gelu(hidden, approximate=approximate)
+    grad_kernel = jnp.einsum('...f,...d->fd', activated, grad)
+    (grad_hidden,) = _gelu_backward(approximate, hidden, grad @ kernel.T)
+    return grad_hidden, grad_kernel, grad.sum(range(grad.ndim - 1))
+
+
+gelu_dense.defvjp(_gelu_dense_forward, _gelu_dense_backward)
+
+
+def added(x: jax.Array, change: jax.Array) -> jax.Array:
+    """x + change in the dtype of x, by way of float32, which rounds the same.
+
+    A plain sum becomes part of the product before it in cuBLAS, for which x is copied first; like this it is one with
+    the statistics of the norm that follows.
+    """
+    return (x.astype(jnp.float32) + change.astype(jnp.float32)).astype(jnp.promote_types(x.dtype, change.dtype))
 
 
 class LayerNorm(nnx.LayerNorm):
@@ -187,8 +223,8 @@ class Block(nnx.Module):
     def __call__(self, x_BMD):
         """Returns (B, M, D)."""
         y_BMD = self.attention_norm(x_BMD)
-        x_BMD = kept(x_BMD + self.attention(y_BMD, y_BMD))
-        return x_BMD + self.mlp(self.mlp_norm(x_BMD))
+        x_BMD = kept(added(x_BMD, self.attention(y_BMD, y_BMD)))
+        return added(x_BMD, self.mlp(self.mlp_norm(x_BMD)))
 
 
 class CrossBlock(nnx.Module):
@@ -213,8 +249,8 @@ class CrossBlock(nnx.Module):
         """Returns (B, G, Q, D)."""
         *parts, last = [getattr(self, f'_{part}') for part in self.order.split('_')]
         for part in parts:
-            x_BGQD = kept(x_BGQD + part(x_BGQD, kv_BKD))
-        return x_BGQD + last(x_BGQD, kv_BKD)
+            x_BGQD = kept(added(x_BGQD, part(x_BGQD, kv_BKD)))
+        return added(x_BGQD, last(x_BGQD, kv_BKD))
 
     def _cross(self, x_BGQD, kv_BKD):
         y_BQD = rearrange(self.cross_attention_norm(x_BGQD), 'b g q d -> b (g q) d')
@@ -280,12 +316,19 @@ class Stack(nnx.Module):
         def body(carry, params_and_item):
             params, item = params_and_item
             params = gather(nnx.to_pure_dict(params)) if gather else params
-            return apply(nnx.merge(graphdef, params), carry, item)
+            carry, out = apply(nnx.merge(graphdef, params), carry, item)
+            return (jax.tree.map(_written, carry) if unroll else carry), out
 
         if remat != 'none' or gather:
             # Inside a loop nothing can be merged with the forward pass anyway; unrolled, it must be prevented.
             body = jax.checkpoint(body, policy=KEEP[remat], prevent_cse=unroll)
         return jax.lax.scan(body, carry, (stacked, per_block), unroll=unroll)
+
+
+def _written(x):
+    """x, once: inlined, XLA would make the sum that a block ends with anew in each of its consumers."""
+    info = jnp.finfo(x.dtype)
+    return jax.lax.reduce_precision(x, info.nexp, info.nmant)  # changes no value, but is no part of a fusion after it
 
 
 def _rounded(stacked, precision):
