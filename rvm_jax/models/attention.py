@@ -18,6 +18,7 @@ from rvm_jax.models.pallas_attention import pallas_attention
 LARGE_SCORES = 2**14  # scores of one head above which 'by_head' is faster on a CPU
 SCORES_AT_ONCE = 2**18  # as many heads go together as have this many scores: they fit the cache, the loop stays short
 LONG_KEYS = 128  # keys from which 'pallas' is worth while: its tiles hold as many
+FUSED = {'gpu': ('cudnn',), 'tpu': ('pallas',)}  # kernels that compute 'auto' on a platform, the first unless found wrong
 KEPT = 'attention'  # name of what a fused kernel puts out or needs going back, for remat to keep: see layers.Stack
 
 
@@ -31,7 +32,7 @@ def attention(query_BQHd, key_BKHd, value_BKHd, execution):
     if execution.precision.half_logits:
         implementation = 'xla'
     elif implementation == 'auto':
-        implementation = _best(query_BQHd, key_BKHd, value_BKHd, platform)
+        implementation = best(query_BQHd, key_BKHd, value_BKHd, platform)
     if implementation == 'cudnn':
         return jax.nn.dot_product_attention(query_BQHd, key_BKHd, value_BKHd, implementation='cudnn')
     query_BQHd = query_BQHd / math.sqrt(query_BQHd.shape[-1])
@@ -57,11 +58,13 @@ def check_device(execution):
         )  # fmt: skip
 
 
-def _best(query_BQHd, key_BKHd, value_BKHd, platform):
+def best(query_BQHd, key_BKHd, value_BKHd, platform):
+    """What 'auto' takes on a platform for arrays, or shapes, like these."""
     half = all(x.dtype == jnp.bfloat16 for x in (query_BQHd, key_BKHd, value_BKHd))
-    if platform == 'gpu' and half and query_BQHd.shape[-1] % 8 == 0:
+    fused = FUSED[platform][0] if half and platform in FUSED else None
+    if fused == 'cudnn' and query_BQHd.shape[-1] % 8 == 0:
         return 'cudnn'
-    if platform == 'tpu' and half and key_BKHd.shape[1] >= LONG_KEYS:
+    if fused == 'pallas' and key_BKHd.shape[1] >= LONG_KEYS:
         return 'pallas'
     large = query_BQHd.shape[1] * key_BKHd.shape[1] > LARGE_SCORES
     return 'by_head' if platform == 'cpu' and large else 'xla'

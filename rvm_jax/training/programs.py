@@ -29,16 +29,19 @@ class Programs(NamedTuple):
     eval_step: Callable  # (all params, batch, key) -> losses, Reconstruction
 
 
-def make_programs(config, devices=None):
+def make_programs(config, devices=None, attention=None):
     """The programs of a config on these devices (None: all that JAX has), which may be abstract ones.
 
-    Raises UserError if config and devices do not fit together.
+    attention: which one to take instead of config.model.attention, see `attention_check.choose`. Raises UserError if
+    config and devices do not fit together.
     """
     arch = frozen.architecture(config)
     mesh = sharding.make_mesh(config.mesh, devices)
     sharding.check_batch(mesh.devices.size, config.batch_size)
     execution = build.execution(config.model, sharding.platform(mesh))
     check_device(execution)
+    if attention is not None:
+        execution = dataclasses.replace(execution, implementation=attention)
     gather = sharding.make_gather(mesh, config.mesh.sharded, execution.precision)
     execution = dataclasses.replace(execution, gather=gather)
     optimizer = make_optimizer(config.optim, config.steps)
