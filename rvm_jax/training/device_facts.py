@@ -1,6 +1,5 @@
 """Names and versions of a device and of the software that computes on it."""
 
-import importlib.metadata
 
 import jax
 import jaxlib
@@ -9,7 +8,7 @@ from rvm_jax.training import start
 
 
 def software(device: jax.Device) -> dict[str, str]:
-    """{what: version} of all that decides what a kernel computes on a device: this code, JAX, the device's libraries."""
+    """{what: version} of all that decides what a kernel computes: this code, JAX, the libraries of the device."""
     facts = {'rvm_jax': start.code_version(), 'jax': jax.__version__, 'jaxlib': jaxlib.__version__}
     facts['runtime'] = ' '.join(device.client.platform_version.split())
     return facts | ({'cudnn': cudnn_version()} if device.platform == 'gpu' else {})

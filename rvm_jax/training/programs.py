@@ -16,7 +16,6 @@ from rvm_jax.training.optimizer import make_optimizer
 from rvm_jax.training.state import make_state
 from rvm_jax.training.step import make_eval_step, make_train_step
 
-
 # How XLA compiles a train step for a platform. On GPUs cuBLAS multiplies, not XLA's own Triton kernels: it adds biases
 # and computes the GELU on the way out, and products of one array stay apart, since cuDNN wants queries, keys and values
 # in arrays of their own. By the compiler's programs for an H100 that is a tenth of all memory traffic; time on a GPU is

@@ -105,7 +105,7 @@ def code_version():
 
 
 def keep_compiled(workdir, mesh):
-    """Keep compiled programs in the workdir, so that a run that starts again does not compile again. Returns the folder.
+    """Keep compiled programs in the workdir, so that a run that starts again does not compile again; gives the folder.
 
     Not on a CPU: its programs fit that very CPU alone. A cache that the user has set up (JAX_COMPILATION_CACHE_DIR)
     stays in use. Call it before anything large is compiled.
