@@ -60,9 +60,9 @@ def make_train_step(
             state['params'], statistics, frozen, batch, visible_BFV, keys_B2
         )
         norm = optax.tree.norm(gradients)
-        gradients = _nan_unless_finite(gradients, loss, norm)
+        is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)  # clipping by a norm that overflowed would make zeros
         params = jax.lax.with_sharding_constraint(state['params'], gradient_shardings)
-        updates, opt_state = optimizer.update(gradients, state['opt_state'], params)
+        updates, opt_state = optimizer.update(gradients, state['opt_state'], params, norm=norm, is_finite=is_finite)
         in_a_row, in_total = nonfinite_steps(opt_state)
         metrics = {
             'loss': loss,
@@ -101,12 +101,6 @@ def make_eval_step(graphdef, compared_losses, abstract_params, gather=None):
         return losses_and_reconstruction(params, batch, _draw_visible(graphdef, params, batch, key))
 
     return eval_step
-
-
-def _nan_unless_finite(gradients, *numbers):
-    """Gradients that the optimizer skips if a number is not finite; clipping by such a norm would make them zero."""
-    is_finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, numbers))
-    return jax.tree.map(lambda gradient: jnp.where(is_finite, gradient, jnp.nan), gradients)
 
 
 def _specs(abstract):
