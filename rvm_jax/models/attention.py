@@ -18,7 +18,10 @@ from rvm_jax.models.pallas_attention import pallas_attention
 LARGE_SCORES = 2**14  # scores of one head above which 'by_head' is faster on a CPU
 SCORES_AT_ONCE = 2**18  # as many heads go together as have this many scores: they fit the cache, the loop stays short
 LONG_KEYS = 128  # keys from which 'pallas' is worth while: its tiles hold as many
-FUSED = {'gpu': ('cudnn',), 'tpu': ('pallas',)}  # kernels that compute 'auto' on a platform, the first unless found wrong
+FUSED = {
+    'gpu': ('cudnn',),
+    'tpu': ('pallas',),
+}  # kernels that compute 'auto' on a platform, the first unless found wrong
 KEPT = 'attention'  # name of what a fused kernel puts out or needs going back, for remat to keep: see layers.Stack
 
 
