@@ -11,8 +11,10 @@ below it. Without --config it takes configs/rvm_s.py on an accelerator and confi
 the disk. The exit code is 0, or 2 if a line is red.
 """
 
+import contextlib
 import functools
 import importlib.metadata
+import os
 import socket
 import sys
 
@@ -60,10 +62,26 @@ def _examine(args, hosts):
     from rvm_jax.checkup.report import Report
 
     report = Report(hosts, socket.gethostname(), is_json=args.json)
-    with report:
+    with _stdout_kept(args.json), report:
         _check_all(args, hosts, report)
     report.end({'version': importlib.metadata.version('rvm_jax'), 'processes': hosts.count})
     return report.red
+
+
+@contextlib.contextmanager
+def _stdout_kept(is_wanted):
+    """Have what libraries print to standard output, as gloo does, go to standard error: JSON stands there alone."""
+    if not is_wanted:
+        yield
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _check_all(args, hosts, report):

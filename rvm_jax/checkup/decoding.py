@@ -25,7 +25,7 @@ def check_decoding(config: ml_collections.ConfigDict, pace: float | None, cores:
     place: folder for rendered videos, '' for one that is removed. Raises UserError if the data cannot be opened.
     """
     with contextlib.ExitStack() as stack:
-        data, what = config.data, 'the videos of the recipe'
+        data, what = config.data, 'the given videos'
         if not (data.path or data.mixture):
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix='rvm_doctor_', dir=place or None))
             data, what = _rendered(data, folder), 'rendered videos'
@@ -47,30 +47,30 @@ def _rendered(data, folder):
 
 
 def _measure(clips, stack):
-    """(clips a CPU second, how many were made, [why a video gave none]) of one core."""
+    """(clips a CPU second, how many were made, {video that gave none: why}) of one core."""
     threads = cv2.getNumThreads()
     stack.callback(cv2.setNumThreads, threads)
     cv2.setNumThreads(1)  # as in a worker
     clips(0)  # libraries load, files open
-    began, cpu, made, failures = time.monotonic(), time.process_time(), 0, []
+    began, cpu, made, failures = time.monotonic(), time.process_time(), 0, {}
     for sample in range(1, MOST + 1):
         clip = clips(sample)
-        failures += [f'{name}: {reason}' for _, name, reason in clip['failures']]
+        failures |= {name: reason for _, name, reason in clip['failures']}
         made += 'frames_THWC' in clip
         if time.monotonic() - began > SECONDS:
             break
     if not made:
-        raise DataError(failures[0] if failures else 'data', 'no video gave a clip', 'check the videos with rvm info')
+        raise DataError(*(list(failures.items()) or [('data', 'no clip')])[0], 'check the videos with rvm info')
     return made / (time.process_time() - cpu), made, failures
 
 
 def judge_decoding(what, rate, made, failures, pace, num_workers, cores) -> Finding:
-    """rate: clips a second and core; made, failures: clips, and why others could not be; pace, cores: see above."""
+    """rate: clips a second and core; made: how many; failures: {video: why it gave none}; pace, cores: see above."""
     text = f'{rate:,.1f} clips/s a core from {what}'
     values = {'clips_per_core': rate, 'clips': made, 'failures': len(failures), 'cores': cores}
     values |= {'num_workers': num_workers}
     if failures:
-        text += f'; {len(failures)} videos gave no clip, such as {failures[0]}'
+        text += f'; {len(failures)} videos gave no clip, such as {": ".join(next(iter(failures.items())))}'
         return Finding(
             'decoding', 'yellow', text, 'remove or re-encode them; data.max_failures says how many may', values
         )
@@ -80,7 +80,7 @@ def judge_decoding(what, rate, made, failures, pace, num_workers, cores) -> Find
         )
     needed = math.ceil(pace / rate)
     values['workers_needed'] = needed
-    text += f'; {needed} workers feed the devices of a process at {pace:,.3g} clips/s, it has {num_workers}'
+    text += f'; workers of a process needed for {pace:,.3g} clips/s: {needed}, the recipe has {num_workers}'
     if needed > cores:
         fix = 'prepare shards with rvm prepare, which are read many times faster, or take hosts with more cores'
         return Finding('decoding', 'yellow', f'{text} and {cores:.3g} cores', fix, values)

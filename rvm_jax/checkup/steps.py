@@ -21,6 +21,7 @@ from rvm_jax.models import build
 from rvm_jax.training import attention_check, chips, cost, estimate, forecast, parts, sharding
 from rvm_jax.training.aot import abstract_batch
 from rvm_jax.training.hosts import Hosts
+from rvm_jax.training.notes import first_words
 from rvm_jax.training.programs import make_programs
 
 CPU_CLIPS = 2  # of a step on a CPU, a device
@@ -203,6 +204,7 @@ def check_network(mesh: Mesh, hosts: Hosts) -> Finding:
     device, devices = mesh.local_devices[0], mesh.size
     if devices == 1:
         return Finding('network', 'green', 'one device: nothing to send')
+    first_words(hosts, mesh)
     size = SENT.get(device.platform, SENT['cpu'])
     spec = PartitionSpec(mesh.axis_names)
     total = jax.jit(jax.shard_map(

@@ -154,22 +154,22 @@ def candidates(execution: Execution) -> tuple[tuple[str, ...], bool]:
 
 def _wrong_anywhere(execution, all_shapes, device, hosts, folder, facts):
     """What is wrong with a kernel on the device of any process, in words, the same in all; '' if nothing is."""
-    path = os.path.join(folder, f'attention_{_hash(facts)}.json')
-    everyone = hosts.gather({'path': path, 'device': facts['device']})
-    known = hosts.decide(lambda: [_kept(one['path']) for one in everyone])
-    if None in known:
+    everyone = hosts.gather(facts)
+    paths = [os.path.join(folder, f'attention_{_hash(one)}.json') for one in everyone]
+    known = hosts.decide(lambda: [_kept(path) for path in paths])
+    is_new = None in known
+    if is_new:
         hosts.say(f'comparing fused attention ({facts["kernel"]}) with plain attention on {facts["device"]}')
         verdict = judge(execution, all_shapes, device)
         known = hosts.gather('' if verdict.is_right else verdict.words)
         if hosts.is_first:
-            _keep(path, facts, known[0])
-            for one, wrong in zip(everyone, known, strict=True):
-                if one['path'] != path:  # another kind of device
-                    _keep(one['path'], {'kernel': facts['kernel'], 'device': one['device']}, wrong)
+            for path, one in dict(zip(paths, everyone, strict=True)).items():  # of each kind of device
+                wrong = [found for place, found in zip(paths, known, strict=True) if place == path and found]
+                _keep(path, one, wrong[0] if wrong else '')
     index = next((index for index, wrong in enumerate(known) if wrong), None)
     if index is None:
         return ''
-    who = f' (process {index})' if hosts.count > 1 else ''
+    who = f' (process {index})' if is_new and hosts.count > 1 else ''
     return f'on {everyone[index]["device"]}{who} {known[index]}'
 
 

@@ -93,11 +93,11 @@ def test_measuring_a_disk_leaves_nothing_behind(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ('pace', 'cores', 'failures', 'color', 'fix'),
     [
-        (95, 16, [], 'yellow', '--config.data.num_workers=10'),
-        (75, 16, [], 'green', ''),
-        (400, 16, [], 'yellow', 'rvm prepare'),
-        (None, 16, [], 'green', ''),
-        (75, 16, ['a.mp4: is empty'], 'yellow', 're-encode'),
+        (95, 16, {}, 'yellow', '--config.data.num_workers=10'),
+        (75, 16, {}, 'green', ''),
+        (400, 16, {}, 'yellow', 'rvm prepare'),
+        (None, 16, {}, 'green', ''),
+        (75, 16, {'a.mp4': 'is empty'}, 'yellow', 're-encode'),
     ],
 )
 def test_workers_that_cannot_feed_the_devices_are_yellow(pace, cores, failures, color, fix):
