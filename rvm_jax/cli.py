@@ -18,6 +18,7 @@ COMMANDS = {
     'compare': 'many probes in the table of a paper: a row a model, a column a task',
     'sweep': 'train the cells of an ablation, probe each, one table and one plot',
     'plan': 'memory, time and what binds, before any device is paid for; TPU slices compiled ahead of time',
+    'doctor': 'is this machine, or every process of a launch, ready to train, and what will be slow',
     'info': 'what a config, workdir, export, .npz, folder of shards or video is',
 }
 

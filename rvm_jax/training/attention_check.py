@@ -89,21 +89,30 @@ def compare(execution: Execution, shape: Shape, device: jax.Device) -> list[Diff
     ]
 
 
-def objection(execution: Execution, all_shapes: list[Shape], device: jax.Device) -> str:
-    """What is wrong with attention computed by execution on a device, in words; '' if nothing is."""
+class Verdict(NamedTuple):
+    """What a comparison at all shapes found."""
+
+    is_right: bool
+    words: str  # what differs most, by how much, and where; '' if there was nothing to compare
+
+
+def judge(execution: Execution, all_shapes: list[Shape], device: jax.Device) -> Verdict:
+    """The Verdict on attention computed by execution on a device; a kernel that fails is wrong."""
     found = []
     for shape in all_shapes:
         try:
-            found += [(one, shape) for one in compare(execution, shape, device) if not one.is_rounding]
+            found += [(one, shape) for one in compare(execution, shape, device)]
         except Exception as error:  # whatever a compiler or a kernel's library raises
             reason = (str(error) or 'no reason given').splitlines()[0]
-            return printable(f'fails at {_in_words(shape)} ({type(error).__name__}: {reason})')
+            return Verdict(False, printable(f'fails at {_in_words(shape)} ({type(error).__name__}: {reason})'))
+    wrong = [pair for pair in found if not pair[0].is_rounding]
     if not found:
-        return ''
-    worst, where = max(found, key=lambda pair: math.inf if math.isnan(pair[0].kernel) else pair[0].kernel)
-    return (
+        return Verdict(True, '')
+    worst, where = max(wrong or found, key=lambda pair: math.inf if math.isnan(pair[0].kernel) else pair[0].kernel)
+    return Verdict(
+        not wrong,
         f'differs from plain attention in its {worst.output} by {worst.kernel:.2%}, where rounding to bfloat16 makes '
-        f'{worst.plain:.2%}, at {_in_words(where)}'
+        f'{worst.plain:.2%}, at {_in_words(where)}',
     )
 
 
@@ -145,21 +154,22 @@ def candidates(execution: Execution) -> tuple[tuple[str, ...], bool]:
 
 def _wrong_anywhere(execution, all_shapes, device, hosts, folder, facts):
     """What is wrong with a kernel on the device of any process, in words, the same in all; '' if nothing is."""
-    path = os.path.join(folder, f'attention_{_hash(facts)}.json')
-    everyone = hosts.gather({'path': path, 'device': facts['device']})
-    known = hosts.decide(lambda: [_kept(one['path']) for one in everyone])
-    if None in known:
+    everyone = hosts.gather(facts)
+    paths = [os.path.join(folder, f'attention_{_hash(one)}.json') for one in everyone]
+    known = hosts.decide(lambda: [_kept(path) for path in paths])
+    is_new = None in known
+    if is_new:
         hosts.say(f'comparing fused attention ({facts["kernel"]}) with plain attention on {facts["device"]}')
-        known = hosts.gather(objection(execution, all_shapes, device))
+        verdict = judge(execution, all_shapes, device)
+        known = hosts.gather('' if verdict.is_right else verdict.words)
         if hosts.is_first:
-            _keep(path, facts, known[0])
-            for one, wrong in zip(everyone, known, strict=True):
-                if one['path'] != path:  # another kind of device
-                    _keep(one['path'], {'kernel': facts['kernel'], 'device': one['device']}, wrong)
+            for path, one in dict(zip(paths, everyone, strict=True)).items():  # of each kind of device
+                wrong = [found for place, found in zip(paths, known, strict=True) if place == path and found]
+                _keep(path, one, wrong[0] if wrong else '')
     index = next((index for index, wrong in enumerate(known) if wrong), None)
     if index is None:
         return ''
-    who = f' (process {index})' if hosts.count > 1 else ''
+    who = f' (process {index})' if is_new and hosts.count > 1 else ''
     return f'on {everyone[index]["device"]}{who} {known[index]}'
 
 

@@ -105,10 +105,11 @@ def code_version():
 
 
 def keep_compiled(workdir, mesh):
-    """Keep compiled programs in the workdir, so that a run that starts again does not compile again; gives the folder.
+    """Keep compiled programs in the workdir, so that a run that starts again does not compile again.
 
     Not on a CPU: its programs fit that very CPU alone. A cache that the user has set up (JAX_COMPILATION_CACHE_DIR)
-    stays in use. Call it before anything large is compiled.
+    stays in use. Call it before anything large is compiled. Returns the folder; other findings about the device may be
+    kept there, too, those about a CPU included.
     """
     folder = os.path.join(storage.absolute(workdir), 'compiled')
     if mesh.devices.flat[0].platform != 'cpu' and jax.config.jax_compilation_cache_dir is None:

@@ -5,7 +5,11 @@ The kernel for TPUs, interpreted on a CPU, stands for one that a device has.
 
 import functools
 import json
+import os
 import re
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -84,7 +88,9 @@ wrong_going_back.defvjp(_forward, _backward)
 
 
 def test_a_correct_kernel_differs_by_rounding_alone():
-    assert attention_check.objection(FUSED, SHAPES, jax.devices()[0]) == ''
+    is_right, words = attention_check.judge(FUSED, SHAPES, jax.devices()[0])
+    assert is_right
+    assert re.search(r'by 0\.\d+%, where rounding to bfloat16 makes 0\.\d+%, at', words)
 
 
 @pytest.mark.parametrize(
@@ -99,8 +105,9 @@ def test_a_correct_kernel_differs_by_rounding_alone():
 )
 def test_a_wrong_kernel_is_found_with_what_is_wrong_and_where(use_kernel, kernel, words):
     use_kernel(kernel)
-    wrong = attention_check.objection(FUSED, SHAPES, jax.devices()[0])
-    assert re.search(words, wrong)
+    verdict = attention_check.judge(FUSED, SHAPES, jax.devices()[0])
+    assert not verdict.is_right
+    assert re.search(words, verdict.words)
 
 
 @pytest.mark.parametrize('size', ['s', 'l'])
@@ -146,15 +153,16 @@ def test_training_falls_back_from_a_wrong_kernel_and_remembers(fused_on_cpu, use
     expected = losses(tmp_path / 'plain')
     assert not list(fused_on_cpu.glob('attention_*.json'))
     use_kernel(scaled)
-    for run in ('first', 'second'):
+    workdir = str(tmp_path / 'run')
+    for is_first in (True, False):
         capfd.readouterr()
-        train(recipe(videos), str(tmp_path / run), pretrained.load)
+        train(recipe(videos), workdir, pretrained.load)
         said = capfd.readouterr().err
         assert said.count('training with attention=xla instead, which is slower') == 1
         assert 'fused attention (pallas) on cpu differs from plain attention in its ' in said
-        assert ('comparing fused attention' in said) == (run == 'first')
-        assert losses(tmp_path / run) == expected
-    with pytest.raises(UserError, match='attention=pallas: on cpu differs .*; take auto, or xla'):
+        assert ('comparing fused attention' in said) == is_first
+        assert losses(tmp_path / 'run') == expected
+    with pytest.raises(UserError, match=r'attention=pallas: on cpu differs .*; take auto, or xla'):
         choose(recipe(videos, 'model.attention=pallas'), fused_on_cpu)
 
 
@@ -183,3 +191,49 @@ def test_other_precisions_are_not_compared(fused_on_cpu, use_kernel, videos):
     for precision in ('float32', 'official_mixed'):
         config = recipe(videos, f'model.precision={precision}')
         assert choose(config, fused_on_cpu) == 'auto'
+
+
+PROCESS = """
+import sys, types
+import jax
+from rvm_jax import config as configs
+from rvm_jax.models import attention
+from rvm_jax.training import attention_check, sharding
+from rvm_jax.training.meeting import meet
+
+attention.FUSED['cpu'], attention.LONG_KEYS = ('pallas',), 1
+correct = attention.pallas_attention
+with meet(types.SimpleNamespace(start_timeout=60, heartbeat=20, step_timeout=60)) as hosts:
+    if hosts.index == 1:
+        attention.pallas_attention = lambda *arguments: correct(*arguments) * 1.03
+    config = configs.load('configs/tiny.py', ['model.precision=bf16', 'data.image_size=16'])
+    for _ in range(2):
+        print(attention_check.choose(config, sharding.make_mesh(config.mesh), hosts, sys.argv[1]))
+"""
+
+
+def test_processes_choose_alike_where_one_device_is_wrong(tmp_path):
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    env = {name: text for name, text in os.environ.items() if name != 'XLA_FLAGS'}
+    env |= {'RVM_COORDINATOR': f'127.0.0.1:{port}', 'RVM_NUM_PROCESSES': '2'}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, '-c', PROCESS, tmp_path], env=env | {'RVM_PROCESS_ID': str(index)},
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        )
+        for index in range(2)
+    ]  # fmt: skip
+    try:
+        ended = [process.communicate(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    for out, err in ended:
+        assert [line for line in out.splitlines() if line in ('auto', 'xla')] == ['xla', 'xla'], err
+    said = ended[0][1]
+    assert said.count('comparing fused attention') == 1
+    assert said.count('(pallas) on cpu (process 1) differs from plain attention') == 1
+    assert said.count('(pallas) on cpu differs from plain attention') == 1  # known of this kind of device
+    assert 'attention' not in ended[1][1]
