@@ -29,13 +29,13 @@ class Programs(NamedTuple):
     eval_step: Callable  # (all params, batch, key) -> losses, Reconstruction
 
 
-def make_programs(config, devices=None):
+def make_programs(config, devices=None, by_process=False):
     """The programs of a config on these devices (None: all that JAX has), which may be abstract ones.
 
-    Raises UserError if config and devices do not fit together.
+    by_process: see `sharding.make_mesh`. Raises UserError if config and devices do not fit together.
     """
     arch = frozen.architecture(config)
-    mesh = sharding.make_mesh(config.mesh, devices)
+    mesh = sharding.make_mesh(config.mesh, devices, by_process)
     sharding.check_batch(mesh.devices.size, config.batch_size)
     execution = build.execution(config.model, sharding.platform(mesh))
     check_device(execution)
