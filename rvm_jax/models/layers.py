@@ -90,8 +90,33 @@ class Dense(nnx.Module):
         leading = x.shape[: x.ndim - len(self.in_shape)]
         inputs, outputs = math.prod(self.in_shape), math.prod(self.out_shape)
         y = x.reshape(*leading, inputs) @ self.kernel[...].astype(x.dtype).reshape(inputs, outputs)
-        y = y if self.bias is None else y + self.bias[...].astype(x.dtype).reshape(-1)
+        y = y if self.bias is None else _biased(y, self.bias[...].astype(x.dtype).reshape(-1))
         return y.reshape(*leading, *self.out_shape)  # last, so that a kernel may take the heads side by side
+
+
+@jax.custom_vjp
+def _biased(y, bias):
+    return y + bias
+
+
+_biased.defvjp(lambda y, bias: (y + bias, None), lambda _, grad: (grad, _sum_rows(grad).astype(grad.dtype)))
+
+
+def _sum_rows(x):
+    """Sum over all axes but the last, in two steps: tokens in the dtype of x, then sequences in float32.
+
+    In one step XLA splits the rows of a GPU's sum in its own way, and reads them once more to do so. In two the first
+    is part of the program that makes x.
+    """
+    if x.ndim > 2:
+        x = _written(jax.lax.reduce(x, jnp.zeros((), x.dtype), jax.lax.add, (x.ndim - 2,)))
+    return x.astype(jnp.float32).sum(range(x.ndim - 1))
+
+
+def _written(x):
+    """x, which XLA then does not make again in each of its consumers, nor merge with the operation that follows."""
+    info = jnp.finfo(x.dtype)
+    return jax.lax.reduce_precision(x, info.nexp, info.nmant)  # changes no value
 
 
 class Attention(nnx.Module):
@@ -120,7 +145,9 @@ class MLP(nnx.Module):
 
     def __call__(self, x):
         """x (..., D) -> (..., D)."""
-        return self.dense_out(gelu(kept(self.dense_in(x)), self.approximate))
+        out = self.dense_out
+        kernel, bias = out.kernel[...].astype(x.dtype), out.bias[...].astype(x.dtype)
+        return gelu_dense(self.dense_in(x), kernel, bias, self.approximate)
 
 
 def kept(x):
@@ -154,6 +181,40 @@ def _gelu_backward(approximate, x, grad):
 gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def gelu_dense(hidden: jax.Array, kernel: jax.Array, bias: jax.Array, approximate: bool) -> jax.Array:
+    """gelu(hidden) @ kernel + bias, which keeps hidden alone for the way back.
+
+    One rule for both, so that what is kept is no step between the product that made hidden and the GELU: cuBLAS then
+    does both at once (tanh).
+    """
+    return jax.nn.gelu(hidden, approximate=approximate) @ kernel + bias
+
+
+def _gelu_dense_forward(hidden, kernel, bias, approximate):
+    return gelu_dense(hidden, kernel, bias, approximate), (kept(hidden), kernel)
+
+
+def _gelu_dense_backward(approximate, saved, grad):
+    hidden, kernel = saved
+    activated = jax.nn.gelu(hidden, approximate=approximate)
+    grad_kernel = jnp.einsum('...f,...d->fd', activated, grad)
+    (grad_hidden,) = _gelu_backward(approximate, hidden, grad @ kernel.T)
+    return grad_hidden, grad_kernel, _sum_rows(grad).astype(grad.dtype)
+
+
+gelu_dense.defvjp(_gelu_dense_forward, _gelu_dense_backward)
+
+
+def added(x: jax.Array, change: jax.Array) -> jax.Array:
+    """x + change in the dtype of x, by way of float32, which rounds the same.
+
+    A plain sum becomes part of the product before it in cuBLAS, for which x is copied first; like this it is one with
+    the statistics of the norm that follows.
+    """
+    return (x.astype(jnp.float32) + change.astype(jnp.float32)).astype(jnp.promote_types(x.dtype, change.dtype))
+
+
 class LayerNorm(nnx.LayerNorm):
     """LayerNorm over the last axis, computed in float32, output in dtype; as in Flax Linen and the release, which
     round the result alone, and NNX its input too. Remat 'dots' keeps mean and deviation.
@@ -165,8 +226,28 @@ class LayerNorm(nnx.LayerNorm):
         mean, square = wide.mean(-1, keepdims=True), jnp.square(wide).mean(-1, keepdims=True)
         factor = jax.lax.rsqrt(jnp.maximum(0.0, square - jnp.square(mean)) + self.epsilon)
         mean, factor = kept((mean, factor))
-        y = (wide - mean) * (factor * self.scale[...])
-        return (y if self.bias is None else y + self.bias[...]).astype(self.dtype)
+        bias = None if self.bias is None else self.bias[...]
+        return _scaled(wide - mean, factor, self.scale[...], bias).astype(self.dtype)
+
+
+@jax.custom_vjp
+def _scaled(centered, factor, scale, bias):
+    y = centered * (factor * scale)
+    return y if bias is None else y + bias
+
+
+def _scaled_forward(centered, factor, scale, bias):
+    return _scaled(centered, factor, scale, bias), (centered, factor, scale, bias is None)
+
+
+def _scaled_backward(saved, grad):
+    centered, factor, scale, no_bias = saved
+    grad_factor = (grad * centered * scale).sum(-1, keepdims=True)
+    grad_scale = _sum_rows(grad * centered * factor)
+    return grad * (factor * scale), grad_factor, grad_scale, None if no_bias else _sum_rows(grad)
+
+
+_scaled.defvjp(_scaled_forward, _scaled_backward)
 
 
 def layer_norm(width, dtype, *, epsilon=1e-6, use_bias=True, rngs):
@@ -187,8 +268,8 @@ class Block(nnx.Module):
     def __call__(self, x_BMD):
         """Returns (B, M, D)."""
         y_BMD = self.attention_norm(x_BMD)
-        x_BMD = kept(x_BMD + self.attention(y_BMD, y_BMD))
-        return x_BMD + self.mlp(self.mlp_norm(x_BMD))
+        x_BMD = kept(added(x_BMD, self.attention(y_BMD, y_BMD)))
+        return added(x_BMD, self.mlp(self.mlp_norm(x_BMD)))
 
 
 class CrossBlock(nnx.Module):
@@ -211,21 +292,23 @@ class CrossBlock(nnx.Module):
 
     def __call__(self, x_BGQD, kv_BKD):
         """Returns (B, G, Q, D)."""
+        groups = x_BGQD.shape[1]
+        x_LQD = rearrange(x_BGQD, 'b g q d -> (b g) q d')  # an axis of size 1 makes XLA turn arrays round on GPUs
         *parts, last = [getattr(self, f'_{part}') for part in self.order.split('_')]
         for part in parts:
-            x_BGQD = kept(x_BGQD + part(x_BGQD, kv_BKD))
-        return x_BGQD + last(x_BGQD, kv_BKD)
+            x_LQD = kept(added(x_LQD, part(x_LQD, kv_BKD)))
+        return rearrange(added(x_LQD, last(x_LQD, kv_BKD)), '(b g) q d -> b g q d', g=groups)
 
-    def _cross(self, x_BGQD, kv_BKD):
-        y_BQD = rearrange(self.cross_attention_norm(x_BGQD), 'b g q d -> b (g q) d')
-        return rearrange(self.cross_attention(y_BQD, kv_BKD), 'b (g q) d -> b g q d', g=x_BGQD.shape[1])
+    def _cross(self, x_LQD, kv_BKD):
+        y_BQD = rearrange(self.cross_attention_norm(x_LQD), '(b g) q d -> b (g q) d', b=len(kv_BKD))
+        return rearrange(self.cross_attention(y_BQD, kv_BKD), 'b (g q) d -> (b g) q d', q=x_LQD.shape[1])
 
-    def _mlp(self, x_BGQD, kv_BKD):
-        return self.mlp(self.mlp_norm(x_BGQD))
+    def _mlp(self, x_LQD, kv_BKD):
+        return self.mlp(self.mlp_norm(x_LQD))
 
-    def _self(self, x_BGQD, kv_BKD):
-        y_BQD = rearrange(self.attention_norm(x_BGQD), 'b g q d -> (b g) q d')
-        return rearrange(self.attention(y_BQD, y_BQD), '(b g) q d -> b g q d', b=x_BGQD.shape[0])
+    def _self(self, x_LQD, kv_BKD):
+        y_LQD = self.attention_norm(x_LQD)
+        return self.attention(y_LQD, y_LQD)
 
 
 class Stack(nnx.Module):
@@ -280,7 +363,8 @@ class Stack(nnx.Module):
         def body(carry, params_and_item):
             params, item = params_and_item
             params = gather(nnx.to_pure_dict(params)) if gather else params
-            return apply(nnx.merge(graphdef, params), carry, item)
+            carry, out = apply(nnx.merge(graphdef, params), carry, item)
+            return (jax.tree.map(_written, carry) if unroll else carry), out
 
         if remat != 'none' or gather:
             # Inside a loop nothing can be merged with the forward pass anyway; unrolled, it must be prevented.
