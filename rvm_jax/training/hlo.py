@@ -86,25 +86,47 @@ def parse(text):
 def runs(program):
     """({computation: how often it runs}, loops whose length cannot be read and count once).
 
-    Only computations that control reaches are in it: what is fused into one instruction runs with that instruction.
+    Only computations that control reaches are in it: what is fused into one instruction runs with that instruction. Of
+    a conditional's branches one runs: the dearest, by the bytes that its instructions make.
     """
-    times, unknown = Counter(), []
-
-    def visit(name, count):
-        times[name] += count
-        for instruction in program.computations[name].values():
-            if instruction.opcode == 'while':
-                length = _trip_count(program, instruction)
-                if length is None:
-                    unknown.append(instruction.name)
-                visit(_called(instruction, 'body')[0], count * (length or 1))
-            elif instruction.opcode in ('call', 'conditional', 'async-start'):
-                keys = ('to_apply', 'calls', 'branch_computations', 'true_computation', 'false_computation')
-                for called in _called(instruction, *keys):
-                    visit(called, count)
-
-    visit(program.entry, 1)
+    times, unknown = _runs_from(program, program.entry)
     return dict(times), unknown
+
+
+def _runs_from(program, name):
+    """The same of one computation that runs once."""
+    times, unknown = Counter({name: 1}), []
+    for instruction in program.computations[name].values():
+        for called, count in _bodies(program, instruction, unknown):
+            nested, more = _runs_from(program, called)
+            times.update({inner: count * often for inner, often in nested.items()})
+            unknown += more
+    return times, unknown
+
+
+def _bodies(program, instruction, unknown):
+    """[(computation, how often it runs)] of what an instruction hands control to; notes a loop of unknown length."""
+    if instruction.opcode == 'while':
+        length = _trip_count(program, instruction)
+        if length is None:
+            unknown.append(instruction.name)
+        return [(_called(instruction, 'body')[0], length or 1)]
+    if instruction.opcode == 'conditional':
+        branches = _called(instruction, 'branch_computations', 'true_computation', 'false_computation')
+        return [(max(branches, key=lambda branch: _bytes_made(program, branch)), 1)]
+    if instruction.opcode in ('call', 'async-start'):
+        return [(called, 1) for called in _called(instruction, 'to_apply', 'calls')]
+    return []
+
+
+def _bytes_made(program, name):
+    times, _ = _runs_from(program, name)
+    return sum(
+        count * num_bytes(instruction.shape)
+        for inner, count in times.items()
+        for instruction in program.computations[inner].values()
+        if instruction.opcode not in ('parameter', 'tuple', 'get-tuple-element', 'bitcast', 'constant')
+    )
 
 
 def collectives(program, times, devices, slices=1):
@@ -128,6 +150,20 @@ def num_bytes(shape):
         math.prod(int(size) for size in sizes.split(',') if size) * ITEM_SIZES.get(dtype, 1)
         for dtype, sizes, _ in ARRAY.findall(shape)
     )
+
+
+def top_level(shape):
+    """The shapes that a tuple's shape consists of; of an array's, itself alone."""
+    if not shape.startswith('('):
+        return [shape]
+    parts, depth, start = [], 0, 1
+    for match in re.finditer(r'[()\[\]{},]', shape):
+        depth += match[0] in '([{'
+        depth -= match[0] in ')]}'
+        if (match[0] == ',' and depth == 1) or depth == 0:
+            parts.append(shape[start : match.start()].strip())
+            start = match.end()
+    return parts
 
 
 def fused(program, instruction):
