@@ -35,14 +35,14 @@ class Programs(NamedTuple):
     eval_step: Callable  # (all params, batch, key) -> losses, Reconstruction
 
 
-def make_programs(config, devices=None, attention=None):
+def make_programs(config, devices=None, attention=None, by_process=False):
     """The programs of a config on these devices (None: all that JAX has), which may be abstract ones.
 
-    attention: which one to take instead of config.model.attention, see `attention_check.choose`. Raises UserError if
-    config and devices do not fit together.
+    attention: which one to take instead of config.model.attention, see `attention_check.choose`. by_process: see
+    `sharding.make_mesh`. Raises UserError if config and devices do not fit together.
     """
     arch = frozen.architecture(config)
-    mesh = sharding.make_mesh(config.mesh, devices)
+    mesh = sharding.make_mesh(config.mesh, devices, by_process)
     sharding.check_batch(mesh.devices.size, config.batch_size)
     execution = build.execution(config.model, sharding.platform(mesh))
     check_device(execution)
