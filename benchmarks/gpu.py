@@ -31,7 +31,8 @@ class Stage(NamedTuple):
     limit: float
 
     @property
-    def name(self):
+    def name(self) -> str:
+        """What the table calls it."""
         return ' '.join(self.arguments)
 
 

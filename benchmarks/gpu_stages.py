@@ -23,7 +23,7 @@ import numpy as np
 
 from rvm_jax import config as configs
 
-RECIPES = {  # sizes -> name -> recipe, clips a step: as many as in the compiled figures of docs/scaling.md where there are
+RECIPES = {  # sizes -> name -> recipe, clips a step
     'full': {
         's': ('configs/rvm_s.py', 32),
         'b': ('configs/rvm_b.py', 16),
@@ -225,7 +225,7 @@ def input_(add, sizes):
 
 
 def stream(add, sizes, name):
-    """Features of a video one frame at a time, as a live camera is watched: bf16, from the host's memory and not back."""
+    """Features of a video one frame at a time, as of a live camera: bf16, from the host's memory, and not back."""
     import jax
     from flax import nnx
 

@@ -7,10 +7,10 @@ from typing import NamedTuple
 HEADER = ('what', 'a second', 'ms', 'MFU', 'of roofline', 'needs, GiB', 'peak, GiB', 'remarks')
 FACTS = ('driver', 'runtime', 'jax', 'python', 'cpu', 'date', 'commit')
 LEGEND = (
-    'a second: rate; ms: of a step, a frame, or a kernel in one step. MFU: FLOPs of the model by `training/cost.py`, of '
-    "the data sheet's peak. of roofline: the time that FLOPs or the estimated traffic (`training/estimate.py`) take at "
-    "the data sheet's rates, whichever is longer, over the time taken. needs: state, batch and temporary memory by the "
-    'compiler; peak: most that the process had on the device. –: not known, or not asked.'
+    'ms: of a step, a frame, or a kernel in one step. MFU: share of the peak FLOPs of the data sheet, by the count of '
+    '`training/cost.py`. of roofline: the time that the FLOPs or the estimated traffic (`training/estimate.py`) take '
+    'at the rates of the data sheet, whichever is longer, over the time taken. needs: state, batch and temporaries '
+    'by the compiler; peak: the most that the process had on the device. –: not known, or not asked.'
 )
 
 

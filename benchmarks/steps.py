@@ -96,7 +96,7 @@ def lower(config: ConfigDict, way: str = OURS, devices: list[jax.Device] | None 
 def inlined(config: ConfigDict) -> ConfigDict:
     """The recipe with plain attention, all activations kept, and every layer inlined."""
     config = config.copy_and_resolve_references()
-    config.model.attention, config.model.remat, config.model.unroll = 'xla', 'none', True
+    config.model.attention, config.model.remat, config.model.unroll = 'xla', 'none', 'true'
     return config
 
 

@@ -46,7 +46,7 @@ def parse_flags():
     parser.add_argument('--steps', type=int, default=3, help='steps timed, after one that is not')
     parser.add_argument('--attention', choices=configs.CHOICES['model.attention'], default='auto')
     parser.add_argument('--remat', choices=configs.CHOICES['model.remat'], default='dots')
-    parser.add_argument('--unroll', action='store_true', help='inline our layers too')
+    parser.add_argument('--unroll', choices=configs.CHOICES['model.unroll'], default='auto')
     parser.add_argument('--only-ours', action='store_true', help='leave the released way out')
     parser.add_argument('--count', action='store_true', help="compile once more for the compiler's count")
     return parser.parse_args()
