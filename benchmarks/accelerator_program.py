@@ -64,6 +64,7 @@ def judge(case, folder):
         *checks.scores_in_memory(program, times, fused),
         *checks.whole_weights(program, times, split),
         *checks.whole_gradients(program, times, len(devices), split),
+        *checks.waiting_gradients(program, times, split),
     ]
     figures |= {'attention': calls, 'jax': jax.__version__}
     return {'figures': figures, 'findings': findings, 'seconds': seconds}

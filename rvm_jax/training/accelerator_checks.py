@@ -5,8 +5,10 @@ and shows in no test of values: attention that is not fused, or runs again going
 whole where each device should hold a part.
 """
 
+import itertools
 import math
 import re
+from collections import Counter
 from typing import NamedTuple
 
 import jax
@@ -21,6 +23,7 @@ from rvm_jax.training.blocks import Attention, blocks, frozen_parts
 from rvm_jax.training.hlo import ARRAY
 
 LONGER = 1.05  # memory and traffic may be this many times what was recorded
+WAITING = 0.5  # of all gradients may wait in full size to be scattered
 PADDED = 128  # lengths from here on may be padded to a multiple of 8
 MADE_ELSEWHERE = ('parameter', 'tuple', 'get-tuple-element', 'bitcast', 'while', 'call', 'conditional')
 CUDNN = re.compile(r'custom_call_target="__cudnn\$fmha\w*?(Backward)?"')
@@ -35,10 +38,13 @@ class Calls(NamedTuple):
 
 
 class Split(NamedTuple):
-    """What the mesh splits: shapes of whole stacked kernels, and bytes of gradients that are summed in full size."""
+    """What the mesh splits: shapes of whole stacked kernels; bytes of gradients that are summed in full size, and of
+    those that are split, were they whole.
+    """
 
     stacks: dict[str, tuple[int, ...]]
     summed: int
+    whole: int
 
 
 def fused_attentions(config: ml_collections.ConfigDict, platform: str) -> list[tuple[int, bool, Attention]]:
@@ -113,7 +119,7 @@ def split_of(config: ml_collections.ConfigDict, devices: int, slices: int = 1) -
     arch = frozen.architecture(config)
     parameters = cost.parameters(arch)
     trained = traverse_util.flatten_dict(parts.split(parameters, arch)[0], sep='/')
-    stacks, summed = {}, 0
+    stacks, summed, whole = {}, 0, 0
     for name, leaf in trained.items():
         size = math.prod(leaf.shape) * leaf.dtype.itemsize
         path = tuple(jax.tree_util.DictKey(part) for part in name.split('/'))
@@ -121,9 +127,10 @@ def split_of(config: ml_collections.ConfigDict, devices: int, slices: int = 1) -
             summed += size
             continue
         summed += size // fsdp if data > 1 else 0
+        whole += size
         if STACK in name:
             stacks[name] = leaf.shape
-    return Split(stacks, summed)
+    return Split(stacks, summed, whole)
 
 
 def whole_weights(program: hlo.Program, times: dict[str, int], split: Split) -> list[str]:
@@ -148,6 +155,32 @@ def whole_gradients(program: hlo.Program, times: dict[str, int], devices: int, s
     if size <= LONGER * split.summed:
         return []
     return [f'{size / 1e9:.2f} GB of gradients are summed whole; parts and small ones are {split.summed / 1e9:.2f}']
+
+
+def waiting_gradients(program: hlo.Program, times: dict[str, int], split: Split) -> list[str]:
+    """Gradients that wait in full size to be scattered until most of them are there; read from the program's order."""
+    most = 0
+    for name in times:
+        order = {instruction: index for index, instruction in enumerate(program.computations[name])}
+        changes = Counter()
+        for instruction in program.computations[name].values():
+            if instruction.opcode.removesuffix('-start') == 'reduce-scatter':
+                for operand in instruction.operands:
+                    size = hlo.num_bytes(program.computations[name][operand].shape)
+                    changes[order[_maker(program.computations[name], operand)]] += size
+                    changes[order[instruction.name]] -= size
+        waiting = itertools.accumulate(changes[index] for index in sorted(changes))
+        most = max([most, *waiting])
+    if not split.stacks or most <= WAITING * split.whole:
+        return []
+    return [f'{most / 1e9:.2f} GB of whole gradients wait to be scattered, of {split.whole / 1e9:.2f} in all']
+
+
+def _maker(computation, name):
+    """The instruction that an array comes from, behind what only gives it another name or shape."""
+    while computation[name].opcode in ('bitcast', 'get-tuple-element'):
+        name = computation[name].operands[0]
+    return name
 
 
 def grown(name: str, found: float, recorded: float | None, unit: str) -> list[str]:
