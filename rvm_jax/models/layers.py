@@ -103,14 +103,21 @@ _biased.defvjp(lambda y, bias: (y + bias, None), lambda _, grad: (grad, _sum_row
 
 
 def _sum_rows(x):
-    """Sum over all axes but the last, in two steps: tokens in the dtype of x, then sequences in float32.
+    """Sum over all axes but the last; on NVIDIA GPUs in two steps, tokens and then sequences, the latter in float32.
 
     In one step XLA splits the rows of a GPU's sum in its own way, and reads them once more to do so. In two the first
     is part of the program that makes x.
     """
-    if x.ndim > 2:
-        x = _written(jax.lax.reduce(x, jnp.zeros((), x.dtype), jax.lax.add, (x.ndim - 2,)))
-    return x.astype(jnp.float32).sum(range(x.ndim - 1))
+
+    def at_once(x):
+        return jax.lax.reduce(x, jnp.zeros((), x.dtype), jax.lax.add, range(x.ndim - 1)).astype(jnp.float32)
+
+    def in_two_steps(x):
+        if x.ndim > 2:
+            x = _written(jax.lax.reduce(x, jnp.zeros((), x.dtype), jax.lax.add, (x.ndim - 2,)))
+        return x.astype(jnp.float32).sum(range(x.ndim - 1))
+
+    return jax.lax.platform_dependent(x, cuda=in_two_steps, default=at_once)
 
 
 def _written(x):
@@ -364,7 +371,7 @@ class Stack(nnx.Module):
             params, item = params_and_item
             params = gather(nnx.to_pure_dict(params)) if gather else params
             carry, out = apply(nnx.merge(graphdef, params), carry, item)
-            return (jax.tree.map(_written, carry) if unroll else carry), out
+            return (jax.tree.map(_written, carry) if self.execution.unroll == 'layers' else carry), out
 
         if remat != 'none' or gather:
             # Inside a loop nothing can be merged with the forward pass anyway; unrolled, it must be prevented.
