@@ -22,6 +22,7 @@ import functools
 import importlib
 import importlib.util
 import itertools
+import multiprocessing
 import os
 import statistics
 import subprocess
@@ -29,6 +30,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import av
@@ -49,6 +51,7 @@ from rvm_jax.data.video import iterate_frames, open_video
 from rvm_jax.errors import DataError
 
 WIDTH, HEIGHT, FPS, NUM_FRAMES, CLIP_FRAMES = 340, 256, 25, 300, 64
+DRAWN = 6  # videos, where none are given
 GOPS = 250, 32, 8
 SHARDS = {
     'JPEG': ['--codec', 'jpeg'],
@@ -116,13 +119,25 @@ def main():
         print_loaders(folder, flags.workers)
 
 
-def write_files(folder, videos):
-    """The same frames in a folder of files for each GOP."""
-    for number, frames_THWC in enumerate(read_videos(videos) if videos else map(draw_video, range(6))):
-        for gop in GOPS:
-            path = folder / f'gop{gop}' / f'{number:03}.mp4'
-            path.parent.mkdir(exist_ok=True)
-            write_file(path, frames_THWC, gop)
+def write_files(folder, videos, gops=GOPS, num_drawn=DRAWN):
+    """The same frames in a folder of files for each GOP; drawn videos are made side by side on all cores."""
+    for gop in gops:
+        (folder / f'gop{gop}').mkdir()
+    if videos:
+        for number, frames_THWC in enumerate(read_videos(videos)):
+            write_video(folder, gops, number, frames_THWC)
+    else:
+        with ProcessPoolExecutor(len(os.sched_getaffinity(0)), multiprocessing.get_context('spawn')) as pool:
+            list(pool.map(functools.partial(write_drawn, folder, gops), range(num_drawn)))
+
+
+def write_drawn(folder, gops, number):
+    write_video(folder, gops, number, draw_video(number))
+
+
+def write_video(folder, gops, number, frames_THWC):
+    for gop in gops:
+        write_file(folder / f'gop{gop}' / f'{number:03}.mp4', frames_THWC, gop)
 
 
 def draw_video(number):
@@ -159,10 +174,10 @@ def write_file(path, frames_THWC, gop):
         container.mux(stream.encode())
 
 
-def write_shards(folder):
-    for name, options in SHARDS.items():
-        where = ['--input', folder / f'gop{GOPS[0]}', '--output', folder / name]
-        command = [sys.executable, '-m', 'rvm_jax.prepare', *where, '--fps', str(FPS), '--val', '0', *options]
+def write_shards(folder, names=tuple(SHARDS), gop=GOPS[0]):
+    for name in names:
+        where = ['--input', folder / f'gop{gop}', '--output', folder / name]
+        command = [sys.executable, '-m', 'rvm_jax.prepare', *where, '--fps', str(FPS), '--val', '0', *SHARDS[name]]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
@@ -330,20 +345,20 @@ def print_loaders(folder, workers):
         print(f'| {name} | {num_workers} | {rate:.1f} | {cpu * 1e3:.2f} |', flush=True)
 
 
-def measure_loader(path, num_workers):
+def measure_loader(path, num_workers, batch=BATCH, seconds=SECONDS):
     """(clips a second of wall time, CPU seconds a clip of this process)."""
     data = DATA.copy_and_resolve_references()
     data.num_workers = num_workers
     clips = clip_maker(open_source(str(path), 'train'))
-    with Loader(clips, data, BATCH, 0, range(BATCH)) as loader:
+    with Loader(clips, data, batch, 0, range(batch)) as loader:
         for _ in range(4):  # more than is ready once the workers have started
             next(loader)
         num_batches, start, cpu = 0, time.monotonic(), time.process_time()
-        while time.monotonic() - start < SECONDS:
+        while time.monotonic() - start < seconds:
             next(loader)
             num_batches += 1
-        seconds, cpu = time.monotonic() - start, time.process_time() - cpu
-    return BATCH * num_batches / seconds, cpu / (BATCH * num_batches)
+        took, cpu = time.monotonic() - start, time.process_time() - cpu
+    return batch * num_batches / took, cpu / (batch * num_batches)
 
 
 if __name__ == '__main__':

@@ -9,17 +9,13 @@ memory of one device. `FLOPs` sets the counts of `training/cost.py` against each
 """
 
 import argparse
-import math
 import os
-import time
 
 import jax
-import jax.numpy as jnp
-import numpy as np
+from steps import Run
 
 from rvm_jax import config as configs
 from rvm_jax.models import layers
-from rvm_jax.training import cost, parts, programs, sharding
 
 HEADER = (
     f'{"size":>4} {"program":>28} {"clips/s":>8} {"median s/clip":>13} {"x":>5} {"GFLOP/clip":>10} {"x FLOPs":>8} '
@@ -66,7 +62,7 @@ def compare(size, core, target, flags):
     for name, run in runs.items():
         speed, work = whole.median() / run.median(), whole.flops / run.flops
         print(
-            f'{size:>4} {name:>28} {1 / min(run.seconds):8.3f} {run.median():13.4f} {speed:5.2f} '
+            f'{size:>4} {name:>28} {run.clips / min(run.seconds):8.3f} {run.median():13.4f} {speed:5.2f} '
             f'{run.flops / 1e9:10.1f} {work:8.2f} {run.needs / 1e9:8.2f} {run.trained / 1e6:9.2f} '
             f'{run.frozen / 1e6:8.2f} {run.optimizer / 1e9:12.3f}',
             flush=True,
@@ -81,62 +77,6 @@ def make_config(size, flags, encoder='vit', core='rvmrnn', target='auto'):
     config.model.encoder, config.model.core, config.model.target = encoder, core, target
     config.model.taps = flags.taps
     return config
-
-
-class Run:
-    """A compiled train step with its state, and the seconds a clip that its steps took."""
-
-    def __init__(self, config):
-        made = programs.make_programs(config)
-        self.state, self.batch = made.create(), sharding.place_batch(made.mesh, random_batch(config))
-        self.frozen_arrays = parts.place(random_like(made.abstract_frozen), made.abstract_frozen)
-        self.train_step = made.train_step.lower(self.state, self.batch, self.frozen_arrays).compile()
-        memory = self.train_step.memory_analysis()
-        self.needs = memory.argument_size_in_bytes + memory.temp_size_in_bytes
-        self.trained, self.frozen = count(made.abstract_state['params']), count(made.abstract_frozen)
-        self.optimizer = sum(leaf.nbytes for leaf in jax.tree.leaves(self.state['opt_state']))
-        data = config.data
-        self.flops = cost.train_flops(
-            made.arch, num_source=data.num_source, num_target=data.num_target, image_size=data.image_size
-        )
-        self.clips, self.seconds = config.batch_size, []
-        self.step()
-        self.seconds.clear()
-
-    def step(self):
-        """Take one."""
-        started = time.perf_counter()
-        self.state, metrics = jax.block_until_ready(self.train_step(self.state, self.batch, self.frozen_arrays))
-        self.seconds.append((time.perf_counter() - started) / self.clips)
-        if not np.isfinite(metrics['loss']):
-            raise SystemExit(f'the loss is {metrics["loss"]}')
-
-    def median(self):
-        """Seconds a clip."""
-        return float(np.median(self.seconds))
-
-
-def count(tree):
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
-
-
-def random_like(abstract):
-    rng = np.random.default_rng(0)
-
-    def leaf(wanted):
-        return (0.02 * rng.standard_normal(wanted.shape, np.float32)).astype(jnp.float32)
-
-    return jax.tree.map(leaf, abstract)
-
-
-def random_batch(config):
-    rng, data, clips = np.random.default_rng(0), config.data, config.batch_size
-    frame = (data.image_size, data.image_size, 3)
-    return {
-        'source_BTHWC': rng.integers(0, 256, (clips, data.num_source, *frame), np.uint8),
-        'target_BFHWC': rng.integers(0, 256, (clips, data.num_target, *frame), np.uint8),
-        'deltas_BF': rng.integers(7, 52, (clips, data.num_target), np.int32),
-    }
 
 
 if __name__ == '__main__':

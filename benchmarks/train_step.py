@@ -2,32 +2,24 @@
 
     python benchmarks/train_step.py [--sizes s b] [--precisions float32 bf16] [--batch 2] [--steps 3] [--count]
 
-`released` shares our parameters, step and optimizer, but repeats the source tokens for every target frame, writes all
-attention scores to memory, keeps all activations, and inlines every layer. `peak` is the best of square matrix
-products in the precision's dtype, measured before and after every step; `of peak` sets the FLOPs of `training/cost.py`
-against it, the median over the steps. `cpu` is the same in CPU seconds of this process, which other programs on the
-machine hardly disturb, but which leaves out cores that wait. --count adds the compiler's own count, of our model with
-every layer inlined.
+`released` is described in steps.py. `peak` is the best of square matrix products in the precision's dtype, measured
+before and after every step; `of peak` sets the FLOPs of `training/cost.py` against it, the median over the steps. `cpu`
+is the same in CPU seconds of this process, which other programs on the machine hardly disturb, but which leaves out
+cores that wait. --count adds the compiler's own count, of our model with every layer inlined.
 """
 
 import argparse
-import functools
 import os
 import time
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from einops import rearrange, repeat
+from steps import OURS, RELEASED, WAYS, Run, inlined, lower
 
 from rvm_jax import config as configs
-from rvm_jax.models import build, layers, patches, targets
-from rvm_jax.models.decoder import flatten_time
-from rvm_jax.models.rvm import Reconstruction, to_unit_range
-from rvm_jax.objectives.pixel_loss import pixel_loss
-from rvm_jax.training import cost, optimizer, sharding, state, step
+from rvm_jax.models import layers
 
-CLIP = {'num_source': 4, 'num_target': 4, 'image_size': 256}
 # The released model code, S, float32, batch 2 on 2 cores: seconds and GFLOP a clip, share of the peak beside it.
 RELEASED_SECONDS, RELEASED_GFLOP, RELEASED_SHARE = 8.0, 583, 0.45
 GOAL = 0.75
@@ -54,7 +46,7 @@ def parse_flags():
     parser.add_argument('--steps', type=int, default=3, help='steps timed, after one that is not')
     parser.add_argument('--attention', choices=configs.CHOICES['model.attention'], default='auto')
     parser.add_argument('--remat', choices=configs.CHOICES['model.remat'], default='dots')
-    parser.add_argument('--unroll', action='store_true', help='inline our layers too')
+    parser.add_argument('--unroll', choices=configs.CHOICES['model.unroll'], default='auto')
     parser.add_argument('--only-ours', action='store_true', help='leave the released way out')
     parser.add_argument('--count', action='store_true', help="compile once more for the compiler's count")
     return parser.parse_args()
@@ -62,32 +54,39 @@ def parse_flags():
 
 def compare(size, precision, flags):
     """The rows of one size and precision, and what they say about each other."""
-    ours = layers.Execution(layers.PRECISIONS[precision], flags.attention, flags.remat, flags.unroll)
-    plain = layers.Execution(layers.PRECISIONS[precision], 'xla', 'none', unroll=True)
-    arch = build.SIZES[size]
-    objective = functools.partial(pixel_loss, **configs.default().objective)
-    work = cost.train_flops(arch, **CLIP)
-    rows = {'ours': measure(arch, ours, objective, flags)}
-    print_row(size, precision, 'ours', rows['ours'], work)
+    config = make_config(size, precision, flags)
+    rows = {}
+    for way in WAYS[:1] if flags.only_ours else WAYS:
+        rows[way] = measure(config, way, flags)
+        print_row(size, precision, way, rows[way])
     if not flags.only_ours:
-        rows['released'] = measure(arch, plain, released_loss, flags)
-        print_row(size, precision, 'released', rows['released'], work)
-        wall, cpu = (rows['ours'][clock] / rows['released'][clock] for clock in ('wall', 'cpu'))
+        wall, cpu = (rows[OURS][clock] / rows[RELEASED][clock] for clock in ('wall', 'cpu'))
         print(f'     ours / released, relative to the peaks: {wall:.2f} of the time, {cpu:.2f} of the CPU time')
     if (size, precision, flags.batch) == ('s', 'float32', 2):
         recorded = RELEASED_GFLOP * 1e9 / RELEASED_SHARE
         print(
             f'     ours / released code as recorded ({RELEASED_SECONDS} s, {RELEASED_GFLOP} GFLOP a clip, '
-            f'{RELEASED_SHARE:.0%} of the peak beside it): {rows["ours"]["wall"] / recorded:.2f} of the time, '
-            f'to be at most {GOAL}; {rows["ours"]["cpu"] / recorded:.2f} of the CPU time'
+            f'{RELEASED_SHARE:.0%} of the peak beside it): {rows[OURS]["wall"] / recorded:.2f} of the time, '
+            f'to be at most {GOAL}; {rows[OURS]["cpu"] / recorded:.2f} of the CPU time'
         )
     if flags.count:
-        lowered, _, _ = lower_step(arch, plain, objective, flags.batch)
+        _, lowered, _ = lower(inlined(config), devices=jax.devices()[:1])
         counted = lowered.compile({'xla_backend_optimization_level': 0}).cost_analysis()['flops'] / flags.batch
+        work = rows[OURS]['work']
         print(f'     GFLOP a clip: {work / 1e9:.1f} analytic, {counted / 1e9:.1f} counted, {counted / work - 1:+.1%}')
 
 
-def print_row(size, precision, program, row, work):
+def make_config(size, precision, flags):
+    """The recipe of both ways; the released one then computes it in its own."""
+    config = configs.default()
+    config.batch_size = flags.batch
+    config.model.size, config.model.precision = size, precision
+    config.model.attention, config.model.remat, config.model.unroll = flags.attention, flags.remat, flags.unroll
+    return config
+
+
+def print_row(size, precision, program, row):
+    work = row['work']
     print(
         f'{size:>4} {precision:>14} {program:>8} {1 / row["seconds"]:8.3f} {row["seconds"]:8.3f} {row["median"]:8.3f} '
         f'{work / 1e9:10.1f} {row["peak"] / 1e9:9.1f} {work / row["wall"]:8.1%} {work / row["cpu"]:6.1%} '
@@ -96,28 +95,22 @@ def print_row(size, precision, program, row, work):
     )
 
 
-def measure(arch, execution, objective, flags):
+def measure(config, way, flags):
     """Time a train step.
 
     Returns 'seconds' (fastest) and 'median' a clip, 'peak' FLOP/s, 'compile' seconds, bytes that the program 'needs'
     and that the process took ('rss'); and 'wall' and 'cpu', the FLOPs that the peak is worth in the time of a clip.
     """
     reset_peak_rss()
-    lowered, train_state, batch = lower_step(arch, execution, objective, flags.batch)
-    started = time.perf_counter()
-    train_step = lowered.compile()
-    compile_seconds = time.perf_counter() - started
-    peak = matmul_peak(execution.precision.block)
-    train_state, _ = jax.block_until_ready(train_step(train_state, batch))
+    run = Run(config, way, jax.devices()[:1])
+    peak = matmul_peak(layers.PRECISIONS[config.model.precision].block)
     peaks, seconds = [peak()], []
     for _ in range(flags.steps):
         started = clocks()
-        train_state, metrics = jax.block_until_ready(train_step(train_state, batch))
+        run.step()
         seconds.append((clocks() - started) / flags.batch)
         peaks.append(peak())
-    if not np.isfinite(metrics['loss']):
-        raise SystemExit(f'the loss is {metrics["loss"]}')
-    seconds, peaks, memory = np.array(seconds), np.array(peaks), train_step.memory_analysis()
+    seconds, peaks = np.array(seconds), np.array(peaks)
     wall, cpu = np.median(seconds * np.maximum(peaks[:-1], peaks[1:]), axis=0)
     return {
         'seconds': seconds[:, 0].min(),
@@ -125,8 +118,9 @@ def measure(arch, execution, objective, flags):
         'peak': peaks[:, 0].max(),
         'wall': wall,
         'cpu': cpu,
-        'compile': compile_seconds,
-        'needs': memory.argument_size_in_bytes + memory.temp_size_in_bytes,
+        'work': run.flops,
+        'compile': run.compile_seconds,
+        'needs': run.needs,
         'rss': peak_rss(),
     }
 
@@ -136,48 +130,10 @@ def clocks():
     return np.array([time.perf_counter(), time.process_time()])
 
 
-def lower_step(arch, execution, objective, batch_size):
-    """The train step for one device, lowered, with a state and a batch for it."""
-    config = configs.default()
-    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    optimize = optimizer.make_optimizer(config.optim, config.steps)
-    graphdef, abstract_state, _, create = state.make_state(arch, execution, optimize, config.seed, mesh)
-    train_state, batch = create(), sharding.place_batch(mesh, random_batch(batch_size))
-    train_step = step.make_train_step(graphdef, optimize, objective, abstract_state)
-    return train_step.lower(train_state, batch), train_state, batch
-
-
-def random_batch(batch_size):
-    rng = np.random.default_rng(0)
-    size = CLIP['image_size']
-    return {
-        'source_BTHWC': rng.integers(0, 256, (batch_size, CLIP['num_source'], size, size, 3), np.uint8),
-        'target_BFHWC': rng.integers(0, 256, (batch_size, CLIP['num_target'], size, size, 3), np.uint8),
-        'deltas_BF': rng.integers(7, 52, (batch_size, CLIP['num_target']), np.int32),
-    }
-
-
-def released_loss(model, batch, visible_BFV, learning=None):
-    """The pixel loss with every target frame as a clip of its own, which projects the source tokens again."""
-    source_BTHWC, target_BFHWC, deltas_BF = (batch[name] for name in ('source_BTHWC', 'target_BFHWC', 'deltas_BF'))
-    num_target, grid = deltas_BF.shape[1], patches.grid_size(*target_BFHWC.shape[2:4], model.patch_size)
-    num_patches = grid[0] * grid[1]
-    target_BFHWC = to_unit_range(target_BFHWC)
-    features_BTMD, _ = model.encode(source_BTHWC)
-    tokens_BFMD = targets.fold_frames(model.encoder.encode_visible, target_BFHWC, visible_BFV)
-    patches_BFNP, _ = model.decoder(
-        *(rearrange(x, 'b f ... -> (b f) 1 ...') for x in (model.decoder.embed(tokens_BFMD), visible_BFV, deltas_BF)),
-        repeat(model.decoder.embed(flatten_time(features_BTMD)), 'b k e -> (b f) k e', f=num_target),
-        num_patches,
-    )
-    true_BFNP = rearrange(patches.to_patches(target_BFHWC, model.patch_size), 'b f n p -> (b f) 1 n p')
-    return jnp.square(patches_BFNP - true_BFNP).mean(), Reconstruction(patches_BFNP, visible_BFV, features_BTMD)
-
-
 def matmul_peak(dtype, tries=8):
     """A function that measures FLOP/s of square products by both `clocks`: the best of several."""
     width = 2048 if jax.default_backend() == 'cpu' else 8192
-    x = jnp.ones((width, width), dtype)
+    x = jax.random.normal(jax.random.key(0), (width, width), dtype)  # zeros and ones draw less power, and run faster
     product = jax.jit(jnp.matmul)
     product(x, x).block_until_ready()
 

@@ -17,7 +17,7 @@ def get_config():
     c.model.precision = 'float32'
     c.model.mask_ratio = 0.9
     c.model.remat = 'none'
-    c.model.unroll = True
+    c.model.unroll = 'true'
     c.data.image_size = 48
     c.data.num_target = 2
     c.data.clip_frames = 16

@@ -25,8 +25,9 @@ CHOICES = {
     'model.target': ('auto', 'shared', 'light_target', 'frozen_visible', 'mask_token'),
     'model.precision': ('float32', 'official_mixed', 'bf16'),
     'model.softmax_dtype': ('float32', 'input'),
-    'model.attention': ('auto', 'xla', 'by_head', 'cudnn', 'pallas'),
+    'model.attention': ('auto', 'xla', 'by_head', 'cudnn', 'cudnn_padded', 'pallas'),
     'model.remat': ('none', 'dots', 'full'),
+    'model.unroll': ('auto', 'false', 'layers', 'true'),
     'model.block_order': ('cross_mlp_self', 'self_mlp_cross'),
     'model.gelu': ('tanh', 'erf'),
     'model.position_resize': ('jax', 'torch'),
@@ -84,9 +85,11 @@ def default():
     m.shared_mask = False  # one mask for the whole batch, as the released demo draws it
     m.precision = 'bf16'  # float32, official_mixed (as released), bf16
     m.softmax_dtype = 'float32'  # official_mixed only: attention weights stay float32, or go back to the input's dtype
-    m.attention = 'auto'  # auto: fused where the device has it; xla, by_head, cudnn, pallas, see models/attention.py
+    m.attention = 'auto'  # auto: fused where the device has it; xla, by_head, cudnn, cudnn_padded, pallas: attention.py
     m.remat = 'dots'  # what is recomputed going back: none, dots (keep matrix products), full (keep nothing of a block)
-    m.unroll = False  # inline every layer instead of scanning: small models step faster on a CPU, but compile longer
+    m.unroll = (
+        'auto'  # inline loops, which compiles longer: false; layers (and frames); true: all. auto: layers on GPUs
+    )
     m.block_order = 'cross_mlp_self'  # as released; self_mlp_cross is the paper's Listing 2
     m.gate_bias = False  # the paper's Listing 1 has biases, its equations and the release have none
     m.state_norm = True  # norm on the state before it is attended to; absent from the paper's equations
@@ -240,6 +243,7 @@ def from_dict(values, origin):
     for key, value in stored.items():
         section, _, name = key.rpartition('.')
         value = as_mixture(value, origin) if key == 'data.mixture' else value
+        value = str(value).lower() if key == 'model.unroll' else value  # once a bool
         if not _is_like(value, known[key]):
             raise UserError(origin, f'has {key}={value!r}', 'was it written by rvm_jax?')
         (config[section] if section else config)[name] = tuple(value) if isinstance(value, list | tuple) else value

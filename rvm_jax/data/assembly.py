@@ -2,13 +2,13 @@
 
 import collections
 import dataclasses
-import importlib.metadata
 import os
 
 from rvm_jax import storage
 from rvm_jax.data import shards
 from rvm_jax.data.preparation import expected_clips, work_path
 from rvm_jax.data.shard_manifest import NO_MANIFEST, SPLITS, check_shard
+from rvm_jax.version import version
 
 
 class Cutter:
@@ -94,7 +94,7 @@ def make_manifest(settings, digest, tasks, outcomes, entries):
     originals = [outcome['original'] for _, outcome in kept]
     return {
         'format': shards.FORMAT,
-        'version': importlib.metadata.version('rvm_jax'),
+        'version': version(),
         'made_from': digest,
         'settings': dataclasses.asdict(settings),
         'splits': {split: _totals(split, settings, kept) for split in SPLITS},

@@ -25,6 +25,8 @@ DECODERS = {'max_pixels': str(MAX_PIXELS)}  # a damaged header may claim any siz
 # FLV and MPEG program streams: FFmpeg finds out what is in them by decoding it, which these options do not reach.
 NO_HEADER = (b'FLV', b'\0\0\1\xba')
 FIX = 'remove or re-encode this video'
+# Titles may be in any encoding. PyAV 19, which Python 3.11 does not get, reads them all and has no such argument.
+ANY_TITLE = {'metadata_errors': 'replace'} if int(av.__version__.split('.')[0]) < 19 else {}
 
 
 @contextlib.contextmanager
@@ -88,7 +90,7 @@ def _read_header(path, number, timeout_s):
     # Built-in functions: in one written in Python, Ctrl-C would be raised inside FFmpeg's callback and be lost there.
     read, seek = functools.partial(os.read, number), functools.partial(os.lseek, number)
     file = types.SimpleNamespace(name=path, read=read, seek=seek, tell=functools.partial(seek, 0, os.SEEK_CUR))
-    how = {'timeout': timeout_s, 'metadata_errors': 'replace'}  # titles may be in any encoding
+    how = {'timeout': timeout_s, **ANY_TITLE}
     is_known_late = read(max(map(len, NO_HEADER))).startswith(NO_HEADER)
     seek(0, os.SEEK_SET)
     if is_known_late:

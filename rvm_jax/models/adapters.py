@@ -134,6 +134,6 @@ class DepthAttention(nnx.Module):
         batch = x_JBND.shape[1]
         last = rearrange(x_JBND[-1], 'b n d -> (b n) 1 d')
         depths = rearrange(x_JBND, 'j b n d -> (b n) j d') + self.depth_token[...].astype(x_JBND.dtype)
-        last = last + self.attention(self.query_norm(last), self.key_norm(depths))
+        last = layers.kept(last + self.attention(self.query_norm(last), self.key_norm(depths)))
         last = last + self.mlp(self.mlp_norm(last))
         return rearrange(last, '(b n) 1 d -> b n d', b=batch)

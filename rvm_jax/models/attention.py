@@ -2,7 +2,8 @@
 
 Scores (heads x queries x keys) are the largest arrays of the model. 'xla' writes them to memory, as any array
 program would. 'by_head' takes one head of one clip at a time, so that its scores stay in the cache of a CPU, and
-computes them again going back. 'cudnn' is NVIDIA's fused kernel and 'pallas' ours for TPUs, for bfloat16 alone.
+computes them again going back. 'cudnn' is NVIDIA's fused kernel, 'cudnn_padded' the same at padded lengths (see
+cudnn_attention.py), and 'pallas' ours for TPUs, for bfloat16 alone.
 """
 
 import math
@@ -13,42 +14,42 @@ from einops import rearrange
 from jax.ad_checkpoint import checkpoint_name
 
 from rvm_jax.errors import UserError
+from rvm_jax.models.cudnn_attention import KEPT, cudnn_attention, padded
 from rvm_jax.models.pallas_attention import pallas_attention
 
 LARGE_SCORES = 2**14  # scores of one head above which 'by_head' is faster on a CPU
 SCORES_AT_ONCE = 2**18  # as many heads go together as have this many scores: they fit the cache, the loop stays short
 LONG_KEYS = 128  # keys from which 'pallas' is worth while: its tiles hold as many
-FUSED = {
-    'gpu': ('cudnn',),
-    'tpu': ('pallas',),
-}  # kernels that compute 'auto' on a platform, the first unless found wrong
-KEPT = 'attention'  # name of what a fused kernel puts out or needs going back, for remat to keep: see layers.Stack
+# Kernels for 'auto' on a platform, the best first: one is taken where those before it were found wrong.
+FUSED = {'gpu': ('cudnn', 'cudnn_padded'), 'tpu': ('pallas',)}
 
 
 def attention(query_BQHd, key_BKHd, value_BKHd, execution):
     """Softmax(query . key / sqrt(d)) . value, (B, Q, H, d).
 
-    execution.implementation: 'xla', 'by_head', 'cudnn', 'pallas', or 'auto' for the best that device and dtypes
-    allow. The released precision always takes 'xla': the others round elsewhere.
+    execution.implementation: 'xla', 'by_head', 'cudnn', 'cudnn_padded', 'pallas', or 'auto' for the best that device
+    and dtypes allow. The released precision always takes 'xla': the others round elsewhere.
     """
     implementation, platform = execution.implementation, execution.platform or jax.default_backend()
     if execution.precision.half_logits:
         implementation = 'xla'
     elif implementation == 'auto':
         implementation = best(query_BQHd, key_BKHd, value_BKHd, platform)
-    if implementation == 'cudnn':
-        return jax.nn.dot_product_attention(query_BQHd, key_BKHd, value_BKHd, implementation='cudnn')
+    if implementation in ('cudnn', 'cudnn_padded'):
+        fused = cudnn_attention if implementation == 'cudnn' else padded
+        return fused(query_BQHd, key_BKHd, value_BKHd)
     query_BQHd = query_BQHd / math.sqrt(query_BQHd.shape[-1])
     if implementation == 'pallas':
         return _pallas(query_BQHd, key_BKHd, value_BKHd, interpret=platform != 'tpu')
     if implementation == 'by_head':
-        return _by_head(query_BQHd, key_BKHd, value_BKHd, execution.unroll)
+        return _by_head(query_BQHd, key_BKHd, value_BKHd, execution.unroll is True)
     return _xla(query_BQHd, key_BKHd, value_BKHd, execution.precision)
 
 
 def check_device(execution):
     """Raise UserError if a fused kernel is asked for where it does not run."""
-    homes = {'cudnn': ('gpu', 'NVIDIA GPUs'), 'pallas': ('tpu', 'TPUs from v5 on')}
+    nvidia = ('gpu', 'NVIDIA GPUs')
+    homes = {'cudnn': nvidia, 'cudnn_padded': nvidia, 'pallas': ('tpu', 'TPUs from v5 on')}
     if execution.implementation not in homes:
         return
     platform, devices = homes[execution.implementation]

@@ -221,7 +221,9 @@ def execution(model, platform=''):
     precision = layers.PRECISIONS[model.precision]
     if model.precision == 'official_mixed':
         precision = dataclasses.replace(precision, weights=model.softmax_dtype)
-    return layers.Execution(precision, model.attention, model.remat, model.unroll, platform)
+    inlined = 'layers' if platform == 'gpu' else False
+    unroll = {'auto': inlined, 'false': False, 'layers': 'layers', 'true': True}[model.unroll]
+    return layers.Execution(precision, model.attention, model.remat, unroll, platform)
 
 
 def build(arch, execution=layers.Execution(), *, rngs):  # noqa: B008 (frozen)

@@ -15,8 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 
-from rvm_jax.models.attention import KEPT, attention
+from rvm_jax.models.attention import attention
+from rvm_jax.models.cudnn_attention import KEPT, is_cudnn_output
 
 lecun_normal = nnx.initializers.lecun_normal()
 xavier_uniform = nnx.initializers.xavier_uniform()
@@ -32,6 +34,8 @@ class Precision:
     weights: str  # softmax output: 'float32' (released colab) or 'input' (Kauldron)
 
 
+FLOAT32_KERNELS = {'dt_proj', 'conv'}  # of Mamba, in every precision
+
 PRECISIONS = {
     'float32': Precision(jnp.float32, jnp.float32, False, 'float32'),
     'official_mixed': Precision(jnp.float32, jnp.bfloat16, True, 'float32'),
@@ -44,15 +48,16 @@ class Execution:
     """How a model is computed, which never changes what it computes beyond rounding.
 
     implementation: of attention, see attention.py, for the devices of `platform` ('cpu', 'gpu', 'tpu', 'old tpu' for
-    those before v5; '': JAX's default). remat: 'none', 'dots' or 'full', see `Stack`. unroll: inline every scanned
-    layer; the compiler's cost analysis counts the body of a loop only once. gather: makes the parameters of one layer
-    whole where a device holds but a part of each, see training/sharding.py.
+    those before v5; '': JAX's default). remat: 'none', 'dots' or 'full', see `Stack`. unroll: True inlines every loop,
+    of which the compiler's cost analysis would count the body only once; 'layers' those over layers and over frames
+    alone, as GPUs want it: a loop copies what it keeps into its stacks, and there that is a fifth of all traffic.
+    gather: makes the parameters of one layer whole where a device holds but a part of each, see training/sharding.py.
     """
 
     precision: Precision = PRECISIONS['float32']
     implementation: str = 'auto'
     remat: str = 'none'
-    unroll: bool = False
+    unroll: bool | str = False
     platform: str = ''
     gather: Callable | None = None
 
@@ -85,8 +90,33 @@ class Dense(nnx.Module):
         leading = x.shape[: x.ndim - len(self.in_shape)]
         inputs, outputs = math.prod(self.in_shape), math.prod(self.out_shape)
         y = x.reshape(*leading, inputs) @ self.kernel[...].astype(x.dtype).reshape(inputs, outputs)
-        y = y if self.bias is None else y + self.bias[...].astype(x.dtype).reshape(-1)
+        y = y if self.bias is None else _biased(y, self.bias[...].astype(x.dtype).reshape(-1))
         return y.reshape(*leading, *self.out_shape)  # last, so that a kernel may take the heads side by side
+
+
+@jax.custom_vjp
+def _biased(y, bias):
+    return y + bias
+
+
+_biased.defvjp(lambda y, bias: (y + bias, None), lambda _, grad: (grad, _sum_rows(grad).astype(grad.dtype)))
+
+
+def _sum_rows(x):
+    """Sum over all axes but the last, in two steps: tokens in the dtype of x, then sequences in float32.
+
+    In one step XLA splits the rows of a GPU's sum in its own way, and reads them once more to do so. In two the first
+    is part of the program that makes x.
+    """
+    if x.ndim > 2:
+        x = _written(jax.lax.reduce(x, jnp.zeros((), x.dtype), jax.lax.add, (x.ndim - 2,)))
+    return x.astype(jnp.float32).sum(range(x.ndim - 1))
+
+
+def _written(x):
+    """x, which XLA then does not make again in each of its consumers, nor merge with the operation that follows."""
+    info = jnp.finfo(x.dtype)
+    return jax.lax.reduce_precision(x, info.nexp, info.nmant)  # changes no value
 
 
 class Attention(nnx.Module):
@@ -101,7 +131,8 @@ class Attention(nnx.Module):
 
     def __call__(self, x_BQD, kv_BKD):
         """Returns (B, Q, D)."""
-        return self.out(attention(self.query(x_BQD), self.key(kv_BKD), self.value(kv_BKD), self.execution))
+        query, key, value = kept(self.query(x_BQD)), kept(self.key(kv_BKD)), kept(self.value(kv_BKD))
+        return self.out(attention(query, key, value, self.execution))
 
 
 class MLP(nnx.Module):
@@ -114,17 +145,114 @@ class MLP(nnx.Module):
 
     def __call__(self, x):
         """x (..., D) -> (..., D)."""
-        return self.dense_out(jax.nn.gelu(self.dense_in(x), approximate=self.approximate))
+        out = self.dense_out
+        kernel, bias = out.kernel[...].astype(x.dtype), out.bias[...].astype(x.dtype)
+        return gelu_dense(self.dense_in(x), kernel, bias, self.approximate)
+
+
+def kept(x):
+    """x, which remat 'dots' keeps for the backward pass: see `Stack`."""
+    return checkpoint_name(x, KEPT)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def gelu(x: jax.Array, approximate: bool) -> jax.Array:
+    """`jax.nn.gelu`, which keeps x alone for the way back and computes its derivative in float32, in one pass."""
+    return jax.nn.gelu(x, approximate=approximate)
+
+
+def _gelu_forward(x, approximate):
+    return gelu(x, approximate), x
+
+
+def _gelu_backward(approximate, x, grad):
+    wide = x.astype(jnp.float32)
+    if approximate:
+        square = wide * wide
+        half = math.sqrt(2 / math.pi)
+        bend = jnp.tanh(half * (wide + 0.044715 * square * wide))
+        slope = 0.5 * (1 + bend) + 0.5 * half * wide * (1 - bend * bend) * (1 + 3 * 0.044715 * square)
+    else:
+        below = 0.5 * jax.lax.erfc(-wide * math.sqrt(0.5))
+        slope = below + wide * jnp.exp(-0.5 * wide * wide) * (1 / math.sqrt(2 * math.pi))
+    return ((grad.astype(jnp.float32) * slope).astype(x.dtype),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def gelu_dense(hidden: jax.Array, kernel: jax.Array, bias: jax.Array, approximate: bool) -> jax.Array:
+    """gelu(hidden) @ kernel + bias, which keeps hidden alone for the way back.
+
+    One rule for both, so that what is kept is no step between the product that made hidden and the GELU: cuBLAS then
+    does both at once (tanh).
+    """
+    return jax.nn.gelu(hidden, approximate=approximate) @ kernel + bias
+
+
+def _gelu_dense_forward(hidden, kernel, bias, approximate):
+    return gelu_dense(hidden, kernel, bias, approximate), (kept(hidden), kernel)
+
+
+def _gelu_dense_backward(approximate, saved, grad):
+    hidden, kernel = saved
+    activated = jax.nn.gelu(hidden, approximate=approximate)
+    grad_kernel = jnp.einsum('...f,...d->fd', activated, grad)
+    (grad_hidden,) = _gelu_backward(approximate, hidden, grad @ kernel.T)
+    return grad_hidden, grad_kernel, _sum_rows(grad).astype(grad.dtype)
+
+
+gelu_dense.defvjp(_gelu_dense_forward, _gelu_dense_backward)
+
+
+def added(x: jax.Array, change: jax.Array) -> jax.Array:
+    """x + change in the dtype of x, by way of float32, which rounds the same.
+
+    A plain sum becomes part of the product before it in cuBLAS, for which x is copied first; like this it is one with
+    the statistics of the norm that follows.
+    """
+    return (x.astype(jnp.float32) + change.astype(jnp.float32)).astype(jnp.promote_types(x.dtype, change.dtype))
+
+
+class LayerNorm(nnx.LayerNorm):
+    """LayerNorm over the last axis, computed in float32, output in dtype; as in Flax Linen and the release, which
+    round the result alone, and NNX its input too. Remat 'dots' keeps mean and deviation.
+    """
+
+    def __call__(self, x):
+        """x (..., D) -> (..., D)."""
+        wide = x.astype(jnp.float32)
+        mean, square = wide.mean(-1, keepdims=True), jnp.square(wide).mean(-1, keepdims=True)
+        factor = jax.lax.rsqrt(jnp.maximum(0.0, square - jnp.square(mean)) + self.epsilon)
+        mean, factor = kept((mean, factor))
+        bias = None if self.bias is None else self.bias[...]
+        return _scaled(wide - mean, factor, self.scale[...], bias).astype(self.dtype)
+
+
+@jax.custom_vjp
+def _scaled(centered, factor, scale, bias):
+    y = centered * (factor * scale)
+    return y if bias is None else y + bias
+
+
+def _scaled_forward(centered, factor, scale, bias):
+    return _scaled(centered, factor, scale, bias), (centered, factor, scale, bias is None)
+
+
+def _scaled_backward(saved, grad):
+    centered, factor, scale, no_bias = saved
+    grad_factor = (grad * centered * scale).sum(-1, keepdims=True)
+    grad_scale = _sum_rows(grad * centered * factor)
+    return grad * (factor * scale), grad_factor, grad_scale, None if no_bias else _sum_rows(grad)
+
+
+_scaled.defvjp(_scaled_forward, _scaled_backward)
 
 
 def layer_norm(width, dtype, *, epsilon=1e-6, use_bias=True, rngs):
-    """LayerNorm over the last axis, computed in float32, output in dtype."""
-    return nnx.LayerNorm(width, epsilon=epsilon, use_bias=use_bias, dtype=dtype, promote_dtype=_as_they_are, rngs=rngs)
-
-
-def _as_they_are(arrays, *, dtype):
-    """Keeps NNX from rounding input, scale and bias to dtype first; Linen and the release round the result alone."""
-    return arrays
+    """A LayerNorm with its output in dtype."""
+    return LayerNorm(width, epsilon=epsilon, use_bias=use_bias, dtype=dtype, rngs=rngs)
 
 
 class Block(nnx.Module):
@@ -140,8 +268,8 @@ class Block(nnx.Module):
     def __call__(self, x_BMD):
         """Returns (B, M, D)."""
         y_BMD = self.attention_norm(x_BMD)
-        x_BMD = x_BMD + self.attention(y_BMD, y_BMD)
-        return x_BMD + self.mlp(self.mlp_norm(x_BMD))
+        x_BMD = kept(added(x_BMD, self.attention(y_BMD, y_BMD)))
+        return added(x_BMD, self.mlp(self.mlp_norm(x_BMD)))
 
 
 class CrossBlock(nnx.Module):
@@ -164,27 +292,31 @@ class CrossBlock(nnx.Module):
 
     def __call__(self, x_BGQD, kv_BKD):
         """Returns (B, G, Q, D)."""
-        for part in self.order.split('_'):
-            x_BGQD = x_BGQD + getattr(self, f'_{part}')(x_BGQD, kv_BKD)
-        return x_BGQD
+        groups = x_BGQD.shape[1]
+        x_LQD = rearrange(x_BGQD, 'b g q d -> (b g) q d')  # an axis of size 1 makes XLA turn arrays round on GPUs
+        *parts, last = [getattr(self, f'_{part}') for part in self.order.split('_')]
+        for part in parts:
+            x_LQD = kept(added(x_LQD, part(x_LQD, kv_BKD)))
+        return rearrange(added(x_LQD, last(x_LQD, kv_BKD)), '(b g) q d -> b g q d', g=groups)
 
-    def _cross(self, x_BGQD, kv_BKD):
-        y_BQD = rearrange(self.cross_attention_norm(x_BGQD), 'b g q d -> b (g q) d')
-        return rearrange(self.cross_attention(y_BQD, kv_BKD), 'b (g q) d -> b g q d', g=x_BGQD.shape[1])
+    def _cross(self, x_LQD, kv_BKD):
+        y_BQD = rearrange(self.cross_attention_norm(x_LQD), '(b g) q d -> b (g q) d', b=len(kv_BKD))
+        return rearrange(self.cross_attention(y_BQD, kv_BKD), 'b (g q) d -> (b g) q d', q=x_LQD.shape[1])
 
-    def _mlp(self, x_BGQD, kv_BKD):
-        return self.mlp(self.mlp_norm(x_BGQD))
+    def _mlp(self, x_LQD, kv_BKD):
+        return self.mlp(self.mlp_norm(x_LQD))
 
-    def _self(self, x_BGQD, kv_BKD):
-        y_BQD = rearrange(self.attention_norm(x_BGQD), 'b g q d -> (b g) q d')
-        return rearrange(self.attention(y_BQD, y_BQD), '(b g) q d -> b g q d', b=x_BGQD.shape[0])
+    def _self(self, x_LQD, kv_BKD):
+        y_LQD = self.attention_norm(x_LQD)
+        return self.attention(y_LQD, y_LQD)
 
 
 class Stack(nnx.Module):
     """Blocks of one shape, parameters stacked on a leading axis and scanned, so compile time ignores depth.
 
-    Going back, remat 'none' keeps all activations, 'dots' recomputes everything but the products with parameters and
-    what a fused attention wants, 'full' recomputes the block. Gathered parameters are never kept.
+    Going back, remat 'none' keeps all activations and 'full' none of a block's. 'dots' keeps what has passed `kept`:
+    products with parameters after their bias, the residual stream, statistics of norms, what a fused attention puts
+    out. So no product runs again. Gathered parameters are never kept.
     """
 
     def __init__(self, make_block, depth, *, execution, rngs):
@@ -197,6 +329,8 @@ class Stack(nnx.Module):
 
     def tapped(self, x, taps, *context):
         """The outputs of the blocks that taps names, ascending from 0: (len(taps), *x.shape). No other is stored."""
+        if self.execution.unroll:
+            return self._tapped_inline(x, taps, *context)
         depth = taps[-1] + 1
         slots = jnp.asarray(np.searchsorted(taps, np.arange(depth)))  # a block writes where the next tap will, too
 
@@ -206,26 +340,49 @@ class Stack(nnx.Module):
             return (x, jax.lax.dynamic_update_index_in_dim(tapped, x, slot, 0)), None
 
         tapped = jnp.zeros((len(taps), *x.shape), x.dtype)
-        return self.fold(apply, (x, tapped), slots, depth)[0][1]
+        return self.fold(apply, (x, tapped), slots, slice(depth))[0][1]
 
-    def fold(self, apply, carry, per_block=None, depth=None):
-        """apply(block, carry, item) -> (carry, out) over the first `depth` blocks (None: all), with an item for each.
+    def _tapped_inline(self, x, taps, *context):
+        outputs = []
+        for first, last in zip((-1, *taps), taps, strict=False):
+            x, _ = self.fold(lambda block, x, _: (block(x, *context), None), x, blocks=slice(first + 1, last + 1))
+            outputs.append(x)
+        return jnp.stack(outputs)
+
+    def fold(self, apply, carry, per_block=None, blocks=slice(None)):
+        """apply(block, carry, item) -> (carry, out) over a slice of the blocks, with an item for each.
 
         per_block holds the items, with a leading axis of blocks. Returns the last carry and the outs, stacked.
         """
         graphdef, stacked = nnx.split(self.blocks)
-        stacked = jax.tree.map(lambda leaf: leaf[:depth], stacked) if depth else stacked
-        remat, unroll, gather = self.execution.remat, self.execution.unroll, self.execution.gather
+        remat, unroll, gather = self.execution.remat, bool(self.execution.unroll), self.execution.gather
+        stacked = jax.tree.map(lambda leaf: leaf[blocks], stacked)
+        if gather is None:  # else what travels is rounded
+            stacked = _rounded(stacked, self.execution.precision)
 
         def body(carry, params_and_item):
             params, item = params_and_item
             params = gather(nnx.to_pure_dict(params)) if gather else params
-            return apply(nnx.merge(graphdef, params), carry, item)
+            carry, out = apply(nnx.merge(graphdef, params), carry, item)
+            return (jax.tree.map(_written, carry) if unroll else carry), out
 
         if remat != 'none' or gather:
             # Inside a loop nothing can be merged with the forward pass anyway; unrolled, it must be prevented.
             body = jax.checkpoint(body, policy=KEEP[remat], prevent_cse=unroll)
         return jax.lax.scan(body, carry, (stacked, per_block), unroll=unroll)
+
+
+def _rounded(stacked, precision):
+    """Kernels in bfloat16 where all products are: once for all blocks and uses, not in each of them there and back."""
+    if not precision.tokens == precision.block == jnp.bfloat16:
+        return stacked
+
+    def leaf(path, x):
+        names = [str(getattr(key, 'key', getattr(key, 'name', ''))) for key in path]
+        is_rounded = 'kernel' in names and not FLOAT32_KERNELS.intersection(names)
+        return x.astype(jnp.bfloat16) if is_rounded else x
+
+    return jax.tree_util.tree_map_with_path(leaf, stacked)
 
 
 def _all_but_weights(primitive, *_, **__):
@@ -236,8 +393,7 @@ def _all_but_weights(primitive, *_, **__):
 KEEP = {  # remat -> what `jax.checkpoint` saves
     'none': _all_but_weights,
     'dots': jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-        jax.checkpoint_policies.save_only_these_names(KEPT),
+        jax.checkpoint_policies.save_only_these_names(KEPT), is_cudnn_output
     ),
     'full': jax.checkpoint_policies.nothing_saveable,
 }

@@ -13,6 +13,7 @@ from rvm_jax.probing.tasks import propagation
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.training.run_lock import run_lock
 from rvm_jax.training.signals import StopRequest
+from rvm_jax.version import version
 from rvm_jax.visualization import canvas
 from rvm_jax.visualization.curves import loss_curve
 
@@ -50,7 +51,7 @@ def run_benchmark(setup, backbone, folder, *, seed=0, progress):
         'scores': scores,
         'left_out': left_out,
         'seconds': round(time.monotonic() - start),
-        'version': results.version(),
+        'version': version(),
     }
     row = [backbone.name, results.number(scores[task.metric])]
     table = results.markdown(['model', f'{setup.name} {task.metric}'], [row])

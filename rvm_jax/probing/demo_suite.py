@@ -18,6 +18,7 @@ from rvm_jax.probing.metrics import summary
 from rvm_jax.probing.tasks import propagation
 from rvm_jax.training.run_lock import run_lock
 from rvm_jax.training.signals import StopRequest
+from rvm_jax.version import version
 from rvm_jax.visualization import canvas
 
 VERSION = 2  # raise it when the same settings begin to give other scores
@@ -80,7 +81,7 @@ def run_demo(path, folder, *, clips=None, step=None, seed=0, precision='float32'
         'models': {name: backbone.describe() for name, backbone in backbones.items()},
         'results': found,
         'seconds': round(time.monotonic() - start),
-        'version': results.version(),
+        'version': version(),
     }
     canvas.write_bytes(os.path.join(folder, results.ROW), results.markdown(*table(found['results'])).encode())
     results.write_json(os.path.join(folder, results.RESULTS), found)

@@ -1,6 +1,5 @@
 """What a probe leaves in its folder: results.json, a row for a paper's table, curves, pictures."""
 
-import importlib.metadata
 import json
 import math
 import os
@@ -50,11 +49,6 @@ def read_json(path):
 def write_json(path, values):
     """Write values; the file appears complete or not at all."""
     canvas.write_bytes(path, (json.dumps(values, indent=2) + '\n').encode())
-
-
-def version():
-    """Of this package."""
-    return importlib.metadata.version('rvm_jax')
 
 
 def number(value):

@@ -5,6 +5,7 @@ import os
 import numpy as np
 
 from rvm_jax.probing import results
+from rvm_jax.version import version
 from rvm_jax.visualization import canvas
 from rvm_jax.visualization.cells import cells_plot
 
@@ -30,9 +31,7 @@ def write_summary(question, found, folder):
     }
     canvas.write_bytes(os.path.join(folder, TABLE), results.markdown(header, rows).encode())
     canvas.write_png(os.path.join(folder, PLOT), cells_plot(question, panels))
-    results.write_json(
-        os.path.join(folder, SUMMARY), {'question': question, 'cells': found, 'version': results.version()}
-    )
+    results.write_json(os.path.join(folder, SUMMARY), {'question': question, 'cells': found, 'version': version()})
     return [*results.aligned(header, rows), f'plot: {os.path.join(folder, PLOT)}']
 
 

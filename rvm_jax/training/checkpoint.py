@@ -10,7 +10,6 @@ and a save that fails in one has failed in all.
 
 import concurrent.futures
 import contextlib
-import importlib.metadata
 import math
 import os
 
@@ -26,6 +25,7 @@ from rvm_jax.training.progress import say
 from rvm_jax.training.run_lock import confirm
 from rvm_jax.training.save_failures import SaveFailures, megabytes, reason
 from rvm_jax.training.save_meeting import OtherFailed, SaveMeeting
+from rvm_jax.version import version
 
 FOLDER = 'checkpoints'
 # What Orbax makes of a step that has the right checksums, and is not as it writes them.
@@ -83,7 +83,7 @@ class Checkpoints:
             return
         self._contents = {
             'step': step,
-            'code': f'rvm_jax {_version()}',
+            'code': f'rvm_jax {version()}',
             'config_hash': self._config_hash,
             'tree': describe(state),
         }
@@ -284,10 +284,3 @@ def _unequal(saved, wanted, kind):
         for name in sorted(saved.keys() & wanted.keys())
         if saved[name][kind] != wanted[name][kind]
     ]
-
-
-def _version():
-    try:
-        return importlib.metadata.version('rvm_jax')
-    except importlib.metadata.PackageNotFoundError:
-        return 'not installed'

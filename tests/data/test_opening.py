@@ -55,7 +55,7 @@ def test_one_path_is_a_mixture_of_one_part(folders):
     ('path', 'message'),
     [
         ('gs://bucket/videos', r'is in a bucket, and data are read from files; mount it'),
-        ('nowhere', r'nowhere: does not exist; give a folder of videos, .* or a TFDS name'),
+        ('nowhere', r'nowhere: does not exist; give a folder of videos, .* or the name of a TFDS dataset'),
         ('', 'is not set'),
     ],
 )

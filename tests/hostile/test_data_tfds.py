@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 import pytest
 
-pytest.importorskip('tensorflow_datasets')
 NAME = 'movies-train.array_record-00000-of-00001'
 INFO = {
     'name': 'movies',

@@ -63,7 +63,8 @@ def test_switches_change_the_features(make_model, model, clips, switch):
 def test_a_config_becomes_an_architecture_and_an_execution():
     config = configs.default()
     config.model.size = 'tiny'
-    config.model.gate_bias = config.model.shared_mask = config.model.unroll = True
+    config.model.gate_bias = config.model.shared_mask = True
+    config.model.unroll = 'true'
     config.model.mask_ratio = 0.5
     config.model.precision, config.model.softmax_dtype = 'official_mixed', 'input'
     config.model.remat, config.model.attention = 'full', 'xla'

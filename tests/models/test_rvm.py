@@ -121,8 +121,12 @@ def test_hidden_patches_never_reach_the_encoder(gradients):
 def test_mixed_precision_as_released_matches_its_golden_loss(make_model, clips, out):
     mixed = reconstruct(make_model(layers.Execution(layers.PRECISIONS['official_mixed'])), clips)
     assert loss(mixed, clips) == pytest.approx(1.703847, abs=5e-4)  # the released code itself moves by as much
+    # The float32 features of JAX 0.10.0, 0.10.2 and 0.12.0 are within 1e-6 of each other. Here one of them rounds one
+    # more product to the other neighbor in bfloat16, and frames later a single feature near 2 is 0.0143 off instead of
+    # 0.0115. So the mean is what is held tight (0.0028 with all), and the largest to bfloat16's spacing there.
+    rms = float(jnp.sqrt(jnp.square(mixed.features - out.features).mean()))
     features, pixels = largest_change(mixed, out)
-    assert 1e-3 < features <= 0.013 and 1e-3 < pixels <= 0.03
+    assert 1e-3 < rms <= 3e-3 and features <= 2**-6 and 1e-3 < pixels <= 0.03
 
 
 def test_bfloat16_stays_close_to_float32_and_gives_float32(make_model, clips, out):

@@ -15,8 +15,8 @@ VIDEO_EXTENSIONS = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts
 BLANK = ' \t\r\n'  # around names; other spaces may belong to them
 MAX_PATH = 4096  # letters; Linux has no longer ones
 FORMS = (
-    'give a folder of videos, a glob, a text file with one video a line, a video, a folder of shards, or a TFDS name '
-    '(needs the extra: tfds)'
+    'give a folder of videos, a glob, a text file with one video a line, a video, a folder of shards, or the name of a '
+    'TFDS dataset'
 )
 
 

@@ -15,7 +15,6 @@ import bisect
 import concurrent.futures
 import contextlib
 import dataclasses
-import importlib.util
 import itertools
 import os
 import re
@@ -53,7 +52,6 @@ class TfdsSource:
 
     def __init__(self, path, split):
         self.path = os.fspath(path)
-        _check_installed(self.path)
         place, chosen = split_path(self.path)
         self.root = _dataset_folder(place)
         info, features = _read_json(self.root, INFO), _read_json(self.root, FEATURES)
@@ -175,7 +173,7 @@ def _dataset_folder(place):
 def is_prepared(path):
     """Whether a path is the name of a TFDS dataset that is prepared here."""
     name = re.fullmatch(NAME, split_path(path)[0])
-    return name is not None and importlib.util.find_spec('tensorflow_datasets') is not None and any(_prepared(name)[0])
+    return name is not None and any(_prepared(name)[0])
 
 
 def _prepared(name):
@@ -195,14 +193,6 @@ def _versions(data_dir, name, config, version):
             if re.fullmatch(VERSION, folder.name) and config in (None, this_config) and version in (None, folder.name):
                 found.append((this_config, tuple(map(int, folder.name.split('.'))), os.fspath(folder)))
     return found
-
-
-def _check_installed(path):
-    for package in ('tensorflow_datasets', 'array_record'):
-        if importlib.util.find_spec(package) is None:
-            raise UserError(
-                path, f'TFDS datasets need {package}, which is not installed', "pip install 'rvm_jax[tfds]'"
-            )
 
 
 def _read_json(folder, name):

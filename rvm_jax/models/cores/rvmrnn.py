@@ -89,5 +89,5 @@ class RVMRNN(nnx.Module):
             return state_BMD, features_BMD
 
         tokens_TBMD = jnp.moveaxis(tokens_BTMD, 1, 0)
-        state, features_TBMD = jax.lax.scan(body, state, tokens_TBMD, unroll=self.execution.unroll)
+        state, features_TBMD = jax.lax.scan(body, state, tokens_TBMD, unroll=bool(self.execution.unroll))
         return jnp.moveaxis(features_TBMD, 0, 1), state

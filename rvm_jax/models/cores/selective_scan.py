@@ -50,11 +50,11 @@ class SelectiveScan(nnx.Module):
 
     def __call__(self, u_BTMD, state):
         """Returns (B, T, M, D) in the dtype of u and the next MambaState."""
-        a_BTMC, z_BTMC = jnp.split(self.in_proj(u_BTMD), 2, axis=-1)
+        a_BTMC, z_BTMC = jnp.split(layers.kept(self.in_proj(u_BTMD)), 2, axis=-1)
         c_BTMC, recent_BKMC = self.conv(a_BTMC, state.recent_BKMC)
-        projected = self.x_proj(c_BTMC.astype(u_BTMD.dtype)).astype(jnp.float32)
+        projected = layers.kept(self.x_proj(c_BTMC.astype(u_BTMD.dtype))).astype(jnp.float32)
         low_rank, write_BTMN, read_BTMN = jnp.split(projected, self.splits, axis=-1)
-        step_BTMC = jax.nn.softplus(self.dt_proj(low_rank))
+        step_BTMC = jax.nn.softplus(layers.kept(self.dt_proj(low_rank)))
         y_BTMC, memory_BMNC = selective_scan(
             step_BTMC, c_BTMC, write_BTMN, read_BTMN, -jnp.exp(self.A_log[...]), state.memory_BMNC,
             self.execution,
@@ -85,7 +85,7 @@ def selective_scan(step_BTMC, c_BTMC, write_BTMN, read_BTMN, decay_NC, memory_BM
     needs it at every frame. So nothing but the inputs is kept, and tokens, which are independent, go in groups: only
     one group's S is computed again at a time, and what that takes depends on neither the batch nor the layers.
     """
-    batch, unroll = len(step_BTMC), execution.unroll
+    batch, unroll = len(step_BTMC), execution.unroll is True
 
     def advance(memory_NC, frame):
         step_C, c_C, write_N, read_N = frame

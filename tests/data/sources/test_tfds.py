@@ -328,12 +328,6 @@ def test_fingerprint_follows_content_and_not_place(video, tmp_path):
     assert TfdsSource(folder, 'train').fingerprint() != source.fingerprint()
 
 
-def test_a_missing_package_is_named_with_the_command_that_installs_it(video, monkeypatch):
-    monkeypatch.setitem(sys.modules, 'tensorflow_datasets', None)
-    with pytest.raises(UserError, match=r"pip install 'rvm_jax\[tfds\]'"):
-        TfdsSource(video, 'train')
-
-
 def test_another_process_reads_it_without_tensorflow(video):
     source = TfdsSource(video, 'train')
     with source[0].open(1.0) as opened:

@@ -1,0 +1,133 @@
+"""Runs the stages of benchmarks/gpu.sh, each in a process and a time of its own, and writes what they found.
+
+    benchmarks/gpu.sh [--sizes tiny] [--seconds 480] [--output FOLDER]
+
+Stages come in the order of their worth. One that fails, runs out of time, or is not started because none is left, has
+a line in the table that says why; the others run all the same, and the exit code is then 1. FOLDER gets figures.md,
+written anew after each stage, a log and the rows of each stage, and the compiled programs, which all stages share.
+"""
+
+import argparse
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+from gpu_stages import RECIPES
+from gpu_table import Outcome, find_facts, markdown, read_rows
+
+OUT_OF_TIME = (124, 137)  # exit codes of `timeout`: the command ended when asked to, or had to be killed
+FEWEST, GRACE = 15.0, 5.0  # seconds that a stage is started with, and that it has to end when asked to
+ERROR = re.compile(r'(\w+\.)*\w*(Error|Exception|Interrupt)\b')
+
+
+class Stage(NamedTuple):
+    """arguments: of gpu_stages.py; limit: seconds that it may take."""
+
+    arguments: tuple[str, ...]
+    limit: float
+
+    @property
+    def name(self) -> str:
+        """What the table calls it."""
+        return ' '.join(self.arguments)
+
+
+FULL = (
+    Stage(('device',), 45),
+    Stage(('doctor',), 75),
+    Stage(('train', 's', 'ours'), 90),
+    Stage(('train', 'l', 'ours'), 110),
+    Stage(('train', 'dinov3_l', 'ours'), 90),
+    Stage(('profile', 's'), 50),
+    Stage(('input',), 75),
+    Stage(('stream', 's'), 45),
+    Stage(('train', 's', 'released'), 90),
+    Stage(('train', 'b', 'ours'), 90),
+    Stage(('train', 'dinov3_l', 'released'), 90),
+    Stage(('stream', 'l'), 45),
+    Stage(('train', 'l', 'released'), 110),
+    Stage(('train', 'b', 'released'), 90),
+)
+TINY = (
+    Stage(('device',), 60),
+    Stage(('doctor',), 240),
+    Stage(('train', 'tiny', 'ours'), 240),
+    Stage(('train', 'frozen_tiny', 'ours'), 240),
+    Stage(('profile', 'tiny'), 240),
+    Stage(('input',), 240),
+    Stage(('stream', 'tiny'), 240),
+    Stage(('train', 'tiny', 'released'), 240),
+    Stage(('train', 'frozen_tiny', 'released'), 240),
+)
+STAGES = {'full': FULL, 'tiny': TINY}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--sizes', choices=RECIPES, default='full', help='tiny: tries the script, on a CPU too')
+    parser.add_argument('--seconds', type=float, default=480, help='that it may take in all (default: 480)')
+    parser.add_argument('--output', type=Path, default=Path('runs/gpu'), help='folder (default: runs/gpu)')
+    flags = parser.parse_args()
+    sys.exit(run(STAGES[flags.sizes], flags.sizes, flags.seconds, flags.output))
+
+
+def run(stages: tuple[Stage, ...], sizes: str, seconds: float, folder: Path) -> int:
+    """Run the stages within so many seconds and write folder/figures.md; the exit code: 1 if any has a problem."""
+    folder.mkdir(parents=True, exist_ok=True)
+    deadline, outcomes, figures = time.monotonic() + seconds, [], folder / 'figures.md'
+    for stage in stages:
+        outcomes.append(run_stage(stage, sizes, folder, deadline - time.monotonic() - GRACE))
+        figures.write_text(markdown(outcomes))
+        facts = find_facts(outcomes)
+        if sizes == 'full' and facts and facts['platform'] != 'gpu':
+            print(f'no GPU: JAX {facts["jax"]} sees {facts["device"]}; --sizes tiny tries this script without one')
+            return 2
+    print(f'\n{figures.read_text()}\nwritten to {figures}')
+    return int(any(outcome.problem for outcome in outcomes))
+
+
+def run_stage(stage: Stage, sizes: str, folder: Path, seconds: float) -> Outcome:
+    """Run one in a process of its own, for its limit or for so many seconds, if that is less."""
+    limit, stem = min(stage.limit, seconds), stage.name.replace(' ', '_')
+    if limit < FEWEST:
+        return Outcome(stage.name, 0.0, [], 'not started: no time was left')
+    rows, log = folder / f'{stem}.jsonl', folder / f'{stem}.log'
+    rows.unlink(missing_ok=True)
+    print(f'{stage.name}: at most {limit:.0f} s', flush=True)
+    script = Path(__file__).with_name('gpu_stages.py')
+    command = [sys.executable, script, '--sizes', sizes, '--rows', rows, *stage.arguments]
+    started = time.monotonic()
+    with open(log, 'w') as file:
+        code = subprocess.run(
+            ['timeout', f'--kill-after={GRACE}', str(limit), *command],
+            stdout=file, stderr=subprocess.STDOUT, env=environment(folder),
+        ).returncode  # fmt: skip
+    problem = describe(code, limit, log.read_text(errors='replace'))
+    return Outcome(stage.name, time.monotonic() - started, read_rows(rows), problem)
+
+
+def environment(folder: Path) -> dict[str, str]:
+    """Of every stage: one cache of compiled programs, so that none compiles what another has."""
+    return {'JAX_COMPILATION_CACHE_DIR': str(folder.absolute() / 'compiled')} | os.environ
+
+
+def describe(code: int, limit: float, log: str) -> str:
+    """The problem that a stage ended with; '' if there was none."""
+    if code in OUT_OF_TIME:
+        return f'out of time after {limit:.0f} s'
+    return f'failed: {reason(log) or f"exit code {code}"}' if code else ''
+
+
+def reason(log: str, longest: int = 200) -> str:
+    """The last line of a log that names an error, else its last line; '' if there is none."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    named = [line for line in lines if ERROR.match(line)]
+    return (named or lines or [''])[-1][:longest]
+
+
+if __name__ == '__main__':
+    main()

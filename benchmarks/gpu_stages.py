@@ -1,0 +1,277 @@
+"""One stage of benchmarks/gpu.sh: measures one thing on the first device, and appends what it finds to a file.
+
+    python benchmarks/gpu_stages.py [--sizes tiny] --rows FILE device | doctor | train RECIPE WAY | profile RECIPE |
+                                    input | stream RECIPE
+
+RECIPE: one of `RECIPES`; WAY: ours, or released (see steps.py). A line of FILE is a JSON object: `facts` about the
+machine, or a row of the table (see gpu_table.py). Rows appear as soon as they are known, so that a stage that is
+stopped leaves what it has.
+"""
+
+import argparse
+import datetime
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+from rvm_jax import config as configs
+
+RECIPES = {  # sizes -> name -> recipe, clips a step
+    'full': {
+        's': ('configs/rvm_s.py', 32),
+        'b': ('configs/rvm_b.py', 16),
+        'l': ('configs/rvm_l.py', 8),
+        'dinov3_l': ('configs/dinov3_rvmrnn.py', 32),
+    },
+    'tiny': {'tiny': ('configs/tiny.py', 2), 'frozen_tiny': ('configs/frozen_tiny.py', 2)},
+}
+SECONDS = {'full': 5.0, 'tiny': 0.5}  # that each thing is measured, once it runs
+COPIED = {'gpu': 2**32, 'cpu': 2**27}  # bytes; several times what a cache holds
+TRACED, TOP = 5, 12  # steps in the trace, and kernels of it in the table
+JPEG, VIDEO_GOP = 'JPEG', 32
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--sizes', choices=RECIPES, default='full')
+    parser.add_argument('--rows', required=True, help='file to append to')
+    parser.add_argument('stage', choices=STAGES)
+    parser.add_argument('what', nargs='*', help='recipe and way')
+    flags = parser.parse_args()
+
+    def add(**row):
+        with open(flags.rows, 'a') as file:
+            file.write(json.dumps(row) + '\n')
+
+    STAGES[flags.stage](add, flags.sizes, *flags.what)
+
+
+def device(add, sizes):
+    """Names and versions, and the rates of the device that others are compared with: products and copies."""
+    import jax
+
+    from rvm_jax.models.layers import PRECISIONS
+    from rvm_jax.training import chips, cost
+
+    one = jax.devices()[0]
+    add(facts=facts(one))
+    from train_step import matmul_peak
+
+    peak = cost.device_peak(one, 'bf16')
+    reached = float(matmul_peak(PRECISIONS['bf16'].block)()[0])
+    add(what='square matrix products, bf16', rate=reached / 1e12, unit='TFLOP', mfu=peak and reached / peak)
+    chip = chips.of_kind(one.device_kind)
+    reached = copy_rate(COPIED[one.platform])
+    share = chip and reached / chip.memory_rate
+    add(what='copy in main memory, read and written', rate=reached / 1e9, unit='GB', roofline=share)
+
+
+def facts(one):
+    """{what: text} of the machine, the device and the software."""
+    import jax
+
+    commit = output_of('git', 'describe', '--always', '--dirty')
+    return {
+        'device': one.device_kind,
+        'platform': one.platform,
+        'driver': output_of('nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader'),
+        'runtime': ' '.join(one.client.platform_version.split()),
+        'jax': jax.__version__,
+        'python': platform.python_version(),
+        'cpu': f'{processor()}, {len(os.sched_getaffinity(0))} cores',
+        'date': datetime.datetime.now(datetime.UTC).strftime('%Y-%m-%d %H:%M UTC'),
+        'commit': commit,
+    }
+
+
+def output_of(*command):
+    """First line that a command prints; '' where it is not there, or fails."""
+    try:
+        lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    except (OSError, subprocess.CalledProcessError):
+        return ''
+    return lines[0].strip() if lines else ''
+
+
+def processor():
+    """The name that the processor gives itself."""
+    with open('/proc/cpuinfo') as file:
+        named = [line.partition(':')[2].strip() for line in file if line.startswith('model name')]
+    return named[0] if named else platform.machine()
+
+
+def copy_rate(size, tries=8):
+    """Bytes a second that copying an array of so many bytes reads and writes: the best of several."""
+    import jax
+    import jax.numpy as jnp
+
+    increment = jax.jit(lambda x: x + 1, donate_argnums=0)
+    x = jax.block_until_ready(increment(jnp.zeros(size // 4, jnp.int32)))
+    seconds = []
+    for _ in range(tries):
+        started = time.perf_counter()
+        x = jax.block_until_ready(increment(x))
+        seconds.append(time.perf_counter() - started)
+    return 2 * size / min(seconds)
+
+
+def doctor(add, sizes):
+    """`rvm doctor` on this machine."""
+
+
+def train(add, sizes, name, way):
+    """Steps of a recipe that follow each other as in training, on one batch that lies on the device."""
+    import jax
+    from steps import OURS, Run
+
+    config, one = make_config(sizes, name), jax.devices()[0]
+    run = Run(config, way, [one])
+    seconds = run.pace(SECONDS[sizes])
+    step, clips = float(np.median(seconds)), config.batch_size
+    add(
+        what=f'{name}, {way}',
+        rate=clips / step,
+        unit='clips',
+        ms=1e3 * step,
+        mfu=mfu(run.flops * clips / step, one, config),
+        roofline=roofline_share(config, one, step) if way == OURS else None,
+        needs=run.needs,
+        peak=peak_memory(one),
+        note=f'{clips} clips a step, {len(seconds)} steps; compiled (or loaded) in {run.compile_seconds:.0f} s',
+    )
+
+
+def make_config(sizes, name):
+    """A recipe in bf16 as one device runs it."""
+    path, clips = RECIPES[sizes][name]
+    layers = ['model.unroll=false'] if sizes == 'tiny' else []  # compiles in half the time
+    return configs.load(path, [f'batch_size={clips}', 'model.precision=bf16', *layers])
+
+
+def mfu(rate, one, config):
+    """Share of the device's peak of so many FLOPs a second; None where that is not known."""
+    from rvm_jax.training import cost
+
+    peak = cost.device_peak(one, config.model.precision)
+    return peak and rate / peak
+
+
+def roofline_share(config, one, step_seconds):
+    """The seconds that a step takes at the data sheet's rates of what binds it, FLOPs or the estimate's traffic, over
+    those that it took; None where the device's rates are not known.
+    """
+    from rvm_jax.training import chips, cost, estimate
+
+    chip, peak = chips.of_kind(one.device_kind), cost.device_peak(one, config.model.precision)
+    if chip is None or peak is None:
+        return None
+    flops = sum(estimate.flops_by_part(config).values()) * config.batch_size
+    return max(flops / peak, estimate.traffic(config, one.platform, 1) / chip.memory_rate) / step_seconds
+
+
+def peak_memory(one):
+    """Bytes that this process has had on the device at most; None where the device does not say."""
+    return (one.memory_stats() or {}).get('peak_bytes_in_use')
+
+
+def profile(add, sizes, name):
+    """Which kernels the steps of a recipe spend their time in."""
+    import jax
+    from kernels import read_trace
+    from steps import Run
+
+    run = Run(make_config(sizes, name), devices=jax.devices()[:1])
+    run.pace(SECONDS[sizes] / 5)
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0  # calls of Python functions fill the trace, and take the time of the steps
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder, profiler_options=options):
+            jax.block_until_ready([run.start() for _ in range(TRACED)])
+        trace = read_trace(folder)
+    add(
+        what=f'{name}, traced',
+        ms=1e3 * trace.seconds / TRACED,
+        note=f'{TRACED} steps; a kernel runs in {trace.busy_seconds / trace.seconds:.1%} of the time',
+    )
+    for kernel in trace.kernels[:TOP]:
+        share, calls = kernel.seconds / trace.kernel_seconds, kernel.calls / TRACED
+        note = f'{share:.1%} of the time of all kernels, {calls:g} calls a step'
+        add(what=f'… `{kernel.name}`', ms=1e3 * kernel.seconds / TRACED, note=note)
+
+
+def input_(add, sizes):
+    """The loader on all cores: clips of 256 pixels from shards of JPEG and from video files."""
+    import data
+
+    cores = len(os.sched_getaffinity(0))
+    is_full = sizes == 'full'
+    with tempfile.TemporaryDirectory() as folder:
+        folder = Path(folder)
+        data.write_files(folder, None, [VIDEO_GOP], data.DRAWN if is_full else 1)
+        data.write_shards(folder, [JPEG], VIDEO_GOP)
+        for where, form in ((JPEG, 'JPEG shards'), (f'gop{VIDEO_GOP}', f'video files, GOP {VIDEO_GOP}')):
+            for workers in sorted({1, cores // 2, cores} if is_full else {1}):
+                batch = data.BATCH if is_full else 2
+                rate, cpu = data.measure_loader(folder / where, workers, batch, SECONDS[sizes])
+                note = f'{cpu * 1e3:.2f} ms a clip of the training process'
+                add(what=f'input, {form}, {workers} of {cores} cores', rate=rate, unit='clips', note=note)
+
+
+def stream(add, sizes, name):
+    """Features of a video one frame at a time, as of a live camera: bf16, from the host's memory, and not back."""
+    import jax
+    from flax import nnx
+
+    from rvm_jax.conversion import frozen
+    from rvm_jax.models import build
+
+    config, one = make_config(sizes, name), jax.devices()[0]
+    arch, execution = frozen.architecture(config), build.execution(config.model, one.platform)
+    make = jax.jit(lambda: nnx.state(build.build(arch, execution, rngs=nnx.Rngs(0))))
+    model = nnx.merge(nnx.split(build.abstract(arch, execution))[0], make())
+    size = config.data.image_size
+    frame_BTHWC = np.random.default_rng(0).integers(0, 256, (1, 1, size, size, 3), np.uint8)
+    started = time.perf_counter()
+    features, state = jax.block_until_ready(model.encode(frame_BTHWC))
+    compile_seconds = time.perf_counter() - started
+    waited, ended = [], time.perf_counter() + SECONDS[sizes] / 2
+    while len(waited) < 3 or time.perf_counter() < ended:
+        started = time.perf_counter()
+        features, state = jax.block_until_ready(model.encode(frame_BTHWC, state))
+        waited.append(time.perf_counter() - started)
+    count, started = 0, time.perf_counter()
+    while count < 3 or time.perf_counter() - started < SECONDS[sizes] / 2:
+        ahead = features
+        features, state = model.encode(frame_BTHWC, state)
+        jax.block_until_ready(ahead)
+        count += 1
+    jax.block_until_ready(features)
+    add(
+        what=f'stream, {name}, a frame at a time',
+        rate=count / (time.perf_counter() - started),
+        unit='frames',
+        ms=1e3 * float(np.median(waited)),
+        peak=peak_memory(one),
+        note=f'time from frame to features, 95 % within {1e3 * np.quantile(waited, 0.95):.3g} ms; rate with one frame '
+        f'ahead; compiled (or loaded) in {compile_seconds:.0f} s',
+    )
+
+
+STAGES = {
+    'device': device,
+    'doctor': doctor,
+    'train': train,
+    'profile': profile,
+    'input': input_,
+    'stream': stream,
+}
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""A train step to be measured: the program of `rvm train`, or the same model computed as the released code does.
+
+The released way shares our parameters, step and optimizer, but repeats the source tokens for every target frame, writes
+all attention scores to memory, keeps all activations, and inlines every layer.
+"""
+
+import math
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from einops import rearrange, repeat
+from flax import nnx
+from ml_collections import ConfigDict
+
+from rvm_jax.models import build, patches
+from rvm_jax.models.decoder import flatten_time
+from rvm_jax.models.rvm import RVM, Reconstruction, to_unit_range
+from rvm_jax.training import cost, estimate, parts, programs, sharding
+from rvm_jax.training.optimizer import make_optimizer
+from rvm_jax.training.step import make_train_step
+
+OURS, RELEASED = WAYS = 'ours', 'released'
+
+
+class Run:
+    """A compiled train step with its state, and what it took: random clips, random weights, frozen ones too.
+
+    config: a recipe; devices: those of its mesh, None for all. `compile_seconds` is with loading, where a compilation
+    cache has the program already; `needs` is what the compiler asks for on one device, bytes of state, batch and
+    temporary memory; `flops` are those of a clip; `seconds` those of each `step`.
+    """
+
+    def __init__(self, config: ConfigDict, way: str = OURS, devices: list[jax.Device] | None = None):
+        self.made, lowered, arguments = lower(config, way, devices)
+        self.state, self.batch, self.frozen_arrays = arguments
+        started = time.perf_counter()
+        self.train_step = lowered.compile()
+        self.compile_seconds = time.perf_counter() - started
+        memory = self.train_step.memory_analysis()
+        self.needs = memory.argument_size_in_bytes + memory.temp_size_in_bytes
+        self.trained, self.frozen = count(self.made.abstract_state['params']), count(self.made.abstract_frozen)
+        self.optimizer = sum(leaf.nbytes for leaf in jax.tree.leaves(self.state['opt_state']))
+        self.flops = cost.train_flops(self.made.arch, **estimate.clip(config))
+        self.clips, self.seconds = config.batch_size, []
+        self.step()
+        self.seconds.clear()
+
+    def step(self) -> None:
+        """Take one, and wait for it."""
+        started = time.perf_counter()
+        check_loss(jax.block_until_ready(self.start()))
+        self.seconds.append(time.perf_counter() - started)
+
+    def pace(self, seconds: float, fewest: int = 3) -> np.ndarray:
+        """Seconds that each of the steps took that fit into so many seconds, `fewest` at least.
+
+        As in training, a step is started before the one ahead of it is done, so that the device waits for nothing.
+        """
+        ahead, ended = self.start(), []
+        while len(ended) < fewest + 1 or ended[-1] - ended[0] < seconds:
+            ahead, done = self.start(), ahead
+            check_loss(done)
+            ended.append(time.perf_counter())
+        check_loss(ahead)
+        return np.diff(ended)
+
+    def start(self) -> dict:
+        """Start one; its metrics, which are there once it is done."""
+        self.state, metrics = self.train_step(self.state, self.batch, self.frozen_arrays)
+        return metrics
+
+    def median(self) -> float:
+        """Seconds a clip."""
+        return float(np.median(self.seconds)) / self.clips
+
+
+def check_loss(metrics: dict) -> None:
+    """Wait for a step; end the program if its loss is not finite."""
+    if not np.isfinite(metrics['loss']):
+        raise SystemExit(f'the loss is {metrics["loss"]}')
+
+
+def lower(config: ConfigDict, way: str = OURS, devices: list[jax.Device] | None = None):
+    """(Programs, the lowered train step, its arguments: state, batch, frozen parameters) of a recipe."""
+    if way == RELEASED:
+        config = inlined(config)
+    made = programs.make_programs(config, devices)
+    train_step = made.train_step if way == OURS else released_step(config, made)
+    frozen_arrays = parts.place(random_like(made.abstract_frozen), made.abstract_frozen)
+    arguments = made.create(), sharding.place_batch(made.mesh, random_batch(config)), frozen_arrays
+    return made, train_step.lower(*arguments), arguments
+
+
+def inlined(config: ConfigDict) -> ConfigDict:
+    """The recipe with plain attention, all activations kept, and every layer inlined."""
+    config = config.copy_and_resolve_references()
+    config.model.attention, config.model.remat, config.model.unroll = 'xla', 'none', 'true'
+    return config
+
+
+def released_step(config: ConfigDict, made: programs.Programs):
+    """The train step of a recipe with `released_loss`."""
+    execution = build.execution(config.model, sharding.platform(made.mesh))
+    graphdef, _ = nnx.split(build.abstract(made.arch, execution))
+    optimizer = make_optimizer(config.optim, config.steps)
+    return make_train_step(
+        graphdef, optimizer, released_loss, made.abstract_state, abstract_frozen=made.abstract_frozen
+    )
+
+
+def released_loss(model: RVM, batch: dict, visible_BFV: jax.Array, learning=None):
+    """The pixel loss with every target frame as a clip of its own, which projects the source tokens again.
+
+    It is RVM.reconstruct up to the decoder, which gets the source tokens once for each target.
+    """
+    source_BTHWC, target_BFHWC, deltas_BF = (batch[name] for name in ('source_BTHWC', 'target_BFHWC', 'deltas_BF'))
+    num_target, grid = deltas_BF.shape[1], patches.grid_size(*target_BFHWC.shape[2:4], model.patch_size)
+    target_BFHWC = to_unit_range(target_BFHWC)
+    features_BTMD, _, statistics = model._features(source_BTHWC, None, learning)
+    tokens_BFMD = model._target_tokens(target_BFHWC, visible_BFV)
+    patches_BFNP, _ = model.decoder(
+        *(rearrange(x, 'b f ... -> (b f) 1 ...') for x in (tokens_BFMD, visible_BFV, deltas_BF)),
+        repeat(model.decoder.embed(flatten_time(features_BTMD)), 'b k e -> (b f) k e', f=num_target),
+        grid[0] * grid[1],
+    )
+    true_BFNP = rearrange(patches.to_patches(target_BFHWC, model.patch_size), 'b f n p -> (b f) 1 n p')
+    loss = jnp.square(patches_BFNP - true_BFNP).mean()
+    return loss, Reconstruction(patches_BFNP, visible_BFV, features_BTMD, statistics=statistics)
+
+
+def count(tree) -> int:
+    """Numbers in a tree of shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def random_like(abstract):
+    """Frozen weights of these shapes, float32 on the host."""
+    rng = np.random.default_rng(0)
+
+    def leaf(wanted):
+        return 0.02 * rng.standard_normal(wanted.shape, np.float32)
+
+    return jax.tree.map(leaf, abstract)
+
+
+def random_batch(config: ConfigDict) -> dict[str, np.ndarray]:
+    """A batch of the recipe's shapes: noise."""
+    rng, data, clips = np.random.default_rng(0), config.data, config.batch_size
+    frame = (data.image_size, data.image_size, 3)
+    return {
+        'source_BTHWC': rng.integers(0, 256, (clips, data.num_source, *frame), np.uint8),
+        'target_BFHWC': rng.integers(0, 256, (clips, data.num_target, *frame), np.uint8),
+        'deltas_BF': rng.integers(7, 52, (clips, data.num_target), np.int32),
+    }
