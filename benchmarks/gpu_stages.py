@@ -123,7 +123,31 @@ def copy_rate(size, tries=8):
 
 
 def doctor(add, sizes):
-    """`rvm doctor` on this machine."""
+    """`rvm doctor` on this machine, for the recipe whose steps come next, so that it is compiled once."""
+    name = next(iter(RECIPES[sizes]))
+    path, overrides = recipe_of(sizes, name)
+    keys = [f'--config.{override}' for override in overrides]
+    with tempfile.TemporaryDirectory() as workdir:
+        command = [sys.executable, '-m', 'rvm_jax.doctor', '--json', '--workdir', workdir, '--config', path, *keys]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode not in (0, 2):
+        raise SystemExit(f'rvm doctor ended with exit code {done.returncode}')
+    checks = json.loads(done.stdout)['checks']
+    for check in checks:
+        add(**doctor_row(check))
+    red = [check['check'] for check in checks if check['color'] == 'red']
+    if red:
+        raise SystemExit(f'not ready: {", ".join(red)}')
+
+
+def doctor_row(check):
+    """The row of one of doctor's checks; that of its steps has figures, too."""
+    note = f'{check["color"]}: {check["text"]}' + (f' → {check["fix"]}' if check['fix'] else '')
+    row, values = {'what': f'doctor: {check["check"]}', 'note': note}, check['values']
+    if check['check'] == 'steps' and values:
+        row |= {'rate': values['clips'], 'unit': 'clips', 'ms': 1e3 * values['step']}
+        row |= {name: values[name] for name in ('mfu', 'roofline')}
+    return row
 
 
 def train(add, sizes, name, way):
@@ -149,10 +173,15 @@ def train(add, sizes, name, way):
 
 
 def make_config(sizes, name):
-    """A recipe in bf16 as one device runs it."""
+    """A recipe in bf16, of as many clips as one device takes."""
+    return configs.load(*recipe_of(sizes, name))
+
+
+def recipe_of(sizes, name):
+    """(path, overrides) of a recipe."""
     path, clips = RECIPES[sizes][name]
     layers = ['model.unroll=false'] if sizes == 'tiny' else []  # compiles in half the time
-    return configs.load(path, [f'batch_size={clips}', 'model.precision=bf16', *layers])
+    return path, [f'batch_size={clips}', 'model.precision=bf16', *layers]
 
 
 def mfu(rate, one, config):
