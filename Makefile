@@ -16,12 +16,14 @@ test: .venv/test
 test-faults: .venv/test
 	$(BIN)/python -m pytest tests/faults tests/hostile --override-ini=addopts=--import-mode=importlib --numprocesses=2
 
-# The newest of everything, also where Apache Beam wants older packages than a plain install takes (pip says so).
+# The newest of everything, also where Apache Beam wants older packages than a plain install takes (pip says so). What
+# the suite passes with is noted: it is what a user is pointed to when a newer package breaks something.
 test-newest:
 	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python -m $(PIP) --editable '.[test]'
 	.venv-newest/bin/python -m $(PIP) --upgrade --upgrade-strategy eager --editable .
 	.venv-newest/bin/python -m $(SUITE)
+	.venv-newest/bin/python -m rvm_jax.versions > rvm_jax/tested.txt
 
 # Every package at the lower bound that pyproject.toml gives it; for the oldest Python, 3.11.
 test-oldest:

@@ -10,7 +10,7 @@ import argparse
 import os
 import time
 
-from rvm_jax.training.aot_process import ENVIRONMENT
+from rvm_jax.training.aot_process import environment
 
 
 def main():
@@ -21,7 +21,7 @@ def main():
     parser.add_argument('--remat', default='none')
     parser.add_argument('--attention', nargs='+', default=['pallas', 'xla'])
     flags = parser.parse_args()
-    os.environ.update(ENVIRONMENT)  # before JAX is first imported
+    os.environ.update(environment('tpu'))  # before JAX is first imported
     print(f'{flags.size}, {flags.batch} clips on one chip of {flags.topology}, remat {flags.remat}, unrolled')
     for attention in flags.attention:
         print(f'{attention:>8}: {count(flags, attention)}', flush=True)

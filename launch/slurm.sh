@@ -32,6 +32,8 @@ examples:
       train --config configs/rvm_l.py --workdir /shared/runs/l --config.data.path=/shared/videos
   launch/slurm.sh stop 12345
 
+With `-- doctor` in place of `-- train` every process says whether it is ready: docs/doctor.md.
+
 This checkout, its .venv (pip install -e '.[cuda13]') and the workdir have to be on a disk that all nodes share; the
 workdir may be a gs:// path too. Two minutes before the time limit the training saves and the job queues again.
 END
@@ -75,7 +77,8 @@ read_options() {
 submit() {
     [[ $nodes =~ ^[1-9][0-9]*$ ]] || die 2 "--nodes '$nodes': a number of nodes is needed"
     [[ $gpus =~ ^[1-9][0-9]*$ ]] || die 2 "--gpus-per-node '$gpus': a number of GPUs is needed"
-    [[ ${training[0]-} == train ]] || die 2 'what to run is missing: -- train --config RECIPE --workdir DIR'
+    [[ ${training[0]-} == @(train|doctor) ]] ||
+        die 2 'what to run is missing: -- train --config RECIPE --workdir DIR, or doctor in place of train'
     [[ -n $(value_of --workdir "${training[@]}") ]] || die 2 '--workdir is missing: a folder that all nodes share, or gs://...'
     run mkdir -p "$logs"
     # One task a GPU, each seeing all GPUs of its node: jax.distributed takes the one with the task's local number.

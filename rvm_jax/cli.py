@@ -18,6 +18,7 @@ COMMANDS = {
     'compare': 'many probes in the table of a paper: a row a model, a column a task',
     'sweep': 'train the cells of an ablation, probe each, one table and one plot',
     'plan': 'memory, time and what binds, before any device is paid for; TPU slices compiled ahead of time',
+    'doctor': 'is this machine, or every process of a launch, ready to train, and what will be slow',
     'info': 'what a config, workdir, export, .npz, folder of shards or video is',
 }
 
@@ -36,7 +37,7 @@ def main(argv=None):
 
 def run(name, argv):
     """Run one command; returns its exit code."""
-    from rvm_jax import storage
+    from rvm_jax import storage, versions
     from rvm_jax.errors import ConfigErrors, Stopped, Unavailable, UserError, printable
     from rvm_jax.training.progress import say
 
@@ -63,6 +64,11 @@ def run(name, argv):
     except (Stopped, Unavailable) as error:
         say(f'rvm {name}: {printable(error)}')
         return error.exit_code
+    except versions.CHANGED as error:
+        if (told := versions.explain(error)) is None:
+            raise
+        say(f'rvm {name}: {told}')
+        return told.exit_code
     except KeyboardInterrupt:
         say(f'rvm {name}: stopped by Ctrl-C')
         return 130

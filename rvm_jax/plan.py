@@ -1,17 +1,18 @@
 """Say what a recipe needs before any device is paid for: memory, traffic, time, and which of them binds.
 
-With --topology the real training step is compiled for that TPU slice, which need not exist (in a minute or two, with
-libtpu: pip install 'rvm_jax[tpu]'); with --device it is an estimate. Several recipes, slices or numbers of devices
-give a table.
+With --topology the real training step is compiled for that TPU slice (v6e:16x16), or for NVIDIA GPUs, hosts x GPUs of
+each (h100:8, h100:4x8; also a100, h200, b200). None of them need be there; it takes a minute or two, and the compiler's
+packages: pip install 'rvm_jax[tpu]' or 'rvm_jax[cuda13]', each in an environment of its own. With --device it is an
+estimate. Several recipes, topologies or numbers of devices give a table.
 
 Examples:
     rvm plan --config configs/rvm_s.py --device h100 --devices 8 --config.batch_size=512
+    rvm plan --config configs/rvm_l.py --topology h100:4x8
     rvm plan --config configs/rvm_h.py --topology v6e:16x16
     rvm plan --config configs/rvm_s.py configs/rvm_l.py --topology v6e:4x4 v5e:4x4 --config.batch_size=128
 """
 
 import math
-import re
 import sys
 
 from rvm_jax.errors import UserError
@@ -24,9 +25,10 @@ HEADER = ('recipe', 'on', 'clips a device', 'GiB a device', 'fits', 'HBM GB a cl
 def add_arguments(parser):
     """Flags of `rvm plan`."""
     parser.add_argument('--config', required=True, nargs='+', metavar='PATH', help='recipes, such as configs/rvm_s.py')
-    parser.add_argument('--topology', nargs='+', default=[], metavar='NAME', help='TPU slices, such as v6e:16x16')
+    parser.add_argument('--topology', nargs='+', default=[], metavar='NAME', help='TPU slices and hosts x '
+                        'GPUs: v6e:16x16 | h100:8 | h100:4x8')  # fmt: skip
     parser.add_argument('--device', nargs='+', default=[], metavar='KIND', help='estimate: v5e, v5p, v6e, a100, h100, '
-                        'h200 (default: v6e)')  # fmt: skip
+                        'h200, b200 (default: v6e)')  # fmt: skip
     parser.add_argument('--devices', nargs='+', type=int, default=[], metavar='N', help='estimate: how many of them '
                         '(default: 256, or fewer if the batch does not divide)')  # fmt: skip
     parser.add_argument(
@@ -55,14 +57,14 @@ def run(args):
 
 
 def _forecasts(recipes, args):
-    """(path, Forecast) of every recipe on every slice and every number of devices; what cannot be is found first."""
+    """(path, Forecast) of every recipe on every topology and every number of devices; what cannot be is found first."""
     from rvm_jax.training import forecast
     from rvm_jax.training.aot_process import compile_ahead
 
     kinds = args.device or ([] if args.topology and not args.devices else ['v6e'])
     for _, config in recipes:
         for topology in args.topology:
-            _check_slice(config, topology)
+            _check_topology(config, topology)
     estimates = [
         (path, forecast.estimated(config, kind, devices))
         for path, config in recipes
@@ -76,13 +78,13 @@ def _forecasts(recipes, args):
     yield from estimates
 
 
-def _check_slice(config, topology):
-    """Raise UserError, before anything is compiled, if the batch does not divide over a slice of known TPUs."""
-    from rvm_jax.training import chips, estimate
+def _check_topology(config, name):
+    """Raise UserError, before anything is compiled, if the batch does not divide over devices of a known kind."""
+    from rvm_jax.training import estimate, topology
 
-    name, _, shape = topology.partition(':')
-    if name in chips.CHIPS and re.fullmatch(r'[1-9]\d*(x[1-9]\d*)*', shape):
-        estimate.mesh_sizes(config, math.prod(map(int, shape.split('x'))))
+    place = topology.parse(name)
+    if place.devices:
+        estimate.mesh_sizes(config, place.devices, place.slices)
 
 
 def as_lines(path, forecast, utilization):
@@ -90,12 +92,12 @@ def as_lines(path, forecast, utilization):
     from rvm_jax.architecture_rows import part_rows
     from rvm_jax.conversion import frozen
     from rvm_jax.info import table
-    from rvm_jax.training import chips, cost, estimate
+    from rvm_jax.training import cost, estimate
 
     config = forecast.config
     arch = frozen.architecture(config)
     flops = estimate.flops_by_part(config)
-    data, fsdp = estimate.mesh_sizes(config, forecast.devices, chips.slices(forecast.chip, forecast.devices))
+    data, fsdp = estimate.mesh_sizes(config, forecast.devices, forecast.slices)
     on = forecast.place if forecast.compile_seconds is None else (
         f'{forecast.place}, {forecast.devices} x {forecast.device_kind}')  # fmt: skip
     rows = [
@@ -161,7 +163,8 @@ def _duration(days):
 
 def _source(forecast):
     if forecast.compile_seconds is None:
-        return 'estimate from shapes; --topology v6e:16x16 compiles the real step'
+        example = 'v6e:16x16' if forecast.device_kind.startswith('TPU') else 'h100:8'
+        return f'estimate from shapes; --topology {example} compiles the real step'
     return f'compiled in {forecast.compile_seconds:.0f} s; HBM traffic counted in the program, FLOPs from shapes'
 
 

@@ -29,7 +29,7 @@ def compiler(monkeypatch):
         outcome = {  # noqa: RUF012
             'compiled': {
                 'devices': 256, 'device_kind': 'TPU v6 lite', 'seconds': 61.0, 'needs': 20.0 * GIB, 'traffic': 80e9,
-                'collectives': {'all-gather': {'count': 640, 'size': 6e9, 'moved': 4e9}},
+                'collectives': {'all-gather': {'count': 640, 'size': 6e9, 'moved': 4e9, 'crossing': 0.0}},
             }
         }  # fmt: skip
 
@@ -49,7 +49,7 @@ def test_without_a_topology_the_recipe_is_estimated(shown):
     assert rows['on'] == '8 x h100: mesh data 8 x fsdp 1, 64 clips a device'
     assert rows['training'].startswith('511 GFLOP a clip: encoder 154, core 81')
     assert (
-        rows['memory'].startswith('fits: ') and 'of 60.00 GiB a device (weights 0.25, gradients 0.25' in rows['memory']
+        rows['memory'].startswith('fits: ') and 'of 59.33 GiB a device (weights 0.25, gradients 0.25' in rows['memory']
     )
     assert 'compute' in rows['roofline'] and rows['step'].endswith('of the peak FLOP/s; HBM binds')
     assert rows['run'].split()[1] in ('days,', 'hours,') and 'JPEG shards' in rows['input']
@@ -109,9 +109,19 @@ def test_a_topology_is_compiled(shown, compiler):
     assert rows['source'].startswith('compiled in 61 s')
 
 
+def test_gpus_are_compiled_host_by_host(shown, compiler):
+    gpus = {'devices': 32, 'device_kind': 'NVIDIA H100 80GB HBM3'}
+    compiler.outcome = {'compiled': compiler.outcome['compiled'] | gpus}
+    rows, _ = shown('--config', 'configs/rvm_h.py', '--topology', 'h100:4x8')
+    assert compiler.calls == [('h', 'h100:4x8')]
+    assert rows['on'] == 'h100:4x8, 32 x NVIDIA H100 80GB HBM3: mesh data 4 x fsdp 8, 64 clips a device'
+    assert rows['memory'].startswith('fits: 20.00 of 59.33 GiB a device (weights 0.')
+    assert rows['roofline'].startswith('ms a step at peak rates: compute ')
+
+
 def test_weights_that_are_summed_instead_of_gathered_are_pointed_out(shown, compiler):
     kinds = compiler.outcome['compiled'].copy() | {
-        'collectives': {'all-reduce': {'count': 1, 'size': 1e9, 'moved': 2e9}}
+        'collectives': {'all-reduce': {'count': 1, 'size': 1e9, 'moved': 2e9, 'crossing': 0.0}}
     }
     compiler.outcome = {'compiled': kinds}
     rows, _ = shown('--config', 'configs/rvm_h.py', '--topology', 'v6e:16x16', *SPLIT)
@@ -152,7 +162,11 @@ def test_one_line_of_a_table_that_cannot_be_timed_is_dashes(shown, compiler):
     [
         (['--config', 'configs/none.py'], 'there is no such recipe'),
         ([*S, '--config.stepz=1'], 'did you mean steps?'),
-        ([*S, '--device', 'b200'], '--device b200: there are no figures for it; take one of v5e, v5p, v6e, a100, h100'),
+        ([*S, '--device', 'b300'], '--device b300: there are no figures for it; take one of v5e, v5p, v6e, a100, h100'),
+        ([*S, '--topology', 'h100:12'], '--topology h100:12: is not hosts x GPUs of a host, which has at most 8'),
+        ([*S, '--topology', 'a100'], 'give one such as a100:1, a100:8 or a100:4x8'),
+        ([*S, '--topology', 'h100:3x8'], 'config.batch_size=2048: does not divide over 24 devices'),
+        ([*S, '--topology', 'h100:4x8', '--config.mesh.data=2', '--config.mesh.fsdp=16'], 'across 4 slices or hosts'),
         ([*S, '--devices', '0'], '--devices 0: is a number of devices; give 1 or more'),
         ([*S, '--devices', '3'], 'config.batch_size=2048: does not divide over 3 devices; take a multiple of 3'),
         ([*S, '--utilization', '40'], '--utilization 40: is a share of the peak; give 0.4 or the like'),

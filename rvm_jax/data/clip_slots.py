@@ -34,8 +34,8 @@ class ClipSlots:
 
     def __init__(self, count, frames, size, place=None):
         self._how = count, frames, size
-        marks_bytes = math.ceil((count + 1) / PAGE) * PAGE
-        num_bytes = marks_bytes + count * frames * size * size * 3
+        marks_bytes = _marks_bytes(count)
+        num_bytes = slots_bytes(count, frames, size)
         self._file = _make_file(num_bytes) if place is None else open(place, 'r+b')
         self._memory = mmap.mmap(self._file.fileno(), num_bytes)
         self._marks = np.ndarray(count, np.uint8, self._memory)
@@ -89,6 +89,15 @@ class ClipSlots:
         del self._marks, self._ends, self._frames  # touching them would be a crash
         self._memory.close()
         self._file.close()
+
+
+def slots_bytes(count, frames, size):
+    """Shared memory that so many ClipSlots take."""
+    return _marks_bytes(count) + count * frames * size * size * 3
+
+
+def _marks_bytes(count):
+    return math.ceil((count + 1) / PAGE) * PAGE
 
 
 def _make_file(num_bytes):

@@ -21,7 +21,7 @@ from rvm_jax import storage
 from rvm_jax.data import workers
 from rvm_jax.data.augment import augment_clip, center_crop_resize
 from rvm_jax.data.batch import FAILED, TOO_SHORT, check_batch, stack_clips
-from rvm_jax.data.clip_slots import ClipSlots, hand_over
+from rvm_jax.data.clip_slots import ClipSlots, hand_over, slots_bytes
 from rvm_jax.data.clips import TooShort, choose_clip
 from rvm_jax.errors import DataError, Stopped, Unavailable
 
@@ -139,11 +139,11 @@ class Loader:
         self._batch_size, self._rows = batch_size, np.asarray(rows)
         self._shape = {'num_source': data.num_source, 'num_target': data.num_target, 'image_size': data.image_size}
         self._num_workers = data.num_workers
-        self._buffer = math.ceil(len(self._rows) / max(self._num_workers, 1))  # a worker's share of one batch
+        self._buffer = _share(self._num_workers, len(self._rows))
         if self._num_workers:
-            # One share waits to be collected while the next is made. With fewer, a worker could wait for ever.
-            num_slots = self._num_workers * (2 * self._buffer + 1)
-            self._slots = ClipSlots(num_slots, data.num_source + data.num_target, data.image_size)
+            self._slots = ClipSlots(
+                _num_slots(self._num_workers, len(self._rows)), data.num_source + data.num_target, data.image_size
+            )
             clips.notes = tempfile.mkdtemp(prefix='rvm_loader_')
         self._iterator = self._start()
 
@@ -233,6 +233,22 @@ class Loader:
             raise Stopped(f'{what}; the second time in this run') from error
         self._has_lost_worker = True
         self._notices.append(f'{what}; workers start again at step {self.step}')
+
+
+def shared_bytes(data, num_rows):
+    """Shared memory that a Loader of `config.data` takes for this many clips of each batch."""
+    num_slots = _num_slots(data.num_workers, num_rows)
+    return slots_bytes(num_slots, data.num_source + data.num_target, data.image_size) if data.num_workers else 0
+
+
+def _share(num_workers, num_rows):
+    """A worker's clips of one batch."""
+    return math.ceil(num_rows / max(num_workers, 1))
+
+
+def _num_slots(num_workers, num_rows):
+    """One share waits to be collected while the next is made. With fewer, a worker could wait for ever."""
+    return num_workers * (2 * _share(num_workers, num_rows) + 1)
 
 
 def _to_sample(number, *, rows, batch_size):

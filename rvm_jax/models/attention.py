@@ -20,6 +20,8 @@ from rvm_jax.models.pallas_attention import pallas_attention
 LARGE_SCORES = 2**14  # scores of one head above which 'by_head' is faster on a CPU
 SCORES_AT_ONCE = 2**18  # as many heads go together as have this many scores: they fit the cache, the loop stays short
 LONG_KEYS = 128  # keys from which 'pallas' is worth while: its tiles hold as many
+# Kernels for 'auto' on a platform, the best first: one is taken where those before it were found wrong.
+FUSED = {'gpu': ('cudnn', 'cudnn_padded'), 'tpu': ('pallas',)}
 
 
 def attention(query_BQHd, key_BKHd, value_BKHd, execution):
@@ -32,7 +34,7 @@ def attention(query_BQHd, key_BKHd, value_BKHd, execution):
     if execution.precision.half_logits:
         implementation = 'xla'
     elif implementation == 'auto':
-        implementation = _best(query_BQHd, key_BKHd, value_BKHd, platform)
+        implementation = best(query_BQHd, key_BKHd, value_BKHd, platform)
     if implementation in ('cudnn', 'cudnn_padded'):
         fused = cudnn_attention if implementation == 'cudnn' else padded
         return fused(query_BQHd, key_BKHd, value_BKHd)
@@ -60,11 +62,13 @@ def check_device(execution):
         )  # fmt: skip
 
 
-def _best(query_BQHd, key_BKHd, value_BKHd, platform):
+def best(query_BQHd, key_BKHd, value_BKHd, platform):
+    """What 'auto' takes on a platform for arrays, or shapes, like these."""
     half = all(x.dtype == jnp.bfloat16 for x in (query_BQHd, key_BKHd, value_BKHd))
-    if platform == 'gpu' and half and query_BQHd.shape[-1] % 8 == 0:
+    fused = FUSED[platform][0] if half and platform in FUSED else None
+    if fused == 'cudnn' and query_BQHd.shape[-1] % 8 == 0:
         return 'cudnn'
-    if platform == 'tpu' and half and key_BKHd.shape[1] >= LONG_KEYS:
+    if fused == 'pallas' and key_BKHd.shape[1] >= LONG_KEYS:
         return 'pallas'
     large = query_BQHd.shape[1] * key_BKHd.shape[1] > LARGE_SCORES
     return 'by_head' if platform == 'cpu' and large else 'xla'

@@ -90,8 +90,33 @@ class Dense(nnx.Module):
         leading = x.shape[: x.ndim - len(self.in_shape)]
         inputs, outputs = math.prod(self.in_shape), math.prod(self.out_shape)
         y = x.reshape(*leading, inputs) @ self.kernel[...].astype(x.dtype).reshape(inputs, outputs)
-        y = y if self.bias is None else y + self.bias[...].astype(x.dtype).reshape(-1)
+        y = y if self.bias is None else _biased(y, self.bias[...].astype(x.dtype).reshape(-1))
         return y.reshape(*leading, *self.out_shape)  # last, so that a kernel may take the heads side by side
+
+
+@jax.custom_vjp
+def _biased(y, bias):
+    return y + bias
+
+
+_biased.defvjp(lambda y, bias: (y + bias, None), lambda _, grad: (grad, _sum_rows(grad).astype(grad.dtype)))
+
+
+def _sum_rows(x):
+    """Sum over all axes but the last, in two steps: tokens in the dtype of x, then sequences in float32.
+
+    In one step XLA splits the rows of a GPU's sum in its own way, and reads them once more to do so. In two the first
+    is part of the program that makes x.
+    """
+    if x.ndim > 2:
+        x = _written(jax.lax.reduce(x, jnp.zeros((), x.dtype), jax.lax.add, (x.ndim - 2,)))
+    return x.astype(jnp.float32).sum(range(x.ndim - 1))
+
+
+def _written(x):
+    """x, which XLA then does not make again in each of its consumers, nor merge with the operation that follows."""
+    info = jnp.finfo(x.dtype)
+    return jax.lax.reduce_precision(x, info.nexp, info.nmant)  # changes no value
 
 
 class Attention(nnx.Module):
@@ -175,7 +200,7 @@ def _gelu_dense_backward(approximate, saved, grad):
     activated = jax.nn.gelu(hidden, approximate=approximate)
     grad_kernel = jnp.einsum('...f,...d->fd', activated, grad)
     (grad_hidden,) = _gelu_backward(approximate, hidden, grad @ kernel.T)
-    return grad_hidden, grad_kernel, grad.sum(range(grad.ndim - 1))
+    return grad_hidden, grad_kernel, _sum_rows(grad).astype(grad.dtype)
 
 
 gelu_dense.defvjp(_gelu_dense_forward, _gelu_dense_backward)
@@ -201,8 +226,28 @@ class LayerNorm(nnx.LayerNorm):
         mean, square = wide.mean(-1, keepdims=True), jnp.square(wide).mean(-1, keepdims=True)
         factor = jax.lax.rsqrt(jnp.maximum(0.0, square - jnp.square(mean)) + self.epsilon)
         mean, factor = kept((mean, factor))
-        y = (wide - mean) * (factor * self.scale[...])
-        return (y if self.bias is None else y + self.bias[...]).astype(self.dtype)
+        bias = None if self.bias is None else self.bias[...]
+        return _scaled(wide - mean, factor, self.scale[...], bias).astype(self.dtype)
+
+
+@jax.custom_vjp
+def _scaled(centered, factor, scale, bias):
+    y = centered * (factor * scale)
+    return y if bias is None else y + bias
+
+
+def _scaled_forward(centered, factor, scale, bias):
+    return _scaled(centered, factor, scale, bias), (centered, factor, scale, bias is None)
+
+
+def _scaled_backward(saved, grad):
+    centered, factor, scale, no_bias = saved
+    grad_factor = (grad * centered * scale).sum(-1, keepdims=True)
+    grad_scale = _sum_rows(grad * centered * factor)
+    return grad * (factor * scale), grad_factor, grad_scale, None if no_bias else _sum_rows(grad)
+
+
+_scaled.defvjp(_scaled_forward, _scaled_backward)
 
 
 def layer_norm(width, dtype, *, epsilon=1e-6, use_bias=True, rngs):
@@ -247,21 +292,23 @@ class CrossBlock(nnx.Module):
 
     def __call__(self, x_BGQD, kv_BKD):
         """Returns (B, G, Q, D)."""
+        groups = x_BGQD.shape[1]
+        x_LQD = rearrange(x_BGQD, 'b g q d -> (b g) q d')  # an axis of size 1 makes XLA turn arrays round on GPUs
         *parts, last = [getattr(self, f'_{part}') for part in self.order.split('_')]
         for part in parts:
-            x_BGQD = kept(added(x_BGQD, part(x_BGQD, kv_BKD)))
-        return added(x_BGQD, last(x_BGQD, kv_BKD))
+            x_LQD = kept(added(x_LQD, part(x_LQD, kv_BKD)))
+        return rearrange(added(x_LQD, last(x_LQD, kv_BKD)), '(b g) q d -> b g q d', g=groups)
 
-    def _cross(self, x_BGQD, kv_BKD):
-        y_BQD = rearrange(self.cross_attention_norm(x_BGQD), 'b g q d -> b (g q) d')
-        return rearrange(self.cross_attention(y_BQD, kv_BKD), 'b (g q) d -> b g q d', g=x_BGQD.shape[1])
+    def _cross(self, x_LQD, kv_BKD):
+        y_BQD = rearrange(self.cross_attention_norm(x_LQD), '(b g) q d -> b (g q) d', b=len(kv_BKD))
+        return rearrange(self.cross_attention(y_BQD, kv_BKD), 'b (g q) d -> (b g) q d', q=x_LQD.shape[1])
 
-    def _mlp(self, x_BGQD, kv_BKD):
-        return self.mlp(self.mlp_norm(x_BGQD))
+    def _mlp(self, x_LQD, kv_BKD):
+        return self.mlp(self.mlp_norm(x_LQD))
 
-    def _self(self, x_BGQD, kv_BKD):
-        y_BQD = rearrange(self.attention_norm(x_BGQD), 'b g q d -> (b g) q d')
-        return rearrange(self.attention(y_BQD, y_BQD), '(b g) q d -> b g q d', b=x_BGQD.shape[0])
+    def _self(self, x_LQD, kv_BKD):
+        y_LQD = self.attention_norm(x_LQD)
+        return self.attention(y_LQD, y_LQD)
 
 
 class Stack(nnx.Module):
@@ -323,12 +370,6 @@ class Stack(nnx.Module):
             # Inside a loop nothing can be merged with the forward pass anyway; unrolled, it must be prevented.
             body = jax.checkpoint(body, policy=KEEP[remat], prevent_cse=unroll)
         return jax.lax.scan(body, carry, (stacked, per_block), unroll=unroll)
-
-
-def _written(x):
-    """x, once: inlined, XLA would make the sum that a block ends with anew in each of its consumers."""
-    info = jnp.finfo(x.dtype)
-    return jax.lax.reduce_precision(x, info.nexp, info.nmant)  # changes no value, but is no part of a fusion after it
 
 
 def _rounded(stacked, precision):

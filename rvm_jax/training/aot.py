@@ -1,7 +1,7 @@
-"""Compile the training step for TPUs that are not there, and read from the program what it needs.
+"""Compile the training step for TPUs or GPUs that are not there, and read from the program what it needs.
 
 A process of its own, `python -m rvm_jax.training.aot REQUEST RESULT` with JSON files for both, started by
-aot_process.py: libtpu wants its environment set before JAX starts, prints much, and can take its process down.
+aot_process.py: a compiler wants its environment set before JAX starts, prints much, and can take its process down.
 """
 
 import json
@@ -16,8 +16,9 @@ from jax.sharding import NamedSharding
 
 from rvm_jax import config as configs
 from rvm_jax.errors import UserError
-from rvm_jax.training import hlo, hlo_traffic, sharding
+from rvm_jax.training import gpu_targets, hlo, hlo_traffic, sharding
 from rvm_jax.training.programs import make_programs
+from rvm_jax.training.topology import parse
 
 EXAMPLES = 'give one such as v6e:16x16, v5e:4x4, v5p:4x4x4 or v6e:1x1'
 UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}
@@ -38,24 +39,34 @@ def main(request_path, result_path):
 def compile_step(config, topology):
     """{'compiled': figures of the program}, or {'shortage': {'needs', 'has'}} in bytes if memory does not suffice.
 
-    Raises UserError for a topology that libtpu does not know, or that config does not fit.
+    Raises UserError for a topology that there is none, or that config does not fit.
     """
     devices = abstract_devices(topology)
     facts = {'devices': len(devices), 'device_kind': devices[0].device_kind}
     began = time.monotonic()
     try:
-        compiled = trace_step(config, devices).lower(lowering_platforms=('tpu',)).compile()
+        compiled = lower_step(config, devices).compile()
     except jax.errors.JaxRuntimeError as error:
         shortage = read_shortage(str(error))
         if shortage is None:
             raise
         return {'shortage': facts | shortage | {'seconds': time.monotonic() - began}}
-    return {'compiled': facts | figures(compiled, len(devices)) | {'seconds': time.monotonic() - began}}
+    found = figures(compiled, len(devices), parse(topology).slices)
+    return {'compiled': facts | found | {'seconds': time.monotonic() - began}}
 
 
 def abstract_devices(topology):
-    """The devices of a slice as the compiler knows them; raises UserError for a name that is none."""
-    generation, _, shape = topology.partition(':')
+    """The devices of a topology as the compiler knows them; raises UserError for a name that is none."""
+    place = parse(topology)
+    kind, _, shape = topology.partition(':')
+    if place.platform == 'tpu':
+        return _abstract_tpus(topology, kind, shape)
+    text = gpu_targets.describe(gpu_targets.TARGETS[kind])
+    grid = f'1x{place.slices}x{place.devices // place.slices}'
+    return topologies.get_topology_desc(platform='cuda', target_config=text, topology=grid).devices
+
+
+def _abstract_tpus(topology, generation, shape):
     options = {'chips_per_host_bounds': (1, 1, 1)} if shape and set(shape.split('x')) == {'1'} else {}
     if generation == 'v4':
         options['chip_config_name'] = 'megacore'  # both cores as one device, as JAX has them on a real v4
@@ -66,9 +77,15 @@ def abstract_devices(topology):
         raise UserError(f'--topology {topology}', f'libtpu knows no such slice ({reason})', EXAMPLES) from None
 
 
+def lower_step(config, devices):
+    """The train step of `loop.train` for these devices, ready to be compiled; each process of GPUs is a host."""
+    platform = 'cuda' if devices[0].platform == 'gpu' else devices[0].platform
+    return trace_step(config, devices).lower(lowering_platforms=(platform,))
+
+
 def trace_step(config, devices):
     """The train step of `loop.train` on these devices, traced with shapes alone."""
-    programs = make_programs(config, devices)
+    programs = make_programs(config, devices, by_process=devices[0].platform == 'gpu')
     batch = abstract_batch(config, programs.mesh)
     return programs.train_step.trace(programs.abstract_state, batch, programs.abstract_frozen)
 
@@ -86,17 +103,21 @@ def abstract_batch(config, mesh):
     return {name: jax.ShapeDtypeStruct(shape, dtype, sharding=placed) for name, (shape, dtype) in arrays.items()}
 
 
-def figures(compiled, devices):
-    """What a compiled program needs on each device, in bytes: memory, traffic of main memory, collectives by kind."""
+def figures(compiled, devices, slices=1):
+    """What a compiled program needs on each device, in bytes: memory, traffic of main memory, collectives by kind.
+
+    slices: see `hlo.collectives`.
+    """
     memory = compiled.memory_analysis()
     program = hlo.parse(compiled.as_text())
     times, unknown = hlo.runs(program)
     kinds = {}
-    for one in hlo.collectives(program, times, devices):
-        total = kinds.setdefault(one.kind, {'count': 0, 'size': 0, 'moved': 0})
+    for one in hlo.collectives(program, times, devices, slices):
+        total = kinds.setdefault(one.kind, {'count': 0, 'size': 0, 'moved': 0, 'crossing': 0})
         total['count'] += one.times
         total['size'] += one.times * one.size
         total['moved'] += one.moved
+        total['crossing'] += one.crossing
     arguments = memory.argument_size_in_bytes
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {

@@ -1,6 +1,7 @@
-"""Starts aot.py: sets what libtpu wants, keeps its noise away, shows that something goes on, says what went wrong."""
+"""Starts aot.py: sets what a compiler wants, keeps its noise away, shows that it goes on, says what went wrong."""
 
 import contextlib
+import importlib.metadata
 import importlib.util
 import json
 import os
@@ -11,9 +12,9 @@ import tempfile
 import time
 
 from rvm_jax.errors import UserError
+from rvm_jax.training.topology import parse
 
-ENVIRONMENT = {
-    'JAX_PLATFORMS': 'cpu',
+TPU_ENVIRONMENT = {
     'TPU_SKIP_MDS_QUERY': '1',  # else libtpu looks for a TPU machine's metadata, and waits
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # a compiler needs no TPU to itself
     # The compiler's least effort: a tenth of the time, the memory within a few percent of that of the default.
@@ -21,25 +22,27 @@ ENVIRONMENT = {
     'JAX_MEMORY_FITTING_EFFORT': '-1',
 }
 STACK = '--fibers_default_thread_stack_size=16777216'  # the compiler's own stack overflows on some of our programs
+# What XLA's compiler for GPUs loads beside the plugin; the rest of jax[cuda13] serves to run programs.
+PLUGIN = ('jax-cuda13-plugin', 'jax-cuda13-pjrt')
+LIBRARIES = ('nvidia-cudnn-cu13', 'nvidia-cublas', 'nvidia-cuda-nvrtc', 'nvidia-cuda-runtime', 'nvidia-nvjitlink',
+             'nvidia-cuda-nvcc')  # fmt: skip
 
 
 def compile_ahead(config, topology, label):
-    """Compile config's train step for a TPU slice; returns what `aot.compile_step` does.
+    """Compile config's train step for a topology; returns what `aot.compile_step` does.
 
-    label says what on the progress line. Raises UserError for a slice or config that cannot be, if libtpu is not
-    installed, and if the compiler crashes.
+    label says what on the progress line. Raises UserError for a topology or config that cannot be, if packages lack,
+    and if the compiler crashes.
     """
-    if importlib.util.find_spec('libtpu') is None:
-        raise UserError(
-            f'--topology {topology}', 'needs libtpu, which is not installed here',
-            "pip install 'rvm_jax[tpu]', in an environment of its own, or leave --topology out for an estimate",
-        )  # fmt: skip
+    platform = parse(topology).platform
+    _check_packages(topology, platform)
     with tempfile.TemporaryDirectory(prefix='rvm_plan_') as folder:
         request, result, log = (os.path.join(folder, name) for name in ('request.json', 'result.json', 'log.txt'))
         with open(request, 'w', encoding='utf-8') as file:
             json.dump({'config': config.to_dict(), 'topology': topology}, file)
         with open(log, 'wb') as file:
-            code = _run([sys.executable, '-m', 'rvm_jax.training.aot', request, result], file, label)
+            command = [sys.executable, '-m', 'rvm_jax.training.aot', request, result]
+            code = _run(command, file, label, environment(platform))
         if code:
             _explain(code, log, topology)
         with open(result, encoding='utf-8') as file:
@@ -49,11 +52,41 @@ def compile_ahead(config, topology, label):
     return outcome
 
 
-def _run(command, log, label):
-    """The exit code of a command that writes to log; on a terminal, seconds count up on one line meanwhile."""
+def _check_packages(topology, platform):
+    if platform == 'tpu':
+        if importlib.util.find_spec('libtpu') is None:
+            raise UserError(
+                f'--topology {topology}', 'needs libtpu, which is not installed here',
+                "pip install 'rvm_jax[tpu]', in an environment of its own, or leave --topology out for an estimate",
+            )  # fmt: skip
+        return
+    if missing := missing_packages():
+        version = importlib.metadata.version('jax')
+        packages = ' '.join([f'jax=={version}', *(f'{name}=={version}' for name in PLUGIN), *LIBRARIES])
+        raise UserError(
+            f'--topology {topology}', f'needs {", ".join(missing)}, not installed here',
+            f'python -m venv cuda && cuda/bin/pip install -e . {packages}; or leave --topology out for an estimate',
+        )  # fmt: skip
+
+
+def missing_packages():
+    """Names of the packages that compiling for GPUs lacks here."""
+    installed = {found.name.lower().replace('_', '-') for found in importlib.metadata.distributions()}
+    return [name for name in (*PLUGIN, *LIBRARIES) if name not in installed]
+
+
+def environment(platform):
+    """Environment variables of a process that compiles for 'tpu' or 'gpu': ours with what its compiler wants."""
+    if platform == 'gpu':
+        return os.environ | {'JAX_PLATFORMS': 'cpu'}
     arguments = ' '.join([os.environ.get('LIBTPU_INIT_ARGS', ''), STACK]).strip()
-    environment = os.environ | ENVIRONMENT | {'LIBTPU_INIT_ARGS': arguments}
-    environment.pop('XLA_FLAGS', None)  # those are for another compiler
+    variables = os.environ | {'JAX_PLATFORMS': 'cpu', 'LIBTPU_INIT_ARGS': arguments} | TPU_ENVIRONMENT
+    variables.pop('XLA_FLAGS', None)  # those are for another compiler
+    return variables
+
+
+def _run(command, log, label, environment):
+    """The exit code of a command that writes to log; on a terminal, seconds count up on one line meanwhile."""
     is_seen, began = sys.stderr.isatty(), time.monotonic()
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment) as process:
         try:
@@ -75,7 +108,7 @@ def _explain(code, log, topology):
         text = file.read()
     if code < 0:
         raise UserError(
-            f'--topology {topology}', f'the TPU compiler ended with {signal.Signals(-code).name}',
+            f'--topology {topology}', f'the compiler ended with {signal.Signals(-code).name}',
             'try another batch, remat or mesh; if it was killed, free some memory',
         )  # fmt: skip
     raise RuntimeError(f'the compiler process failed for {topology}:\n{text[-4000:]}')

@@ -1,16 +1,19 @@
 """What a device and its host can do by their makers' data sheets, for predictions; peaks of compute are in cost.py.
 
-Memory of TPUs is what their compiler says it may use; of GPUs the 75 % that JAX takes unless told otherwise. Links: TPU
-chips are joined in a torus, GPUs by NVLink within a host and by one network card each across hosts. Sources: Google's
-pages on TPU v5e, v5p and v6e (half of the bidirectional bandwidth between chips), machine types ct5lp-hightpu-8t,
+Memory of TPUs is what their compiler says it may use, of GPUs all that there is: see `available`. Links: TPU chips are
+joined in a torus, GPUs by NVLink within a host and by one network card each across hosts. Sources: Google's pages on
+TPU v5e, v5p and v6e (half of the bidirectional bandwidth between chips), machine types ct5lp-hightpu-8t,
 ct5p-hightpu-4t, ct6e-standard-4t (slices of 16 chips or more; a slice of 8 is one ct6e-standard-8t with as many vCPUs),
-a2-ultragpu-8g, a3-highgpu-8g and a3-ultragpu-8g (vCPUs), NVIDIA's data sheets of A100 80GB SXM, H100 SXM and H200 SXM.
+a2-ultragpu-8g, a3-highgpu-8g, a3-ultragpu-8g and a4-highgpu-8g (vCPUs), NVIDIA's data sheets of A100 80GB SXM, H100
+SXM, H200 SXM and HGX B200.
 """
 
 import math
+import os
 from typing import NamedTuple
 
 from rvm_jax.errors import UserError
+from rvm_jax.training.gpu_targets import TARGETS
 
 GIB = 2**30
 
@@ -31,10 +34,12 @@ CHIPS = {
     'v5e': Chip('TPU v5 lite', 15.75 * GIB, 819e9, 200e9, 200e9, 8, 224),
     'v5p': Chip('TPU v5', 95.74 * GIB, 2765e9, 600e9, 600e9, 4, 208),
     'v6e': Chip('TPU v6 lite', 31.25 * GIB, 1638e9, 400e9, 400e9, 4, 180),
-    'a100': Chip('NVIDIA A100', 0.75 * 80 * GIB, 2039e9, 300e9, 25e9, 8, 96),
-    'h100': Chip('NVIDIA H100 80GB HBM3', 0.75 * 80 * GIB, 3350e9, 450e9, 50e9, 8, 208),
-    'h200': Chip('NVIDIA H200', 0.75 * 141e9, 4800e9, 450e9, 50e9, 8, 224),
+    'a100': Chip(TARGETS['a100'].device_kind, TARGETS['a100'].memory, 2039e9, 300e9, 25e9, 8, 96),
+    'h100': Chip(TARGETS['h100'].device_kind, TARGETS['h100'].memory, 3350e9, 450e9, 50e9, 8, 208),
+    'h200': Chip(TARGETS['h200'].device_kind, TARGETS['h200'].memory, 4800e9, 450e9, 50e9, 8, 224),
+    'b200': Chip(TARGETS['b200'].device_kind, TARGETS['b200'].memory, 7700e9, 900e9, 50e9, 8, 224),
 }
+SHARE = 0.75  # of a GPU's memory that JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise
 
 CLIPS_A_CORE = {'video of GOP 32': 38, 'JPEG shards': 280}  # 256 pixels, 8 frames a clip; measured on one vCPU
 
@@ -54,6 +59,12 @@ def of_kind(device_kind):
 def platform(chip):
     """'tpu' or 'gpu', as JAX names them."""
     return 'tpu' if chip.device_kind.startswith('TPU') else 'gpu'
+
+
+def available(chip):
+    """Bytes of a chip's memory that a program may use."""
+    share = float(os.environ.get('XLA_PYTHON_CLIENT_MEM_FRACTION') or SHARE) if platform(chip) == 'gpu' else 1
+    return share * chip.memory
 
 
 def slices(chip, devices):

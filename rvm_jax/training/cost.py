@@ -24,6 +24,7 @@ PEAKS = {
     'NVIDIA H100 80GB HBM3': (989e12, 495e12),
     'NVIDIA H200': (989e12, 495e12),
     'NVIDIA GH200': (989e12, 495e12),
+    'NVIDIA B200': (2250e12, 1100e12),
     'TPU v4': (275e12, 275e12),
     'TPU v5 lite': (197e12, 197e12),
     'TPU v5e': (197e12, 197e12),

@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from rvm_jax.errors import UserError
 from rvm_jax.training import chips, cost, estimate
+from rvm_jax.training.topology import parse
 
 VIDEO = chips.CLIPS_A_CORE['video of GOP 32']
 DOUBT = {'gpu': 1.3, 'tpu': 2.0}  # an estimate of memory may be short by this factor: see `estimate.memory`
@@ -19,6 +20,7 @@ class Forecast(NamedTuple):
     chip: chips.Chip | None  # None: a kind of device that there are no figures for
     device_kind: str
     devices: int
+    slices: int  # that the devices come in, see `topology.Topology`
     parts: dict  # bytes of memory by what holds them
     has: float | None  # bytes that there are
     seconds: dict  # at peak rates, by resource: compute, memory, links, input; empty without figures of the device
@@ -74,31 +76,33 @@ class Forecast(NamedTuple):
 def estimated(config, name, devices):
     """The Forecast for so many devices of a kind in `chips.CHIPS`, from shapes alone."""
     chip = chips.find(name)
-    where = chips.platform(chip), devices, chips.slices(chip, devices)
+    slices = chips.slices(chip, devices)
+    where = chips.platform(chip), devices, slices
     parts, moved = estimate.memory(config, *where), estimate.traffic(config, *where)
     seconds = _seconds(config, chip, devices, moved, estimate.link_seconds(config, chip, devices))
     place = f'{devices} x {name}'
-    forecast = Forecast(config, place, chip, chip.device_kind, devices, parts, chip.memory, seconds, {}, moved, None)
+    forecast = Forecast(
+        config, place, chip, chip.device_kind, devices, slices, parts, chips.available(chip), seconds, {}, moved, None
+    )
     return forecast._replace(remedies=remedies(forecast))
 
 
 def compiled(config, topology, outcome):
     """The Forecast from what `aot.compile_step` found."""
-    found = outcome.get('compiled') or outcome['shortage']
+    found, place = outcome.get('compiled') or outcome['shortage'], parse(topology)
     chip, devices = chips.of_kind(found['device_kind']), found['devices']
-    parts = {part: size for part, size in estimate.memory(config, 'tpu', devices).items() if part != 'gradients'}
-    parts.pop('activations')
+    whole = estimate.memory(config, place.platform, devices, place.slices)
+    parts = {part: whole[part] for part in ('weights', 'optimizer')}
     if 'compiled' in outcome:
         parts['activations, gradients, program'] = found['needs'] - sum(parts.values())
-        links = sum(one['moved'] for one in found['collectives'].values()) / chip.link_rate if chip else 0
-        moved, has = found['traffic'], chip and chip.memory
-        seconds = _seconds(config, chip, devices, moved, links) if chip else {}
+        moved, has = found['traffic'], chip and chips.available(chip)
+        seconds = _seconds(config, chip, devices, moved, _links(chip, found['collectives'])) if chip else {}
     else:
         parts['activations, gradients, program'] = found['needs']
         moved, has, seconds = 0, found['has'], {}
     forecast = Forecast(
-        config, topology, chip, found['device_kind'], devices, parts, has, seconds, found.get('collectives', {}), moved,
-        found['seconds'],
+        config, topology, chip, found['device_kind'], devices, place.slices, parts, has, seconds,
+        found.get('collectives', {}), moved, found['seconds'],
     )  # fmt: skip
     return forecast._replace(remedies=remedies(forecast))
 
@@ -113,7 +117,7 @@ def remedies(forecast):
         return ()
     config, batch = forecast.config, forecast.config.batch_size // forecast.devices
     remat = [('model.remat', 'full')] if config.model.remat != 'full' else []
-    most = forecast.devices // chips.slices(forecast.chip, forecast.devices)
+    most = forecast.devices // forecast.slices
     splits = [2**n for n in range(1, 1 + int(math.log2(most))) if 2**n > config.mesh.fsdp > 0]
     batches = [clips * forecast.devices for clips in (2**n for n in range(20, -1, -1)) if clips < batch]
     meshes = [[('mesh.data', -1), ('mesh.fsdp', size)] for size in splits]
@@ -131,7 +135,7 @@ def _first(forecast, tries):
     """(changes, bytes) of the first that fits by the estimate, or None."""
     platform = chips.platform(forecast.chip) if forecast.chip else 'tpu'
     doubt = DOUBT[platform] if forecast.compile_seconds is None else SCALED_DOUBT
-    where = platform, forecast.devices, chips.slices(forecast.chip, forecast.devices)
+    where = platform, forecast.devices, forecast.slices
     scale = max(1.0, forecast.needs / sum(estimate.memory(forecast.config, *where).values()))
     for changes in tries:
         changed = forecast.config.copy_and_resolve_references()
@@ -145,6 +149,12 @@ def _first(forecast, tries):
         if needs * doubt <= forecast.has:
             return tuple(change for change in changes if change != ('mesh.data', forecast.config.mesh.data)), needs
     return None
+
+
+def _links(chip, collectives):
+    """Seconds of a compiled program's collectives at the full rates of a chip's links."""
+    within, across = (sum(one[name] for one in collectives.values()) for name in ('moved', 'crossing'))
+    return within / chip.link_rate + across / chip.network_rate
 
 
 def _seconds(config, chip, devices, traffic, links):

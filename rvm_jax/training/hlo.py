@@ -10,6 +10,8 @@ import re
 from collections import Counter
 from typing import NamedTuple
 
+import numpy as np
+
 # Bytes an element; narrower than a byte counts as one.
 ITEM_SIZES = {'bf16': 2, 'f16': 2, 's16': 2, 'u16': 2, 'f32': 4, 's32': 4, 'u32': 4, 'f64': 8, 's64': 8, 'u64': 8,
               'c64': 8, 'c128': 16, 'token': 0}  # fmt: skip
@@ -37,18 +39,35 @@ class Program(NamedTuple):
 
 
 class Collective(NamedTuple):
-    """A collective operation of one device: `size` bytes of the whole array, `group` devices, run `times` times."""
+    """A collective operation of one device: `size` bytes of the whole array, `group` devices on so many slices (for
+    GPUs hosts), run `times` times.
+    """
 
     kind: str
     size: int
     group: int
     times: int
+    slices: int = 1
 
     @property
     def moved(self):
-        """Bytes that a device must at least receive in all runs: a reduction gathers once more than it scatters."""
-        share = {'all-reduce': 2 * (1 - 1 / self.group), 'collective-permute': 1}.get(self.kind, 1 - 1 / self.group)
-        return self.times * self.size * share
+        """Bytes that a device must at least receive from its own slice in all runs: a reduction gathers once more than
+        it scatters.
+        """
+        if self.kind == 'collective-permute':
+            return self.times * self.size if self.slices == 1 else 0
+        return self._passes * self.times * self.size * (1 - self.slices / self.group)
+
+    @property
+    def crossing(self):
+        """Bytes that it must receive from other slices, where each device of a slice fetches its part of the array."""
+        if self.kind == 'collective-permute':
+            return self.times * self.size if self.slices > 1 else 0
+        return self._passes * self.times * self.size * self.slices / self.group * (1 - 1 / self.slices)
+
+    @property
+    def _passes(self):
+        return 2 if self.kind == 'all-reduce' else 1
 
 
 def parse(text):
@@ -67,37 +86,61 @@ def parse(text):
 def runs(program):
     """({computation: how often it runs}, loops whose length cannot be read and count once).
 
-    Only computations that control reaches are in it: what is fused into one instruction runs with that instruction.
+    Only computations that control reaches are in it: what is fused into one instruction runs with that instruction. Of
+    a conditional's branches one runs: the dearest, by the bytes that its instructions make.
     """
-    times, unknown = Counter(), []
-
-    def visit(name, count):
-        times[name] += count
-        for instruction in program.computations[name].values():
-            if instruction.opcode == 'while':
-                length = _trip_count(program, instruction)
-                if length is None:
-                    unknown.append(instruction.name)
-                visit(_called(instruction, 'body')[0], count * (length or 1))
-            elif instruction.opcode in ('call', 'conditional', 'async-start'):
-                keys = ('to_apply', 'calls', 'branch_computations', 'true_computation', 'false_computation')
-                for called in _called(instruction, *keys):
-                    visit(called, count)
-
-    visit(program.entry, 1)
+    times, unknown = _runs_from(program, program.entry)
     return dict(times), unknown
 
 
-def collectives(program, times, devices):
+def _runs_from(program, name):
+    """The same of one computation that runs once."""
+    times, unknown = Counter({name: 1}), []
+    for instruction in program.computations[name].values():
+        for called, count in _bodies(program, instruction, unknown):
+            nested, more = _runs_from(program, called)
+            times.update({inner: count * often for inner, often in nested.items()})
+            unknown += more
+    return times, unknown
+
+
+def _bodies(program, instruction, unknown):
+    """[(computation, how often it runs)] of what an instruction hands control to; notes a loop of unknown length."""
+    if instruction.opcode == 'while':
+        length = _trip_count(program, instruction)
+        if length is None:
+            unknown.append(instruction.name)
+        return [(_called(instruction, 'body')[0], length or 1)]
+    if instruction.opcode == 'conditional':
+        branches = _called(instruction, 'branch_computations', 'true_computation', 'false_computation')
+        return [(max(branches, key=lambda branch: _bytes_made(program, branch)), 1)]
+    if instruction.opcode in ('call', 'async-start'):
+        return [(called, 1) for called in _called(instruction, 'to_apply', 'calls')]
+    return []
+
+
+def _bytes_made(program, name):
+    times, _ = _runs_from(program, name)
+    return sum(
+        count * num_bytes(instruction.shape)
+        for inner, count in times.items()
+        for instruction in program.computations[inner].values()
+        if instruction.opcode not in ('parameter', 'tuple', 'get-tuple-element', 'bitcast', 'constant')
+    )
+
+
+def collectives(program, times, devices, slices=1):
     """Every Collective of a program, in order of appearance; those over one device are left out.
 
-    devices: how many there are, for a group that is all of them. What a TPU writes as a fused reduction of which each
-    device keeps its slice is a reduce-scatter.
+    devices: how many there are, for a group that is all of them; slices: how many they come in, equal runs of the
+    program's devices. What a TPU writes as a fused reduction of which each device keeps its part is a reduce-scatter.
     """
     found = []
     for name, count in times.items():
         for instruction in program.computations[name].values():
-            found += _collectives_of(program, program.computations[name], instruction, count, devices)
+            for kind, size, group in _collectives_of(program, program.computations[name], instruction, devices):
+                crossed = len({device * slices // devices for device in group})
+                found.append(Collective(kind, size, len(group), count, crossed))
     return [collective for collective in found if collective.group > 1]
 
 
@@ -107,6 +150,20 @@ def num_bytes(shape):
         math.prod(int(size) for size in sizes.split(',') if size) * ITEM_SIZES.get(dtype, 1)
         for dtype, sizes, _ in ARRAY.findall(shape)
     )
+
+
+def top_level(shape):
+    """The shapes that a tuple's shape consists of; of an array's, itself alone."""
+    if not shape.startswith('('):
+        return [shape]
+    parts, depth, start = [], 0, 1
+    for match in re.finditer(r'[()\[\]{},]', shape):
+        depth += match[0] in '([{'
+        depth -= match[0] in ')]}'
+        if (match[0] == ',' and depth == 1) or depth == 0:
+            parts.append(shape[start : match.start()].strip())
+            start = match.end()
+    return parts
 
 
 def fused(program, instruction):
@@ -157,28 +214,34 @@ def _trip_count(program, loop):
     return int(bounds[0]) if is_count and len(bounds) == 1 and bounds[0].isdigit() else None
 
 
-def _collectives_of(program, computation, instruction, count, devices):
+def _collectives_of(program, computation, instruction, devices):
+    """(kind, bytes of the whole array, devices of the first group) of what an instruction is or holds."""
     if instruction.opcode == 'fusion':
         inside = fused(program, instruction)
         called = _called(instruction, 'calls')[0]
-        nested = [c for i in inside.values() for c in _collectives_of(program, inside, i, count, devices)]
+        nested = [found for one in inside.values() for found in _collectives_of(program, inside, one, devices)]
         is_scatter = 'all-reduce-scatter' in called or 'reduce-scatter' in called
-        return [c._replace(kind='reduce-scatter') if is_scatter else c for c in nested]
+        return [('reduce-scatter', *found[1:]) if is_scatter else found for found in nested]
     kind = instruction.opcode.removesuffix('-start')
     if kind not in COLLECTIVES:
         return []
-    group = _group_size(instruction.attributes, devices) if kind != 'collective-permute' else devices
+    group = _group(instruction.attributes, devices) if kind != 'collective-permute' else range(devices)
     size = sum(num_bytes(computation[name].shape) for name in instruction.operands)
-    return [Collective(kind, size * group if kind == 'all-gather' else size, group, count)]
+    return [(kind, size * len(group) if kind == 'all-gather' else size, group)]
 
 
-def _group_size(attributes, devices):
-    """Devices of a group, from one of the three ways to write replica_groups."""
+def _group(attributes, devices):
+    """Devices of the first group, from one of the three ways to write replica_groups."""
     if listed := re.search(r'replica_groups=\{\{([\d,]+)\}', attributes):
-        return len(listed[1].split(','))
-    if counted := re.search(r'replica_groups=\[\d+,(\d+)\]<=', attributes):
-        return int(counted[1])
+        return [int(device) for device in listed[1].split(',')]
+    if counted := re.search(r'replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?', attributes):
+        shape = [int(size) for size in counted[3].split(',')]
+        axes = [int(axis) for axis in counted[4].split(',')] if counted[4] else None
+        ordered = np.arange(math.prod(shape)).reshape(shape).transpose(axes)
+        return ordered.reshape(int(counted[1]), int(counted[2]))[0].tolist()
     if named := re.search(r'replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}', attributes):
-        sizes = dict(re.findall(r"'([^']+)'=(\d+)", named[1]))
-        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", named[2]))
-    return devices
+        sizes = {axis: int(size) for axis, size in re.findall(r"'([^']+)'=(\d+)", named[1])}
+        chosen = re.findall(r"'([^']+)'", named[2])
+        placed = np.arange(math.prod(sizes.values())).reshape(*sizes.values())
+        return placed[tuple(slice(None) if axis in chosen else 0 for axis in sizes)].ravel().tolist()
+    return list(range(devices))

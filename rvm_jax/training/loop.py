@@ -6,7 +6,7 @@ import os
 from rvm_jax.data.loader import make_loader
 from rvm_jax.data.opening import open_held_out, open_training
 from rvm_jax.errors import DataError, Stopped
-from rvm_jax.training import parts, sharding, start
+from rvm_jax.training import attention_check, parts, sharding, start
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.training.evaluation import Evaluation
 from rvm_jax.training.meeting import meet
@@ -35,7 +35,8 @@ def _train(config, workdir, load_initial, hosts):
     source, held_out = open_training(config.data), open_held_out(config.data)
     encoder = parts.frozen_encoder(config)
     start.check_hosts(hosts, config, source, held_out, encoder)
-    arch, mesh, abstract_state, abstract_frozen, create, train_step, eval_step = make_programs(config)
+    programs = make_programs(config)
+    mesh = programs.mesh
     first_words(hosts, mesh)
     position = start.position(config, source, encoder)
 
@@ -43,7 +44,11 @@ def _train(config, workdir, load_initial, hosts):
         hosts.decide(lambda: stack.enter_context(run_lock(workdir)))
         hosts.before_leaving(lambda: give_back(workdir))
         start.check_shared(hosts, workdir)
-        start.keep_compiled(workdir, mesh)
+        compiled = start.keep_compiled(workdir, mesh)
+        chosen = attention_check.choose(config, mesh, hosts, compiled)
+        if chosen != config.model.attention:
+            programs = make_programs(config, attention=chosen)
+        arch, _, abstract_state, abstract_frozen, create, train_step, eval_step = programs
         stop = stack.enter_context(StopRequest())
         keep = config.checkpoint
         fingerprint = start.config_hash(config)

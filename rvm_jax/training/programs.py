@@ -16,6 +16,12 @@ from rvm_jax.training.optimizer import make_optimizer
 from rvm_jax.training.state import make_state
 from rvm_jax.training.step import make_eval_step, make_train_step
 
+# How XLA compiles a train step for a platform. On GPUs cuBLAS multiplies, not XLA's own Triton kernels: it adds biases
+# and computes the GELU on the way out, and products of one array stay apart, since cuDNN wants queries, keys and values
+# in arrays of their own. By the compiler's programs for an H100 that is a tenth of all memory traffic; time on a GPU is
+# not measured yet, see benchmarks/gpu.sh.
+COMPILER_OPTIONS = {'gpu': {'xla_gpu_enable_triton_gemm': False, 'xla_gpu_dot_merger_threshold_mb': 0}}
+
 
 class Programs(NamedTuple):
     """What `make_programs` gives; nothing in it is compiled yet."""
@@ -29,16 +35,19 @@ class Programs(NamedTuple):
     eval_step: Callable  # (all params, batch, key) -> losses, Reconstruction
 
 
-def make_programs(config, devices=None):
+def make_programs(config, devices=None, attention=None, by_process=False):
     """The programs of a config on these devices (None: all that JAX has), which may be abstract ones.
 
-    Raises UserError if config and devices do not fit together.
+    attention: which one to take instead of config.model.attention, see `attention_check.choose`. by_process: see
+    `sharding.make_mesh`. Raises UserError if config and devices do not fit together.
     """
     arch = frozen.architecture(config)
-    mesh = sharding.make_mesh(config.mesh, devices)
+    mesh = sharding.make_mesh(config.mesh, devices, by_process)
     sharding.check_batch(mesh.devices.size, config.batch_size)
     execution = build.execution(config.model, sharding.platform(mesh))
     check_device(execution)
+    if attention is not None:
+        execution = dataclasses.replace(execution, implementation=attention)
     gather = sharding.make_gather(mesh, config.mesh.sharded, execution.precision)
     execution = dataclasses.replace(execution, gather=gather)
     optimizer = make_optimizer(config.optim, config.steps)
@@ -46,7 +55,8 @@ def make_programs(config, devices=None):
         arch, execution, optimizer, config.seed, mesh, config.mesh.sharded
     )
     objective = functools.partial(pixel_loss, **config.objective)
-    train_step = make_train_step(graphdef, optimizer, objective, abstract_state, gather, abstract_frozen)
+    options = COMPILER_OPTIONS.get(execution.platform)
+    train_step = make_train_step(graphdef, optimizer, objective, abstract_state, gather, abstract_frozen, options)
     eval_step = make_eval_step(
         graphdef, comparison(config.objective), parts.of_model(abstract_state, abstract_frozen), gather
     )

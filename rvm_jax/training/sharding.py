@@ -57,17 +57,21 @@ def mesh_sizes(mesh, devices, slices=1):
     return {'data': data, 'fsdp': fsdp}
 
 
-def make_mesh(mesh, devices=None):
+def make_mesh(mesh, devices=None, by_process=False):
     """A Mesh of a config's `mesh`, see `mesh_sizes`, over all devices.
 
     Where devices come in several slices (of TPUs; for GPUs these are hosts), joined by a slower network, 'data' goes
-    across slices first, so that weights are gathered within one.
+    across slices first, so that weights are gathered within one. by_process: a slice is what one process has; for GPUs
+    that are not there, as JAX names no slices of those.
     """
     devices = jax.devices() if devices is None else devices
-    slices = len({getattr(device, 'slice_index', 0) for device in devices})
+    slice_of = 'process_index' if by_process else 'slice_index'
+    slices = len({getattr(device, slice_of, 0) for device in devices})
     data, fsdp = mesh_sizes(mesh, len(devices), slices).values()
     if slices > 1:
-        arranged = mesh_utils.create_hybrid_device_mesh((data // slices, fsdp), (slices, 1), devices)
+        arranged = mesh_utils.create_hybrid_device_mesh(
+            (data // slices, fsdp), (slices, 1), devices, process_is_granule=by_process
+        )
     else:
         arranged = mesh_utils.create_device_mesh((data, fsdp), devices, allow_split_physical_axes=True)
     return jax.sharding.Mesh(arranged, AXES)

@@ -81,7 +81,7 @@ def check_hosts(hosts, config, source, held_out, encoder):
     if hosts.count == 1:
         return
     facts = {f'config.{key}': repr(value) for key, value in configs.flatten(config).items() if key not in PER_HOST}
-    facts |= {'rvm_jax': f'{importlib.metadata.version("rvm_jax")} {_code_hash()}', 'jax': jax.__version__}
+    facts |= {'rvm_jax': code_version(), 'jax': jax.__version__}
     facts |= {'data': source.fingerprint(), 'held-out data': held_out.fingerprint() if held_out else ''}
     facts |= {'encoder': encoder.fingerprint}
     hosts.check_agreement(facts)
@@ -96,24 +96,27 @@ def check_shared(hosts, workdir):
         raise UserError(workdir, f'is another place for {who}', 'take a disk that all share, or gs://BUCKET/PATH')
 
 
-def _code_hash():
-    """A few hex digits that tell states of this package's code apart."""
+def code_version():
+    """The version of this package, with a few hex digits that tell states of its code apart."""
     digest, package = hashlib.sha256(), os.path.dirname(configs.__file__)
     for name in sorted(name for name in storage.files(package) if name.endswith('.py')):
         digest.update(name.encode() + storage.read(os.path.join(package, name)))
-    return digest.hexdigest()[:8]
+    return f'{importlib.metadata.version("rvm_jax")} {digest.hexdigest()[:8]}'
 
 
 def keep_compiled(workdir, mesh):
     """Keep compiled programs in the workdir, so that a run that starts again does not compile again.
 
     Not on a CPU: its programs fit that very CPU alone. A cache that the user has set up (JAX_COMPILATION_CACHE_DIR)
-    stays in use. Call it before anything large is compiled.
+    stays in use. Call it before anything large is compiled. Returns the folder; other findings about the device may be
+    kept there, too, those about a CPU included.
     """
+    folder = os.path.join(storage.absolute(workdir), 'compiled')
     if mesh.devices.flat[0].platform != 'cpu' and jax.config.jax_compilation_cache_dir is None:
-        jax.config.update('jax_compilation_cache_dir', os.path.join(storage.absolute(workdir), 'compiled'))
+        jax.config.update('jax_compilation_cache_dir', folder)
         if storage.is_remote(workdir):  # JAX reaches buckets, XLA's own caches of GPU kernels do not
             jax.config.update('jax_persistent_cache_enable_xla_caches', 'none')
+    return jax.config.jax_compilation_cache_dir or folder
 
 
 def config_hash(config):

@@ -13,14 +13,16 @@ from rvm_jax.training import parts, sharding
 from rvm_jax.training.optimizer import nonfinite_steps
 
 
-def make_train_step(graphdef, optimizer, objective, abstract_state, gather=None, abstract_frozen=None):
+def make_train_step(
+    graphdef, optimizer, objective, abstract_state, gather=None, abstract_frozen=None, compiler_options=None
+):
     """train_step(state, batch, frozen=None) -> (state, metrics), jitted; the old state's buffers are reused.
 
     objective(model, batch, visible_BFV, learning=...) -> (loss, Reconstruction), the loss a mean over clips. It sees
     one device's clips, with parameters that `gather` makes whole. frozen are the parameters that do not train: an
     input like the batch, of which there is no gradient. What step s draws follows from the run's key and s alone,
     whatever the devices. abstract_state says by its shardings where everything lies; the optimizer works on parts of
-    the weights if its state lies in parts.
+    the weights if its state lies in parts. compiler_options: of `jax.jit`.
     """
     abstract_params, abstract_frozen = abstract_state['params'], abstract_frozen or {}
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
@@ -47,7 +49,7 @@ def make_train_step(graphdef, optimizer, objective, abstract_state, gather=None,
         gradients = sharding.mean_gradients(gradients, weight_specs, gradient_specs)
         return sharding.mean(loss), statistics, gradients
 
-    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None))
+    @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None), compiler_options=compiler_options)
     def train_step(state, batch, frozen=None):
         frozen = frozen or {}
         key = jax.random.fold_in(jax.random.wrap_key_data(state['key']), state['step'])
@@ -58,9 +60,9 @@ def make_train_step(graphdef, optimizer, objective, abstract_state, gather=None,
             state['params'], statistics, frozen, batch, visible_BFV, keys_B2
         )
         norm = optax.tree.norm(gradients)
-        gradients = _nan_unless_finite(gradients, loss, norm)
+        is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)  # clipping by a norm that overflowed would make zeros
         params = jax.lax.with_sharding_constraint(state['params'], gradient_shardings)
-        updates, opt_state = optimizer.update(gradients, state['opt_state'], params)
+        updates, opt_state = optimizer.update(gradients, state['opt_state'], params, norm=norm, is_finite=is_finite)
         in_a_row, in_total = nonfinite_steps(opt_state)
         metrics = {
             'loss': loss,
@@ -99,12 +101,6 @@ def make_eval_step(graphdef, compared_losses, abstract_params, gather=None):
         return losses_and_reconstruction(params, batch, _draw_visible(graphdef, params, batch, key))
 
     return eval_step
-
-
-def _nan_unless_finite(gradients, *numbers):
-    """Gradients that the optimizer skips if a number is not finite; clipping by such a norm would make them zero."""
-    is_finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, numbers))
-    return jax.tree.map(lambda gradient: jnp.where(is_finite, gradient, jnp.nan), gradients)
 
 
 def _specs(abstract):

@@ -32,8 +32,10 @@ def starts(slurm):
     return len((slurm.root / 'starts.0').read_text().split())
 
 
-def test_one_task_a_gpu_runs_the_same_command_and_finds_the_others_by_itself(slurm):
+@pytest.mark.parametrize('command', ['train', 'doctor'])
+def test_one_task_a_gpu_runs_the_same_command_and_finds_the_others_by_itself(slurm, command):
     slurm.plan(runs='0 0 0 0\n')
+    slurm.training = ('--', command, *slurm.training[2:])
     slurm.training += ("--config.data.path=/data/it's a clip",)
     done = slurm.submit('--flags', 'overlap')
     assert done.returncode == 0, done.stderr

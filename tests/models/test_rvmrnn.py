@@ -79,7 +79,7 @@ def test_blocks_within_the_transformer_can_be_read_and_leave_the_state_alone(mod
         reset = jax.nn.sigmoid(core.input_reset(tokens) + core.state_reset(state))
         keys = reset * core.state_norm(state)
         apply = lambda block, x, _: (block(x, keys), None)  # noqa: E731
-        return [tokens, *(core.layers.fold(apply, tokens[:, None], depth=depth)[0][:, 0] for depth in (1, 2))]
+        return [tokens, *(core.layers.fold(apply, tokens[:, None], blocks=slice(depth))[0][:, 0] for depth in (1, 2))]
 
     read = nnx.jit(lambda core: [core.step(tokens, state, block) for block in (0, 1, 2)])
     _, expected_state = core.step(tokens, state)

@@ -1,3 +1,4 @@
+import importlib.metadata
 import importlib.util
 import sys
 
@@ -21,7 +22,8 @@ def run(tmp_path):
 
     def start(code):
         with open(tmp_path / 'log', 'wb') as log:
-            ended = aot_process._run([sys.executable, '-c', code], log, 'something')
+            variables = aot_process.environment('tpu')
+            ended = aot_process._run([sys.executable, '-c', code], log, 'something', variables)
         return ended, (tmp_path / 'log').read_text()
 
     return start
@@ -65,6 +67,22 @@ def test_without_libtpu_the_extra_to_install_is_named(monkeypatch):
         aot_process.compile_ahead(tiny(), 'v6e:2x2', 'tiny')
 
 
+def test_without_the_cuda_packages_the_line_that_installs_them_is_named(monkeypatch):
+    monkeypatch.setattr(aot_process, 'LIBRARIES', ('nvidia-cudnn-cu13', 'a-package-that-is-not-there'))
+    monkeypatch.setattr(aot_process, 'PLUGIN', ('jax',))
+    monkeypatch.setattr(importlib.metadata, 'distributions', lambda: [importlib.metadata.distribution('jax')])
+    with pytest.raises(UserError, match=r'--topology h100:8: needs nvidia-cudnn-cu13, a-package') as caught:
+        aot_process.compile_ahead(tiny(), 'h100:8', 'tiny')
+    version = importlib.metadata.version('jax')
+    assert f'python -m venv cuda && cuda/bin/pip install -e . jax=={version} ' in caught.value.fix
+
+
+def test_flags_for_gpus_reach_their_compiler(monkeypatch):
+    monkeypatch.setenv('XLA_FLAGS', '--mine=1')
+    assert aot_process.environment('gpu')['XLA_FLAGS'] == '--mine=1'
+    assert 'XLA_FLAGS' not in aot_process.environment('tpu')
+
+
 def test_the_environment_is_the_childs_alone(run, monkeypatch):
     monkeypatch.setenv('LIBTPU_INIT_ARGS', '--mine=1')
     monkeypatch.delenv('TPU_SKIP_MDS_QUERY', raising=False)
@@ -81,7 +99,7 @@ def test_noise_goes_to_the_log_and_not_to_the_user(run, capfd):
 
 def test_a_crash_of_the_compiler_is_one_line(run, tmp_path):
     code, _ = run('import os, signal; os.kill(os.getpid(), signal.SIGSEGV)')
-    with pytest.raises(UserError, match=r'--topology v6e:2x2: the TPU compiler ended with SIGSEGV; try another batch'):
+    with pytest.raises(UserError, match=r'--topology v6e:2x2: the compiler ended with SIGSEGV; try another batch'):
         aot_process._explain(code, tmp_path / 'log', 'v6e:2x2')
 
 

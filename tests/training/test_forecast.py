@@ -19,7 +19,7 @@ def changed(config, changes):
 
 def compiled_outcome(**figures):
     found = {'devices': 4, 'device_kind': 'TPU v6 lite', 'seconds': 30.0, 'needs': 9.0 * GIB, 'traffic': 100e9}
-    found['collectives'] = {'all-reduce': {'count': 5, 'size': 4e9, 'moved': 8e9}}
+    found['collectives'] = {'all-reduce': {'count': 5, 'size': 4e9, 'moved': 8e9, 'crossing': 0.0}}
     return {'compiled': found | figures}
 
 
@@ -55,6 +55,23 @@ def test_figures_of_a_compiled_program_become_seconds():
     assert found.seconds['memory'] == 100e9 / v6e.memory_rate and found.seconds['links'] == 8e9 / v6e.link_rate
     assert found.needs == pytest.approx(9 * GIB) and found.fits == 'yes' and found.has == v6e.memory
     assert set(found.parts) == {'weights', 'optimizer', 'activations, gradients, program'}
+
+
+def test_what_crosses_hosts_of_gpus_takes_their_network():
+    kinds = {'all-reduce': {'count': 5, 'size': 4e9, 'moved': 8e9, 'crossing': 1e9}}
+    outcome = compiled_outcome(devices=32, device_kind='NVIDIA H100 80GB HBM3', collectives=kinds)
+    found = forecast.compiled(recipe('s', 'batch_size=64'), 'h100:4x8', outcome)
+    h100 = chips.CHIPS['h100']
+    assert found.slices == 4 and found.seconds['links'] == 8e9 / h100.link_rate + 1e9 / h100.network_rate
+
+
+def test_a_program_takes_three_quarters_of_a_gpu_unless_jax_is_told_otherwise(monkeypatch):
+    monkeypatch.delenv('XLA_PYTHON_CLIENT_MEM_FRACTION', raising=False)
+    whole = chips.CHIPS['h100'].memory
+    assert forecast.estimated(recipe(), 'h100', 256).has == 0.75 * whole
+    monkeypatch.setenv('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.92')
+    assert forecast.estimated(recipe(), 'h100', 256).has == 0.92 * whole
+    assert forecast.estimated(recipe(), 'v6e', 256).has == chips.CHIPS['v6e'].memory
 
 
 def test_a_kind_of_device_without_figures_still_shows_its_memory():

@@ -128,6 +128,33 @@ def test_groups_are_written_in_several_ways(groups, size):
     assert found(hlo.parse(text), 24) == {('all-reduce', 4, size, 1)}
 
 
+@pytest.mark.parametrize(
+    ('groups', 'slices'),
+    [
+        ('replica_groups={{0,1,2,3},{4,5,6,7}}', 1),
+        ('replica_groups=[2,4]<=[8]', 1),
+        ('replica_groups=[4,2]<=[2,4]T(1,0)', 2),
+        ("replica_groups=mesh['data'=2,'fsdp'=4] {'fsdp'}", 1),
+        ("replica_groups=mesh['data'=2,'fsdp'=4] {'data'}", 2),
+        ('replica_groups={}', 2),
+    ],
+)
+def test_a_group_knows_how_many_slices_it_spans(groups, slices):
+    text = (
+        f'HloModule m\n\nENTRY %e () -> f32[] {{\n  %x = f32[] constant(1)\n  %r = f32[] all-reduce(%x), {groups}\n}}\n'
+    )
+    program = hlo.parse(text)
+    assert [one.slices for one in hlo.collectives(program, hlo.runs(program)[0], 8, 2)] == [slices]
+
+
+def test_between_slices_each_device_fetches_its_part():
+    one = hlo.Collective('all-reduce', 800, 8, 1, 2)  # 4 devices of each of 2 slices
+    assert one.moved == 2 * 800 * 3 / 4 and one.crossing == 2 * 800 / 4 / 2
+    one = hlo.Collective('all-gather', 800, 2, 1, 2)
+    assert one.moved == 0 and one.crossing == 400
+    assert hlo.Collective('all-gather', 800, 8, 1).crossing == 0
+
+
 def test_what_a_device_receives_of_each_kind():
     def moved(kind):
         return hlo.Collective(kind, 800, 4, 10).moved

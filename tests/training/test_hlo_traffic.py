@@ -50,6 +50,61 @@ def test_an_update_in_place_costs_the_update():
     assert ours < 10 * 2 * 100 * WIDTH * 4  # a hundred times that if every step wrote the whole array
 
 
+def of_text(*lines):
+    """Bytes of a program of these instructions, of which the last is its result."""
+    body = '\n'.join(f'  {line}' for line in lines[:-1]) + f'\n  ROOT {lines[-1]}'
+    program = hlo.parse(f'HloModule m\n\nENTRY %main () -> f32[] {{\n{body}\n}}\n')
+    return traffic(program, hlo.runs(program)[0])
+
+
+def test_the_workspace_of_cublas_is_no_traffic():
+    call = 'custom-call(%x, %x), custom_call_target="__cublas$lt$matmul"'
+    x = '%x = bf16[64,64]{1,0} parameter(0)'
+    product = f'%p = (bf16[64,64]{{1,0}}, s8[4194304]{{0}}) {call}'
+    assert of_text(x, product) == 3 * 64 * 64 * 2
+    two = f'%p = (bf16[64,64]{{1,0}}, bf16[64,64]{{1,0}}, s8[4194304]{{0}}) {call}'
+    assert of_text(x, two) == 4 * 64 * 64 * 2  # with what goes into a GELU
+    eight_bit = '%p = (s8[4096]{0}, s8[4194304]{0}) custom-call(%x), custom_call_target="__cublas$gemm"'
+    assert of_text(x, eight_bit) == 64 * 64 * 2 + 4096
+    other = '%p = (bf16[64,64]{1,0}, s8[4194304]{0}) custom-call(%x), custom_call_target="mine"'
+    assert of_text(x, other) == 2 * 64 * 64 * 2 + 4194304
+
+
+def test_the_workspace_of_cudnn_counts_where_the_compiler_knows_it():
+    x = '%x = bf16[64,64]{1,0} parameter(0)'
+    call = 'custom-call(%x), custom_call_target="__cudnn$fmhaSoftmaxBackward"'
+    assert of_text(x, f'%p = (bf16[64,64]{{1,0}}, u8[0]{{0}}) {call}') == 2 * 64 * 64 * 2
+    assert of_text(x, f'%p = (bf16[64,64]{{1,0}}, u8[900]{{0}}) {call}') == 2 * 64 * 64 * 2 + 900
+
+
+@pytest.mark.parametrize(
+    ('start', 'size'),
+    [
+        ('(f32[32]{0}, f32[32]{0}, u32[]) copy-start(%x)', 2 * 128),
+        ('(f32[32]{0:T(256)S(1)}, f32[32]{0}, u32[]) copy-start(%x)', 128),
+        ('(f32[32]{0}, f32[256]{0}) all-gather-start(%x), replica_groups=[1,8]<=[8], dimensions={0}', 128 + 1024),
+        ('((f32[32]{0}, f32[32]{0}), (f32[256]{0}, f32[256]{0})) all-gather-start(%x, %x), dimensions={0}', 2 * 1152),
+        ('((f32[32]{0}), f32[4]{0}) reduce-scatter-start(%x), replica_groups=[1,8]<=[8]', 128 + 16),
+        ('f32[32]{0} all-reduce-start(%x), replica_groups=[1,8]<=[8]', 2 * 128),
+        ('(f32[32]{0}, f32[32]{0}) all-reduce-start(%x, %x), replica_groups=[1,8]<=[8]', 4 * 128),
+    ],
+)
+def test_what_runs_beside_other_work_moves_its_arrays_once(start, size):
+    assert of_text('%x = f32[32]{0} parameter(0)', f'%s = {start}') == size
+
+
+def test_of_a_conditional_the_dearest_branch_counts():
+    def dear(x):
+        return jax.lax.fori_loop(0, 5, lambda _, x: jnp.sin(x) @ x, x)
+
+    def choose(x):
+        return jax.lax.switch(jnp.int32(x[0, 0]), [lambda x: x, dear, lambda x: x + 1], x)
+
+    chosen, _ = counted(choose, (WIDTH, WIDTH))
+    alone, _ = counted(dear, (WIDTH, WIDTH))
+    assert alone <= chosen < 1.4 * alone
+
+
 @pytest.mark.parametrize(
     ('shape', 'size'),
     [

@@ -1,0 +1,237 @@
+"""What the devices do: fused attention beside plain attention, some steps of the recipe, messages between devices."""
+
+import dataclasses
+import functools
+import math
+import statistics
+import time
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import psutil
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from rvm_jax.checkup.finding import Finding, gigabytes
+from rvm_jax.conversion import frozen
+from rvm_jax.errors import UserError
+from rvm_jax.models import build
+from rvm_jax.training import attention_check, chips, cost, estimate, forecast, parts, sharding
+from rvm_jax.training.aot import abstract_batch
+from rvm_jax.training.hosts import Hosts
+from rvm_jax.training.notes import first_words
+from rvm_jax.training.programs import make_programs
+
+CPU_CLIPS = 2  # of a step on a CPU, a device
+MOST_STEPS, SECONDS = 20, 10.0  # timed, whichever ends first, and one step at least
+SLOW = 0.3  # share of the roofline, or of the rate of the links, below which something is wrong
+SENT = {'cpu': 2**22, 'gpu': 2**28, 'tpu': 2**28}  # bytes that each device has to share
+ROUNDS = 5
+
+
+def mesh_of(config: ml_collections.ConfigDict) -> Mesh:
+    """The mesh of a recipe over all devices. Raises UserError if they do not fit together."""
+    return sharding.make_mesh(config.mesh)
+
+
+def fitting(config: ml_collections.ConfigDict, mesh: Mesh) -> ml_collections.ConfigDict:
+    """The recipe with as many clips a step, at most its own, as fit these devices by the estimate of their memory.
+
+    On a CPU few. Raises UserError if not even one clip a device fits.
+    """
+    device, devices = mesh.local_devices[0], mesh.size
+    most = max(1, config.batch_size // devices)
+    found = config.copy_and_resolve_references()
+    stats = device.memory_stats() or {}
+    if device.platform == 'cpu' or 'bytes_limit' not in stats:
+        found.batch_size = devices * min(most, CPU_CLIPS)
+        return found
+    slices = len({getattr(one, 'slice_index', 0) for one in mesh.devices.flat})
+    doubt, needs = forecast.DOUBT.get(device.platform, 1.0), 0
+    for clips in (most, *(2**n for n in range(int(math.log2(most)), -1, -1))):
+        found.batch_size = devices * clips
+        needs = doubt * sum(estimate.memory(found, device.platform, devices, slices).values())
+        if needs <= stats['bytes_limit']:
+            return found
+    raise UserError(
+        f'{devices} x {device.device_kind}', f'one clip needs about {gigabytes(needs)} of {stats["bytes_limit"]:,}',
+        'split weights with a larger --config.mesh.fsdp, or take --config.model.remat=full',
+    )  # fmt: skip
+
+
+def clips_here(config, fitted: ml_collections.ConfigDict | None, processes: int) -> int:
+    """Clips that each process makes for a step of the recipe, or if it does not fit, of what does."""
+    fits = fitted is None or jax.default_backend() == 'cpu' or fitted.batch_size >= config.batch_size
+    return math.ceil((config if fits else fitted).batch_size / processes)
+
+
+def checkpoint_bytes(config: ml_collections.ConfigDict) -> int:
+    """Bytes of a recipe's checkpoint: weights that train, and the optimizer's two moments of each."""
+    arch = frozen.architecture(config)
+    trained, statistics, _ = parts.split(cost.parameters(arch), arch)
+    return 3 * cost.num_bytes(trained) + cost.num_bytes(statistics)
+
+
+def check_attention(config: ml_collections.ConfigDict, mesh: Mesh, hosts: Hosts) -> tuple[Finding, str]:
+    """The Finding, and the `model.attention` that training would take."""
+    device = mesh.local_devices[0]
+    execution = build.execution(config.model, sharding.platform(mesh))
+    kernels, is_free = attention_check.candidates(execution)
+    shapes = attention_check.shapes(config, execution) if kernels else []
+    if not shapes:
+        text = f'plain attention, which training takes on a {device.device_kind} in {config.model.precision}'
+        return Finding('attention', 'green', f'{text}: nothing to compare'), execution.implementation
+    found = []
+    for i, kernel in enumerate(kernels):
+        implementation = 'auto' if is_free and i == 0 else kernel
+        verdict = attention_check.judge(dataclasses.replace(execution, implementation=implementation), shapes, device)
+        found.append(f'{kernel} {verdict.words}')
+        if all(hosts.gather(verdict.is_right)):
+            break
+    else:
+        implementation, kernel = attention_check.PLAIN, None
+    values = {'kernels': list(kernels), 'found': found, 'taken': kernel or implementation, 'shapes': shapes}
+    text = f'{"; ".join(found)} ({len(shapes)} shapes)'
+    if kernel == kernels[0]:
+        return Finding('attention', 'green', text, values=values), implementation
+    if not is_free:
+        return Finding('attention', 'red', text, 'take --config.model.attention=auto', values), implementation
+    fix = f'training takes {kernel or implementation}, which is slower; try other versions of JAX and its libraries'
+    return Finding('attention', 'yellow', text, fix, values), implementation
+
+
+class Pace(NamedTuple):
+    """Of a recipe's steps: clips a second over all devices, seconds a step, and the seconds that compiling took."""
+
+    clips: float
+    step: float
+    compiling: float
+    loss: float
+
+
+def run_steps(config: ml_collections.ConfigDict, attention: str, hosts: Hosts) -> Pace:
+    """Some steps of a recipe, which must fit, on random clips. All processes together."""
+    failure = None
+    try:
+        began = time.perf_counter()
+        programs = make_programs(config, attention=attention)
+        batch = abstract_batch(config, programs.mesh)
+        step = programs.train_step.lower(programs.abstract_state, batch, programs.abstract_frozen).compile()
+        compiling = time.perf_counter() - began
+    except Exception as error:
+        failure = error
+    broken = [index for index, one in enumerate(hosts.gather(failure is not None)) if one]
+    if failure is not None:
+        raise failure
+    if broken:  # a step would wait for it for ever
+        raise UserError(f'process {broken[0]}', 'could not prepare a step', 'see its own line')
+    state, held = programs.create(), _zeros(programs.abstract_frozen)
+    batch = _random_batch(config, programs.mesh)
+    state, _ = jax.block_until_ready(step(state, batch, held))
+    times, count = [], 1
+    while len(times) < count:
+        began = time.perf_counter()
+        state, metrics = jax.block_until_ready(step(state, batch, held))
+        times.append(time.perf_counter() - began)
+        if len(times) == 1:
+            count = hosts.decide(lambda: min(MOST_STEPS, max(1, round(SECONDS / times[0]))))
+    seconds = statistics.median(times)
+    return Pace(config.batch_size / seconds, seconds, compiling, float(metrics['loss']))
+
+
+def check_steps(config, fitted, mesh: Mesh, pace: Pace) -> Finding:
+    """The Finding on a Pace; config is the recipe, fitted the same with the batch of that pace."""
+    device, devices = mesh.local_devices[0], mesh.size
+    platform = device.platform
+    peak, floor = cost.device_peak(device, config.model.precision), _floor_seconds(fitted, device, devices)
+    flops = cost.train_flops(frozen.architecture(config), **estimate.clip(config))
+    mfu = None if peak is None else flops * pace.clips / peak / devices
+    share = None if floor is None else floor / pace.step
+    stats = device.memory_stats() or {}
+    used = stats.get('peak_bytes_in_use') or psutil.Process().memory_info().rss
+    text = f'{pace.clips:.3g} clips/s, {pace.step * 1e3:,.0f} ms a step of {fitted.batch_size} clips'
+    text += f' on {devices} x {device.device_kind}; compiled in {pace.compiling:.0f} s'
+    text += f'; MFU {mfu:.0%}' if mfu is not None else '; MFU n/a, the peak of this device is not known'
+    text += f'; {share:.0%} of the roofline' if share is not None else ''
+    text += f'; {gigabytes(used)} of memory' + ('' if stats else ' of the whole process')
+    loss = pace.loss if math.isfinite(pace.loss) else None
+    values = {**pace._asdict(), 'loss': loss, 'mfu': mfu, 'roofline': share, 'memory': used}
+    values |= {'batch_size': fitted.batch_size, 'recipe_batch_size': config.batch_size}
+    if loss is None:
+        return Finding('steps', 'red', f'{text}; the loss is {pace.loss}', 'try --config.model.attention=xla', values)
+    if platform != 'cpu' and fitted.batch_size < config.batch_size:
+        text += f'; the {config.batch_size:,} clips a step of the recipe do not fit these devices, by estimate'
+        return Finding(
+            'steps', 'yellow', text, f'take more devices, or --config.batch_size={fitted.batch_size}', values
+        )
+    if share is not None and share < SLOW:
+        fix = 'see what takes the time: --config.profile.steps=3, see README'
+        return Finding('steps', 'yellow', text, fix, values)
+    return Finding('steps', 'green', text, values=values)
+
+
+def _floor_seconds(config, device, devices):
+    """Seconds of a step at the device's peak rates, by estimate; None where there are no figures for it."""
+    chip = chips.of_kind(device.device_kind)
+    if chip is None:
+        return None
+    name = next(name for name, one in chips.CHIPS.items() if one == chip)
+    seconds = forecast.estimated(config, name, devices).seconds
+    return max(seconds[resource] for resource in ('compute', 'memory', 'links'))
+
+
+def _zeros(abstract):
+    """Arrays of zeros where `abstract` says: what a frozen encoder's weights are changes no time."""
+    make = functools.partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
+    return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
+
+
+def _random_batch(config, mesh):
+    rng = np.random.default_rng(0)
+    rows = sharding.local_rows(mesh, config.batch_size)
+    data, frame = config.data, (config.data.image_size,) * 2 + (3,)
+    return sharding.place_batch(mesh, {
+        'source_BTHWC': rng.integers(0, 256, (len(rows), data.num_source, *frame), np.uint8),
+        'target_BFHWC': rng.integers(0, 256, (len(rows), data.num_target, *frame), np.uint8),
+        'deltas_BF': rng.integers(data.min_gap, data.max_gap + 1, (len(rows), data.num_target), np.int32),
+    })  # fmt: skip
+
+
+def check_network(mesh: Mesh, hosts: Hosts) -> Finding:
+    """How fast all devices sum what each of them has: what gradients wait for."""
+    device, devices = mesh.local_devices[0], mesh.size
+    if devices == 1:
+        return Finding('network', 'green', 'one device: nothing to send')
+    first_words(hosts, mesh)
+    size = SENT.get(device.platform, SENT['cpu'])
+    spec = PartitionSpec(mesh.axis_names)
+    total = jax.jit(jax.shard_map(
+        functools.partial(jax.lax.psum, axis_name=mesh.axis_names), mesh=mesh, in_specs=spec, out_specs=spec
+    ))  # fmt: skip
+    make = functools.partial(jnp.ones, (devices, size // 4), jnp.float32)
+    ones = jax.jit(make, out_shardings=NamedSharding(mesh, spec))()
+    jax.block_until_ready(total(ones))
+    times = []
+    for _ in range(ROUNDS):
+        hosts.gather(None)  # all are here
+        began = time.perf_counter()
+        jax.block_until_ready(total(ones))
+        times.append(time.perf_counter() - began)
+    rate = 2 * (devices - 1) / devices * size / min(times)
+    return judge_network(device.device_kind, devices, hosts.count, size, rate)
+
+
+def judge_network(kind: str, devices: int, processes: int, size: int, rate: float) -> Finding:
+    """rate: bytes a second that each device sends, and receives, in the best all-reduce."""
+    chip = chips.of_kind(kind)
+    within = chips.slices(chip, devices) == 1
+    best = None if chip is None else chip.link_rate if within else chip.network_rate
+    text = f'all-reduce of {size / 1e6:,.0f} MB over {devices} devices of {processes} processes: '
+    text += f'{gigabytes(rate)}/s a device' + (f', the data sheet has {gigabytes(best)}/s' if best else '')
+    values = {'rate': rate, 'size': size, 'data_sheet': best}
+    if best and rate < SLOW * best:
+        fix = 'check the fast network: NCCL_DEBUG=INFO says which NCCL takes (GPUs); all hosts in one slice (TPUs)'
+        return Finding('network', 'yellow', text, fix, values)
+    return Finding('network', 'green', text, values=values)

@@ -1,0 +1,94 @@
+"""`rvm doctor` on this CPU, alone and as two processes of a launch."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from rvm_jax import cli
+from rvm_jax.checkup import decoding, machine, steps
+from rvm_jax.data.sources.synthetic_videos import write_videos
+
+REPO = pathlib.Path(__file__).parents[1]
+SMALL = ['--config.data.image_size=16', '--config.model.unroll=false', '--config.data.num_workers=0']
+CHECKS = ['packages', 'devices', 'driver', 'memory', 'recipe', 'open files', 'disk', 'attention', 'network', 'steps',
+          'shared memory', 'decoding']  # fmt: skip
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """Measure briefly: what comes out is not looked at."""
+    monkeypatch.setattr(steps, 'SECONDS', 0.0)
+    monkeypatch.setattr(steps, 'SENT', {'cpu': 2**10})
+    monkeypatch.setattr(decoding, 'SECONDS', 0.0)
+    monkeypatch.setattr(machine, 'WRITTEN', 2**20)
+
+
+@pytest.fixture(scope='module')
+def videos(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('videos')
+    write_videos(folder, 2, seed=0, num_frames=24, height=24, width=24, num_workers=0)
+    return str(folder)
+
+
+def doctor(*arguments):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(['doctor', *arguments])
+    return ended.value.code
+
+
+def test_as_json_it_has_every_check_with_its_numbers(quick, videos, tmp_path, capsys):
+    code = doctor('--json', '--data', videos, '--workdir', str(tmp_path), *SMALL, '--config.batch_size=16')
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    checks = {one['check']: one for one in found['checks']}
+    assert list(checks) == CHECKS
+    assert code == 0, err
+    assert found['ready']
+    assert found['config'] == 'configs/tiny.py'
+    assert checks['devices']['values']['devices'] == 8
+    assert checks['steps']['values']['clips'] > 0
+    assert checks['steps']['values']['mfu'] is None
+    assert checks['steps']['values']['loss'] > 0
+    assert checks['decoding']['values']['clips_per_core'] > 0
+    assert checks['disk']['values']['checkpoint_bytes'] > 1e6
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_is_red_ends_with_code_2_and_the_rest_is_looked_at(quick, tmp_path, capsys):
+    nowhere = str(tmp_path / 'nowhere')
+    code = doctor('--data', nowhere, '--workdir', str(tmp_path), *SMALL, '--config.mesh.fsdp=3')
+    out, err = capsys.readouterr()
+    lines = dict(line.split(maxsplit=1)[::-1] for line in out.splitlines() if not line.startswith(' '))
+    colors = {text.split('  ')[0]: color for text, color in lines.items()}
+    assert code == 2
+    assert {check for check, color in colors.items() if color == 'red'} == {'attention', 'decoding'}
+    assert 'does not divide 8 devices' in out
+    assert f'{nowhere}: ' in out
+    assert err.strip() == 'rvm doctor: not ready: attention, decoding; mend what is red above'
+
+
+def test_a_mistake_in_the_command_is_one_line(capsys):
+    assert doctor('--config', 'configs/none.py') == 2
+    assert doctor('--config.batchsize=3') == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 2
+
+
+def test_processes_of_a_launch_report_together(videos, tmp_path):
+    environment = {name: text for name, text in os.environ.items() if name != 'XLA_FLAGS'}
+    environment |= {'PYTHONPATH': str(REPO), 'PATH': f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'}
+    done = subprocess.run(
+        ['launch/local.sh', '--processes', '2', '--', 'doctor', '--json', '--data', videos, '--workdir', tmp_path,
+         *SMALL], cwd=REPO, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found['processes'] == 2
+    for check in CHECKS:
+        assert [one['process'] for one in found['checks'] if one['check'] == check] == [0, 1]
+    network = next(one for one in found['checks'] if one['check'] == 'network')
+    assert 'over 2 devices of 2 processes' in network['text']
+    assert network['values']['rate'] > 0
