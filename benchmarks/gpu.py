@@ -43,6 +43,7 @@ FULL = (
     Stage(('train', 'l', 'ours'), 110),
     Stage(('train', 'dinov3_l', 'ours'), 90),
     Stage(('profile', 's'), 50),
+    Stage(('train', 's', 'default_flags'), 60),
     Stage(('input',), 75),
     Stage(('stream', 's'), 45),
     Stage(('train', 's', 'released'), 90),
@@ -60,6 +61,7 @@ TINY = (
     Stage(('profile', 'tiny'), 240),
     Stage(('input',), 240),
     Stage(('stream', 'tiny'), 240),
+    Stage(('train', 'tiny', 'default_flags'), 240),
     Stage(('train', 'tiny', 'released'), 240),
     Stage(('train', 'frozen_tiny', 'released'), 240),
 )
