@@ -4,7 +4,11 @@ PIP := pip install --quiet --disable-pip-version-check
 # A file's tests stay together, because they share what is slow to make.
 SUITE := pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 
-.PHONY: demo test test-faults test-newest test-oldest lint
+# What XLA's compiler for GPUs loads, without a GPU; versions are in constraints.txt.
+CUDA := jax-cuda13-plugin jax-cuda13-pjrt nvidia-cublas nvidia-cuda-nvcc nvidia-cuda-nvrtc nvidia-cuda-runtime \
+	nvidia-cudnn-cu13 nvidia-nvjitlink
+
+.PHONY: demo test test-faults test-newest test-oldest check-accelerators check-accelerators-quick lint
 
 demo: .venv/package
 	$(BIN)/rvm demo
@@ -31,6 +35,19 @@ test-oldest:
 	grep -oE '"[A-Za-z0-9_-]+>=[0-9.]+"' pyproject.toml | sed 's/"//g; s/>=/==/' > .venv-oldest/constraints.txt
 	.venv-oldest/bin/python -m $(PIP) --constraint .venv-oldest/constraints.txt --editable '.[test]'
 	.venv-oldest/bin/python -m $(SUITE)
+
+# Compiles every recipe for a GPU and a TPU that need not be there, as training does; see benchmarks/check_accelerators.py.
+check-accelerators: .venv-cuda/ready .venv-tpu/ready
+	.venv-cuda/bin/python benchmarks/check_accelerators.py $(FLAGS)
+
+# S and a frozen L for one GPU.
+check-accelerators-quick: .venv-cuda/ready
+	.venv-cuda/bin/python benchmarks/check_accelerators.py --quick $(FLAGS)
+
+.venv-cuda/ready .venv-tpu/ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m $(PIP) --constraint constraints.txt --editable . $(if $(findstring cuda,$@),$(CUDA),libtpu)
+	touch $@
 
 lint: .venv/dev
 	$(BIN)/ruff check .

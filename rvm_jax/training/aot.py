@@ -108,8 +108,20 @@ def figures(compiled, devices, slices=1):
 
     slices: see `hlo.collectives`.
     """
-    memory = compiled.memory_analysis()
-    program = hlo.parse(compiled.as_text())
+    return memory(compiled) | moves(hlo.parse(compiled.as_text()), devices, slices)
+
+
+def memory(compiled):
+    """{'needs', 'arguments'}: bytes of a device's memory, in all and of what goes in."""
+    found = compiled.memory_analysis()
+    arguments = found.argument_size_in_bytes
+    results = found.output_size_in_bytes - found.alias_size_in_bytes
+    needs = arguments + results + found.temp_size_in_bytes + found.generated_code_size_in_bytes
+    return {'needs': needs, 'arguments': arguments}
+
+
+def moves(program, devices, slices=1):
+    """{'traffic', 'collectives', 'loops_of_unknown_length'} of a `hlo.Program`, see `figures`."""
     times, unknown = hlo.runs(program)
     kinds = {}
     for one in hlo.collectives(program, times, devices, slices):
@@ -118,11 +130,7 @@ def figures(compiled, devices, slices=1):
         total['size'] += one.times * one.size
         total['moved'] += one.moved
         total['crossing'] += one.crossing
-    arguments = memory.argument_size_in_bytes
-    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return {
-        'needs': arguments + results + memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
-        'arguments': arguments,
         'traffic': hlo_traffic.traffic(program, times),
         'collectives': kinds,
         'loops_of_unknown_length': len(unknown),

@@ -14,13 +14,12 @@ import time
 from rvm_jax.errors import UserError
 from rvm_jax.training.topology import parse
 
-TPU_ENVIRONMENT = {
+NO_TPU = {
     'TPU_SKIP_MDS_QUERY': '1',  # else libtpu looks for a TPU machine's metadata, and waits
     'ALLOW_MULTIPLE_LIBTPU_LOAD': '1',  # a compiler needs no TPU to itself
-    # The compiler's least effort: a tenth of the time, the memory within a few percent of that of the default.
-    'JAX_EXEC_TIME_OPTIMIZATION_EFFORT': '-1',
-    'JAX_MEMORY_FITTING_EFFORT': '-1',
 }
+# The compiler's least effort: a tenth of the time, the memory within a few percent of that of the default.
+LEAST_EFFORT = {'JAX_EXEC_TIME_OPTIMIZATION_EFFORT': '-1', 'JAX_MEMORY_FITTING_EFFORT': '-1'}
 STACK = '--fibers_default_thread_stack_size=16777216'  # the compiler's own stack overflows on some of our programs
 # What XLA's compiler for GPUs loads beside the plugin; the rest of jax[cuda13] serves to run programs.
 PLUGIN = ('jax-cuda13-plugin', 'jax-cuda13-pjrt')
@@ -75,14 +74,19 @@ def missing_packages():
     return [name for name in (*PLUGIN, *LIBRARIES) if name not in installed]
 
 
-def environment(platform):
-    """Environment variables of a process that compiles for 'tpu' or 'gpu': ours with what its compiler wants."""
+def environment(platform, as_training=False):
+    """Environment variables of a process that compiles for 'tpu' or 'gpu': ours with what its compiler wants.
+
+    as_training: with the effort and the stack that training compiles with. For GPUs it is always so.
+    """
+    variables = os.environ | {'JAX_PLATFORMS': 'cpu'}
     if platform == 'gpu':
-        return os.environ | {'JAX_PLATFORMS': 'cpu'}
-    arguments = ' '.join([os.environ.get('LIBTPU_INIT_ARGS', ''), STACK]).strip()
-    variables = os.environ | {'JAX_PLATFORMS': 'cpu', 'LIBTPU_INIT_ARGS': arguments} | TPU_ENVIRONMENT
+        return variables
     variables.pop('XLA_FLAGS', None)  # those are for another compiler
-    return variables
+    if as_training:
+        return variables | NO_TPU
+    arguments = ' '.join([os.environ.get('LIBTPU_INIT_ARGS', ''), STACK]).strip()
+    return variables | NO_TPU | LEAST_EFFORT | {'LIBTPU_INIT_ARGS': arguments}
 
 
 def _run(command, log, label, environment):
