@@ -127,7 +127,7 @@ def copy_rate(size, tries=8):
 
 
 def doctor(add, sizes):
-    """`rvm doctor` on this machine, for the recipe whose steps come next, so that it is compiled once."""
+    """`rvm doctor` on this machine, for the recipe whose steps were taken first, so that it is compiled already."""
     name = next(iter(RECIPES[sizes]))
     path, overrides = recipe_of(sizes, name)
     keys = [f'--config.{override}' for override in overrides]

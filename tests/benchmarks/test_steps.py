@@ -26,7 +26,8 @@ def test_both_ways_have_the_same_loss(recipe):
     arch, batch = frozen.architecture(config), random_batch(config)
     losses = []
     for objective, way in ((pixel_loss, config), (released_loss, inlined(config))):
-        losses.append(jax.jit(functools.partial(loss_of, arch, build.execution(way.model, 'cpu'), objective, batch))())
+        loss = jax.jit(functools.partial(loss_of, arch, build.execution(way.model, 'cpu'), objective, batch))
+        losses.append(float(loss()))
     assert np.isfinite(losses[0])
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
