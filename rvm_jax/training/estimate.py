@@ -5,6 +5,7 @@ Arithmetic beside cost.py, which has a clip's FLOPs and a block's activations. N
 
 import dataclasses
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +17,22 @@ from rvm_jax.training import activations, chips, cost, parts, sharding
 from rvm_jax.training.blocks import frozen_parts
 from rvm_jax.training.optimizer import make_optimizer
 
-# How often what differentiation could keep of a block crosses main memory: written, read by its consumer, read going
-# back; scores of attention besides: several passes of a softmax and of its gradient. Plus one more forward pass if some
-# of it is computed again. Fitted to inlined steps of S and L with plain attention as the TPU compiler counts them; on
-# seven programs for v6e (S, L, H; plain and fused; three remats) it was 18 % below to 11 % above.
-PASSES, PASSES_OF_SCORES, RECOMPUTED, RECOMPUTED_SCORES = 3, 7, 1, 2
-PASSES_OF_FROZEN = 2  # what a frozen encoder writes is read by its consumer, and forgotten
-PASSES_OF_MEMORY = 28  # of what Mamba carries, at every frame: fitted to its steps of S and L for v6e
+
+class Passes(NamedTuple):
+    """How often bytes cross main memory in a step."""
+
+    kept: float  # what differentiation could keep of a block: written, read by its consumer, read going back
+    again: dict[str, float]  # remat -> the same, if some of it is computed again
+    frozen: float  # what a frozen encoder writes: read by its consumer, and forgotten
+    memory: float  # what Mamba carries, at every frame
+
+
+# Fitted to what the compilers' programs move, see `traffic`.
+PASSES = {
+    'tpu': Passes(3, {'none': 0, 'dots': 1, 'full': 1}, 2, 28),
+    'gpu': Passes(3, {'none': 0, 'dots': 0.15, 'full': 1}, 4.5, 28),
+}
+PASSES_OF_SCORES, RECOMPUTED_SCORES = 7, 2  # of plain attention: a softmax and its gradient; if computed again
 STATE_PASSES = 8  # AdamW: weights, gradients and two moments read, three of them and the gradients written
 
 
@@ -98,15 +108,15 @@ def traffic(config, platform, devices, slices=1):
         whole = dataclasses.replace(execution, remat='none', implementation=implementation)
         return clips * activations.kept_of_clip(arch, whole, **clip(config))
 
-    fused, again = kept('auto'), execution.remat != 'none'
+    passes, fused, again = PASSES[platform], kept('auto'), execution.remat != 'none'
     scores = kept('xla') - fused if execution.implementation == 'xla' else 0
     trained, held = weight_bytes(arch, execution)
     state = STATE_PASSES * memory(config, platform, devices, slices)['optimizer'] / 2 + (2 + again) * trained
     return (
-        (PASSES + RECOMPUTED * again) * fused
+        (passes.kept + passes.again[execution.remat]) * fused
         + (PASSES_OF_SCORES + RECOMPUTED_SCORES * again) * scores
-        + PASSES_OF_FROZEN * clips * activations.of_frozen_clip(arch, execution, **clip(config))
-        + PASSES_OF_MEMORY * clips * activations.memories_of_clip(arch, **clip(config))
+        + passes.frozen * clips * activations.of_frozen_clip(arch, execution, **clip(config))
+        + passes.memory * clips * activations.memories_of_clip(arch, **clip(config))
         + len(frozen_parts(arch)) * held
         + state
     )
