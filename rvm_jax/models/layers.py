@@ -17,8 +17,8 @@ from einops import rearrange
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from rvm_jax.models import cudnn_attention
 from rvm_jax.models.attention import attention
-from rvm_jax.models.cudnn_attention import KEPT, is_cudnn_output
 
 lecun_normal = nnx.initializers.lecun_normal()
 xavier_uniform = nnx.initializers.xavier_uniform()
@@ -34,6 +34,7 @@ class Precision:
     weights: str  # softmax output: 'float32' (released colab) or 'input' (Kauldron)
 
 
+KEPT = 'kept'  # name of what has passed `kept`
 FLOAT32_KERNELS = {'dt_proj', 'conv'}  # of Mamba, in every precision
 
 PRECISIONS = {
@@ -158,7 +159,7 @@ class MLP(nnx.Module):
 
 
 def kept(x):
-    """x, which remat 'dots' keeps for the backward pass: see `Stack`."""
+    """x, which remat 'dots' keeps for the backward pass on GPUs: see `Stack`."""
     return checkpoint_name(x, KEPT)
 
 
@@ -321,9 +322,10 @@ class CrossBlock(nnx.Module):
 class Stack(nnx.Module):
     """Blocks of one shape, parameters stacked on a leading axis and scanned, so compile time ignores depth.
 
-    Going back, remat 'none' keeps all activations and 'full' none of a block's. 'dots' keeps what has passed `kept`:
-    products with parameters after their bias, the residual stream, statistics of norms, what a fused attention puts
-    out. So no product runs again. Gathered parameters are never kept.
+    Going back, remat 'none' keeps all activations and 'full' none of a block's. With 'dots' no product with parameters
+    runs again, and no fused attention. On GPUs that keeps what has passed `kept`: products after their bias, the
+    residual stream, statistics of norms. Elsewhere it keeps the products themselves: on a TPU the other way moves a
+    tenth more memory. Gathered parameters are never kept.
     """
 
     def __init__(self, make_block, depth, *, execution, rngs):
@@ -364,7 +366,7 @@ class Stack(nnx.Module):
         graphdef, stacked = nnx.split(self.blocks)
         remat, unroll, gather = self.execution.remat, bool(self.execution.unroll), self.execution.gather
         stacked = jax.tree.map(lambda leaf: leaf[blocks], stacked)
-        if gather is None:  # else what travels is rounded
+        if self.execution.platform == 'gpu' and gather is None:  # else what travels is rounded
             stacked = _rounded(stacked, self.execution.precision)
 
         def body(carry, params_and_item):
@@ -375,7 +377,7 @@ class Stack(nnx.Module):
 
         if remat != 'none' or gather:
             # Inside a loop nothing can be merged with the forward pass anyway; unrolled, it must be prevented.
-            body = jax.checkpoint(body, policy=KEEP[remat], prevent_cse=unroll)
+            body = jax.checkpoint(body, policy=policy(self.execution), prevent_cse=unroll)
         return jax.lax.scan(body, carry, (stacked, per_block), unroll=unroll)
 
 
@@ -397,13 +399,18 @@ def _all_but_weights(primitive, *_, **__):
     return primitive.name not in ('all_gather', 'convert_element_type', 'reshape')
 
 
-KEEP = {  # remat -> what `jax.checkpoint` saves
-    'none': _all_but_weights,
-    'dots': jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.save_only_these_names(KEPT), is_cudnn_output
-    ),
-    'full': jax.checkpoint_policies.nothing_saveable,
-}
+def policy(execution: Execution) -> Callable:
+    """What `jax.checkpoint` saves under an execution's remat, see `Stack`."""
+    policies = jax.checkpoint_policies
+    if execution.remat != 'dots':
+        return {'none': _all_but_weights, 'full': policies.nothing_saveable}[execution.remat]
+    fused = policies.save_only_these_names(cudnn_attention.KEPT)
+    if execution.platform == 'gpu':
+        products = policies.save_only_these_names(KEPT)
+        return policies.save_from_both_policies(
+            policies.save_from_both_policies(products, fused), cudnn_attention.is_cudnn_output
+        )
+    return policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, fused)
 
 
 def _as_tuple(shape):
