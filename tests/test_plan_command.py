@@ -72,7 +72,7 @@ def test_utilization_sets_the_pace_until_memory_does(shown):
     slow = shown(*S, '--utilization', '0.01')[0]['step']
     fast = shown(*S, '--utilization', '1')[0]['step']
     assert slow.endswith('at 1% of the peak FLOP/s; compute binds')
-    assert fast.endswith('of the peak FLOP/s; compute binds') and ' at 100%' not in fast
+    assert fast.endswith('of the peak FLOP/s; HBM binds') and ' at 100%' not in fast
 
 
 def test_a_recipe_of_another_batch_takes_as_many_devices_as_divide_it(shown):
