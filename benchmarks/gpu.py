@@ -38,11 +38,12 @@ class Stage(NamedTuple):
 
 FULL = (
     Stage(('device',), 45),
+    Stage(('train', 's', 'ours'), 100),
     Stage(('doctor',), 75),
-    Stage(('train', 's', 'ours'), 90),
     Stage(('train', 'l', 'ours'), 110),
     Stage(('train', 'dinov3_l', 'ours'), 90),
     Stage(('profile', 's'), 50),
+    Stage(('train', 's', 'default_flags'), 60),
     Stage(('input',), 75),
     Stage(('stream', 's'), 45),
     Stage(('train', 's', 'released'), 90),
@@ -54,14 +55,15 @@ FULL = (
 )
 TINY = (
     Stage(('device',), 60),
-    Stage(('doctor',), 240),
-    Stage(('train', 'tiny', 'ours'), 240),
-    Stage(('train', 'frozen_tiny', 'ours'), 240),
-    Stage(('profile', 'tiny'), 240),
-    Stage(('input',), 240),
-    Stage(('stream', 'tiny'), 240),
-    Stage(('train', 'tiny', 'released'), 240),
-    Stage(('train', 'frozen_tiny', 'released'), 240),
+    Stage(('train', 'tiny', 'ours'), 600),
+    Stage(('doctor',), 600),
+    Stage(('train', 'frozen_tiny', 'ours'), 600),
+    Stage(('profile', 'tiny'), 600),
+    Stage(('input',), 600),
+    Stage(('stream', 'tiny'), 600),
+    Stage(('train', 'tiny', 'default_flags'), 600),
+    Stage(('train', 'tiny', 'released'), 600),
+    Stage(('train', 'frozen_tiny', 'released'), 600),
 )
 STAGES = {'full': FULL, 'tiny': TINY}
 

@@ -3,12 +3,13 @@
     python benchmarks/gpu_stages.py [--sizes tiny] --rows FILE device | doctor | train RECIPE WAY | profile RECIPE |
                                     input | stream RECIPE
 
-RECIPE: one of `RECIPES`; WAY: ours, or released (see steps.py). A line of FILE is a JSON object: `facts` about the
-machine, or a row of the table (see gpu_table.py). Rows appear as soon as they are known, so that a stage that is
-stopped leaves what it has.
+RECIPE: one of `RECIPES`; WAY: ours, default_flags or released (see steps.py). A line of FILE is a JSON object: `facts`
+about the machine, or a row of the table (see gpu_table.py). Rows appear as soon as they are known, so that a stage that
+is stopped leaves what it has.
 """
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
@@ -32,6 +33,7 @@ RECIPES = {  # sizes -> name -> recipe, clips a step
     },
     'tiny': {'tiny': ('configs/tiny.py', 2), 'frozen_tiny': ('configs/frozen_tiny.py', 2)},
 }
+QUICK = 'model.unroll=false', 'model.core_layers=1', 'data.num_source=2'  # tiny: compiles in less time
 SECONDS = {'full': 5.0, 'tiny': 0.5}  # that each thing is measured, once it runs
 COPIED = {'gpu': 2**32, 'cpu': 2**27}  # bytes; several times what a cache holds
 TRACED, TOP = 5, 12  # steps in the trace, and kernels of it in the table
@@ -77,12 +79,14 @@ def facts(one):
     """{what: text} of the machine, the device and the software."""
     import jax
 
+    from rvm_jax.training import device_facts
+
     commit = output_of('git', 'describe', '--always', '--dirty')
     return {
         'device': one.device_kind,
         'platform': one.platform,
         'driver': output_of('nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader'),
-        'runtime': ' '.join(one.client.platform_version.split()),
+        'runtime': ', '.join(f'{name} {version}' for name, version in device_facts.cuda_versions().items()),
         'jax': jax.__version__,
         'python': platform.python_version(),
         'cpu': f'{processor()}, {len(os.sched_getaffinity(0))} cores',
@@ -123,16 +127,41 @@ def copy_rate(size, tries=8):
 
 
 def doctor(add, sizes):
-    """`rvm doctor` on this machine."""
+    """`rvm doctor` on this machine, for the recipe whose steps were taken first, so that it is compiled already."""
+    name = next(iter(RECIPES[sizes]))
+    path, overrides = recipe_of(sizes, name)
+    keys = [f'--config.{override}' for override in overrides]
+    with tempfile.TemporaryDirectory() as workdir:
+        command = [sys.executable, '-m', 'rvm_jax.doctor', '--json', '--workdir', workdir, '--config', path, *keys]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    if done.returncode not in (0, 2):
+        raise SystemExit(f'rvm doctor ended with exit code {done.returncode}')
+    checks = json.loads(done.stdout)['checks']
+    for check in checks:
+        add(**doctor_row(check))
+    red = [check['check'] for check in checks if check['color'] == 'red']
+    if red:
+        raise SystemExit(f'not ready: {", ".join(red)}')
+
+
+def doctor_row(check):
+    """The row of one of doctor's checks; that of its steps has figures, too."""
+    note = f'{check["color"]}: {check["text"]}' + (f' → {check["fix"]}' if check['fix'] else '')
+    row, values = {'what': f'doctor: {check["check"]}', 'note': note}, check['values']
+    if check['check'] == 'steps' and values:
+        row |= {'rate': values['clips'], 'unit': 'clips', 'ms': 1e3 * values['step']}
+        row |= {name: values[name] for name in ('mfu', 'roofline')}
+    return row
 
 
 def train(add, sizes, name, way):
     """Steps of a recipe that follow each other as in training, on one batch that lies on the device."""
     import jax
-    from steps import OURS, Run
+    from steps import RELEASED, Run
 
     config, one = make_config(sizes, name), jax.devices()[0]
-    run = Run(config, way, [one])
+    attention = choose_attention(config)
+    run = Run(config, way, [one], attention)
     seconds = run.pace(SECONDS[sizes])
     step, clips = float(np.median(seconds)), config.batch_size
     add(
@@ -141,18 +170,35 @@ def train(add, sizes, name, way):
         unit='clips',
         ms=1e3 * step,
         mfu=mfu(run.flops * clips / step, one, config),
-        roofline=roofline_share(config, one, step) if way == OURS else None,
+        roofline=None if way == RELEASED else roofline_share(config, one, step),
         needs=run.needs,
         peak=peak_memory(one),
-        note=f'{clips} clips a step, {len(seconds)} steps; compiled (or loaded) in {run.compile_seconds:.0f} s',
+        note=f'{clips} clips a step, {len(seconds)} steps; compiled (or loaded) in {run.compile_seconds:.0f} s'
+        + ('' if way == RELEASED or attention == config.model.attention else f'; attention={attention}, by the guard'),
     )
 
 
 def make_config(sizes, name):
-    """A recipe in bf16 as one device runs it."""
+    """A recipe in bf16, of as many clips as one device takes."""
+    return configs.load(*recipe_of(sizes, name))
+
+
+def recipe_of(sizes, name):
+    """(path, overrides) of a recipe."""
     path, clips = RECIPES[sizes][name]
-    layers = ['model.unroll=false'] if sizes == 'tiny' else []  # compiles in half the time
-    return configs.load(path, [f'batch_size={clips}', 'model.precision=bf16', *layers])
+    return path, [f'batch_size={clips}', 'model.precision=bf16', *(QUICK if sizes == 'tiny' else ())]
+
+
+def choose_attention(config):
+    """The attention that training would take on the first device, as its guard finds; kept beside the programs."""
+    import jax
+
+    from rvm_jax.training import attention_check, sharding
+    from rvm_jax.training.hosts import ALONE
+
+    mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
+    folder = jax.config.jax_compilation_cache_dir or os.devnull  # nothing can be kept there, which is no error
+    return attention_check.choose(config, mesh, ALONE, folder)
 
 
 def mfu(rate, one, config):
@@ -187,7 +233,8 @@ def profile(add, sizes, name):
     from kernels import read_trace
     from steps import Run
 
-    run = Run(make_config(sizes, name), devices=jax.devices()[:1])
+    config = make_config(sizes, name)
+    run = Run(config, devices=jax.devices()[:1], attention=choose_attention(config))
     run.pace(SECONDS[sizes] / 5)
     options = jax.profiler.ProfileOptions()
     options.python_tracer_level = 0  # calls of Python functions fill the trace, and take the time of the steps
@@ -234,6 +281,7 @@ def stream(add, sizes, name):
 
     config, one = make_config(sizes, name), jax.devices()[0]
     arch, execution = frozen.architecture(config), build.execution(config.model, one.platform)
+    execution = dataclasses.replace(execution, implementation=choose_attention(config))
     make = jax.jit(lambda: nnx.state(build.build(arch, execution, rngs=nnx.Rngs(0))))
     model = nnx.merge(nnx.split(build.abstract(arch, execution))[0], make())
     size = config.data.image_size

@@ -4,8 +4,11 @@ The released way shares our parameters, step and optimizer, but repeats the sour
 all attention scores to memory, keeps all activations, and inlines every layer.
 """
 
+import dataclasses
+import functools
 import math
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,23 +20,32 @@ from ml_collections import ConfigDict
 from rvm_jax.models import build, patches
 from rvm_jax.models.decoder import flatten_time
 from rvm_jax.models.rvm import RVM, Reconstruction, to_unit_range
+from rvm_jax.objectives.pixel_loss import pixel_loss
 from rvm_jax.training import cost, estimate, parts, programs, sharding
 from rvm_jax.training.optimizer import make_optimizer
 from rvm_jax.training.step import make_train_step
 
 OURS, RELEASED = WAYS = 'ours', 'released'
+DEFAULT_FLAGS = 'default_flags'  # ours, without the options of programs.py for the compiler
 
 
 class Run:
     """A compiled train step with its state, and what it took: random clips, random weights, frozen ones too.
 
-    config: a recipe; devices: those of its mesh, None for all. `compile_seconds` is with loading, where a compilation
+    config: a recipe; devices: those of its mesh, None for all; attention: taken instead of the recipe's, but for the
+    released way. `compile_seconds` is with loading, where a compilation
     cache has the program already; `needs` is what the compiler asks for on one device, bytes of state, batch and
     temporary memory; `flops` are those of a clip; `seconds` those of each `step`.
     """
 
-    def __init__(self, config: ConfigDict, way: str = OURS, devices: list[jax.Device] | None = None):
-        self.made, lowered, arguments = lower(config, way, devices)
+    def __init__(
+        self,
+        config: ConfigDict,
+        way: str = OURS,
+        devices: list[jax.Device] | None = None,
+        attention: str | None = None,
+    ):
+        self.made, lowered, arguments = lower(config, way, devices, attention)
         self.state, self.batch, self.frozen_arrays = arguments
         started = time.perf_counter()
         self.train_step = lowered.compile()
@@ -82,12 +94,13 @@ def check_loss(metrics: dict) -> None:
         raise SystemExit(f'the loss is {metrics["loss"]}')
 
 
-def lower(config: ConfigDict, way: str = OURS, devices: list[jax.Device] | None = None):
+def lower(config: ConfigDict, way: str = OURS, devices: list[jax.Device] | None = None, attention: str | None = None):
     """(Programs, the lowered train step, its arguments: state, batch, frozen parameters) of a recipe."""
+    objective = functools.partial(pixel_loss, **config.objective)
     if way == RELEASED:
-        config = inlined(config)
-    made = programs.make_programs(config, devices)
-    train_step = made.train_step if way == OURS else released_step(config, made)
+        config, attention, objective = inlined(config), None, released_loss
+    made = programs.make_programs(config, devices, attention)
+    train_step = made.train_step if way == OURS else step_of(config, made, objective, attention)
     frozen_arrays = parts.place(random_like(made.abstract_frozen), made.abstract_frozen)
     arguments = made.create(), sharding.place_batch(made.mesh, random_batch(config)), frozen_arrays
     return made, train_step.lower(*arguments), arguments
@@ -100,14 +113,14 @@ def inlined(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def released_step(config: ConfigDict, made: programs.Programs):
-    """The train step of a recipe with `released_loss`."""
+def step_of(config: ConfigDict, made: programs.Programs, objective: Callable, attention: str | None):
+    """The train step of a recipe on one device with another objective, as XLA compiles it when it is told nothing."""
     execution = build.execution(config.model, sharding.platform(made.mesh))
+    if attention is not None:
+        execution = dataclasses.replace(execution, implementation=attention)
     graphdef, _ = nnx.split(build.abstract(made.arch, execution))
     optimizer = make_optimizer(config.optim, config.steps)
-    return make_train_step(
-        graphdef, optimizer, released_loss, made.abstract_state, abstract_frozen=made.abstract_frozen
-    )
+    return make_train_step(graphdef, optimizer, objective, made.abstract_state, abstract_frozen=made.abstract_frozen)
 
 
 def released_loss(model: RVM, batch: dict, visible_BFV: jax.Array, learning=None):

@@ -13,12 +13,12 @@ the disk. The exit code is 0, or 2 if a line is red.
 
 import contextlib
 import functools
-import importlib.metadata
 import os
 import socket
 import sys
 
 from rvm_jax.errors import UserError
+from rvm_jax.version import version
 
 RECIPES = {'cpu': 'configs/tiny.py'}
 RECIPE = 'configs/rvm_s.py'
@@ -64,7 +64,7 @@ def _examine(args, hosts):
     report = Report(hosts, socket.gethostname(), is_json=args.json)
     with _stdout_kept(args.json), report:
         _check_all(args, hosts, report)
-    report.end({'version': importlib.metadata.version('rvm_jax'), 'processes': hosts.count})
+    report.end({'version': version(), 'processes': hosts.count})
     return report.red
 
 

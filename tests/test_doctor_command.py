@@ -78,8 +78,10 @@ def test_a_mistake_in_the_command_is_one_line(capsys):
 
 
 def test_processes_of_a_launch_report_together(videos, tmp_path):
-    environment = {name: text for name, text in os.environ.items() if name != 'XLA_FLAGS'}
-    environment |= {'PYTHONPATH': str(REPO), 'PATH': f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'}
+    environment = os.environ | {
+        'PYTHONPATH': str(REPO),
+        'PATH': f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}',
+    }
     done = subprocess.run(
         ['launch/local.sh', '--processes', '2', '--', 'doctor', '--json', '--data', videos, '--workdir', tmp_path,
          *SMALL], cwd=REPO, env=environment, capture_output=True, text=True,

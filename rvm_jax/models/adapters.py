@@ -60,7 +60,7 @@ class Adapters(nnx.Module):
         normed_JBND, statistics = self.norm(features_JBND, learning)
         adapt = self._adapt
         if self.execution.remat != 'none':
-            adapt = jax.checkpoint(adapt, policy=layers.KEEP[self.execution.remat])
+            adapt = jax.checkpoint(adapt, policy=layers.policy(self.execution))
         tokens_BND = adapt(nnx.split((self.mlp, self.attention))[1], features_JBND, normed_JBND)
         prefix_BpD = tapped_JBMD[-1, :, :num_prefix_tokens]
         return jnp.concatenate([prefix_BpD, tokens_BND.astype(prefix_BpD.dtype)], axis=1), statistics

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-KEPT = 'kept'  # name of what remat 'dots' keeps for the backward pass: see layers.Stack
+KEPT = 'attention'  # name of what a fused kernel puts out or needs going back, for remat to keep: see layers.Stack
 LENGTHS = 8  # padded lengths are multiples of this
 FORWARD, BACKWARD = '_dot_product_attention_fwd_p_wrapper', '_dot_product_attention_bwd_p_wrapper'
 

@@ -17,8 +17,8 @@ from einops import rearrange
 from flax import nnx
 from jax.ad_checkpoint import checkpoint_name
 
+from rvm_jax.models import cudnn_attention
 from rvm_jax.models.attention import attention
-from rvm_jax.models.cudnn_attention import KEPT, is_cudnn_output
 
 lecun_normal = nnx.initializers.lecun_normal()
 xavier_uniform = nnx.initializers.xavier_uniform()
@@ -34,6 +34,7 @@ class Precision:
     weights: str  # softmax output: 'float32' (released colab) or 'input' (Kauldron)
 
 
+KEPT = 'kept'  # name of what has passed `kept`
 FLOAT32_KERNELS = {'dt_proj', 'conv'}  # of Mamba, in every precision
 
 PRECISIONS = {
@@ -103,14 +104,21 @@ _biased.defvjp(lambda y, bias: (y + bias, None), lambda _, grad: (grad, _sum_row
 
 
 def _sum_rows(x):
-    """Sum over all axes but the last, in two steps: tokens in the dtype of x, then sequences in float32.
+    """Sum over all axes but the last; on NVIDIA GPUs in two steps, tokens and then sequences, the latter in float32.
 
     In one step XLA splits the rows of a GPU's sum in its own way, and reads them once more to do so. In two the first
     is part of the program that makes x.
     """
-    if x.ndim > 2:
-        x = _written(jax.lax.reduce(x, jnp.zeros((), x.dtype), jax.lax.add, (x.ndim - 2,)))
-    return x.astype(jnp.float32).sum(range(x.ndim - 1))
+
+    def at_once(x):
+        return jax.lax.reduce(x, jnp.zeros((), x.dtype), jax.lax.add, range(x.ndim - 1)).astype(jnp.float32)
+
+    def in_two_steps(x):
+        if x.ndim > 2:
+            x = _written(jax.lax.reduce(x, jnp.zeros((), x.dtype), jax.lax.add, (x.ndim - 2,)))
+        return x.astype(jnp.float32).sum(range(x.ndim - 1))
+
+    return jax.lax.platform_dependent(x, cuda=in_two_steps, default=at_once)
 
 
 def _written(x):
@@ -151,7 +159,7 @@ class MLP(nnx.Module):
 
 
 def kept(x):
-    """x, which remat 'dots' keeps for the backward pass: see `Stack`."""
+    """x, which remat 'dots' keeps for the backward pass on GPUs: see `Stack`."""
     return checkpoint_name(x, KEPT)
 
 
@@ -314,9 +322,10 @@ class CrossBlock(nnx.Module):
 class Stack(nnx.Module):
     """Blocks of one shape, parameters stacked on a leading axis and scanned, so compile time ignores depth.
 
-    Going back, remat 'none' keeps all activations and 'full' none of a block's. 'dots' keeps what has passed `kept`:
-    products with parameters after their bias, the residual stream, statistics of norms, what a fused attention puts
-    out. So no product runs again. Gathered parameters are never kept.
+    Going back, remat 'none' keeps all activations and 'full' none of a block's. With 'dots' no product with parameters
+    runs again, and no fused attention. On GPUs that keeps what has passed `kept`: products after their bias, the
+    residual stream, statistics of norms. Elsewhere it keeps the products themselves: on a TPU the other way moves a
+    tenth more memory. Gathered parameters are never kept.
     """
 
     def __init__(self, make_block, depth, *, execution, rngs):
@@ -357,18 +366,18 @@ class Stack(nnx.Module):
         graphdef, stacked = nnx.split(self.blocks)
         remat, unroll, gather = self.execution.remat, bool(self.execution.unroll), self.execution.gather
         stacked = jax.tree.map(lambda leaf: leaf[blocks], stacked)
-        if gather is None:  # else what travels is rounded
+        if self.execution.platform == 'gpu' and gather is None:  # else what travels is rounded
             stacked = _rounded(stacked, self.execution.precision)
 
         def body(carry, params_and_item):
             params, item = params_and_item
             params = gather(nnx.to_pure_dict(params)) if gather else params
             carry, out = apply(nnx.merge(graphdef, params), carry, item)
-            return (jax.tree.map(_written, carry) if unroll else carry), out
+            return (jax.tree.map(_written, carry) if self.execution.unroll == 'layers' else carry), out
 
         if remat != 'none' or gather:
             # Inside a loop nothing can be merged with the forward pass anyway; unrolled, it must be prevented.
-            body = jax.checkpoint(body, policy=KEEP[remat], prevent_cse=unroll)
+            body = jax.checkpoint(body, policy=policy(self.execution), prevent_cse=unroll)
         return jax.lax.scan(body, carry, (stacked, per_block), unroll=unroll)
 
 
@@ -390,13 +399,18 @@ def _all_but_weights(primitive, *_, **__):
     return primitive.name not in ('all_gather', 'convert_element_type', 'reshape')
 
 
-KEEP = {  # remat -> what `jax.checkpoint` saves
-    'none': _all_but_weights,
-    'dots': jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.save_only_these_names(KEPT), is_cudnn_output
-    ),
-    'full': jax.checkpoint_policies.nothing_saveable,
-}
+def policy(execution: Execution) -> Callable:
+    """What `jax.checkpoint` saves under an execution's remat, see `Stack`."""
+    policies = jax.checkpoint_policies
+    if execution.remat != 'dots':
+        return {'none': _all_but_weights, 'full': policies.nothing_saveable}[execution.remat]
+    fused = policies.save_only_these_names(cudnn_attention.KEPT)
+    if execution.platform == 'gpu':
+        products = policies.save_only_these_names(KEPT)
+        return policies.save_from_both_policies(
+            policies.save_from_both_policies(products, fused), cudnn_attention.is_cudnn_output
+        )
+    return policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, fused)
 
 
 def _as_tuple(shape):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-import importlib.metadata
 import json
 import math
 import os
@@ -20,6 +19,7 @@ from rvm_jax.data.manifest import check_unchanged, write_manifest
 from rvm_jax.errors import UserError
 from rvm_jax.training import cost, parts, run_lock
 from rvm_jax.training.progress import say
+from rvm_jax.version import version
 
 # What may differ between the parts of one run: it changes neither the clips nor the arithmetic beyond rounding.
 MAY_CHANGE = ('log.', 'checkpoint.', 'mesh.', 'hosts.', 'profile.', 'model.attention', 'model.remat', 'model.unroll',
@@ -66,8 +66,7 @@ def write_down(workdir, config, arch, source, step, changes):
     if not step or not storage.exists(manifest) or check_unchanged(manifest, source, allow_change=True):
         storage.remove(report)  # it is about other files, or of an attempt that never saved a step
         write_manifest(manifest, source)
-    version = importlib.metadata.version('rvm_jax')
-    run = {'version': version, 'command': shlex.join(sys.argv), 'config': config.to_dict()}
+    run = {'version': version(), 'command': shlex.join(sys.argv), 'config': config.to_dict()}
     run['architecture'] = dataclasses.asdict(arch)  # a frozen encoder's, too, which may lie elsewhere one day
     if config.model.encoder_path:  # wherever a command is run that opens this workdir
         run['config']['model']['encoder_path'] = os.path.abspath(config.model.encoder_path)
@@ -101,7 +100,7 @@ def code_version():
     digest, package = hashlib.sha256(), os.path.dirname(configs.__file__)
     for name in sorted(name for name in storage.files(package) if name.endswith('.py')):
         digest.update(name.encode() + storage.read(os.path.join(package, name)))
-    return f'{importlib.metadata.version("rvm_jax")} {digest.hexdigest()[:8]}'
+    return f'{version()} {digest.hexdigest()[:8]}'
 
 
 def keep_compiled(workdir, mesh):

@@ -8,7 +8,7 @@ from pathlib import Path
 import gpu
 import pytest
 from gpu import Stage, describe, reason, run, run_stage
-from gpu_stages import RECIPES, STAGES
+from gpu_stages import RECIPES, STAGES, doctor_row, recipe_of
 
 from rvm_jax import config as configs
 
@@ -58,8 +58,22 @@ def test_stages_are_those_that_there_are_and_their_recipes_load(sizes):
     for stage in gpu.STAGES[sizes]:
         assert stage.arguments[0] in STAGES
         if stage.arguments[1:]:
-            path, clips = RECIPES[sizes][stage.arguments[1]]
-            assert configs.load(path, [f'batch_size={clips}']).batch_size == clips
+            config = configs.load(*recipe_of(sizes, stage.arguments[1]))
+            assert config.batch_size == RECIPES[sizes][stage.arguments[1]][1]
+            assert config.model.precision == 'bf16'
+
+
+def test_a_check_of_the_doctor_has_its_color_and_its_fix_and_steps_have_figures():
+    disk = {'check': 'disk', 'color': 'yellow', 'text': 'slow', 'fix': 'take another', 'values': {'rate': 1.0}}
+    assert doctor_row(disk) == {'what': 'doctor: disk', 'note': 'yellow: slow → take another'}
+    values = {'clips': 800.0, 'step': 0.04, 'mfu': 0.4, 'roofline': None, 'batch_size': 32}
+    steps = {'check': 'steps', 'color': 'green', 'text': 'fine', 'fix': '', 'values': values}
+    assert doctor_row(steps) == {
+        'what': 'doctor: steps', 'note': 'green: fine', 'rate': 800.0, 'unit': 'clips', 'ms': 40.0, 'mfu': 0.4,
+        'roofline': None,
+    }  # fmt: skip
+    failed = {'check': 'steps', 'color': 'red', 'text': 'XlaRuntimeError: no', 'fix': 'see', 'values': {}}
+    assert doctor_row(failed) == {'what': 'doctor: steps', 'note': 'red: XlaRuntimeError: no → see'}
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ import json
 from gpu_table import HEADER, Outcome, find_facts, markdown, read_rows
 
 FACTS = {
-    'device': 'NVIDIA H200', 'platform': 'gpu', 'driver': '580.1', 'runtime': 'cuda 13000', 'jax': '0.11.2',
+    'device': 'NVIDIA H200', 'platform': 'gpu', 'driver': '580.1', 'runtime': 'cudnn 9.10.2', 'jax': '0.11.2',
     'python': '3.12.3', 'cpu': 'EPYC, 16 cores', 'date': '2026-11-30 06:43 UTC', 'commit': '',
 }  # fmt: skip
 STEP = {
@@ -26,7 +26,7 @@ def test_a_row_has_its_figures_and_a_dash_where_there_is_none():
 def test_the_page_names_device_driver_versions_and_date():
     heading = markdown([Outcome('device', 9.0, [{'facts': FACTS}], '')]).splitlines()[0]
     assert heading == (
-        '**NVIDIA H200**, driver 580.1, cuda 13000, JAX 0.11.2, Python 3.12.3, EPYC, 16 cores, 2026-11-30 06:43 UTC'
+        '**NVIDIA H200**, driver 580.1, cudnn 9.10.2, JAX 0.11.2, Python 3.12.3, EPYC, 16 cores, 2026-11-30 06:43 UTC'
     )
 
 

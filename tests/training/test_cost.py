@@ -230,15 +230,15 @@ def test_weights_without_a_decoder_cost_nothing_there():
     assert flops['decoder'] == flops['decoder_attention'] == flops['embedder_detokenizer'] == 0 < flops['core']
 
 
-@pytest.mark.parametrize('remat', ['none', 'dots'])
-def test_memory_is_near_what_the_compiler_allots(remat):
+@pytest.mark.parametrize(('remat', 'most'), [('none', 1.4), ('dots', 1.3)])
+def test_memory_is_near_what_the_compiler_allots(remat, most):
     execution = layers.Execution(implementation='xla', remat=remat)
     allotted = compiled(gradients, execution, batch_of(16)).memory_analysis()
     ours = cost.memory(WIDE, execution, 16, **CLIP)
     assert ours['weights'] == pytest.approx(allotted.argument_size_in_bytes, rel=0.2)
     assert ours['optimizer'] == 2 * ours['gradients'] == 2 * ours['weights']
     needed = allotted.temp_size_in_bytes + allotted.output_size_in_bytes
-    assert 1 / 1.3 < (ours['activations'] + ours['gradients']) / needed < 1.3
+    assert 1 / 1.3 < (ours['activations'] + ours['gradients']) / needed < most
 
 
 @pytest.mark.parametrize(

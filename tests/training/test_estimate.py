@@ -193,5 +193,5 @@ def test_every_chip_has_a_peak_and_its_own_kind():
         assert cost.device_peak(chip, 'bf16') > 1e14, name
         assert chips.of_kind(chip.device_kind) is chips.find(name) is chip
     assert chips.of_kind('TPU v9') is None
-    with pytest.raises(UserError, match='--device b200: there are no figures for it; take one of v5e, '):
-        chips.find('b200')
+    with pytest.raises(UserError, match='--device b300: there are no figures for it; take one of v5e, '):
+        chips.find('b300')
