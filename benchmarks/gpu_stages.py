@@ -81,7 +81,7 @@ def facts(one):
 
     from rvm_jax.training import device_facts
 
-    commit = output_of('git', 'describe', '--always', '--dirty')
+    commit = output_of('git', '-C', Path(__file__).parent, 'describe', '--always', '--dirty')
     return {
         'device': one.device_kind,
         'platform': one.platform,
