@@ -27,7 +27,7 @@ test-newest:
 	.venv-newest/bin/python -m $(PIP) --editable '.[test]'
 	.venv-newest/bin/python -m $(PIP) --upgrade --upgrade-strategy eager --editable .
 	.venv-newest/bin/python -m $(SUITE)
-	.venv-newest/bin/python -m rvm_jax.versions > rvm_jax/tested.txt
+	.venv-newest/bin/python -m rvm_jax.tested_versions > rvm_jax/tested.txt
 
 # Every package at the lower bound that pyproject.toml gives it; for the oldest Python, 3.11.
 test-oldest:

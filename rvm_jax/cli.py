@@ -37,7 +37,7 @@ def main(argv=None):
 
 def run(name, argv):
     """Run one command; returns its exit code."""
-    from rvm_jax import storage, versions
+    from rvm_jax import storage, tested_versions
     from rvm_jax.errors import ConfigErrors, Stopped, Unavailable, UserError, printable
     from rvm_jax.training.progress import say
 
@@ -64,8 +64,8 @@ def run(name, argv):
     except (Stopped, Unavailable) as error:
         say(f'rvm {name}: {printable(error)}')
         return error.exit_code
-    except versions.CHANGED as error:
-        if (told := versions.explain(error)) is None:
+    except tested_versions.CHANGED as error:
+        if (told := tested_versions.explain(error)) is None:
             raise
         say(f'rvm {name}: {told}')
         return told.exit_code

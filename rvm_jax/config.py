@@ -87,9 +87,7 @@ def default():
     m.softmax_dtype = 'float32'  # official_mixed only: attention weights stay float32, or go back to the input's dtype
     m.attention = 'auto'  # auto: fused where the device has it; xla, by_head, cudnn, cudnn_padded, pallas: attention.py
     m.remat = 'dots'  # what is recomputed going back: none, dots (keep matrix products), full (keep nothing of a block)
-    m.unroll = (
-        'auto'  # inline loops, which compiles longer: false; layers (and frames); true: all. auto: layers on GPUs
-    )
+    m.unroll = 'auto'  # which loops are inlined, which compiles longer: false, layers, true (all); auto: layers on GPUs
     m.block_order = 'cross_mlp_self'  # as released; self_mlp_cross is the paper's Listing 2
     m.gate_bias = False  # the paper's Listing 1 has biases, its equations and the release have none
     m.state_norm = True  # norm on the state before it is attended to; absent from the paper's equations

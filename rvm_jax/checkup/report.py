@@ -13,7 +13,7 @@ NAME_WIDTH, COLOR_WIDTH = 13, 6
 class Report:
     """Runs checks in all processes, one after the other; the first process prints each as it is done.
 
-    A context manager, as what goes on is shown on a terminal. `red` names the checks that are red anywhere; `about` is
+    A context manager, because a terminal shows progress. `red` names the checks that are red anywhere; `about` is
     for the JSON.
     """
 

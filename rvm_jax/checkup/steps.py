@@ -173,7 +173,7 @@ def check_steps(config, fitted, mesh: Mesh, pace: Pace) -> Finding:
 
 
 def _floor_seconds(config, device, devices):
-    """Seconds of a step at the device's peak rates, by estimate; None where there are no figures for it."""
+    """Estimated seconds of a step at the device's peak rates; None if the rates of the device are not known."""
     chip = chips.of_kind(device.device_kind)
     if chip is None:
         return None

@@ -9,7 +9,7 @@ from einops import rearrange, reduce
 from flax import nnx
 
 from rvm_jax.errors import UserError
-from rvm_jax.models import layers
+from rvm_jax.models import derivatives, layers
 
 LAST = 'last'  # the last depth as it is, without adapters
 MOMENTUM = 0.9  # of running statistics
@@ -134,6 +134,6 @@ class DepthAttention(nnx.Module):
         batch = x_JBND.shape[1]
         last = rearrange(x_JBND[-1], 'b n d -> (b n) 1 d')
         depths = rearrange(x_JBND, 'j b n d -> (b n) j d') + self.depth_token[...].astype(x_JBND.dtype)
-        last = layers.kept(last + self.attention(self.query_norm(last), self.key_norm(depths)))
+        last = derivatives.kept(last + self.attention(self.query_norm(last), self.key_norm(depths)))
         last = last + self.mlp(self.mlp_norm(last))
         return rearrange(last, '(b n) 1 d -> b n d', b=batch)

@@ -1,11 +1,10 @@
 """cuDNN's fused attention for every number of queries and keys, forward and backward (NVIDIA GPUs, bfloat16).
 
 `jax.nn.dot_product_attention` cannot be differentiated where a length is odd, as RVM's are (1 + 256 tokens of a frame,
-13 visible ones): cuDNN refuses odd lengths beside a bias, and JAX (0.10 to 0.12) passes its check for that an empty
-array where there is no bias. So JAX's two primitives, forward and backward, are called here without that check. They
-have no public name. Where a version of JAX has others, and where a device computes odd lengths wrongly, `padded` is
-the way around: lengths of a multiple of 8 and the true ones beside them, by the public function alone. It moves more
-memory.
+13 visible ones). cuDNN refuses odd lengths only together with a bias, but JAX (0.10 to 0.12) replaces a missing bias by
+an empty array and then checks as if there were one. `direct` calls JAX's two primitives, forward and backward, without
+that check; their names are private. `padded` uses the public function alone, with lengths padded to a multiple of 8. It
+moves more memory. It is for versions of JAX with other primitives, and for devices where `direct` gives wrong numbers.
 """
 
 import functools

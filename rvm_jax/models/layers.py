@@ -15,10 +15,10 @@ import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 from flax import nnx
-from jax.ad_checkpoint import checkpoint_name
 
-from rvm_jax.models import cudnn_attention
+from rvm_jax.models import cudnn_attention, derivatives
 from rvm_jax.models.attention import attention
+from rvm_jax.models.derivatives import add_bias, added, gelu_dense, kept, scale_and_shift, written
 
 lecun_normal = nnx.initializers.lecun_normal()
 xavier_uniform = nnx.initializers.xavier_uniform()
@@ -34,7 +34,6 @@ class Precision:
     weights: str  # softmax output: 'float32' (released colab) or 'input' (Kauldron)
 
 
-KEPT = 'kept'  # name of what has passed `kept`
 FLOAT32_KERNELS = {'dt_proj', 'conv'}  # of Mamba, in every precision
 
 PRECISIONS = {
@@ -91,40 +90,8 @@ class Dense(nnx.Module):
         leading = x.shape[: x.ndim - len(self.in_shape)]
         inputs, outputs = math.prod(self.in_shape), math.prod(self.out_shape)
         y = x.reshape(*leading, inputs) @ self.kernel[...].astype(x.dtype).reshape(inputs, outputs)
-        y = y if self.bias is None else _biased(y, self.bias[...].astype(x.dtype).reshape(-1))
+        y = y if self.bias is None else add_bias(y, self.bias[...].astype(x.dtype).reshape(-1))
         return y.reshape(*leading, *self.out_shape)  # last, so that a kernel may take the heads side by side
-
-
-@jax.custom_vjp
-def _biased(y, bias):
-    return y + bias
-
-
-_biased.defvjp(lambda y, bias: (y + bias, None), lambda _, grad: (grad, _sum_rows(grad).astype(grad.dtype)))
-
-
-def _sum_rows(x):
-    """Sum over all axes but the last; on NVIDIA GPUs in two steps, tokens and then sequences, the latter in float32.
-
-    In one step XLA splits the rows of a GPU's sum in its own way, and reads them once more to do so. In two the first
-    is part of the program that makes x.
-    """
-
-    def at_once(x):
-        return jax.lax.reduce(x, jnp.zeros((), x.dtype), jax.lax.add, range(x.ndim - 1)).astype(jnp.float32)
-
-    def in_two_steps(x):
-        if x.ndim > 2:
-            x = _written(jax.lax.reduce(x, jnp.zeros((), x.dtype), jax.lax.add, (x.ndim - 2,)))
-        return x.astype(jnp.float32).sum(range(x.ndim - 1))
-
-    return jax.lax.platform_dependent(x, cuda=in_two_steps, default=at_once)
-
-
-def _written(x):
-    """x, which XLA then does not make again in each of its consumers, nor merge with the operation that follows."""
-    info = jnp.finfo(x.dtype)
-    return jax.lax.reduce_precision(x, info.nexp, info.nmant)  # changes no value
 
 
 class Attention(nnx.Module):
@@ -158,71 +125,6 @@ class MLP(nnx.Module):
         return gelu_dense(self.dense_in(x), kernel, bias, self.approximate)
 
 
-def kept(x):
-    """x, which remat 'dots' keeps for the backward pass on GPUs: see `Stack`."""
-    return checkpoint_name(x, KEPT)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
-def gelu(x: jax.Array, approximate: bool) -> jax.Array:
-    """`jax.nn.gelu`, which keeps x alone for the way back and computes its derivative in float32, in one pass."""
-    return jax.nn.gelu(x, approximate=approximate)
-
-
-def _gelu_forward(x, approximate):
-    return gelu(x, approximate), x
-
-
-def _gelu_backward(approximate, x, grad):
-    wide = x.astype(jnp.float32)
-    if approximate:
-        square = wide * wide
-        half = math.sqrt(2 / math.pi)
-        bend = jnp.tanh(half * (wide + 0.044715 * square * wide))
-        slope = 0.5 * (1 + bend) + 0.5 * half * wide * (1 - bend * bend) * (1 + 3 * 0.044715 * square)
-    else:
-        below = 0.5 * jax.lax.erfc(-wide * math.sqrt(0.5))
-        slope = below + wide * jnp.exp(-0.5 * wide * wide) * (1 / math.sqrt(2 * math.pi))
-    return ((grad.astype(jnp.float32) * slope).astype(x.dtype),)
-
-
-gelu.defvjp(_gelu_forward, _gelu_backward)
-
-
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
-def gelu_dense(hidden: jax.Array, kernel: jax.Array, bias: jax.Array, approximate: bool) -> jax.Array:
-    """gelu(hidden) @ kernel + bias, which keeps hidden alone for the way back.
-
-    One rule for both, so that what is kept is no step between the product that made hidden and the GELU: cuBLAS then
-    does both at once (tanh).
-    """
-    return jax.nn.gelu(hidden, approximate=approximate) @ kernel + bias
-
-
-def _gelu_dense_forward(hidden, kernel, bias, approximate):
-    return gelu_dense(hidden, kernel, bias, approximate), (kept(hidden), kernel)
-
-
-def _gelu_dense_backward(approximate, saved, grad):
-    hidden, kernel = saved
-    activated = jax.nn.gelu(hidden, approximate=approximate)
-    grad_kernel = jnp.einsum('...f,...d->fd', activated, grad)
-    (grad_hidden,) = _gelu_backward(approximate, hidden, grad @ kernel.T)
-    return grad_hidden, grad_kernel, _sum_rows(grad).astype(grad.dtype)
-
-
-gelu_dense.defvjp(_gelu_dense_forward, _gelu_dense_backward)
-
-
-def added(x: jax.Array, change: jax.Array) -> jax.Array:
-    """x + change in the dtype of x, by way of float32, which rounds the same.
-
-    A plain sum becomes part of the product before it in cuBLAS, for which x is copied first; like this it is one with
-    the statistics of the norm that follows.
-    """
-    return (x.astype(jnp.float32) + change.astype(jnp.float32)).astype(jnp.promote_types(x.dtype, change.dtype))
-
-
 class LayerNorm(nnx.LayerNorm):
     """LayerNorm over the last axis, computed in float32, output in dtype; as in Flax Linen and the release, which
     round the result alone, and NNX its input too. Remat 'dots' keeps mean and deviation.
@@ -235,27 +137,7 @@ class LayerNorm(nnx.LayerNorm):
         factor = jax.lax.rsqrt(jnp.maximum(0.0, square - jnp.square(mean)) + self.epsilon)
         mean, factor = kept((mean, factor))
         bias = None if self.bias is None else self.bias[...]
-        return _scaled(wide - mean, factor, self.scale[...], bias).astype(self.dtype)
-
-
-@jax.custom_vjp
-def _scaled(centered, factor, scale, bias):
-    y = centered * (factor * scale)
-    return y if bias is None else y + bias
-
-
-def _scaled_forward(centered, factor, scale, bias):
-    return _scaled(centered, factor, scale, bias), (centered, factor, scale, bias is None)
-
-
-def _scaled_backward(saved, grad):
-    centered, factor, scale, no_bias = saved
-    grad_factor = (grad * centered * scale).sum(-1, keepdims=True)
-    grad_scale = _sum_rows(grad * centered * factor)
-    return grad * (factor * scale), grad_factor, grad_scale, None if no_bias else _sum_rows(grad)
-
-
-_scaled.defvjp(_scaled_forward, _scaled_backward)
+        return scale_and_shift(wide - mean, factor, self.scale[...], bias).astype(self.dtype)
 
 
 def layer_norm(width, dtype, *, epsilon=1e-6, use_bias=True, rngs):
@@ -373,7 +255,7 @@ class Stack(nnx.Module):
             params, item = params_and_item
             params = gather(nnx.to_pure_dict(params)) if gather else params
             carry, out = apply(nnx.merge(graphdef, params), carry, item)
-            return (jax.tree.map(_written, carry) if self.execution.unroll == 'layers' else carry), out
+            return (jax.tree.map(written, carry) if self.execution.unroll == 'layers' else carry), out
 
         if remat != 'none' or gather:
             # Inside a loop nothing can be merged with the forward pass anyway; unrolled, it must be prevented.
@@ -404,12 +286,10 @@ def policy(execution: Execution) -> Callable:
     policies = jax.checkpoint_policies
     if execution.remat != 'dots':
         return {'none': _all_but_weights, 'full': policies.nothing_saveable}[execution.remat]
-    fused = policies.save_only_these_names(cudnn_attention.KEPT)
     if execution.platform == 'gpu':
-        products = policies.save_only_these_names(KEPT)
-        return policies.save_from_both_policies(
-            policies.save_from_both_policies(products, fused), cudnn_attention.is_cudnn_output
-        )
+        named = policies.save_only_these_names(derivatives.KEPT, cudnn_attention.KEPT)
+        return policies.save_from_both_policies(named, cudnn_attention.is_cudnn_output)
+    fused = policies.save_only_these_names(cudnn_attention.KEPT)
     return policies.save_from_both_policies(policies.dots_with_no_batch_dims_saveable, fused)
 
 

@@ -89,7 +89,7 @@ def attention_calls(program: hlo.Program, times: dict[str, int]) -> Calls:
 
 
 def check_calls(found: Calls, needed: Calls) -> list[str]:
-    """Attention that is computed again going back, or by something that is no fused kernel."""
+    """Attention that runs again in the backward pass, or without a fused kernel."""
     said = []
     if found.forward > needed.forward:
         said.append(f'attention runs again going back: {found.forward} forward calls, {needed.forward} are needed')

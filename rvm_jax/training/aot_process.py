@@ -1,4 +1,4 @@
-"""Starts aot.py: sets what a compiler wants, keeps its noise away, shows that it goes on, says what went wrong."""
+"""Runs aot.py in a process of its own: sets its environment, hides its output, shows progress, explains errors."""
 
 import contextlib
 import importlib.metadata

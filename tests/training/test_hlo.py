@@ -112,6 +112,12 @@ def test_the_text_of_a_tpu_program_is_understood():
     }
 
 
+def reduced(groups):
+    """A program that sums one number over the devices of each group."""
+    instructions = f'  %x = f32[] constant(1)\n  %r = f32[] all-reduce(%x), {groups}\n'
+    return hlo.parse(f'HloModule m\n\nENTRY %e () -> f32[] {{\n{instructions}}}\n')
+
+
 @pytest.mark.parametrize(
     ('groups', 'size'),
     [
@@ -122,10 +128,7 @@ def test_the_text_of_a_tpu_program_is_understood():
     ],
 )
 def test_groups_are_written_in_several_ways(groups, size):
-    text = (
-        f'HloModule m\n\nENTRY %e () -> f32[] {{\n  %x = f32[] constant(1)\n  %r = f32[] all-reduce(%x), {groups}\n}}\n'
-    )
-    assert found(hlo.parse(text), 24) == {('all-reduce', 4, size, 1)}
+    assert found(reduced(groups), 24) == {('all-reduce', 4, size, 1)}
 
 
 @pytest.mark.parametrize(
@@ -140,10 +143,7 @@ def test_groups_are_written_in_several_ways(groups, size):
     ],
 )
 def test_a_group_knows_how_many_slices_it_spans(groups, slices):
-    text = (
-        f'HloModule m\n\nENTRY %e () -> f32[] {{\n  %x = f32[] constant(1)\n  %r = f32[] all-reduce(%x), {groups}\n}}\n'
-    )
-    program = hlo.parse(text)
+    program = reduced(groups)
     assert [one.slices for one in hlo.collectives(program, hlo.runs(program)[0], 8, 2)] == [slices]
 
 

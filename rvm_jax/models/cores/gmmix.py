@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from rvm_jax.models import layers
+from rvm_jax.models import derivatives, layers
 from rvm_jax.models.cores.mamba import MambaCore
 from rvm_jax.models.cores.mambamix import MixBlock
 
@@ -18,10 +18,10 @@ class GatedMixBlock(MixBlock):
 
     def __call__(self, x_BTMD, state, learning):
         """Returns (B, T, M, D) and the next state."""
-        z_BTMD = layers.kept(self.spatial(x_BTMD, learning))
+        z_BTMD = derivatives.kept(self.spatial(x_BTMD, learning))
         y_BTMD, state = self.temporal.change(z_BTMD, state, learning and learning.fold_in(4))
         both = jnp.concatenate([z_BTMD, z_BTMD + y_BTMD], axis=-1)
-        gate_BTMD = jax.nn.sigmoid(layers.kept(self.gate(both.astype(self.block_dtype))))
+        gate_BTMD = jax.nn.sigmoid(derivatives.kept(self.gate(both.astype(self.block_dtype))))
         return z_BTMD + gate_BTMD * y_BTMD, state
 
 

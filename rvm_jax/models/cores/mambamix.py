@@ -3,7 +3,7 @@
 from einops import rearrange
 from flax import nnx
 
-from rvm_jax.models import layers
+from rvm_jax.models import derivatives, layers
 from rvm_jax.models.cores.mamba import EPSILON, MambaBlock, MambaCore
 from rvm_jax.models.learning import dropout
 
@@ -28,8 +28,8 @@ class SpatialBlock(nnx.Module):
         places = [learning and learning.fold_in(place) for place in range(4)]
         y = rearrange(self.attention_norm(x_BTMD), 'b t m d -> (b t) m d')
         y_BTMD = rearrange(self.attention(y, y), '(b t) m d -> b t m d', b=len(x_BTMD))
-        x_BTMD = layers.kept(x_BTMD + dropout(y_BTMD, self.dropout, places[0], axes=1))
-        hidden = layers.gelu(layers.kept(self.mlp.dense_in(self.mlp_norm(x_BTMD))), False)
+        x_BTMD = derivatives.kept(x_BTMD + dropout(y_BTMD, self.dropout, places[0], axes=1))
+        hidden = derivatives.gelu(derivatives.kept(self.mlp.dense_in(self.mlp_norm(x_BTMD))), False)
         y_BTMD = self.mlp.dense_out(dropout(hidden, self.dropout, places[1]))
         y_BTMD = dropout(y_BTMD, self.dropout, places[2])
         return x_BTMD + dropout(y_BTMD, self.dropout, places[3], axes=1)
@@ -44,7 +44,7 @@ class MixBlock(nnx.Module):
 
     def __call__(self, x_BTMD, state, learning):
         """Returns (B, T, M, D) and the next state."""
-        x_BTMD = layers.kept(self.spatial(x_BTMD, learning))
+        x_BTMD = derivatives.kept(self.spatial(x_BTMD, learning))
         return self.temporal(x_BTMD, state, learning and learning.fold_in(4))
 
 

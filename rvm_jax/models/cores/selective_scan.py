@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
-from rvm_jax.models import layers
+from rvm_jax.models import derivatives, layers
 
 AT_ONCE = 512  # tokens in a group, see `selective_scan`: as in the released code
 AT_ONCE_CPU = 32  # their S fits its cache: backward passes are twice as fast
@@ -50,11 +50,11 @@ class SelectiveScan(nnx.Module):
 
     def __call__(self, u_BTMD, state):
         """Returns (B, T, M, D) in the dtype of u and the next MambaState."""
-        a_BTMC, z_BTMC = jnp.split(layers.kept(self.in_proj(u_BTMD)), 2, axis=-1)
+        a_BTMC, z_BTMC = jnp.split(derivatives.kept(self.in_proj(u_BTMD)), 2, axis=-1)
         c_BTMC, recent_BKMC = self.conv(a_BTMC, state.recent_BKMC)
-        projected = layers.kept(self.x_proj(c_BTMC.astype(u_BTMD.dtype))).astype(jnp.float32)
+        projected = derivatives.kept(self.x_proj(c_BTMC.astype(u_BTMD.dtype))).astype(jnp.float32)
         low_rank, write_BTMN, read_BTMN = jnp.split(projected, self.splits, axis=-1)
-        step_BTMC = jax.nn.softplus(layers.kept(self.dt_proj(low_rank)))
+        step_BTMC = jax.nn.softplus(derivatives.kept(self.dt_proj(low_rank)))
         y_BTMC, memory_BMNC = selective_scan(
             step_BTMC, c_BTMC, write_BTMN, read_BTMN, -jnp.exp(self.A_log[...]), state.memory_BMNC,
             self.execution,

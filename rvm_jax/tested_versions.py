@@ -1,7 +1,7 @@
 """Which versions of the packages below us serve, for the day one of them changes.
 
 tested.txt holds a requirement a line: from the oldest version that pyproject.toml admits to the newest with which the
-whole test suite passed. `make test-newest` writes it, by `python -m rvm_jax.versions`.
+whole test suite passed. `make test-newest` writes it, by `python -m rvm_jax.tested_versions`.
 """
 
 import importlib.metadata

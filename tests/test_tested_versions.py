@@ -11,7 +11,7 @@ import av
 import pytest
 from packaging.requirements import Requirement
 
-from rvm_jax import cli, versions
+from rvm_jax import cli, tested_versions
 
 ROOT = pathlib.Path(__file__).parents[1]
 CHANGES = {
@@ -73,8 +73,8 @@ def test_it_is_named_too_when_the_call_was_in_another_process(newer_av, tmp_path
 
 
 def test_an_error_with_packages_that_were_tested_is_ours_and_keeps_its_traceback(monkeypatch):
-    monkeypatch.setattr(versions, 'outside_of_tested', list)
-    assert versions.explain(TypeError('ours')) is None
+    monkeypatch.setattr(tested_versions, 'outside_of_tested', list)
+    assert tested_versions.explain(TypeError('ours')) is None
     monkeypatch.setattr('rvm_jax.info.run', lambda args: None + 1)
     with pytest.raises(TypeError, match='NoneType'):
         cli.run('info', ['path'])
