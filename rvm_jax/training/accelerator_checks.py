@@ -23,7 +23,7 @@ from rvm_jax.training.blocks import Attention, blocks, frozen_parts
 from rvm_jax.training.hlo import ARRAY
 
 LONGER = 1.05  # memory and traffic may be this many times what was recorded
-WAITING = 0.5  # of all gradients may wait in full size to be scattered
+WAITING = 1.0  # times all gradients may wait in full size to be scattered; what is used twice has them twice
 PADDED = 128  # lengths from here on may be padded to a multiple of 8
 MADE_ELSEWHERE = ('parameter', 'tuple', 'get-tuple-element', 'bitcast', 'while', 'call', 'conditional')
 CUDNN = re.compile(r'custom_call_target="__cudnn\$fmha\w*?(Backward)?"')

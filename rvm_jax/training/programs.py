@@ -18,9 +18,17 @@ from rvm_jax.training.step import make_eval_step, make_train_step
 
 # How XLA compiles a train step for a platform. On GPUs cuBLAS multiplies, not XLA's own Triton kernels: it adds biases
 # and computes the GELU on the way out, and products of one array stay apart, since cuDNN wants queries, keys and values
-# in arrays of their own. By the compiler's programs for an H100 that is a tenth of all memory traffic; time on a GPU is
-# not measured yet, see benchmarks/gpu.sh.
-COMPILER_OPTIONS = {'gpu': {'xla_gpu_enable_triton_gemm': False, 'xla_gpu_dot_merger_threshold_mb': 0}}
+# in arrays of their own. By the compiler's programs for an H100 that is a tenth of all memory traffic. Reduce-scatters
+# are not combined: combined ones, of layers far apart, all came after the last gradient, where nothing runs beside them
+# (RVM-L over 8 H100: 15 at the end; now each goes soon after its gradient, and a device needs 7.3 GiB instead of 8.4). Time
+# on a GPU is not measured yet, see benchmarks/gpu.sh.
+COMPILER_OPTIONS = {
+    'gpu': {
+        'xla_gpu_enable_triton_gemm': False,
+        'xla_gpu_dot_merger_threshold_mb': 0,
+        'xla_gpu_reduce_scatter_combine_threshold_bytes': 0,
+    }
+}
 
 
 class Programs(NamedTuple):

@@ -152,22 +152,22 @@ def test_gradients_that_are_summed_whole_are_found():
 
 def test_gradients_that_wait_for_each_other_before_they_are_scattered_are_found():
     split = checks.split_of(recipe('rvm_l', *SPLIT), 8)
-    half = f'f32[{split.whole // 4 // 2 + 9}]{{0}}'
+    more = f'f32[{split.whole // 4 + 9}]{{0}}'
 
     def made(name):
-        return f'%{name} = {half} fusion()'
+        return f'%{name} = {more} fusion()'
 
     def scattered(name):
-        return f'%s{name} = (({half}), f32[8]{{0}}) reduce-scatter-start(%b{name}), replica_groups=[1,8]<=[8]'
+        return f'%s{name} = (({more}), f32[8]{{0}}) reduce-scatter-start(%b{name}), replica_groups=[1,8]<=[8]'
 
     def renamed(name):
-        return f'%b{name} = {half} bitcast(%{name})'
+        return f'%b{name} = {more} bitcast(%{name})'
 
     one, two = ([step(name) for step in (made, renamed, scattered)] for name in 'xy')
     assert checks.waiting_gradients(*program(*one), split)
-    quarter = [line.replace(half, f'f32[{split.whole // 4 // 3}]{{0}}') for line in (*one, *two)]
-    assert checks.waiting_gradients(*program(*quarter), split) == []  # each goes as soon as it is there
-    made_x, bit_x, scatter_x, *rest = quarter
+    part = [line.replace(more, f'f32[{split.whole // 4 * 2 // 3}]{{0}}') for line in (*one, *two)]
+    assert checks.waiting_gradients(*program(*part), split) == []  # each goes as soon as it is there
+    made_x, bit_x, scatter_x, *rest = part
     found = checks.waiting_gradients(*program(made_x, *rest[:2], bit_x, scatter_x, rest[2]), split)
     assert 'whole gradients wait to be scattered' in found[0]
     assert checks.waiting_gradients(*program(*one), checks.split_of(recipe('rvm_s'), 1)) == []
