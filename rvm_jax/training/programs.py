@@ -20,8 +20,8 @@ from rvm_jax.training.step import make_eval_step, make_train_step
 # and computes the GELU on the way out, and products of one array stay apart, since cuDNN wants queries, keys and values
 # in arrays of their own. By the compiler's programs for an H100 that is a tenth of all memory traffic. Reduce-scatters
 # are not combined: combined ones, of layers far apart, all came after the last gradient, where nothing runs beside them
-# (RVM-L over 8 H100: 15 at the end; now each goes soon after its gradient, and a device needs 7.3 GiB instead of 8.4). Time
-# on a GPU is not measured yet, see benchmarks/gpu.sh.
+# (RVM-L over 8 H100: 15 at the end; now each goes soon after its gradient, and a device needs 7.3 GiB instead of 8.4).
+# Time on a GPU is not measured yet, see benchmarks/gpu.sh.
 COMPILER_OPTIONS = {
     'gpu': {
         'xla_gpu_enable_triton_gemm': False,
