@@ -16,6 +16,8 @@ import subprocess
 import sys
 import tempfile
 
+from gpu import reason
+
 from rvm_jax.training import accelerator_checks as checks
 from rvm_jax.training.aot_process import environment
 from rvm_jax.training.topology import parse
@@ -49,9 +51,7 @@ def main():
                 file.write('[\n' + ',\n'.join(f'  {json.dumps(one)}' for one in programs) + '\n]\n')
         elif result['figures']:
             result['findings'] += compared(case, recorded(case, result))
-        seconds = result['seconds']
-        took = 'unchanged, taken from the last run' if seconds is None else f'{seconds:.0f} s'
-        print(f', {took}', *result['findings'], sep='\n    ')
+        print(f', {took(result)}', *result['findings'], sep='\n    ')
         results.append(result)
     failed = sum(bool(result['findings']) for result in results)
     print(table(chosen, results, flags.markdown))
@@ -91,11 +91,17 @@ def compiled(case):
             errors='replace',
         )
         if ended.returncode:
-            last = (ended.stderr.strip().splitlines() or [''])[-1]
-            finding = f'does not compile: exit code {ended.returncode}, {last}'
+            finding = f'does not compile: exit code {ended.returncode}, {reason(ended.stderr)}'
             return {'figures': None, 'findings': [finding], 'seconds': None}
         with open(result_path, encoding='utf-8') as file:
             return json.load(file)
+
+
+def took(result):
+    """How long compiling took, in words."""
+    if result['figures'] is None:
+        return 'failed'
+    return 'unchanged, taken from the last run' if result['seconds'] is None else f'{result["seconds"]:.0f} s'
 
 
 def recorded(case, result):

@@ -1,7 +1,7 @@
 """What a train step keeps of a clip until it is differentiated, in bytes: an estimate from shapes.
 
 Within 1.3 times the compiler's on small models; with remat 'none' up to 1.4 times it, as the rules of the GELU and of
-norms keep less than is counted here.
+norms keep less than is counted here. For a GPU and remat 'dots' see `of_batch`.
 """
 
 import jax.numpy as jnp
@@ -9,23 +9,35 @@ import jax.numpy as jnp
 from rvm_jax.models.cores.selective_scan import AT_ONCE
 from rvm_jax.training.blocks import blocks, frozen_parts
 
+# Fitted to the programs of benchmarks/accelerators.json for H100s: what is live at most, beside what is kept.
+KEPT_ON_GPU = 1.12
+RECURRENCE_ON_GPU = 0.5  # of the arrays of one Mamba layer
+
 
 def of_batch(arch, execution, clips, **sizes):
     """Bytes that so many clips take at most: what is kept of them, and all of the one layer that is worked on, as one
     that is recomputed or one of a frozen encoder.
 
+    On a GPU with remat 'dots', where layers are inlined, a layer that is worked on takes the room of what has been used
+    already: there it is what is kept and a fitted share, see above.
+
     sizes: num_source, num_target, image_size. A frozen encoder keeps nothing. Attention scores count for
     implementation 'xla' alone: the others never write them out, and 'auto' is taken to find one of those. Copies that
     a compiler adds are not counted.
     """
+    found = _found(arch, sizes)
+    waiting = clips * kept_of_clip(arch, execution, **sizes)
+    if execution.platform == 'gpu' and execution.remat == 'dots' and execution.implementation != 'xla':
+        mamba = (RECURRENCE_ON_GPU * clips * _recurrence(one, execution) + _group(one, clips) for one in found.values())
+        return KEPT_ON_GPU * waiting + max(mamba, default=0)
     at_work = {}
-    for part, one in _found(arch, sizes).items():
+    for part, one in found.items():
         is_kept = execution.remat == 'none' and part not in frozen_parts(arch)
         size_of = forward if part in frozen_parts(arch) else whole
         at_work[part] = (0 if is_kept else clips * size_of(one, execution)) + _group(one, clips)
     if 'aggregator' in at_work:  # recomputed with the adapters
         at_work['adapters'] += at_work.pop('aggregator')
-    return clips * kept_of_clip(arch, execution, **sizes) + max(at_work.values(), default=0)
+    return waiting + max(at_work.values(), default=0)
 
 
 def kept_of_clip(arch, execution, *, num_source, num_target, image_size):
@@ -82,13 +94,14 @@ def kept(part, execution):
 
 def forward(part, execution):
     """What a block that is not differentiated writes: outputs of its norms and halves, queries, keys, values and the
-    attention's output, the MLP's hidden layer, queries and keys twice more in float32 with RoPE; scores with 'xla'.
+    attention's output, the MLP's hidden layer, queries and keys twice more in float32 with RoPE, but not on a GPU,
+    where it is part of other programs; scores with 'xla'.
     """
     precision = execution.precision
     item, stream = (jnp.dtype(dtype).itemsize for dtype in (precision.block, precision.tokens))
     hidden = (1 + part.is_gated) * part.tokens * part.mlp
     size = 2 * part.tokens * part.width * (item + stream) + item * (_attention_values(part) + hidden)
-    if part.is_rotated:
+    if part.is_rotated and execution.platform != 'gpu':
         size += 4 * 4 * part.tokens * part.width
     return size + _scores(part, execution)
 

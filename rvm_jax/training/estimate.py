@@ -30,10 +30,12 @@ class Passes(NamedTuple):
 # Fitted to what the compilers' programs move, see `traffic`.
 PASSES = {
     'tpu': Passes(3, {'none': 0, 'dots': 1, 'full': 1}, 2, 28),
-    'gpu': Passes(3, {'none': 0, 'dots': 0.15, 'full': 1}, 4.5, 28),
+    'gpu': Passes(3, {'none': 0, 'dots': 0.15, 'full': 1}, 3.5, 28),
 }
 PASSES_OF_SCORES, RECOMPUTED_SCORES = 7, 2  # of plain attention: a softmax and its gradient; if computed again
 STATE_PASSES = 8  # AdamW: weights, gradients and two moments read, three of them and the gradients written
+# What travels between GPUs: whole weights are written; whole gradients written, made float32, and read.
+PASSES_OF_GATHERED, PASSES_OF_SCATTERED = 1, 3
 
 
 def clip(config):
@@ -78,8 +80,9 @@ def mesh_sizes(config, devices, slices=1):
 def memory(config, platform, devices, slices=1):
     """Bytes on one device by part: 'weights', 'gradients', 'optimizer' as the mesh splits them, 'activations'.
 
-    Within 1.3 times the compiler's on a CPU. A TPU pads odd sizes and small head dims: there the compiler's need was
-    1.1 to 1.9 times this (v6e; S with fused attention the most).
+    On an H100 within 15 % of the compiler's, see tests/training/test_estimate.py, with remat 'dots'; on a CPU within
+    1.3 times it. A TPU pads odd sizes and small head dims: there the compiler's need was 1.1 to 1.9 times this (v6e; S
+    with fused attention the most).
     """
     sizes = mesh_sizes(config, devices, slices)
     arch, execution = frozen.architecture(config), execution_of(config, platform)
@@ -100,7 +103,10 @@ def memory(config, platform, devices, slices=1):
 
 
 def traffic(config, platform, devices, slices=1):
-    """Bytes that a step reads from and writes to one device's main memory; see the constants above."""
+    """Bytes that a step reads from and writes to one device's main memory; see the constants above.
+
+    On H100s within 15 % of what is counted in compiled programs, see tests/training/test_estimate.py.
+    """
     arch, execution = frozen.architecture(config), execution_of(config, platform)
     clips = config.batch_size // devices
 
@@ -112,6 +118,8 @@ def traffic(config, platform, devices, slices=1):
     scores = kept('xla') - fused if execution.implementation == 'xla' else 0
     trained, held = weight_bytes(arch, execution)
     state = STATE_PASSES * memory(config, platform, devices, slices)['optimizer'] / 2 + (2 + again) * trained
+    gathered, scattered = travelling(config, devices, slices)
+    between = PASSES_OF_GATHERED * gathered + PASSES_OF_SCATTERED * scattered if platform == 'gpu' else 0
     return (
         (passes.kept + passes.again[execution.remat]) * fused
         + (PASSES_OF_SCORES + RECOMPUTED_SCORES * again) * scores
@@ -119,6 +127,7 @@ def traffic(config, platform, devices, slices=1):
         + passes.memory * clips * activations.memories_of_clip(arch, **clip(config))
         + len(frozen_parts(arch)) * held
         + state
+        + between
     )
 
 
@@ -132,27 +141,38 @@ def weight_bytes(arch, execution):
     return cost.num_bytes(trained) // (2 if half else 1), cost.num_bytes(parts.stored(held, precision))
 
 
-def link_seconds(config, chip, devices):
-    """Seconds that a step's collectives take at the full rates of all of a chip's links, were nothing else to do.
+def travelling(config, devices, slices=1):
+    """(bytes of weights gathered, bytes of gradients scattered) in a step where weights are split, (0, 0) elsewhere.
 
     Split weights are gathered forward and back and their gradients scattered, each time that a part is used: the
     encoder for source and for target frames, the core for every source frame if it takes one at a time. Frozen weights
-    are gathered forward alone. What is left of each gradient is summed over 'data', within each slice before across
-    them. With mesh.sharded=optimizer gradients are scattered and new weights gathered once.
+    are gathered forward alone. With mesh.sharded=optimizer gradients are scattered and new weights gathered once.
     """
-    slices = chips.slices(chip, devices)
-    data, fsdp = mesh_sizes(config, devices, slices)
+    if mesh_sizes(config, devices, slices)[1] == 1:
+        return 0, 0
     arch, execution = frozen.architecture(config), build.execution(config.model)
     trained, held = weight_bytes(arch, execution)
     counts = {part: cost.num_bytes(tree) for part, tree in parts.split(cost.parameters(arch), arch)[0].items()}
     whole = sum(counts.values())
-    scattered = gathered = whole
-    if config.mesh.sharded == 'params':
-        uses = {'encoder': 2 if arch.target == 'shared' else 1}
-        uses['core'] = config.data.num_source if arch.core == 'rvmrnn' else 1
-        scattered = sum(uses.get(part, 1) * size for part, size in counts.items())
-        gathered = 2 * scattered * trained / whole + len(frozen_parts(arch)) * held
-    near, part = data // slices, whole / fsdp
+    if config.mesh.sharded != 'params':
+        return whole, whole
+    uses = {'encoder': 2 if arch.target == 'shared' else 1}
+    uses['core'] = config.data.num_source if arch.core == 'rvmrnn' else 1
+    scattered = sum(uses.get(part, 1) * size for part, size in counts.items())
+    return 2 * scattered * trained / whole + len(frozen_parts(arch)) * held, scattered
+
+
+def link_seconds(config, chip, devices):
+    """Seconds that a step's collectives take at the full rates of all of a chip's links, were nothing else to do.
+
+    What is `travelling`, and what is left of each gradient, which is summed over 'data', within each slice before
+    across them.
+    """
+    slices = chips.slices(chip, devices)
+    data, fsdp = mesh_sizes(config, devices, slices)
+    gathered, scattered = travelling(config, devices, slices)
+    near, arch = data // slices, frozen.architecture(config)
+    part = cost.num_bytes(parts.split(cost.parameters(arch), arch)[0]) / fsdp
     within = (gathered + scattered) * (1 - 1 / fsdp) + 2 * part * (1 - 1 / near)
     across = 2 * part / near * (1 - 1 / slices)
     return within / chip.link_rate + across / chip.network_rate

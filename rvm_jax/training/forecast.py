@@ -8,7 +8,7 @@ from rvm_jax.training import chips, cost, estimate
 from rvm_jax.training.topology import parse
 
 VIDEO = chips.CLIPS_A_CORE['video of GOP 32']
-DOUBT = {'gpu': 1.3, 'tpu': 2.0}  # an estimate of memory may be short by this factor: see `estimate.memory`
+DOUBT = {'gpu': 1.2, 'tpu': 2.0}  # an estimate of memory may be short by this factor: see `estimate.memory`
 SCALED_DOUBT = 1.15  # one that is scaled to what the compiler said of a similar config
 
 

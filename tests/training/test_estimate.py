@@ -1,5 +1,7 @@
 import dataclasses
+import json
 import math
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +11,15 @@ from rvm_jax import config as configs
 from rvm_jax.conversion import frozen
 from rvm_jax.errors import UserError
 from rvm_jax.models import build
-from rvm_jax.training import chips, cost, estimate, sharding
+from rvm_jax.training import chips, cost, estimate, sharding, topology
 from rvm_jax.training.programs import make_programs
 
+# Programs of the published sizes that `make check-accelerators` compiled for GPUs.
+RECORD = pathlib.Path(__file__).parents[2] / 'benchmarks' / 'accelerators.json'
+H100 = [
+    case for case in json.loads(RECORD.read_text())
+    if case['topology'].startswith('h100') and 'tiny' not in case['recipe'] and 'memory_gib' in case
+]  # fmt: skip
 CLIP = {'num_source': 4, 'num_target': 4, 'image_size': 256}
 
 
@@ -126,6 +134,16 @@ def test_plain_attention_and_what_no_kernel_takes_pay_for_scores():
 def test_traffic_is_about_what_the_tpu_compiler_counts_of_the_inlined_program(size, clips, gigabytes):
     config = recipe(size, f'batch_size={clips}', 'model.attention=xla', 'model.remat=none')
     assert estimate.traffic(config, 'tpu', 1) / 1e9 == pytest.approx(gigabytes, rel=0.2)
+
+
+@pytest.mark.parametrize('case', H100, ids=lambda case: f'{case["recipe"]} {case["topology"]}')
+def test_memory_and_traffic_on_gpus_are_within_15_percent_of_compiled_programs(case):
+    devices = topology.parse(case['topology']).devices
+    config = configs.load(case['recipe'], [f'batch_size={case["batch"]}'])
+    memory = sum(estimate.memory(config, 'gpu', devices).values())
+    traffic = estimate.traffic(config, 'gpu', devices) / (case['batch'] / devices)
+    assert memory / 2**30 == pytest.approx(case['memory_gib'], rel=0.15)
+    assert traffic / 1e9 == pytest.approx(case['traffic_gb_a_clip'], rel=0.15)
 
 
 def test_collectives_of_plain_data_parallel_training_are_one_sum_of_the_gradients():
