@@ -100,10 +100,10 @@ def model_rows(path, kind):
 
     arch = pretrained.read_architecture(path)
     what = {'export': 'export folder', 'official': 'released RVM file', 'image': 'image encoder'}[kind]
-    files = [path]
+    paths = [path]
     if os.path.isdir(path):
-        files = [os.path.join(path, name) for name in os.listdir(path) if name.endswith(('.safetensors', '.bin'))]
-    size = sum(map(os.path.getsize, files))
+        paths = [os.path.join(path, name) for name in os.listdir(path) if name.endswith(('.safetensors', '.bin'))]
+    size = sum(map(os.path.getsize, paths))
     rows = [(what, path), *architecture_rows(arch)]
     rows.append(('weights', f'{size:,} bytes' if kind == 'image' else f'float32, {size:,} bytes'))
     if kind == 'export':

@@ -94,12 +94,12 @@ def make_workdir():
         command = (
             '/home/me/bin/rvm train --config configs/tiny.py --workdir /home/me/w --config.data.path=/private/clips/'
         )
-        files = {
+        written = {
             'config.json': {'version': '0.1.0', 'command': command, 'config': config.to_dict()},
             'data_manifest.json': {'sampler_version': 1, 'videos': 2, 'files': [['a.mp4', 1, 2], ['b.mp4', 3, 4]]},
             'data_report.json': {'clips': 160, 'failed': 3, 'too_short': 0, 'next_step': 20, 'reasons': {}},
         }
-        for name, contents in files.items():
+        for name, contents in written.items():
             (folder / name).write_text(json.dumps(contents))
         logged = [
             {'step': 10, 'loss': 0.5, 'clips_per_second': 2.0}, {'step': 10, 'eval_loss': 0.4, 'eval_copy_last': 0.7},

@@ -55,12 +55,12 @@ def open_weights(path):
     raise UserError(path, f'has no {WHOLE}', 'download the whole folder')
 
 
-def _open_safetensors(folder, files):
-    headers = {file: read_header(os.path.join(folder, file)) for file in files}
+def _open_safetensors(folder, file_names):
+    headers = {file: read_header(os.path.join(folder, file)) for file in file_names}
     homes = {key: file for file, header in headers.items() for key in header}
 
     def read(keys):
-        wanted = {file: [key for key in keys if homes[key] == file] for file in files}
+        wanted = {file: [key for key in keys if homes[key] == file] for file in file_names}
         return {
             k: v for file, part in wanted.items() for k, v in read_tensors(os.path.join(folder, file), part).items()
         }
@@ -72,13 +72,13 @@ def _shards(index):
     weight_map = read_json(index).get('weight_map')
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise UserError(index, 'lacks the weight_map', 'download it again')
-    files = sorted(set(weight_map.values()))
-    for file in files:
+    file_names = sorted(set(weight_map.values()))
+    for file in file_names:
         if os.path.basename(file) != file or not file.endswith('.safetensors'):
             raise UserError(index, f'names {file!r}, not a safetensors file beside it', 'download it again')
         if not os.path.exists(os.path.join(os.path.dirname(index), file)):
             raise UserError(index, f'names {file}, which is not there', 'download the whole folder')
-    return files
+    return file_names
 
 
 def _open_torch(path):

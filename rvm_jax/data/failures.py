@@ -27,8 +27,8 @@ class FailureLog:
     def name(self, failures):
         """List failures, (kind, path, reason), by reason."""
         for _, path, reason in failures:
-            files = self.report['reasons'].setdefault(reason.split(' (')[0], {})
-            files.setdefault(path, {'count': 0, 'detail': reason})['count'] += 1
+            videos = self.report['reasons'].setdefault(reason.split(' (')[0], {})
+            videos.setdefault(path, {'count': 0, 'detail': reason})['count'] += 1
 
     def count(self, step, clips, failed, too_short):
         """Add up a step; one that was counted before is not counted twice.
@@ -53,7 +53,7 @@ class FailureLog:
         tries = self.report['clips'] + self.report['failed']
         if tries < MIN_TRIES or self.share() <= self.max_failures:
             return
-        counts = {reason: sum(f['count'] for f in files.values()) for reason, files in self.report['reasons'].items()}
+        counts = {reason: sum(f['count'] for f in videos.values()) for reason, videos in self.report['reasons'].items()}
         top = sorted(counts, key=counts.get, reverse=True)[:TOP_REASONS]
         summary = '; '.join(
             f'{reason}: {counts[reason]} times in {len(self.report["reasons"][reason])} files' for reason in top
@@ -74,7 +74,7 @@ def read_report(path):
         report = storage.read_json(path)
         if not all(isinstance(report[name], int) for name in ('clips', 'failed', 'too_short', 'next_step')):
             raise ValueError('it counts in something else than numbers')
-        if not all(isinstance(found['count'], int) for files in report['reasons'].values() for found in files.values()):
+        if not all(isinstance(found['count'], int) for videos in report['reasons'].values() for found in videos.values()):
             raise ValueError('its reasons are not counted')
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(path, f'is no data report ({error})', 'move it away to start counting anew') from error

@@ -167,12 +167,12 @@ def _run(flags, folder, name, values, step):
 
 
 def _write_lines(folder, name, values):
-    files = []
+    paths = []
     for first in range(0, len(values), IN_A_FILE):
-        files.append(os.path.join(folder, f'{name}-{len(files):05}.jsonl'))
+        paths.append(os.path.join(folder, f'{name}-{len(paths):05}.jsonl'))
         lines = (json.dumps(value) for value in values[first : first + IN_A_FILE])
         storage.write(files[-1], '\n'.join(lines).encode())
-    return files
+    return paths
 
 
 def _read_lines(path):

@@ -106,7 +106,7 @@ class Work:
         report = skipped_report(self.tasks, outcomes, self.outside)
         storage.write_json(os.path.join(self.output, shards.SKIPPED), report, indent=1)
         if not entries:
-            reasons = '; '.join(f'{len(files)} {reason}' for reason, files in report['reasons'].items())
+            reasons = '; '.join(f'{len(videos)} {reason}' for reason, videos in report['reasons'].items())
             raise DataError(
                 self.output, f'none of {len(self.tasks)} videos can be used ({reasons})', 'see skipped.json'
             )

@@ -22,12 +22,12 @@ def write_manifest(folder, contents):
     Files directly in the folder are left out: Orbax still rewrites them, and a restore does not need them.
     """
     kind = 'md5' if storage.is_remote(folder) else 'sha256'
-    files = {
+    entries = {
         name: {'size': size, kind: storage.digest(os.path.join(folder, name), kind)}
         for name, size in storage.files(folder).items()
         if os.path.dirname(name)
     }
-    manifest = {**contents, 'files': files}
+    manifest = {**contents, 'files': entries}
     values = {**manifest, 'digest': _digest(manifest)}
     storage.write_json(os.path.join(folder, NAME), values, indent=1, durable=True)
 
@@ -43,8 +43,8 @@ def read_manifest(folder):
         raise Damaged(f'{path} cannot be read ({error})') from error
     if not isinstance(manifest, dict) or manifest.pop('digest', None) != _digest(manifest):
         raise Damaged(f'{path} was changed: its digest does not fit')
-    files = manifest.get('files')
-    if not (isinstance(files, dict) and all(map(_is_entry, files.values())) and isinstance(manifest.get('tree'), dict)):
+    entries = manifest.get('files')
+    if not (isinstance(entries, dict) and all(map(_is_entry, entries.values())) and isinstance(manifest.get('tree'), dict)):
         raise Damaged(f'{path} is not as rvm_jax writes it')
     return manifest
 
