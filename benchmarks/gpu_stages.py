@@ -59,8 +59,9 @@ def device(add, sizes):
     """Names and versions, and the rates of the device that others are compared with: products and copies."""
     import jax
 
+    from rvm_jax.models import cost
     from rvm_jax.models.layers import PRECISIONS
-    from rvm_jax.training import chips, cost
+    from rvm_jax.training import hardware
 
     one = jax.devices()[0]
     add(facts=facts(one))
@@ -69,7 +70,7 @@ def device(add, sizes):
     peak = cost.device_peak(one, 'bf16')
     reached = float(matmul_peak(PRECISIONS['bf16'].block)()[0])
     add(what='square matrix products, bf16', rate=reached / 1e12, unit='TFLOP', mfu=peak and reached / peak)
-    chip = chips.of_kind(one.device_kind)
+    chip = hardware.of_kind(one.device_kind)
     reached = copy_rate(COPIED[one.platform])
     share = chip and reached / chip.memory_rate
     add(what='copy in main memory, read and written', rate=reached / 1e9, unit='GB', roofline=share)
@@ -193,8 +194,8 @@ def choose_attention(config):
     """The attention that training would take on the first device, as its guard finds; kept beside the programs."""
     import jax
 
+    from rvm_jax.distributed.process_group import ALONE
     from rvm_jax.training import attention_check, sharding
-    from rvm_jax.training.hosts import ALONE
 
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     folder = jax.config.jax_compilation_cache_dir or os.devnull  # nothing can be kept there, which is no error
@@ -203,7 +204,7 @@ def choose_attention(config):
 
 def mfu(rate, one, config):
     """Share of the device's peak of so many FLOPs a second; None where that is not known."""
-    from rvm_jax.training import cost
+    from rvm_jax.models import cost
 
     peak = cost.device_peak(one, config.model.precision)
     return peak and rate / peak
@@ -213,9 +214,11 @@ def roofline_share(config, one, step_seconds):
     """The seconds that a step takes at the data sheet's rates of what binds it, FLOPs or the estimate's traffic, over
     those that it took; None where the device's rates are not known.
     """
-    from rvm_jax.training import chips, cost, estimate
+    from rvm_jax.models import cost
+    from rvm_jax.planning import estimate
+    from rvm_jax.training import hardware
 
-    chip, peak = chips.of_kind(one.device_kind), cost.device_peak(one, config.model.precision)
+    chip, peak = hardware.of_kind(one.device_kind), cost.device_peak(one, config.model.precision)
     if chip is None or peak is None:
         return None
     flops = sum(estimate.flops_by_part(config).values()) * config.batch_size

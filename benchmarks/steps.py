@@ -17,11 +17,12 @@ from einops import rearrange, repeat
 from flax import nnx
 from ml_collections import ConfigDict
 
-from rvm_jax.models import build, patches
+from rvm_jax.models import build, cost, patches, trainable
 from rvm_jax.models.decoder import flatten_time
 from rvm_jax.models.rvm import RVM, Reconstruction, to_unit_range
-from rvm_jax.objectives.pixel_loss import pixel_loss
-from rvm_jax.training import cost, estimate, parts, programs, sharding
+from rvm_jax.planning import estimate
+from rvm_jax.training import programs, sharding
+from rvm_jax.training.loss import pixel_loss
 from rvm_jax.training.optimizer import make_optimizer
 from rvm_jax.training.step import make_train_step
 
@@ -101,7 +102,7 @@ def lower(config: ConfigDict, way: str = OURS, devices: list[jax.Device] | None 
         config, attention, objective = inlined(config), None, released_loss
     made = programs.make_programs(config, devices, attention)
     train_step = made.train_step if way == OURS else step_of(config, made, objective, attention)
-    frozen_arrays = parts.place(random_like(made.abstract_frozen), made.abstract_frozen)
+    frozen_arrays = trainable.place(random_like(made.abstract_frozen), made.abstract_frozen)
     arguments = made.create(), sharding.place_batch(made.mesh, random_batch(config)), frozen_arrays
     return made, train_step.lower(*arguments), arguments
 

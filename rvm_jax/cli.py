@@ -37,8 +37,9 @@ def main(argv=None):
 
 def run(name, argv):
     """Run one command; returns its exit code."""
-    from rvm_jax import storage, tested_versions
+    from rvm_jax import tested_versions
     from rvm_jax.errors import ConfigErrors, Stopped, Unavailable, UserError, printable
+    from rvm_jax.storage import files
     from rvm_jax.training.progress import say
 
     command = importlib.import_module(f'rvm_jax.{name}')
@@ -77,7 +78,7 @@ def run(name, argv):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SIGPIPE_CODE
     except OSError as error:
-        if storage.may_pass(error):
+        if files.may_pass(error):
             say(f'rvm {name}: {Unavailable(error.filename, error.strerror)}')
             return Unavailable.exit_code
         if error.filename is None:

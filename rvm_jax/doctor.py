@@ -48,7 +48,7 @@ def run(args):
     import jax  # noqa: F401 (before the processes meet)
 
     from rvm_jax import config as configs
-    from rvm_jax.training.meeting import meet
+    from rvm_jax.distributed.connect import meet
 
     given = configs.load(args.config, args.overrides) if args.config else configs.default()
     with meet(given.hosts) as hosts:

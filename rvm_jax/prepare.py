@@ -62,7 +62,7 @@ def run(args):
     settings = checked_settings(args)
     from rich.console import Console
 
-    from rvm_jax.data.prepare_work import Work
+    from rvm_jax.data.prepare.prepare_job import Work
 
     with Console().status('looking at every video'):  # shown on a terminal only
         work = Work(args.input, args.output, settings, args.val)
@@ -81,8 +81,8 @@ def run(args):
 
 def checked_settings(args):
     """The settings that the flags ask for. UserError, naming the flag, where they make no sense."""
-    from rvm_jax.data.codecs import QUALITY
-    from rvm_jax.data.preparation import Settings
+    from rvm_jax.data.prepare.encode_video import Settings
+    from rvm_jax.data.video.shard_codecs import QUALITY
 
     group = args.group or (1 if args.codec == 'jpeg' else 8)
     quality = QUALITY[args.codec] if args.quality is None else args.quality
@@ -129,7 +129,7 @@ def run_here(work, args):
         TimeRemainingColumn,
     )
 
-    from rvm_jax.data.prepare_pool import Pool
+    from rvm_jax.data.prepare.prepare_pool import Pool
 
     console = Console(soft_wrap=True)
     columns = TextColumn('videos'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[skipped]} skipped'), \
@@ -176,7 +176,7 @@ def run_beam(work, args):
         )
     logging.basicConfig(format='%(message)s')
     logging.disable(logging.WARNING)  # while it is imported Beam warns of its own extras that are missing
-    from rvm_jax.data.prepare_beam import run_pipeline
+    from rvm_jax.data.prepare.prepare_beam import run_pipeline
 
     logging.disable(logging.NOTSET)
     with stopping() as is_stopped:

@@ -5,14 +5,14 @@ import dataclasses
 import json
 import os
 
-from rvm_jax import storage
 from rvm_jax.conversion import frozen, image_encoders, mapping, official_rvm
 from rvm_jax.conversion.export_folder import CONFIG, WEIGHTS, architecture_from, read_export, read_export_architecture
 from rvm_jax.conversion.export_folder import read_json as _read_json
 from rvm_jax.conversion.safetensors import safetensors_bytes
 from rvm_jax.errors import UserError
 from rvm_jax.models import build, layers
-from rvm_jax.whole import whole
+from rvm_jax.storage import files
+from rvm_jax.storage.atomic import whole
 
 CARD, PREPROCESSOR = 'README.md', 'preprocessor_config.json'
 
@@ -44,12 +44,12 @@ def model_kind(path):
         return 'image'
     if os.path.isfile(path) and path.endswith('.npz'):
         return 'official'
-    names = storage.names(path)
+    names = files.names(path)
     if CONFIG in names and WEIGHTS in names:
         return 'export'
     if CONFIG in names and 'checkpoints' in names:
         return 'workdir'
-    found = 'there is nothing' if not storage.exists(path) else f'it holds {", ".join(sorted(names)[:5]) or "no model"}'
+    found = 'there is nothing' if not files.exists(path) else f'it holds {", ".join(sorted(names)[:5]) or "no model"}'
     fix = 'name an export folder, a workdir, a released RVM .npz, or an image encoder'
     raise UserError(path, f'not a model: {found}', fix)
 
@@ -73,7 +73,7 @@ def save_pretrained(model, folder, *, facts=None):
     the model card. The folder appears complete or not at all; an older export there is replaced, anything else is
     refused with UserError.
     """
-    from rvm_jax.model_card import model_card, preprocessor
+    from rvm_jax.conversion.model_card import model_card, preprocessor
 
     folder = os.path.abspath(folder)
     if os.path.exists(folder) and (not os.path.isdir(folder) or set(os.listdir(folder)) - EXPORTED):

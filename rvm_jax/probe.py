@@ -75,10 +75,10 @@ def run(args):
 
 
 def _benchmark(args, progress):
-    from rvm_jax.probing.backbones import open_backbone
-    from rvm_jax.probing.benchmark import run_benchmark
+    from rvm_jax.probing.backbone import open_backbone
+    from rvm_jax.probing.open_benchmark import open_setup
     from rvm_jax.probing.results import number
-    from rvm_jax.probing.setup import open_setup
+    from rvm_jax.probing.runner import run_benchmark
 
     setup = open_setup(args.task, args.data, args.train_data, args.given)
     backbone = open_backbone(
@@ -94,7 +94,7 @@ def _benchmark(args, progress):
 
 
 def _demo(args, progress):
-    from rvm_jax.probing.demo_suite import run_demo, table
+    from rvm_jax.probing.demo.demo_suite import run_demo, table
     from rvm_jax.probing.results import aligned
 
     given = {'--data': args.data, '--train-data': args.train_data, '--set': args.given}

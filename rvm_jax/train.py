@@ -24,7 +24,7 @@ def run(args):
     """Train until the recipe's steps are done."""
     from rvm_jax import config, pretrained
     from rvm_jax.training.loop import train
-    from rvm_jax.training.misfits import misfits
+    from rvm_jax.training.preflight import misfits
 
     train(config.load(args.config, args.overrides, misfits), args.workdir, pretrained.load)
 

@@ -63,9 +63,9 @@ def gcs_server():
 @pytest.fixture
 def store(gcs_server, request, monkeypatch):
     """A Store; waits between tries are short."""
-    from rvm_jax import storage
+    from rvm_jax.storage import files
 
-    monkeypatch.setattr(storage, 'FIRST_WAIT', 0.001)
+    monkeypatch.setattr(files, 'FIRST_WAIT', 0.001)
     return Store(gcs_server, f'bucket-{abs(hash(request.node.nodeid))}')
 
 
@@ -80,8 +80,8 @@ def make_workdir():
         from rvm_jax import config as configs
         from rvm_jax.conversion import mapping
         from rvm_jax.models import build
+        from rvm_jax.storage.run_lock import run_lock
         from rvm_jax.training.checkpoint import Checkpoints
-        from rvm_jax.training.run_lock import run_lock
 
         config = configs.load('configs/tiny.py', ['data.path=/private/clips/', 'steps=20'])
         model = build.abstract(build.architecture(config))

@@ -9,7 +9,8 @@ import pytest
 
 from rvm_jax import ablation, cli, config, demo
 from rvm_jax.errors import ConfigErrors, UserError
-from rvm_jax.probing import benchmark, demo_suite, setup
+from rvm_jax.probing import open_benchmark, runner
+from rvm_jax.probing.demo import demo_suite
 from rvm_jax.probing.sweep_results import write_summary
 
 SMALL = (
@@ -35,8 +36,8 @@ def probes(monkeypatch):
         value = backbone.architecture.num_source + 0.5 * seed
         return {'metric': 'frames', 'value': value, 'higher_is_better': True}
 
-    monkeypatch.setattr(benchmark, 'run_benchmark', run_benchmark)
-    monkeypatch.setattr(setup, 'open_setup', lambda name, *_: types.SimpleNamespace(name=name))
+    monkeypatch.setattr(runner, 'run_benchmark', run_benchmark)
+    monkeypatch.setattr(open_benchmark, 'open_setup', lambda name, *_: types.SimpleNamespace(name=name))
     return asked
 
 

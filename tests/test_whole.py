@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from rvm_jax.whole import _leftovers, whole
+from rvm_jax.storage.atomic import _leftovers, whole
 
 WRITE = """
 import os, signal, sys
-from rvm_jax.whole import whole
+from rvm_jax.storage.atomic import whole
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)

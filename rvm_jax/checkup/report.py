@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable
 
 from rvm_jax.checkup.finding import Finding, attempt, worst
+from rvm_jax.distributed.process_group import Hosts
 from rvm_jax.errors import printable
-from rvm_jax.training.hosts import Hosts
 
 NAME_WIDTH, COLOR_WIDTH = 13, 6
 

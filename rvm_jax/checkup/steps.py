@@ -16,12 +16,13 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rvm_jax.checkup.finding import Finding, gigabytes
 from rvm_jax.conversion import frozen
+from rvm_jax.distributed.process_group import Hosts
+from rvm_jax.distributed.step_exchange import first_words
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
-from rvm_jax.training import attention_check, chips, cost, estimate, forecast, parts, sharding
-from rvm_jax.training.aot import abstract_batch
-from rvm_jax.training.hosts import Hosts
-from rvm_jax.training.notes import first_words
+from rvm_jax.models import build, cost, trainable
+from rvm_jax.planning import estimate, forecast
+from rvm_jax.planning.aot import abstract_batch
+from rvm_jax.training import attention_check, hardware, sharding
 from rvm_jax.training.programs import make_programs
 
 CPU_CLIPS = 2  # of a step on a CPU, a device
@@ -70,7 +71,7 @@ def clips_here(config, fitted: ml_collections.ConfigDict | None, processes: int)
 def checkpoint_bytes(config: ml_collections.ConfigDict) -> int:
     """Bytes of a recipe's checkpoint: weights that train, and the optimizer's two moments of each."""
     arch = frozen.architecture(config)
-    trained, statistics, _ = parts.split(cost.parameters(arch), arch)
+    trained, statistics, _ = trainable.split(cost.parameters(arch), arch)
     return 3 * cost.num_bytes(trained) + cost.num_bytes(statistics)
 
 
@@ -174,10 +175,10 @@ def check_steps(config, fitted, mesh: Mesh, pace: Pace) -> Finding:
 
 def _floor_seconds(config, device, devices):
     """Estimated seconds of a step at the device's peak rates; None if the rates of the device are not known."""
-    chip = chips.of_kind(device.device_kind)
+    chip = hardware.of_kind(device.device_kind)
     if chip is None:
         return None
-    name = next(name for name, one in chips.CHIPS.items() if one == chip)
+    name = next(name for name, one in hardware.CHIPS.items() if one == chip)
     seconds = forecast.estimated(config, name, devices).seconds
     return max(seconds[resource] for resource in ('compute', 'memory', 'links'))
 
@@ -225,8 +226,8 @@ def check_network(mesh: Mesh, hosts: Hosts) -> Finding:
 
 def judge_network(kind: str, devices: int, processes: int, size: int, rate: float) -> Finding:
     """rate: bytes a second that each device sends, and receives, in the best all-reduce."""
-    chip = chips.of_kind(kind)
-    within = chips.slices(chip, devices) == 1
+    chip = hardware.of_kind(kind)
+    within = hardware.slices(chip, devices) == 1
     best = None if chip is None else chip.link_rate if within else chip.network_rate
     text = f'all-reduce of {size / 1e6:,.0f} MB over {devices} devices of {processes} processes: '
     text += f'{gigabytes(rate)}/s a device' + (f', the data sheet has {gigabytes(best)}/s' if best else '')

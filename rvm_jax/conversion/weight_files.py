@@ -7,11 +7,11 @@ import struct
 import zipfile
 from collections.abc import Callable
 
-from rvm_jax import storage
 from rvm_jax.conversion.export_folder import read_json
 from rvm_jax.conversion.npz import open_zip
 from rvm_jax.conversion.safetensors import read_header, read_tensors
 from rvm_jax.errors import UserError
+from rvm_jax.storage import files
 
 WHOLE, INDEX, PICKLED = 'model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin'
 WRAPPERS = ('model', 'teacher', 'state_dict')  # keys under which training scripts put the weights
@@ -39,7 +39,7 @@ def is_torch_file(path):
 def open_weights(path):
     """The Weights at a folder or file; UserError, naming the file and the reason, if they cannot be read."""
     path = os.fspath(path)
-    if storage.is_remote(path):
+    if files.is_remote(path):
         raise UserError(path, 'image encoders are read from a disk', 'copy it to this machine')
     if is_torch_file(path):
         return _open_torch(path)

@@ -4,8 +4,8 @@ import json
 import math
 import os
 
-from rvm_jax import storage
 from rvm_jax.errors import UserError
+from rvm_jax.storage import files
 from rvm_jax.visualization import canvas
 
 RESULTS, SETTINGS, ROW, CURVE = 'results.json', 'settings.json', 'table.md', 'curve.png'
@@ -39,7 +39,7 @@ def open_folder(folder, settings):
 def read_json(path):
     """What a JSON file holds; None if there is none. UserError if it holds no JSON."""
     try:
-        return storage.read_json(path)
+        return files.read_json(path)
     except FileNotFoundError:
         return None
     except ValueError as error:

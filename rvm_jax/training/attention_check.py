@@ -20,14 +20,14 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from rvm_jax import storage
 from rvm_jax.conversion import frozen
+from rvm_jax.distributed.process_group import Hosts
 from rvm_jax.errors import Unavailable, UserError, printable
 from rvm_jax.models import attention, build
+from rvm_jax.models.layer_shapes import blocks
 from rvm_jax.models.layers import PRECISIONS, Execution
+from rvm_jax.storage import files
 from rvm_jax.training import device_facts, sharding
-from rvm_jax.training.blocks import blocks
-from rvm_jax.training.hosts import Hosts
 
 PLAIN = 'xla'
 CLIPS = 2
@@ -177,7 +177,7 @@ def _wrong_anywhere(execution, all_shapes, device, hosts, folder, facts):
 def _kept(path):
     """The verdict in a file, None if there is none that can be read."""
     try:
-        wrong = storage.read_json(path, 2**20)['wrong']
+        wrong = files.read_json(path, 2**20)['wrong']
     except (OSError, ValueError, LookupError, TypeError, Unavailable):
         return None
     return wrong if isinstance(wrong, str) else None
@@ -185,8 +185,8 @@ def _kept(path):
 
 def _keep(path, facts, wrong):
     with contextlib.suppress(OSError, Unavailable):  # as where programs are read from a folder that others write
-        storage.make_folder(os.path.dirname(path))
-        storage.write_json(path, {**facts, 'wrong': wrong}, indent=2)
+        files.make_folder(os.path.dirname(path))
+        files.write_json(path, {**facts, 'wrong': wrong}, indent=2)
 
 
 def _hash(facts):

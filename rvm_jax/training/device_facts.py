@@ -3,12 +3,12 @@
 import jax
 import jaxlib
 
-from rvm_jax.training import start
+from rvm_jax.training import initialize
 
 
 def software(device: jax.Device) -> dict[str, str]:
     """{what: version} of all that decides what a kernel computes: this code, JAX, the libraries of the device."""
-    facts = {'rvm_jax': start.code_version(), 'jax': jax.__version__, 'jaxlib': jaxlib.__version__}
+    facts = {'rvm_jax': initialize.code_version(), 'jax': jax.__version__, 'jaxlib': jaxlib.__version__}
     facts['runtime'] = ' '.join(device.client.platform_version.split())
     return facts | cuda_versions()
 

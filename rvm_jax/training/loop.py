@@ -4,19 +4,20 @@ import contextlib
 import os
 
 from rvm_jax.data.loader import make_loader
-from rvm_jax.data.opening import open_held_out, open_training
+from rvm_jax.data.open_data import open_held_out, open_training
+from rvm_jax.distributed.connect import meet
+from rvm_jax.distributed.step_exchange import first_words
 from rvm_jax.errors import DataError, Stopped
-from rvm_jax.training import attention_check, parts, sharding, start
+from rvm_jax.models import trainable
+from rvm_jax.signals import StopRequest
+from rvm_jax.storage.run_lock import give_back, run_lock
+from rvm_jax.training import attention_check, initialize, sharding
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.training.evaluation import Evaluation
-from rvm_jax.training.meeting import meet
-from rvm_jax.training.notes import first_words
+from rvm_jax.training.profiler import Trace
 from rvm_jax.training.programs import make_programs
 from rvm_jax.training.progress import Progress
-from rvm_jax.training.run_lock import give_back, run_lock
 from rvm_jax.training.run_log import RunLog
-from rvm_jax.training.signals import StopRequest
-from rvm_jax.training.trace import Trace
 from rvm_jax.training.writer import Writer
 
 
@@ -33,37 +34,39 @@ def train(config, workdir, load_initial):
 
 def _train(config, workdir, load_initial, hosts):
     source, held_out = open_training(config.data), open_held_out(config.data)
-    encoder = parts.frozen_encoder(config)
-    start.check_hosts(hosts, config, source, held_out, encoder)
+    encoder = trainable.frozen_encoder(config)
+    initialize.check_hosts(hosts, config, source, held_out, encoder)
     programs = make_programs(config)
     mesh = programs.mesh
     first_words(hosts, mesh)
-    position = start.position(config, source, encoder)
+    position = initialize.position(config, source, encoder)
 
     with contextlib.ExitStack() as stack:
         hosts.decide(lambda: stack.enter_context(run_lock(workdir)))
         hosts.before_leaving(lambda: give_back(workdir))
-        start.check_shared(hosts, workdir)
-        compiled = start.keep_compiled(workdir, mesh)
+        initialize.check_shared(hosts, workdir)
+        compiled = initialize.keep_compiled(workdir, mesh)
         chosen = attention_check.choose(config, mesh, hosts, compiled)
         if chosen != config.model.attention:
             programs = make_programs(config, attention=chosen)
         arch, _, abstract_state, abstract_frozen, create, train_step, eval_step = programs
         stop = stack.enter_context(StopRequest())
         keep = config.checkpoint
-        fingerprint = start.config_hash(config)
+        fingerprint = initialize.config_hash(config)
         checkpoints = stack.enter_context(Checkpoints(workdir, keep.keep, keep.keep_every, fingerprint, hosts))
-        changes = hosts.decide(lambda: start.check_same_run(workdir, config, source) if checkpoints.steps() else [])
-        state, first = start.restore_or_create(
+        changes = hosts.decide(
+            lambda: initialize.check_same_run(workdir, config, source) if checkpoints.steps() else []
+        )
+        state, first = initialize.restore_or_create(
             config, arch, encoder, hosts, checkpoints, position, abstract_state, create, load_initial
         )
-        hosts.decide(lambda: start.write_down(workdir, config, arch, source, first, changes))
+        hosts.decide(lambda: initialize.write_down(workdir, config, arch, source, first, changes))
         frozen = encoder.placed(abstract_frozen)
         del encoder  # its float32 copy on the host
         if first == config.steps:
             hosts.say(f'{workdir}: nothing to do, all {config.steps} steps are done')
             return
-        hosts.say(start.summary(arch, config, source, mesh, abstract_state['params'], frozen))
+        hosts.say(initialize.summary(arch, config, source, mesh, abstract_state['params'], frozen))
 
         rows = sharding.local_rows(mesh, config.batch_size)
         loader = stack.enter_context(
@@ -88,7 +91,7 @@ def _train(config, workdir, load_initial, hosts):
                 state, metrics = train_step(state, batch, frozen)
                 done, is_last = step, step == config.steps
                 log.finish(step, metrics)
-                losses = evaluation.maybe(step, parts.of_model(state, frozen), batch, is_last)
+                losses = evaluation.maybe(step, trainable.of_model(state, frozen), batch, is_last)
                 is_saved = is_last or stop.agreed or step % keep.every == 0
                 if is_saved or losses:  # the log must not lack a step that a resumed run will not repeat
                     log.flush(losses)

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 from jax.sharding import Mesh
 
 from rvm_jax.conversion import frozen
-from rvm_jax.models import build
+from rvm_jax.models import build, trainable
 from rvm_jax.models.attention import check_device
-from rvm_jax.objectives.pixel_loss import compared_losses, pixel_loss
-from rvm_jax.training import parts, sharding
+from rvm_jax.training import sharding
+from rvm_jax.training.loss import compared_losses, pixel_loss
 from rvm_jax.training.optimizer import make_optimizer
 from rvm_jax.training.state import make_state
 from rvm_jax.training.step import make_eval_step, make_train_step
@@ -66,7 +66,7 @@ def make_programs(config, devices=None, attention=None, by_process=False):
     options = COMPILER_OPTIONS.get(execution.platform)
     train_step = make_train_step(graphdef, optimizer, objective, abstract_state, gather, abstract_frozen, options)
     eval_step = make_eval_step(
-        graphdef, comparison(config.objective), parts.of_model(abstract_state, abstract_frozen), gather
+        graphdef, comparison(config.objective), trainable.of_model(abstract_state, abstract_frozen), gather
     )
     return Programs(arch, mesh, abstract_state, abstract_frozen, create, train_step, eval_step)
 

@@ -7,11 +7,12 @@ import time
 import numpy as np
 
 from rvm_jax.data.batch import FAILED
-from rvm_jax.data.failures import FailureLog, read_report
+from rvm_jax.distributed.step_exchange import Notes
 from rvm_jax.errors import Diverged
-from rvm_jax.training import cost, sharding
+from rvm_jax.models import cost
+from rvm_jax.training import sharding
+from rvm_jax.training.data_report import FailureLog, read_report
 from rvm_jax.training.data_wait import DataWait
-from rvm_jax.training.notes import Notes
 from rvm_jax.training.optimizer import learning_rate
 from rvm_jax.training.progress import say
 from rvm_jax.training.writer import SKIPPED

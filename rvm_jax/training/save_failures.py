@@ -6,10 +6,10 @@ import os
 import re
 import time
 
-from rvm_jax import bucket, storage
 from rvm_jax.errors import Unavailable, UserError
-from rvm_jax.training import checkpoint_folder
-from rvm_jax.training.checkpoint_folder import step_path
+from rvm_jax.storage import files, gcs
+from rvm_jax.training import checkpoint_files
+from rvm_jax.training.checkpoint_files import step_path
 from rvm_jax.training.progress import say
 
 MOST = 3  # saves in a row that may fail before the run stops
@@ -24,7 +24,7 @@ class SaveFailures:
     def __init__(self, folder, is_first):
         self._folder, self._is_first = folder, is_first
         self._count, self._error = 0, None
-        self.errors = (*ERRORS, *bucket.orbax_errors()) if storage.is_remote(folder) else ERRORS
+        self.errors = (*ERRORS, *gcs.orbax_errors()) if files.is_remote(folder) else ERRORS
 
     def add(self, step, size, error):
         """A save of so many bytes failed: clean up after it, and say so."""
@@ -32,7 +32,7 @@ class SaveFailures:
         time.sleep(GRACE)
         if self._is_first:
             with contextlib.suppress(OSError, Unavailable):  # a store that is away; the next start cleans up
-                checkpoint_folder.remove_unfinished(self._folder)
+                checkpoint_files.remove_unfinished(self._folder)
             room, count = f'needs about {megabytes(size)}{self._free()}', f'failure {self._count} of {MOST} in a row'
             say(f'checkpoint {step} not written: {reason(error)} ({room}); the next save tries again, {count}')
 
@@ -47,9 +47,9 @@ class SaveFailures:
 
     def give_up(self, step):
         """Raise UserError, or Unavailable for a bucket: this step could not be saved."""
-        if storage.is_remote(self._folder):
+        if files.is_remote(self._folder):
             raise Unavailable(step_path(self._folder, step), reason(self._error)) from self._error
-        newest = max(checkpoint_folder.find_steps(self._folder), default='none')
+        newest = max(checkpoint_files.find_steps(self._folder), default='none')
         raise UserError(
             step_path(self._folder, step),
             f'could not be saved ({reason(self._error)})',
@@ -58,7 +58,7 @@ class SaveFailures:
 
     def _free(self):
         try:
-            free = storage.free_bytes(self._folder)
+            free = files.free_bytes(self._folder)
         except OSError:  # the disk is away, which may be why the save failed
             return ', free space unknown'
         return f', {megabytes(free)} free' if free < math.inf else ''

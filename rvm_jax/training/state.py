@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from rvm_jax.models import build
-from rvm_jax.training import parts, sharding
+from rvm_jax.models import build, trainable
+from rvm_jax.training import sharding
 
 
 def make_state(arch, execution, optimizer, seed, mesh, sharded='params'):
@@ -19,7 +19,7 @@ def make_state(arch, execution, optimizer, seed, mesh, sharded='params'):
     def create():
         model_key, train_key = jax.random.split(jax.random.key(seed))
         model = build.build(arch, execution, rngs=nnx.Rngs(params=model_key))
-        params, statistics, _ = parts.split(nnx.to_pure_dict(nnx.state(model)), arch)
+        params, statistics, _ = trainable.split(nnx.to_pure_dict(nnx.state(model)), arch)
         state = {
             'step': jnp.zeros((), jnp.int32),
             'params': params,
@@ -34,7 +34,7 @@ def make_state(arch, execution, optimizer, seed, mesh, sharded='params'):
 
     graphdef, params = nnx.split(build.abstract(arch, execution))
     abstract = placed(jax.eval_shape(create))
-    frozen = parts.stored(parts.split(nnx.to_pure_dict(params), arch)[2], execution.precision)
+    frozen = trainable.stored(trainable.split(nnx.to_pure_dict(params), arch)[2], execution.precision)
     frozen = placed({'params': frozen})['params']
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return graphdef, abstract, frozen, jax.jit(create, out_shardings=shardings)

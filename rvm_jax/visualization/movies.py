@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from rvm_jax.storage.atomic import whole
 from rvm_jax.visualization import canvas
-from rvm_jax.whole import whole
 
 COLORSPACE, LIMITED_RANGE = 6, 1  # codes of BT.601 and 16-235, which is what the conversion from RGB gives
 

@@ -5,8 +5,8 @@ import threading
 import numpy as np
 import pytest
 
-from rvm_jax.data import clip_slots
-from rvm_jax.data.clip_slots import ClipSlots
+from rvm_jax.data import shared_memory
+from rvm_jax.data.shared_memory import ClipSlots
 
 
 @pytest.fixture
@@ -80,11 +80,11 @@ def num_files():
 
 
 def test_frames_stay_out_of_the_queue(slots, monkeypatch):
-    monkeypatch.setattr(clip_slots, '_of_this_worker', (slots, range(4)))
-    handed = clip_slots.hand_over({'frames_THWC': clip(5), 'record': 3})
+    monkeypatch.setattr(shared_memory, '_of_this_worker', (slots, range(4)))
+    handed = shared_memory.hand_over({'frames_THWC': clip(5), 'record': 3})
     assert handed == {'record': 3, 'slot': 0}
     assert collect(slots, 0)[0].flat[0] == 5
-    assert clip_slots.hand_over({'failures': [1]}) == {'failures': [1]}
+    assert shared_memory.hand_over({'failures': [1]}) == {'failures': [1]}
 
 
 def test_a_worker_that_waits_goes_on_when_nobody_collects_any_more(slots):

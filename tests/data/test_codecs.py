@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rvm_jax.data.codecs import encode_group, group_pictures
+from rvm_jax.data.video.shard_codecs import encode_group, group_pictures
 from rvm_jax.errors import DataError
 
 

@@ -10,8 +10,8 @@ import zlib
 import av
 import pytest
 
-from rvm_jax.data import container
-from rvm_jax.data.video import iterate_frames, open_video, probe, read_frames
+from rvm_jax.data.video import container
+from rvm_jax.data.video.decode import iterate_frames, open_video, probe, read_frames
 from rvm_jax.errors import DataError
 
 LARGE = 8192  # pixels of a side: 67 million in a frame

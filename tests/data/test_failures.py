@@ -3,8 +3,8 @@ import json
 import pytest
 
 from rvm_jax.data.batch import FAILED
-from rvm_jax.data.failures import FailureLog, read_report
 from rvm_jax.errors import DataError, UserError
+from rvm_jax.training.data_report import FailureLog, read_report
 
 BROKEN = ('failed', 'bad.mp4', 'is damaged (at 3.00 s: invalid data)')
 SHORT = ('too short', 'short.mp4', 'has too few frames (3, a clip needs 8)')

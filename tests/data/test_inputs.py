@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from rvm_jax.data.inputs import list_tasks
+from rvm_jax.data.prepare.inputs import list_tasks
 from rvm_jax.errors import UserError
 
 

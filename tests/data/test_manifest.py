@@ -4,11 +4,11 @@ import os
 
 import pytest
 
-from rvm_jax import storage
-from rvm_jax.data import manifest
-from rvm_jax.data.manifest import END_BYTES, check_unchanged, compare_manifests, file_entry, write_manifest
+from rvm_jax.data import dataset_manifest
+from rvm_jax.data.dataset_manifest import END_BYTES, check_unchanged, compare_manifests, file_entry, write_manifest
 from rvm_jax.data.sources.folder import FolderSource
 from rvm_jax.errors import UserError
+from rvm_jax.storage import files
 
 OLD = [['a.mp4', 10, 1], ['b.mp4', 20, 2], ['c.mp4', 30, 3]]
 
@@ -41,8 +41,8 @@ def test_a_disk_that_hiccups_does_not_change_an_entry(tmp_path, monkeypatch):
             raise failures.pop()
         return stat(path)
 
-    monkeypatch.setattr(manifest.os, 'stat', flaky)
-    monkeypatch.setattr(storage, 'FIRST_WAIT', 0)
+    monkeypatch.setattr(dataset_manifest.os, 'stat', flaky)
+    monkeypatch.setattr(files, 'FIRST_WAIT', 0)
     assert file_entry(tmp_path, 'a.mp4') == expected == ['a.mp4', 5, expected[2]]
 
 

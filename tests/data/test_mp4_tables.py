@@ -9,8 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from rvm_jax.data import mp4_tables
-from rvm_jax.data.video import probe
+from rvm_jax.data.video import mp4_tables
+from rvm_jax.data.video.decode import probe
 from rvm_jax.errors import DataError
 
 

@@ -11,7 +11,7 @@ import pytest
 from rvm_jax.data.loader import ClipMaker, make_loader
 from rvm_jax.data.mixture import Mixture, Part
 from rvm_jax.data.sources.folder import FolderSource
-from rvm_jax.data.video import open_video, probe, read_frames
+from rvm_jax.data.video.decode import open_video, probe, read_frames
 from rvm_jax.errors import DataError
 
 NO_VIDEO = 'cannot be opened as a video (Invalid data found when processing input)'

@@ -1,7 +1,7 @@
 import pytest
 
 from rvm_jax import config
-from rvm_jax.data.opening import open_held_out, open_source, open_training
+from rvm_jax.data.open_data import open_held_out, open_source, open_training
 from rvm_jax.errors import UserError
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rvm_jax.data import pictures
 from rvm_jax.data.augment import augment_clip, center_crop_resize
-from rvm_jax.data.pictures import decoded, encoded
+from rvm_jax.data.video import lazy_frames
+from rvm_jax.data.video.lazy_frames import decoded, encoded
 from rvm_jax.errors import DataError
 
 HOW = {'image_size': 32, 'flip': 0.5, 'crop_area': (0.3, 1.0), 'crop_ratio': (0.75, 1.25), 'crop_level': 'clip'}
@@ -45,7 +45,7 @@ def test_clips_of_large_jpegs_are_those_of_the_whole_frames():
     shrinks = []
 
     def spied(found):
-        return pictures.Pictures(
+        return lazy_frames.Pictures(
             found.num_frames, found.height, found.width, lambda s: shrinks.append(s) or found.decode(s)
         )
 
@@ -67,7 +67,7 @@ def test_pictures_that_cannot_be_used_are_named(monkeypatch):
         encoded('a', [good, good[: good.index(b'\xff\xda')]]).decode()
     with pytest.raises(DataError, match='a: changes its size'):
         encoded('a', [good, *compress(soft_frames(1, 40, 40))])
-    monkeypatch.setattr(pictures, 'MAX_PIXELS', 1000)
+    monkeypatch.setattr(lazy_frames, 'MAX_PIXELS', 1000)
     with pytest.raises(DataError, match='a: has frames of 203 x 150 pixels, more than'):
         encoded('a', [good])
 
@@ -89,7 +89,7 @@ def test_the_size_of_a_jpeg_is_found_where_pillow_finds_it():
             Image.fromarray(soft_frames(1, *size)[0]).save(file, 'jpeg', progressive=progressive, exif=exif)
             found = encoded('a', [file.getvalue()])
             assert (found.height, found.width) == size == found.decode()[0].shape[:2]
-            assert pictures._jpeg_size(file.getvalue()) == size
+            assert lazy_frames._jpeg_size(file.getvalue()) == size
 
 
 def test_a_later_frame_cannot_smuggle_in_a_huge_one():

@@ -7,11 +7,11 @@ import sys
 import pytest
 
 from rvm_jax import cli
-from rvm_jax.data.assembly import Cutter, join_shard
-from rvm_jax.data.preparation import Settings, outcome_of, prepare_task, record_outcome
-from rvm_jax.data.prepare_beam import PrepareVideo, run_pipeline
-from rvm_jax.data.prepare_pool import Pool
-from rvm_jax.data.prepare_work import Work
+from rvm_jax.data.prepare.encode_video import Settings, outcome_of, prepare_task, record_outcome
+from rvm_jax.data.prepare.join_shards import Cutter, join_shard
+from rvm_jax.data.prepare.prepare_beam import PrepareVideo, run_pipeline
+from rvm_jax.data.prepare.prepare_job import Work
+from rvm_jax.data.prepare.prepare_pool import Pool
 from rvm_jax.errors import Stopped, UserError
 
 RUNNER = 'FnApiRunner'  # what DirectRunner comes down to, without its attempt to download another

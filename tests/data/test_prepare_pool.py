@@ -13,9 +13,9 @@ import time
 import pytest
 
 from rvm_jax import cli
-from rvm_jax.data import shards
-from rvm_jax.data.preparation import Settings
-from rvm_jax.data.prepare_work import Work
+from rvm_jax.data import shard_format
+from rvm_jax.data.prepare.encode_video import Settings
+from rvm_jax.data.prepare.prepare_job import Work
 
 FOUR_SHARDS = ['--shard-mb', '1', '--quality', '100', '--short-side', '0']
 # What a worker process runs first: a decoder that never comes back, and one that takes its process down.
@@ -52,10 +52,10 @@ def command(videos, output, *flags):
 
 def content(folder):
     """{shard: its records}, and the manifest without what describes the container."""
-    manifest = shards.read_manifest(folder)
+    manifest = shard_format.read_manifest(folder)
     records = {}
     for shard in manifest['shards']:
-        reader = shards.ShardReader(os.path.join(folder, shard['name']), shard['records'])
+        reader = shard_format.ShardReader(os.path.join(folder, shard['name']), shard['records'])
         records[shard['name']] = reader.read(range(shard['records']))
         reader.close()
     return records, manifest
@@ -138,7 +138,7 @@ def test_a_signal_ends_it_with_everything_kept(tmp_path, videos, number, code):
     assert process.returncode == code
     assert 'of 12 videos are done; the same command goes on' in message and 'Traceback' not in message
     assert prepare(videos, output) == 0
-    assert shards.read_manifest(output)['skipped'] == 0
+    assert shard_format.read_manifest(output)['skipped'] == 0
 
 
 def test_videos_that_hang_or_crash_their_process_are_skipped(tmp_path, videos):
@@ -156,7 +156,7 @@ def test_videos_that_hang_or_crash_their_process_are_skipped(tmp_path, videos):
         'ends the process that decodes it (2 times, exit code -11)',
         'takes too long to decode (no frame in 3 s, its process was ended)',
     ]
-    assert shards.read_manifest(tmp_path / 'shards')['skipped'] == 2
+    assert shard_format.read_manifest(tmp_path / 'shards')['skipped'] == 2
 
 
 def test_a_full_disk_ends_it_and_it_goes_on_when_there_is_room(tmp_path, videos, undisturbed):

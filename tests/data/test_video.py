@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from rvm_jax.data.video import iterate_frames, open_video, probe, read_frames
+from rvm_jax.data.video.decode import iterate_frames, open_video, probe, read_frames
 from rvm_jax.errors import DataError
 
 TICKS = [0, 1, 2, 3, 7, 38, 20, 20]

@@ -4,8 +4,8 @@ import numpy as np
 from flax import nnx
 
 from rvm_jax.models.cores.mamba import Mamba, MambaBlock
+from rvm_jax.models.dropout import Learning
 from rvm_jax.models.layers import Execution
-from rvm_jax.models.learning import Learning
 
 SHARED = {'d_state': 4, 'd_conv': 4, 'expand': 2, 'execution': Execution()}
 X_BTMD = np.random.default_rng(0).normal(size=(2, 6, 5, 16)).astype(np.float32)

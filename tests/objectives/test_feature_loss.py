@@ -3,8 +3,7 @@ import numpy as np
 import pytest
 
 from rvm_jax.models.rvm import Reconstruction
-from rvm_jax.objectives.feature_loss import feature_loss
-from rvm_jax.objectives.pixel_loss import compared_losses, pixel_loss
+from rvm_jax.training.loss import compared_losses, feature_loss, pixel_loss
 
 RNG = np.random.default_rng(0)
 FEATURES = RNG.normal(3.0, 5.0, (2, 2, 4, 8)).astype(np.float32)

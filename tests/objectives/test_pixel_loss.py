@@ -6,7 +6,7 @@ import pytest
 
 from rvm_jax.models import patches
 from rvm_jax.models.rvm import Reconstruction
-from rvm_jax.objectives.pixel_loss import compared_losses, pixel_loss
+from rvm_jax.training.loss import compared_losses, pixel_loss
 
 RNG = np.random.default_rng(0)
 BATCH = {

@@ -5,11 +5,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rvm_jax import load_image_encoder, pretrained
+from rvm_jax import inference, load_image_encoder, pretrained
 from rvm_jax.errors import UserError
 from rvm_jax.models import build
-from rvm_jax.probing import extract
-from rvm_jax.probing.backbones import block_at, open_backbone
+from rvm_jax.probing.backbone import block_at, open_backbone
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), np.uint8)
 
@@ -79,7 +78,7 @@ def test_fingerprints_tell_weights_and_depths_apart_and_nothing_else(export):
 def test_a_stream_of_any_depth_equals_the_clip(export):
     for tap in ('core', 'core:1', 'encoder:1'):
         backbone = open_backbone(export, tap=tap)
-        streamed = np.concatenate(list(extract.encode_stream(backbone, FRAMES[0], chunk=2)))
+        streamed = np.concatenate(list(inference.encode_stream(backbone, FRAMES[0], chunk=2)))
         np.testing.assert_allclose(streamed, backbone.encode(FRAMES[:1])[0][0], atol=1e-5)
 
 
@@ -93,7 +92,7 @@ def test_a_model_that_does_not_stream_sees_windows_of_its_trained_length(tmp_pat
     backbone = open_backbone(folder)
     assert backbone.window == 2 == open_backbone(folder, tap='core:1').window
     features, _ = backbone.encode(FRAMES)
-    streamed = np.concatenate(list(extract.encode_stream(backbone, FRAMES[0])))
+    streamed = np.concatenate(list(inference.encode_stream(backbone, FRAMES[0])))
     np.testing.assert_allclose(features[0], streamed, atol=1e-5)
     later = FRAMES.copy()
     later[:, 2] = 0

@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from rvm_jax.probing import demo_suite
+from rvm_jax.probing.demo import demo_suite
 
 
 class Bars:

@@ -4,8 +4,8 @@ import zipfile
 import numpy as np
 import pytest
 
+from rvm_jax import inference
 from rvm_jax.errors import UserError
-from rvm_jax.probing import extract
 
 
 class RunningMean:
@@ -31,33 +31,33 @@ def noise(num_frames, size=16):
 @pytest.mark.parametrize('num_frames', [1, 3, 8, 19])
 def test_a_stream_equals_one_shot(num_frames):
     frames_THWC = noise(num_frames)
-    pieces = list(extract.encode_stream(RunningMean(), iter(frames_THWC), chunk=4))
+    pieces = list(inference.encode_stream(RunningMean(), iter(frames_THWC), chunk=4))
     expected, _ = RunningMean().encode(frames_THWC[None])
     np.testing.assert_allclose(np.concatenate(pieces), expected[0], rtol=1e-6)
 
 
 def test_only_two_lengths_are_ever_encoded():
     model = RunningMean()
-    assert sum(len(piece) for piece in extract.encode_stream(model, noise(19), chunk=4)) == 19
+    assert sum(len(piece) for piece in inference.encode_stream(model, noise(19), chunk=4)) == 19
     assert model.lengths == [4, 4, 4, 4, 1, 1, 1]
 
 
 def test_a_model_that_does_not_stream_sees_windows_of_its_trained_length():
     model = RunningMean(window=3)
-    assert sum(len(piece) for piece in extract.encode_stream(model, noise(8), chunk=4)) == 8
+    assert sum(len(piece) for piece in inference.encode_stream(model, noise(8), chunk=4)) == 8
     assert model.lengths == [3, 3, 2]
 
 
 def test_an_empty_stream_gives_nothing():
-    assert list(extract.encode_stream(RunningMean(), [])) == []
+    assert list(inference.encode_stream(RunningMean(), [])) == []
 
 
 def test_memory_does_not_grow_with_the_length(tmp_path):
     def peak(num_frames):
         frame = noise(1, size=32)[0]
-        chunks = extract.encode_stream(RunningMean(width=256), (frame.copy() for _ in range(num_frames)))
+        chunks = inference.encode_stream(RunningMean(width=256), (frame.copy() for _ in range(num_frames)))
         tracemalloc.start()
-        extract.write_features(tmp_path / f'{num_frames}.npz', chunks, grid=(4, 4), fps=1)
+        inference.write_features(tmp_path / f'{num_frames}.npz', chunks, grid=(4, 4), fps=1)
         _, most = tracemalloc.get_traced_memory()
         tracemalloc.stop()
         return most
@@ -70,7 +70,7 @@ def test_memory_does_not_grow_with_the_length(tmp_path):
 
 def test_the_file_reads_back_as_plain_arrays(tmp_path):
     chunks = np.random.default_rng(0).normal(size=(5, 2, 3, 4)).astype(np.float32)
-    count = extract.write_features(tmp_path / 'a.npz', iter([*chunks, chunks[0, :1]]), grid=(1, 2), fps=29.97)
+    count = inference.write_features(tmp_path / 'a.npz', iter([*chunks, chunks[0, :1]]), grid=(1, 2), fps=29.97)
     assert count == 11
     with np.load(tmp_path / 'a.npz', allow_pickle=False) as file:
         assert set(file) == {'features', 'grid', 'fps'}
@@ -87,16 +87,16 @@ def test_a_failure_halfway_leaves_the_old_file_and_nothing_else(tmp_path):
 
     (tmp_path / 'a.npz').write_bytes(b'old')
     with pytest.raises(RuntimeError):
-        extract.write_features(tmp_path / 'a.npz', broken(), grid=(1, 1), fps=1)
+        inference.write_features(tmp_path / 'a.npz', broken(), grid=(1, 1), fps=1)
     with pytest.raises(ValueError, match='no features'):
-        extract.write_features(tmp_path / 'a.npz', [], grid=(1, 1), fps=1)
+        inference.write_features(tmp_path / 'a.npz', [], grid=(1, 1), fps=1)
     assert [(file.name, file.read_bytes()) for file in tmp_path.iterdir()] == [('a.npz', b'old')]
 
 
 def test_somebody_who_reads_the_old_file_keeps_it_whole(tmp_path):
     (tmp_path / 'a.npz').write_bytes(b'old')
     with open(tmp_path / 'a.npz', 'rb') as reader:
-        extract.write_features(tmp_path / 'a.npz', [np.zeros((1, 1, 1), np.float32)], grid=(1, 1), fps=1)
+        inference.write_features(tmp_path / 'a.npz', [np.zeros((1, 1, 1), np.float32)], grid=(1, 1), fps=1)
         assert reader.read() == b'old'
 
 
@@ -111,22 +111,22 @@ def test_somebody_who_reads_the_old_file_keeps_it_whole(tmp_path):
 )
 def test_frames_keep_their_aspect_and_are_cut_to_whole_patches(given, short_side, patch_size, fitted):
     frame = np.zeros((*given, 3), np.uint8)
-    assert extract.fit(frame, short_side, patch_size).shape == (*fitted, 3)
-    whole = extract.working_size(*given, short_side, patch_size)
+    assert inference.fit(frame, short_side, patch_size).shape == (*fitted, 3)
+    whole = inference.working_size(*given, short_side, patch_size)
     assert tuple(side // patch_size * patch_size for side in whole) == fitted
 
 
 def test_what_is_cut_off_is_shared_between_both_ends():
     frame = np.arange(20, dtype=np.uint8)[None, :, None].repeat(8, 0).repeat(3, 2)
-    assert extract.fit(frame, 8, 8)[0, :, 0].tolist() == list(range(2, 18))
+    assert inference.fit(frame, 8, 8)[0, :, 0].tolist() == list(range(2, 18))
 
 
 def test_less_than_a_patch_is_a_kind_error():
     with pytest.raises(UserError, match='at least one patch of 16 pixels'):
-        extract.fit(np.zeros((90, 160, 3), np.uint8), 15, 16)
+        inference.fit(np.zeros((90, 160, 3), np.uint8), 15, 16)
 
 
 def test_patch_grid_drops_prefix_tokens_and_is_row_major():
     features_TMD = np.arange(2 * 7 * 1).reshape(2, 7, 1)
-    grid = extract.patch_grid(features_TMD, (2, 3), num_prefix_tokens=1)
+    grid = inference.patch_grid(features_TMD, (2, 3), num_prefix_tokens=1)
     assert grid[0, :, :, 0].tolist() == [[1, 2, 3], [4, 5, 6]]

@@ -1,6 +1,6 @@
 import numpy as np
 
-from rvm_jax.probing import linear_probe
+from rvm_jax.probing.demo import linear_probe
 
 RNG = np.random.default_rng(0)
 

@@ -1,14 +1,14 @@
 import numpy as np
 import pytest
 
-from rvm_jax.probing import pictures
+from rvm_jax.probing import drawing
 
 VIDEO = np.full((4, 32, 48, 3), 90, np.uint8)
 
 
 def rows(prediction, example, **options):
     """The picture's three rows of frames, cut from below, each 128 pixels high."""
-    drawn = pictures.picture(VIDEO, prediction, example, **options)
+    drawn = drawing.picture(VIDEO, prediction, example, **options)
     assert drawn.dtype == np.uint8 and drawn.ndim == 3
     return drawn
 
@@ -57,14 +57,14 @@ def test_an_answer_is_written_beside_the_clip(classes):
 
 
 def test_nothing_is_drawn_of_what_has_no_picture():
-    assert pictures.picture(VIDEO, {'pose_34': np.zeros((3, 4))}, {}) is None
+    assert drawing.picture(VIDEO, {'pose_34': np.zeros((3, 4))}, {}) is None
 
 
 def test_a_class_without_a_name_is_told_by_its_number(monkeypatch):
     said = []
-    monkeypatch.setattr(pictures.canvas, 'named_rows', lambda rows: said.extend(name for name, *_ in rows))
+    monkeypatch.setattr(drawing.canvas, 'named_rows', lambda rows: said.extend(name for name, *_ in rows))
     example = {'label': np.int32(1)}
     for best in (1, 3):  # of four classes that the readout has, the data has two
         rows_of = {'probabilities_K': np.eye(4)[best]}
-        pictures.picture(VIDEO, rows_of, example, classes=('left', 'right'))
+        drawing.picture(VIDEO, rows_of, example, classes=('left', 'right'))
     assert said == ['predicted: right (100%), truth: right', 'predicted: 3 (100%), truth: right']

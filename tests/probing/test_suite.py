@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from rvm_jax.probing import settings
-from rvm_jax.probing.suite import BENCHMARKS
+from rvm_jax.probing.registry import BENCHMARKS
 
 
 @pytest.mark.parametrize(

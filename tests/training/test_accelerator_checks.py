@@ -2,8 +2,9 @@ import pytest
 
 from rvm_jax import config as configs
 from rvm_jax.conversion import frozen
-from rvm_jax.training import accelerator_checks as checks
-from rvm_jax.training import cost, hlo
+from rvm_jax.models import cost
+from rvm_jax.planning import hlo
+from rvm_jax.planning import program_checks as checks
 
 SPLIT = ['mesh.data=1', 'mesh.fsdp=8', 'batch_size=64']
 

@@ -7,7 +7,7 @@ import pytest
 
 from rvm_jax import config as configs
 from rvm_jax.errors import UserError
-from rvm_jax.training import aot, aot_process
+from rvm_jax.planning import aot, aot_process
 
 LIBTPU = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason="needs pip install 'rvm_jax[tpu]'")
 

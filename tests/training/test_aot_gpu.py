@@ -7,7 +7,8 @@ import pytest
 from jax._src.cudnn import fused_attention_stablehlo as stablehlo
 
 from rvm_jax import config as configs
-from rvm_jax.training import accelerator_checks, aot, sharding
+from rvm_jax.planning import aot, program_checks
+from rvm_jax.training import sharding
 
 RECIPES = sorted(glob.glob('configs/*.py'))
 FORWARD, BACKWARD = 'dot_product_attention_fwd_wrapper', 'dot_product_attention_bwd_wrapper'
@@ -43,12 +44,12 @@ def calls(jaxpr, primitive):
 @pytest.mark.parametrize('recipe', RECIPES)
 def test_every_recipe_has_fused_attention_on_a_gpu_and_computes_it_once(recipe):
     config, jaxpr = traced(recipe)
-    needed = accelerator_checks.needed_calls(accelerator_checks.fused_attentions(config, 'gpu'))
+    needed = program_checks.needed_calls(program_checks.fused_attentions(config, 'gpu'))
     assert needed.backward > 0
     assert (calls(jaxpr, FORWARD), calls(jaxpr, BACKWARD)) == needed
 
 
 def test_recomputing_everything_runs_attention_twice():
     config, jaxpr = traced('configs/tiny.py', 'model.remat=full')
-    needed = accelerator_checks.needed_calls(accelerator_checks.fused_attentions(config, 'gpu'))
+    needed = program_checks.needed_calls(program_checks.fused_attentions(config, 'gpu'))
     assert calls(jaxpr, FORWARD) > needed.forward and calls(jaxpr, BACKWARD) == needed.backward

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 from rvm_jax.errors import UserError
+from rvm_jax.storage.run_lock import run_lock
 from rvm_jax.training.checkpoint import Checkpoints
-from rvm_jax.training.run_lock import run_lock
 
 PRELUDE = """
 import resource, sys, time
@@ -23,7 +23,7 @@ import numpy as np
 from rvm_jax.errors import UserError
 from rvm_jax.training import checkpoint_folder, checksums
 from rvm_jax.training.checkpoint import Checkpoints
-from rvm_jax.training.run_lock import run_lock
+from rvm_jax.storage.run_lock import run_lock
 
 workdir = sys.argv[1]
 noise = jnp.asarray(np.random.default_rng(0).standard_normal((256, 1024), np.float32))

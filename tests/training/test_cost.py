@@ -8,11 +8,10 @@ import pytest
 from flax import nnx
 
 from rvm_jax import config as configs
-from rvm_jax.models import build, layers
+from rvm_jax.models import build, cost, layers, trainable
+from rvm_jax.models.dropout import Learning
 from rvm_jax.models.encoders import image_architecture
-from rvm_jax.models.learning import Learning
-from rvm_jax.objectives.pixel_loss import pixel_loss
-from rvm_jax.training import cost, parts
+from rvm_jax.training.loss import pixel_loss
 
 # Wide enough that matrix products dominate: the compiler also counts what is done element by element.
 WIDE = dataclasses.replace(
@@ -110,10 +109,10 @@ def gradients(model, batch):
 def step_compiled(arch, execution, clips, wanted=jax.grad):
     """wanted(loss of all that trains), jitted and compiled; None: the loss itself."""
     graphdef, params = nnx.split(build.abstract(arch, execution))
-    trained, statistics, held = parts.split(nnx.to_pure_dict(params), arch)
+    trained, statistics, held = trainable.split(nnx.to_pure_dict(params), arch)
 
     def loss(trained, statistics, held, batch, keys_B2):
-        model = nnx.merge(graphdef, parts.joined(trained, statistics, held))
+        model = nnx.merge(graphdef, trainable.joined(trained, statistics, held))
         visible_BFV = model.random_visible(jax.random.key(0), batch['target_BFHWC'].shape)
         weight = float(arch.feature_head)
         return pixel_loss(model, batch, visible_BFV, feature_weight=weight, learning=Learning(keys_B2))[0]

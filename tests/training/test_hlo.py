@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh, PartitionSpec
 
-from rvm_jax.training import hlo
+from rvm_jax.planning import hlo
 
 LAYERS, WIDTH = 6, 32
 

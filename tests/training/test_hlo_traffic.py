@@ -2,8 +2,8 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from rvm_jax.training import hlo
-from rvm_jax.training.hlo_traffic import memory_bytes, traffic
+from rvm_jax.planning import hlo
+from rvm_jax.planning.hlo_traffic import memory_bytes, traffic
 
 LAYERS, ROWS, WIDTH = 7, 64, 128
 

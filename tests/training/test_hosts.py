@@ -9,16 +9,16 @@ import time
 
 import pytest
 
+from rvm_jax.distributed.connect import meet
+from rvm_jax.distributed.process_group import ALONE
 from rvm_jax.errors import UserError
-from rvm_jax.training.hosts import ALONE
-from rvm_jax.training.meeting import meet
 
 PROCESS = """
 import os, signal, sys, time, types
 import jax, jax.numpy as jnp, numpy as np
 from rvm_jax.errors import DataError, Stopped, UserError
-from rvm_jax.training.meeting import meet
-from rvm_jax.training.notes import Notes, first_words
+from rvm_jax.distributed.connect import meet
+from rvm_jax.distributed.step_exchange import Notes, first_words
 
 def until_the_end():  # as in a step: the devices of all processes must take part
     mesh = jax.make_mesh((jax.device_count(),), ('data',))
@@ -165,7 +165,7 @@ SAVES = """
 import contextlib, resource
 from jax.sharding import NamedSharding, PartitionSpec
 from rvm_jax.training.checkpoint import Checkpoints
-from rvm_jax.training.run_lock import run_lock
+from rvm_jax.storage.run_lock import run_lock
 
 def limit(size):  # of the files that this process can write, as on a disk that is full
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))

@@ -4,9 +4,9 @@ import time
 import numpy as np
 import pytest
 
-from rvm_jax import storage
 from rvm_jax.errors import Unavailable
-from rvm_jax.training import mirror
+from rvm_jax.storage import files
+from rvm_jax.training import log_upload
 from rvm_jax.training.writer import Writer, read_metrics
 
 
@@ -20,9 +20,9 @@ def test_the_log_of_a_run_is_in_the_bucket_at_its_end_and_not_on_this_disk(store
         writer.image(10, 'panel', picture())
         kept = writer._mirror.folder
     assert read_metrics(f'{store.path}/metrics.jsonl') == [{'step': 10, 'loss': 0.5}]
-    assert storage.names(store.path) == ['images', 'metrics.jsonl', 'tensorboard']
-    assert storage.names(f'{store.path}/images') == ['panel_00000010.png']
-    assert not storage.exists(kept)
+    assert files.names(store.path) == ['images', 'metrics.jsonl', 'tensorboard']
+    assert files.names(f'{store.path}/images') == ['panel_00000010.png']
+    assert not files.exists(kept)
 
 
 def test_what_is_flushed_before_a_save_is_there_after_a_kill_and_a_resume_has_each_step_once(store):
@@ -38,10 +38,10 @@ def test_what_is_flushed_before_a_save_is_there_after_a_kill_and_a_resume_has_ea
 
 
 def test_the_log_is_copied_while_the_run_goes_on(store, monkeypatch):
-    monkeypatch.setattr(mirror, 'EVERY', 0.02)
+    monkeypatch.setattr(log_upload, 'EVERY', 0.02)
     with Writer(store.path) as writer:
         writer.scalars(1, {'loss': 1.0})
-        while not storage.exists(f'{store.path}/metrics.jsonl'):
+        while not files.exists(f'{store.path}/metrics.jsonl'):
             time.sleep(0.01)
 
 
@@ -49,8 +49,8 @@ def test_only_what_changed_is_read_and_copied(store, monkeypatch):
     with Writer(store.path) as writer:
         writer.scalars(1, {'loss': 1.0})
         writer._mirror.copy()
-        read, reads = storage.read, []
-        monkeypatch.setattr(storage, 'read', lambda path: reads.append(path) or read(path))
+        read, reads = files.read, []
+        monkeypatch.setattr(files, 'read', lambda path: reads.append(path) or read(path))
         store.fail(1, status=403)
         writer._mirror.copy()
         assert store.failed == 0 and reads == []
@@ -66,8 +66,8 @@ def test_before_a_save_only_what_a_resumed_run_goes_on_with_is_copied(store):
         writer.scalars(1, {'loss': 1.0})
         writer.image(1, 'panel', picture())
         writer.flush()
-        assert storage.names(store.path) == ['metrics.jsonl']
-    assert storage.names(store.path) == ['images', 'metrics.jsonl', 'tensorboard']
+        assert files.names(store.path) == ['metrics.jsonl']
+    assert files.names(store.path) == ['images', 'metrics.jsonl', 'tensorboard']
 
 
 def test_a_store_that_is_away_costs_one_warning_and_gets_everything_once_it_is_back(store, capsys):
@@ -80,12 +80,12 @@ def test_a_store_that_is_away_costs_one_warning_and_gets_everything_once_it_is_b
     said = capsys.readouterr().err
     assert said.count('not written') == 1
     assert f'{store.path}: not written (' in said
-    steps = [json.loads(line)['step'] for line in storage.read(f'{store.path}/metrics.jsonl').splitlines()]
+    steps = [json.loads(line)['step'] for line in files.read(f'{store.path}/metrics.jsonl').splitlines()]
     assert steps == [1, 2]
 
 
 def test_a_log_that_cannot_be_read_at_the_start_is_not_begun_anew(store):
-    storage.write(f'{store.path}/metrics.jsonl', b'{"step": 1}\n')
+    files.write(f'{store.path}/metrics.jsonl', b'{"step": 1}\n')
     store.fail(1)
     with pytest.raises(Unavailable, match=r'metrics\.jsonl'):
         Writer(store.path, step=1)
@@ -95,7 +95,7 @@ def test_how_often_the_store_was_asked_again_is_logged(store):
     with Writer(store.path) as writer:
         store.fail(0.5)
         for number in range(20):
-            storage.write(f'{store.path}/{number}', b'')
+            files.write(f'{store.path}/{number}', b'')
         store.fail(0)
         writer.scalars(1, {})
     assert read_metrics(f'{store.path}/metrics.jsonl')[0]['store_retries'] > 0

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from rvm_jax import config as configs
-from rvm_jax.training.run_facts import loss_facts, recipe_line, run_facts
+from rvm_jax.training.run_record import loss_facts, recipe_line, run_facts
 
 
 @pytest.mark.parametrize(

@@ -9,12 +9,12 @@ import time
 import pytest
 
 from rvm_jax.errors import UserError
-from rvm_jax.training import run_lock as module
-from rvm_jax.training.run_lock import confirm, run_lock
+from rvm_jax.storage import run_lock as module
+from rvm_jax.storage.run_lock import confirm, run_lock
 
 HOLD = """
 import sys, time
-from rvm_jax.training.run_lock import run_lock
+from rvm_jax.storage.run_lock import run_lock
 with run_lock(sys.argv[1]):
     print('held', flush=True)
     time.sleep(60)
@@ -22,7 +22,7 @@ with run_lock(sys.argv[1]):
 RACE = """
 import sys, time
 from rvm_jax.errors import UserError
-from rvm_jax.training.run_lock import run_lock
+from rvm_jax.storage.run_lock import run_lock
 print('ready', flush=True)
 sys.stdin.readline()
 try:

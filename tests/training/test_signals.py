@@ -5,12 +5,12 @@ import sys
 import pytest
 
 from rvm_jax.errors import Interrupted, Stopped
-from rvm_jax.training.signals import StopRequest
+from rvm_jax.signals import StopRequest
 
 LOOP = """
 import sys, time
 from rvm_jax.errors import Stopped
-from rvm_jax.training.signals import StopRequest
+from rvm_jax.signals import StopRequest
 try:
     with StopRequest() as stop:
         print('ready', flush=True)

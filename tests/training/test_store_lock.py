@@ -9,15 +9,14 @@ import time
 
 import pytest
 
-from rvm_jax import bucket, storage
 from rvm_jax.errors import Unavailable, UserError
-from rvm_jax.training import store_lock
-from rvm_jax.training.run_lock import confirm, run_lock
+from rvm_jax.storage import files, gcs, gcs_lock
+from rvm_jax.storage.run_lock import confirm, run_lock
 
 RACE = """
 import sys
 from rvm_jax.errors import UserError
-from rvm_jax.training.run_lock import run_lock
+from rvm_jax.storage.run_lock import run_lock
 print('ready', flush=True)
 sys.stdin.readline()
 try:
@@ -38,22 +37,22 @@ def start(workdir):
 
 def write_lock(workdir, **owner):
     owner = {'host': 'elsewhere', 'pid': 7, 'start': 'x', 'since': 'today'} | owner
-    storage.write_json(f'{workdir}/run.lock', owner)
+    files.write_json(f'{workdir}/run.lock', owner)
     return owner
 
 
 @pytest.fixture
 def quick(monkeypatch):
-    monkeypatch.setattr(store_lock, 'SILENCE', 0.2)
-    monkeypatch.setattr(store_lock, 'LOOK', 0.02)
+    monkeypatch.setattr(gcs_lock, 'SILENCE', 0.2)
+    monkeypatch.setattr(gcs_lock, 'LOOK', 0.02)
 
 
 def test_the_lock_says_who_trains_and_goes_away_at_the_end(store):
     with run_lock(store.path):
-        owner = storage.read_json(f'{store.path}/run.lock')
+        owner = files.read_json(f'{store.path}/run.lock')
         assert (owner['host'], owner['pid']) == (socket.gethostname(), os.getpid())
         confirm(store.path)
-    assert storage.names(store.path) == []
+    assert files.names(store.path) == []
 
 
 def test_of_many_that_start_at_once_one_goes_on(store):
@@ -90,18 +89,18 @@ def test_another_machines_lock_is_taken_over_when_it_shows_no_sign_of_life(store
 
 
 def test_another_machines_lock_holds_while_it_shows_life(store, quick, monkeypatch):
-    monkeypatch.setattr(store_lock, 'SILENCE', 60)
+    monkeypatch.setattr(gcs_lock, 'SILENCE', 60)
     owner = write_lock(store.path)
     beat = threading.Timer(0.1, write_lock, (store.path,), owner)
     beat.start()
     with pytest.raises(UserError, match='in use by process 7 on elsewhere since today; wait'), run_lock(store.path):
         pass
     beat.join()
-    assert storage.read_json(f'{store.path}/run.lock') == owner
+    assert files.read_json(f'{store.path}/run.lock') == owner
 
 
 def test_an_unreadable_lock_is_replaced(store, capsys):
-    storage.write(f'{store.path}/run.lock', b'[]')
+    files.write(f'{store.path}/run.lock', b'[]')
     with run_lock(store.path):
         confirm(store.path)
     assert 'taken over from an unknown run' in capsys.readouterr().err
@@ -112,20 +111,20 @@ def test_a_lock_that_another_run_took_is_left_to_it(store):
         owner = write_lock(store.path)
         with pytest.raises(UserError, match='does not hold it any more, but process 7 on elsewhere'):
             confirm(store.path)
-    assert storage.read_json(f'{store.path}/run.lock') == owner
+    assert files.read_json(f'{store.path}/run.lock') == owner
 
 
 def test_a_deleted_lock_is_put_back(store, capsys):
     with run_lock(store.path):
-        storage.remove(f'{store.path}/run.lock')
+        files.remove(f'{store.path}/run.lock')
         confirm(store.path)
-        assert storage.exists(f'{store.path}/run.lock')
+        assert files.exists(f'{store.path}/run.lock')
     assert 'put back' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize('is_ours', [True, False])
 def test_only_the_version_that_was_seen_is_released(store, monkeypatch, is_ours):
-    path, read, owners = f'{store.path}/run.lock', bucket.read, []
+    path, read, owners = f'{store.path}/run.lock', gcs.read, []
 
     def read_before_it_is_replaced(path):
         found = read(path)
@@ -133,34 +132,34 @@ def test_only_the_version_that_was_seen_is_released(store, monkeypatch, is_ours)
             owners.append(write_lock(store.path, **(json.loads(found[0]) if is_ours else {})))
         return found
 
-    store_lock.acquire(path)
-    monkeypatch.setattr(bucket, 'read', read_before_it_is_replaced)
-    store_lock.release(path)
+    gcs_lock.acquire(path)
+    monkeypatch.setattr(gcs, 'read', read_before_it_is_replaced)
+    gcs_lock.release(path)
     if is_ours:
-        assert not storage.exists(path)
+        assert not files.exists(path)
     else:
-        assert storage.read_json(path) == owners[0]
+        assert files.read_json(path) == owners[0]
 
 
 def test_signs_of_life_change_the_version_and_nothing_else(store, monkeypatch):
-    monkeypatch.setattr(store_lock, 'HEARTBEAT', 0.02)
+    monkeypatch.setattr(gcs_lock, 'HEARTBEAT', 0.02)
     path = f'{store.path}/run.lock'
     with run_lock(store.path):
-        before, version = bucket.read(path)
-        while bucket.read(path)[1] == version:
+        before, version = gcs.read(path)
+        while gcs.read(path)[1] == version:
             time.sleep(0.01)
-        assert json.loads(bucket.read(path)[0]) == json.loads(before)
+        assert json.loads(gcs.read(path)[0]) == json.loads(before)
 
 
 def test_a_write_whose_answer_was_lost_still_counts(store, monkeypatch):
-    write, lost = bucket.write, [True]
+    write, lost = gcs.write, [True]
 
     def write_and_lose(*args):
         write(*args)
         if lost and lost.pop():
             raise TimeoutError('timed out')
 
-    monkeypatch.setattr(bucket, 'write', write_and_lose)
+    monkeypatch.setattr(gcs, 'write', write_and_lose)
     with run_lock(store.path):
         confirm(store.path)
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from rvm_jax import config as configs
-from rvm_jax.training.trace import Trace
+from rvm_jax.training.profiler import Trace
 
 
 def traces(tmp_path, last, **changes):

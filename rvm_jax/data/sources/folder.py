@@ -6,10 +6,10 @@ import functools
 import glob
 import os
 
-from rvm_jax import storage
-from rvm_jax.data.manifest import file_entries, fingerprint
-from rvm_jax.data.video import open_video
+from rvm_jax.data.dataset_manifest import file_entries, fingerprint
+from rvm_jax.data.video.decode import open_video
 from rvm_jax.errors import UserError
+from rvm_jax.storage import files
 
 VIDEO_EXTENSIONS = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv'.split())
 BLANK = ' \t\r\n'  # around names; other spaces may belong to them
@@ -45,7 +45,7 @@ class FolderSource:
 
     def __init__(self, path):
         self.path = os.fspath(path)
-        self.root, self.names = storage.retried(self.path, lambda: _list_videos(os.path.expanduser(self.path)))
+        self.root, self.names = files.retried(self.path, lambda: _list_videos(os.path.expanduser(self.path)))
         self._manifest = None
 
     def __len__(self):
@@ -116,7 +116,7 @@ def _walk(folder):
 
 def _raise_passing(error):
     """A folder that may not be listed is left out; one that a disk or network fails to list must not be."""
-    if storage.may_pass(error):
+    if files.may_pass(error):
         raise error
 
 

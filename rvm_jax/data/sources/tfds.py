@@ -20,11 +20,11 @@ import os
 import re
 from pathlib import Path
 
-from rvm_jax import storage
-from rvm_jax.data.manifest import file_entries, fingerprint
-from rvm_jax.data.pictures import encoded
-from rvm_jax.data.shards import MOST_LETTERS, ShardReader, check_readable, reading_fault
+from rvm_jax.data.dataset_manifest import file_entries, fingerprint
+from rvm_jax.data.shard_format import MOST_LETTERS, ShardReader, check_readable, reading_fault
+from rvm_jax.data.video.lazy_frames import encoded
 from rvm_jax.errors import DataError, UserError
+from rvm_jax.storage import files
 
 INFO, FEATURES = 'dataset_info.json', 'features.json'
 VERSION = r'\d+\.\d+\.\d+'
@@ -198,7 +198,7 @@ def _versions(data_dir, name, config, version):
 def _read_json(folder, name):
     path = os.path.join(folder, name)
     try:
-        return storage.read_json(path)
+        return files.read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(path, f'cannot be read ({error})', FORMS) from error
 
@@ -256,7 +256,7 @@ def _check_counts(root, names, counts):
 
     def check(name, count):
         path = os.path.join(root, name)
-        storage.retried(path, lambda: ShardReader(path, count).close())
+        files.retried(path, lambda: ShardReader(path, count).close())
 
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         list(pool.map(check, names, counts))  # raises the first error

@@ -5,7 +5,7 @@ from flax import nnx
 
 from rvm_jax.models import derivatives, layers
 from rvm_jax.models.cores.mamba import EPSILON, MambaBlock, MambaCore
-from rvm_jax.models.learning import dropout
+from rvm_jax.models.dropout import dropout
 
 
 class SpatialBlock(nnx.Module):

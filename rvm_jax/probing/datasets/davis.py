@@ -4,8 +4,8 @@ root holds ImageSets/2017/val.txt (names of videos, one a line), JPEGImages/480p
 Annotations/480p/<name>/*.png, where the palette index is the number of the object.
 """
 
-from rvm_jax.probing.datasets.labelled_frames import list_pictures, masked_video
-from rvm_jax.probing.datasets.origin import Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import Origin, checked_split
+from rvm_jax.probing.datasets.reading.labelled_frames import list_pictures, masked_video
 
 ORIGIN = Origin(
     'DAVIS 2017 (480p)',

@@ -9,11 +9,11 @@ import csv
 import io
 import os
 
-from rvm_jax import storage
 from rvm_jax.errors import UserError
-from rvm_jax.probing.datasets.labelled import LabelledImages
-from rvm_jax.probing.datasets.matlab import read_mat
-from rvm_jax.probing.datasets.origin import Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import Origin, checked_split
+from rvm_jax.probing.datasets.reading.labelled_clips import LabelledImages
+from rvm_jax.probing.datasets.reading.matlab import read_mat
+from rvm_jax.storage import files
 
 ORIGIN = Origin(
     'ImageNet ILSVRC 2012',
@@ -82,7 +82,7 @@ def _kaggle(root):
     if not os.path.exists(path):
         return None
     with ORIGIN.reading(path):
-        rows = csv.DictReader(io.StringIO(storage.read(path).decode()))
+        rows = csv.DictReader(io.StringIO(files.read(path).decode()))
         return {row['ImageId']: row['PredictionString'].split()[0] for row in rows}
 
 

@@ -11,9 +11,9 @@ import os
 import numpy as np
 
 from rvm_jax.errors import DataError
-from rvm_jax.probing.datasets.labelled_frames import LabelledFrames, list_pictures, read_frames
-from rvm_jax.probing.datasets.matlab import read_mat
-from rvm_jax.probing.datasets.origin import Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import Origin, checked_split
+from rvm_jax.probing.datasets.reading.labelled_frames import LabelledFrames, list_pictures, read_frames
+from rvm_jax.probing.datasets.reading.matlab import read_mat
 
 ORIGIN = Origin(
     'JHMDB',

@@ -9,10 +9,10 @@ import csv
 import io
 import os
 
-from rvm_jax import storage
 from rvm_jax.data.sources.folder import VIDEO_EXTENSIONS
-from rvm_jax.probing.datasets.labelled import LabelledVideos, say_missing
-from rvm_jax.probing.datasets.origin import MALFORMED, Origin, checked_split, described
+from rvm_jax.probing.datasets.reading.dataset_files import MALFORMED, Origin, checked_split, described
+from rvm_jax.probing.datasets.reading.labelled_clips import LabelledVideos, say_missing
+from rvm_jax.storage import files
 
 ORIGIN = Origin(
     'Kinetics', 'github.com/cvdfoundation/kinetics-dataset', 'train.csv, val.csv, train/<video>.mp4, val/<video>.mp4'
@@ -69,7 +69,7 @@ def _table(root, names):
 def _read_table(path):
     """[(label, name of the video, the same without times), ...]."""
     try:
-        reader = csv.DictReader(io.StringIO(storage.read(path).decode()))
+        reader = csv.DictReader(io.StringIO(files.read(path).decode()))
         rows = list(reader)
         columns = reader.fieldnames or ()
     except (UnicodeDecodeError, csv.Error) as error:

@@ -14,16 +14,16 @@ import re
 import numpy as np
 
 from rvm_jax.errors import DataError
-from rvm_jax.probing.datasets import crops
-from rvm_jax.probing.datasets.colors import random_colors
-from rvm_jax.probing.datasets.frames import decode_image, decode_raw
 from rvm_jax.probing.datasets.kubric_tracks import Camera, choose_pixels, track
-from rvm_jax.probing.datasets.origin import Origin, checked_split
-from rvm_jax.probing.datasets.padding import padded
-from rvm_jax.probing.datasets.protos import message_classes
-from rvm_jax.probing.datasets.rigid import rotations
-from rvm_jax.probing.datasets.tfrecord import read_record, record_places
-from rvm_jax.probing.datasets.windows import choose_frames
+from rvm_jax.probing.datasets.reading import crops
+from rvm_jax.probing.datasets.reading.colors import random_colors
+from rvm_jax.probing.datasets.reading.dataset_files import Origin, checked_split
+from rvm_jax.probing.datasets.reading.images import decode_image, decode_raw
+from rvm_jax.probing.datasets.reading.padding import padded
+from rvm_jax.probing.datasets.reading.protos import message_classes
+from rvm_jax.probing.datasets.reading.rigid import rotations
+from rvm_jax.probing.datasets.reading.tfrecord import read_record, record_places
+from rvm_jax.probing.datasets.reading.windows import choose_frames
 
 ORIGIN = Origin('Kubric MOVi-E', 'gs://kubric-public/tfds/movi_e', 'movi_e/256x256/1.0.0/movi_e-train.tfrecord-*')
 SPLITS = {'train': 'train', 'val': 'validation'}

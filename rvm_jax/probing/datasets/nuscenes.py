@@ -9,11 +9,11 @@ import os
 
 import numpy as np
 
-from rvm_jax.probing.datasets import crops
-from rvm_jax.probing.datasets.frames import read_images
-from rvm_jax.probing.datasets.origin import Origin, checked_split
-from rvm_jax.probing.datasets.rigid import poses, rotations
-from rvm_jax.probing.datasets.windows import choose_frames
+from rvm_jax.probing.datasets.reading import crops
+from rvm_jax.probing.datasets.reading.dataset_files import Origin, checked_split
+from rvm_jax.probing.datasets.reading.images import read_images
+from rvm_jax.probing.datasets.reading.rigid import poses, rotations
+from rvm_jax.probing.datasets.reading.windows import choose_frames
 
 ORIGIN = Origin(
     'nuScenes v1.0', 'nuscenes.org', 'v1.0-trainval/*.json, samples/CAM_FRONT/*.jpg and sweeps/CAM_FRONT/*.jpg'

@@ -8,11 +8,11 @@ import os
 import numpy as np
 
 from rvm_jax.errors import UserError
-from rvm_jax.probing.datasets import crops
-from rvm_jax.probing.datasets.frames import read_video
-from rvm_jax.probing.datasets.origin import Origin, checked_split
-from rvm_jax.probing.datasets.padding import padded
-from rvm_jax.probing.datasets.windows import choose_frames
+from rvm_jax.probing.datasets.reading import crops
+from rvm_jax.probing.datasets.reading.dataset_files import Origin, checked_split
+from rvm_jax.probing.datasets.reading.images import read_video
+from rvm_jax.probing.datasets.reading.padding import padded
+from rvm_jax.probing.datasets.reading.windows import choose_frames
 
 ORIGIN = Origin(
     'Perception Test (point tracking)',

@@ -7,8 +7,8 @@ val_256/ (or val_large/, val/).
 
 import os
 
-from rvm_jax.probing.datasets.labelled import LabelledImages
-from rvm_jax.probing.datasets.origin import MOST_LETTERS, Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import MOST_LETTERS, Origin, checked_split
+from rvm_jax.probing.datasets.reading.labelled_clips import LabelledImages
 
 ORIGIN = Origin(
     'Places365-Standard',

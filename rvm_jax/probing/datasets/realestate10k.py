@@ -10,12 +10,12 @@ import os
 import numpy as np
 
 from rvm_jax.errors import DataError, UserError
-from rvm_jax.probing.datasets import crops
-from rvm_jax.probing.datasets.frames import read_images
-from rvm_jax.probing.datasets.labelled import say_missing
-from rvm_jax.probing.datasets.origin import Origin, checked_split, read_bytes
-from rvm_jax.probing.datasets.rigid import poses
-from rvm_jax.probing.datasets.windows import choose_frames
+from rvm_jax.probing.datasets.reading import crops
+from rvm_jax.probing.datasets.reading.dataset_files import Origin, checked_split, read_bytes
+from rvm_jax.probing.datasets.reading.images import read_images
+from rvm_jax.probing.datasets.reading.labelled_clips import say_missing
+from rvm_jax.probing.datasets.reading.rigid import poses
+from rvm_jax.probing.datasets.reading.windows import choose_frames
 
 ORIGIN = Origin(
     'RealEstate10K',

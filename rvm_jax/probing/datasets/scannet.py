@@ -9,10 +9,10 @@ import os
 import numpy as np
 
 from rvm_jax.errors import DataError
-from rvm_jax.probing.datasets import crops
-from rvm_jax.probing.datasets.frames import decode_raw, read_images
-from rvm_jax.probing.datasets.origin import Origin, checked_split, read_bytes
-from rvm_jax.probing.datasets.windows import choose_frames
+from rvm_jax.probing.datasets.reading import crops
+from rvm_jax.probing.datasets.reading.dataset_files import Origin, checked_split, read_bytes
+from rvm_jax.probing.datasets.reading.images import decode_raw, read_images
+from rvm_jax.probing.datasets.reading.windows import choose_frames
 
 ORIGIN = Origin(
     'ScanNet v2',

@@ -7,8 +7,8 @@ and the videos <id>.webm in 20bn-something-something-v2/, in videos/ or in root 
 import os
 import re
 
-from rvm_jax.probing.datasets.labelled import LabelledVideos
-from rvm_jax.probing.datasets.origin import MOST_LETTERS, Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import MOST_LETTERS, Origin, checked_split
+from rvm_jax.probing.datasets.reading.labelled_clips import LabelledVideos
 
 ORIGIN = Origin(
     'Something-Something V2',

@@ -4,8 +4,8 @@ root holds lists/val_videos.txt (names of videos, one a line), Images/<name>/*.j
 Annotations/Category_ids/<name>/*.png, where the value of a pixel is its class.
 """
 
-from rvm_jax.probing.datasets.labelled_frames import list_pictures, masked_video
-from rvm_jax.probing.datasets.origin import Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import Origin, checked_split
+from rvm_jax.probing.datasets.reading.labelled_frames import list_pictures, masked_video
 
 ORIGIN = Origin(
     'VIP (Video Instance-level Parsing)',

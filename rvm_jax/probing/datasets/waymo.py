@@ -11,13 +11,13 @@ import os
 import numpy as np
 
 from rvm_jax.errors import DataError, UserError
-from rvm_jax.probing.datasets import crops
-from rvm_jax.probing.datasets.frames import decode_image
-from rvm_jax.probing.datasets.origin import Origin, checked_split
-from rvm_jax.probing.datasets.padding import padded
-from rvm_jax.probing.datasets.protos import message_classes
-from rvm_jax.probing.datasets.tfrecord import read_record, record_places
-from rvm_jax.probing.datasets.windows import choose_frames
+from rvm_jax.probing.datasets.reading import crops
+from rvm_jax.probing.datasets.reading.dataset_files import Origin, checked_split
+from rvm_jax.probing.datasets.reading.images import decode_image
+from rvm_jax.probing.datasets.reading.padding import padded
+from rvm_jax.probing.datasets.reading.protos import message_classes
+from rvm_jax.probing.datasets.reading.tfrecord import read_record, record_places
+from rvm_jax.probing.datasets.reading.windows import choose_frames
 
 ORIGIN = Origin('Waymo Open Dataset (Perception v1)', 'waymo.com/open', 'training/*.tfrecord and validation/*.tfrecord')
 SPLITS = {'train': 'training', 'val': 'validation'}

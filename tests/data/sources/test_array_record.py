@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 
 from rvm_jax import cli
-from rvm_jax.data import shards
+from rvm_jax.data import shard_format
 from rvm_jax.data.batch import ARRAYS
 from rvm_jax.data.loader import make_loader
 from rvm_jax.data.mixture import Mixture, Part
-from rvm_jax.data.opening import open_held_out, open_source, open_training
-from rvm_jax.data.sources import array_record
-from rvm_jax.data.sources.array_record import ShardSource
+from rvm_jax.data.open_data import open_held_out, open_source, open_training
+from rvm_jax.data.sources import shard_source
+from rvm_jax.data.sources.shard_source import ShardSource
 from rvm_jax.errors import DataError, UserError
 
 
@@ -75,7 +75,7 @@ def test_each_split_is_a_source_and_an_empty_one_is_said(tmp_path, videos, data,
     for val in ('0.5', '0.9', '0.1'):  # which of so few videos are held out hangs on the encoder's version
         shutil.rmtree(tmp_path / 'shards', ignore_errors=True)
         prepare(videos, tmp_path / 'shards', '--val', val)
-        splits = shards.read_manifest(tmp_path / 'shards')['splits']
+        splits = shard_format.read_manifest(tmp_path / 'shards')['splits']
         if splits['val']['videos'] and splits['train']['videos']:
             break
     data.path = data.eval_path = str(tmp_path / 'shards')
@@ -137,7 +137,7 @@ def test_few_shards_stay_open(tmp_path, videos, monkeypatch):
     prepare(videos, tmp_path / 'shards', '--val', '0', '--shard-mb', '1', '--quality', '100', '--short-side', '0')
     manifest = json.loads((tmp_path / 'shards' / 'manifest.json').read_text())
     source = ShardSource(tmp_path / 'shards', 'train')
-    monkeypatch.setattr(array_record, 'MAX_OPEN', 1)
+    monkeypatch.setattr(shard_source, 'MAX_OPEN', 1)
     before = len(os.listdir('/proc/self/fd'))
     for index in [*range(6)] * 3:
         with source[index].open(1) as sequence:

@@ -2,9 +2,9 @@ import cv2
 import numpy as np
 import pytest
 
-from rvm_jax.data.sources.synthetic import BACKGROUND_DEPTH, noise_square, render, truth
-from rvm_jax.data.sources.synthetic_scenes import CLASSES, random_scene
 from rvm_jax.errors import UserError
+from rvm_jax.synthetic.render import BACKGROUND_DEPTH, noise_square, render, truth
+from rvm_jax.synthetic.scenes import CLASSES, random_scene
 
 
 @pytest.fixture(scope='module')

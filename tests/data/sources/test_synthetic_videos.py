@@ -4,10 +4,10 @@ import av
 import numpy as np
 import pytest
 
-from rvm_jax.data.sources.synthetic import render, truth
-from rvm_jax.data.sources.synthetic_scenes import CLASSES, random_scene
-from rvm_jax.data.sources.synthetic_videos import read_truth, write_video, write_videos
 from rvm_jax.errors import UserError
+from rvm_jax.synthetic.render import render, truth
+from rvm_jax.synthetic.scenes import CLASSES, random_scene
+from rvm_jax.synthetic.synthetic_videos import read_truth, write_video, write_videos
 
 SMALL = {'num_frames': 6, 'height': 48, 'width': 64, 'num_workers': 0}
 

@@ -92,7 +92,7 @@ def open_full(path, mode='r', *args, **options):
 if {'RVM_SEEN', 'RVM_POISON', 'RVM_CLOCK'} & set(os.environ):
     HOOKS['rvm_jax.training.run_log'] = strike_batches
 if 'RVM_DELETE' in os.environ:
-    HOOKS['rvm_jax.training.checkpoint_folder'] = strike_deletion
+    HOOKS['rvm_jax.training.checkpoint_files'] = strike_deletion
 if 'RVM_FULL' in os.environ:
     builtins.open = open_full
 sys.meta_path.insert(0, AfterImport())

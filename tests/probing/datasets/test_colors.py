@@ -1,6 +1,6 @@
 import numpy as np
 
-from rvm_jax.probing.datasets.colors import gray, jitter, random_colors
+from rvm_jax.probing.datasets.reading.colors import gray, jitter, random_colors
 
 SAME = {'brightness': 0, 'contrast': 1, 'saturation': 1, 'hue': 0}
 FRAMES = np.random.default_rng(0).integers(0, 256, (3, 12, 10, 3), dtype=np.uint8)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rvm_jax.probing.datasets import crops
+from rvm_jax.probing.datasets.reading import crops
 
 PLACE = (0.6, 0.4)
 

@@ -3,7 +3,7 @@ import pytest
 from scipy.io import savemat
 
 from rvm_jax.errors import DataError
-from rvm_jax.probing.datasets.matlab import read_mat
+from rvm_jax.probing.datasets.reading.matlab import read_mat
 
 
 @pytest.mark.parametrize('do_compression', [False, True])

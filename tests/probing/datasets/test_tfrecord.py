@@ -3,7 +3,7 @@ import struct
 import pytest
 
 from rvm_jax.errors import DataError
-from rvm_jax.probing.datasets.tfrecord import frame_record, read_record, record_places
+from rvm_jax.probing.datasets.reading.tfrecord import frame_record, read_record, record_places
 
 RECORDS = [b'first', b'', b'third' * 1000]
 

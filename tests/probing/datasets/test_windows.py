@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rvm_jax.data.clips import TooShort
-from rvm_jax.probing.datasets.windows import choose_frames
+from rvm_jax.probing.datasets.reading.windows import choose_frames
 
 HOW = {'num_frames': 4, 'stride': 3}
 
