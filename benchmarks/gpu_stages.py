@@ -59,18 +59,19 @@ def device(add, sizes):
     """Names and versions, and the rates of the device that others are compared with: products and copies."""
     import jax
 
-    from rvm_jax.models import cost
     from rvm_jax.models.layers import PRECISIONS
-    from rvm_jax.training import hardware
+    from rvm_jax.planning import chips
 
     one = jax.devices()[0]
     add(facts=facts(one))
     from train_step import matmul_peak
 
-    peak = cost.device_peak(one, 'bf16')
+    from rvm_jax.training import hardware
+
+    peak = hardware.device_peak(one, 'bf16')
     reached = float(matmul_peak(PRECISIONS['bf16'].block)()[0])
     add(what='square matrix products, bf16', rate=reached / 1e12, unit='TFLOP', mfu=peak and reached / peak)
-    chip = hardware.of_kind(one.device_kind)
+    chip = chips.of_kind(one.device_kind)
     reached = copy_rate(COPIED[one.platform])
     share = chip and reached / chip.memory_rate
     add(what='copy in main memory, read and written', rate=reached / 1e9, unit='GB', roofline=share)
@@ -80,14 +81,14 @@ def facts(one):
     """{what: text} of the machine, the device and the software."""
     import jax
 
-    from rvm_jax.training import device_facts
+    from rvm_jax.training import hardware
 
     commit = output_of('git', '-C', Path(__file__).parent, 'describe', '--always', '--dirty')
     return {
         'device': one.device_kind,
         'platform': one.platform,
         'driver': output_of('nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader'),
-        'runtime': ', '.join(f'{name} {version}' for name, version in device_facts.cuda_versions().items()),
+        'runtime': ', '.join(f'{name} {version}' for name, version in hardware.cuda_versions().items()),
         'jax': jax.__version__,
         'python': platform.python_version(),
         'cpu': f'{processor()}, {len(os.sched_getaffinity(0))} cores',
@@ -204,9 +205,9 @@ def choose_attention(config):
 
 def mfu(rate, one, config):
     """Share of the device's peak of so many FLOPs a second; None where that is not known."""
-    from rvm_jax.models import cost
+    from rvm_jax.training import hardware
 
-    peak = cost.device_peak(one, config.model.precision)
+    peak = hardware.device_peak(one, config.model.precision)
     return peak and rate / peak
 
 
@@ -214,11 +215,10 @@ def roofline_share(config, one, step_seconds):
     """The seconds that a step takes at the data sheet's rates of what binds it, FLOPs or the estimate's traffic, over
     those that it took; None where the device's rates are not known.
     """
-    from rvm_jax.models import cost
-    from rvm_jax.planning import estimate
+    from rvm_jax.planning import chips, estimate
     from rvm_jax.training import hardware
 
-    chip, peak = hardware.of_kind(one.device_kind), cost.device_peak(one, config.model.precision)
+    chip, peak = chips.of_kind(one.device_kind), hardware.device_peak(one, config.model.precision)
     if chip is None or peak is None:
         return None
     flops = sum(estimate.flops_by_part(config).values()) * config.batch_size

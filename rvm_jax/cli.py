@@ -40,7 +40,7 @@ def run(name, argv):
     from rvm_jax import tested_versions
     from rvm_jax.errors import ConfigErrors, Stopped, Unavailable, UserError, printable
     from rvm_jax.storage import files
-    from rvm_jax.training.progress import say
+    from rvm_jax.terminal import say
 
     command = importlib.import_module(f'rvm_jax.{name}')
     parser = argparse.ArgumentParser(

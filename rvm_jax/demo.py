@@ -80,7 +80,7 @@ def evaluate(model, recipe):
 
     from rvm_jax.data.open_data import open_held_out
     from rvm_jax.training import evaluation, sharding
-    from rvm_jax.training.programs import comparison
+    from rvm_jax.training.state import comparison
     from rvm_jax.training.step import make_eval_step
 
     graphdef, params = nnx.split(model)

@@ -16,7 +16,7 @@ import psutil
 from rvm_jax.checkup.finding import Finding, gigabytes
 from rvm_jax.data.workers import SHARED_MEMORY
 from rvm_jax.storage import files
-from rvm_jax.training import device_facts
+from rvm_jax.training import hardware
 
 FOUND = '/proc/driver/nvidia/gpus/*'
 PLUGINS = ('jax-cuda12-plugin', 'jax-cuda12-pjrt', 'jax-cuda13-plugin', 'jax-cuda13-pjrt')
@@ -82,11 +82,11 @@ def _nvidia_smi(*arguments):
 def check_driver() -> Finding:
     """The driver of NVIDIA GPUs beside the CUDA and cuDNN that JAX brings; nothing to check elsewhere."""
     driver = next(iter(_nvidia_smi('--query-gpu=driver_version', '--format=csv,noheader')), '')
-    return judge_driver(jax.default_backend(), driver, device_facts.cuda_versions())
+    return judge_driver(jax.default_backend(), driver, hardware.cuda_versions())
 
 
 def judge_driver(platform, driver, versions) -> Finding:
-    """driver: its version, '' if not known; versions: see `device_facts.cuda_versions`."""
+    """driver: its version, '' if not known; versions: see `hardware.cuda_versions`."""
     values = {'driver': driver, **versions}
     if platform != 'gpu':
         runtime = ' '.join(jax.devices()[0].client.platform_version.split())

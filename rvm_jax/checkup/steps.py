@@ -20,10 +20,10 @@ from rvm_jax.distributed.process_group import Hosts
 from rvm_jax.distributed.step_exchange import first_words
 from rvm_jax.errors import UserError
 from rvm_jax.models import build, cost, trainable
-from rvm_jax.planning import estimate, forecast
+from rvm_jax.planning import chips, estimate, forecast
 from rvm_jax.planning.aot import abstract_batch
 from rvm_jax.training import attention_check, hardware, sharding
-from rvm_jax.training.programs import make_programs
+from rvm_jax.training.state import make_programs
 
 CPU_CLIPS = 2  # of a step on a CPU, a device
 MOST_STEPS, SECONDS = 20, 10.0  # timed, whichever ends first, and one step at least
@@ -146,7 +146,7 @@ def check_steps(config, fitted, mesh: Mesh, pace: Pace) -> Finding:
     """The Finding on a Pace; config is the recipe, fitted the same with the batch of that pace."""
     device, devices = mesh.local_devices[0], mesh.size
     platform = device.platform
-    peak, floor = cost.device_peak(device, config.model.precision), _floor_seconds(fitted, device, devices)
+    peak, floor = hardware.device_peak(device, config.model.precision), _floor_seconds(fitted, device, devices)
     flops = cost.train_flops(frozen.architecture(config), **estimate.clip(config))
     mfu = None if peak is None else flops * pace.clips / peak / devices
     share = None if floor is None else floor / pace.step
@@ -175,10 +175,10 @@ def check_steps(config, fitted, mesh: Mesh, pace: Pace) -> Finding:
 
 def _floor_seconds(config, device, devices):
     """Estimated seconds of a step at the device's peak rates; None if the rates of the device are not known."""
-    chip = hardware.of_kind(device.device_kind)
+    chip = chips.of_kind(device.device_kind)
     if chip is None:
         return None
-    name = next(name for name, one in hardware.CHIPS.items() if one == chip)
+    name = next(name for name, one in chips.CHIPS.items() if one == chip)
     seconds = forecast.estimated(config, name, devices).seconds
     return max(seconds[resource] for resource in ('compute', 'memory', 'links'))
 
@@ -226,8 +226,8 @@ def check_network(mesh: Mesh, hosts: Hosts) -> Finding:
 
 def judge_network(kind: str, devices: int, processes: int, size: int, rate: float) -> Finding:
     """rate: bytes a second that each device sends, and receives, in the best all-reduce."""
-    chip = hardware.of_kind(kind)
-    within = hardware.slices(chip, devices) == 1
+    chip = chips.of_kind(kind)
+    within = chips.slices(chip, devices) == 1
     best = None if chip is None else chip.link_rate if within else chip.network_rate
     text = f'all-reduce of {size / 1e6:,.0f} MB over {devices} devices of {processes} processes: '
     text += f'{gigabytes(rate)}/s a device' + (f', the data sheet has {gigabytes(best)}/s' if best else '')

@@ -5,7 +5,7 @@ import json
 
 from rvm_jax import errors
 from rvm_jax.errors import Stopped, UserError
-from rvm_jax.training.progress import say
+from rvm_jax.terminal import say
 
 FOREVER = 7 * 24 * 3600 * 1000  # milliseconds; the watch ends a wait for a process that is gone
 SHOWN = 4  # differences that a message lists

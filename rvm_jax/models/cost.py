@@ -1,4 +1,4 @@
-"""What training costs, from shapes alone: FLOPs of a clip, parameters, bytes of memory, the peak of known devices.
+"""What an architecture costs, from shapes alone: FLOPs of a clip, and parameters.
 
 One multiply-add is 2 FLOPs; matrix products only. Of what trains, training is 3 times the forward pass by convention,
 whatever is recomputed; of what is frozen it is the forward pass. The compiler's own count is no substitute: it counts
@@ -14,25 +14,6 @@ from flax import nnx, traverse_util
 
 from rvm_jax.models import build, trainable
 from rvm_jax.models.layer_shapes import blocks, frozen_parts, num_taps, tokens
-from rvm_jax.planning import activations
-
-# device_kind -> dense FLOP/s in bfloat16, and in float32 at JAX's default precision for matrix products: TF32 on GPUs,
-# one bfloat16 pass on TPUs. From the makers' data sheets.
-PEAKS = {
-    'NVIDIA A100': (312e12, 156e12),
-    'NVIDIA H100 PCIe': (756e12, 378e12),
-    'NVIDIA H100 80GB HBM3': (989e12, 495e12),
-    'NVIDIA H200': (989e12, 495e12),
-    'NVIDIA GH200': (989e12, 495e12),
-    'NVIDIA B200': (2250e12, 1100e12),
-    'TPU v4': (275e12, 275e12),
-    'TPU v5 lite': (197e12, 197e12),
-    'TPU v5e': (197e12, 197e12),
-    'TPU v5p': (459e12, 459e12),
-    'TPU v5': (459e12, 459e12),
-    'TPU v6 lite': (918e12, 918e12),
-    'TPU v6e': (918e12, 918e12),
-}
 
 
 def forward_flops(arch, *, num_source, num_target, image_size):
@@ -108,29 +89,6 @@ def _kernels(arch):
 
 def _score_flops(a):
     return 2 * 2 * a.groups * a.queries * a.keys * a.heads * a.head_dim
-
-
-def device_peak(device, precision):
-    """Dense FLOP/s of a JAX device in a config's `model.precision`; None where it is not known, as for every CPU."""
-    known = [kind for kind in PEAKS if device.device_kind.startswith(kind)]
-    return PEAKS[max(known, key=len)][precision == 'float32'] if known else None
-
-
-def memory(arch, execution, batch, *, num_source, num_target, image_size):
-    """Bytes that a train step of `batch` clips holds on one device, by what holds them; an estimate.
-
-    weights: 4 a parameter that trains, 2 where a frozen one is kept in bfloat16; gradients: 4, optimizer: 8, AdamW's
-    two moments, for each that trains. activations: see activations.py.
-    """
-    sizes = {'num_source': num_source, 'num_target': num_target, 'image_size': image_size}
-    trained, statistics, frozen = trainable.split(parameters(arch), arch)
-    gradients = num_bytes(trained)
-    return {
-        'weights': gradients + num_bytes(statistics) + num_bytes(trainable.stored(frozen, execution.precision)),
-        'optimizer': 2 * gradients,
-        'gradients': gradients,
-        'activations': activations.of_batch(arch, execution, batch, **sizes),
-    }
 
 
 def num_parameters(arch):

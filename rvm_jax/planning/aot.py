@@ -19,7 +19,7 @@ from rvm_jax.errors import UserError
 from rvm_jax.planning import gpu_targets, hlo, hlo_traffic
 from rvm_jax.planning.topology import parse
 from rvm_jax.training import sharding
-from rvm_jax.training.programs import make_programs
+from rvm_jax.training.state import make_programs
 
 EXAMPLES = 'give one such as v6e:16x16, v5e:4x4, v5p:4x4x4 or v6e:1x1'
 UNITS = {'': 1, 'K': 2**10, 'M': 2**20, 'G': 2**30, 'T': 2**40}

@@ -14,8 +14,8 @@ from jax.sharding import AbstractMesh
 from rvm_jax.conversion import frozen
 from rvm_jax.models import build, cost, trainable
 from rvm_jax.models.layer_shapes import frozen_parts
-from rvm_jax.planning import activations
-from rvm_jax.training import hardware, sharding
+from rvm_jax.planning import activations, chips
+from rvm_jax.training import sharding
 from rvm_jax.training.optimizer import make_optimizer
 
 
@@ -94,7 +94,7 @@ def memory(config, platform, devices, slices=1):
         _bytes_here(tree, AbstractMesh(sizes, ('data', 'fsdp')), config.mesh.sharded)
         for tree in ({'params': trained}, {'params': held, 'statistics': statistics}, {'opt_state': opt_state})
     )
-    kept = cost.memory(arch, execution, config.batch_size // devices, **clip(config))['activations']
+    kept = activations.of_batch(arch, execution, config.batch_size // devices, **clip(config))
     return {
         'weights': gradients + others,
         'gradients': gradients,
@@ -169,7 +169,7 @@ def link_seconds(config, chip, devices):
     What is `travelling`, and what is left of each gradient, which is summed over 'data', within each slice before
     across them.
     """
-    slices = hardware.slices(chip, devices)
+    slices = chips.slices(chip, devices)
     data, fsdp = mesh_sizes(config, devices, slices)
     gathered, scattered = travelling(config, devices, slices)
     near, arch = data // slices, frozen.architecture(config)

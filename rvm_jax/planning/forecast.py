@@ -4,12 +4,11 @@ import math
 from typing import NamedTuple
 
 from rvm_jax.errors import UserError
-from rvm_jax.models import cost
-from rvm_jax.planning import estimate
+from rvm_jax.planning import chips, estimate
 from rvm_jax.planning.topology import parse
 from rvm_jax.training import hardware
 
-VIDEO = hardware.CLIPS_A_CORE['video of GOP 32']
+VIDEO = chips.CLIPS_A_CORE['video of GOP 32']
 DOUBT = {'gpu': 1.2, 'tpu': 2.0}  # an estimate of memory may be short by this factor: see `estimate.memory`
 SCALED_DOUBT = 1.15  # one that is scaled to what the compiler said of a similar config
 
@@ -19,7 +18,7 @@ class Forecast(NamedTuple):
 
     config: object
     place: str
-    chip: hardware.Chip | None  # None: a kind of device that there are no figures for
+    chip: chips.Chip | None  # None: a kind of device that there are no figures for
     device_kind: str
     devices: int
     slices: int  # that the devices come in, see `topology.Topology`
@@ -41,7 +40,7 @@ class Forecast(NamedTuple):
         """'yes', 'no', or 'maybe': the compiler's word, or the estimate with its doubt."""
         if self.has is None:
             return 'yes'  # compiled for a device that there are no figures for
-        doubt = DOUBT[hardware.platform(self.chip)] if self.compile_seconds is None else 1
+        doubt = DOUBT[chips.platform(self.chip)] if self.compile_seconds is None else 1
         return 'yes' if self.needs * doubt <= self.has else 'maybe' if self.needs <= self.has else 'no'
 
     def step_seconds(self, utilization):
@@ -67,7 +66,7 @@ class Forecast(NamedTuple):
     def cores(self, utilization):
         """{form of the data: host cores that keep up with the step}."""
         rate = self.config.batch_size / self.step_seconds(utilization)
-        return {form: math.ceil(rate / clips) for form, clips in hardware.CLIPS_A_CORE.items()}
+        return {form: math.ceil(rate / clips) for form, clips in chips.CLIPS_A_CORE.items()}
 
     @property
     def host_cores(self):
@@ -77,9 +76,9 @@ class Forecast(NamedTuple):
 
 def estimated(config, name, devices):
     """The Forecast for so many devices of a kind in `chips.CHIPS`, from shapes alone."""
-    chip = hardware.find(name)
-    slices = hardware.slices(chip, devices)
-    where = hardware.platform(chip), devices, slices
+    chip = chips.find(name)
+    slices = chips.slices(chip, devices)
+    where = chips.platform(chip), devices, slices
     parts, moved = estimate.memory(config, *where), estimate.traffic(config, *where)
     seconds = _seconds(config, chip, devices, moved, estimate.link_seconds(config, chip, devices))
     place = f'{devices} x {name}'
@@ -91,7 +90,7 @@ def estimated(config, name, devices):
         devices,
         slices,
         parts,
-        hardware.available(chip),
+        chips.available(chip),
         seconds,
         {},
         moved,
@@ -103,12 +102,12 @@ def estimated(config, name, devices):
 def compiled(config, topology, outcome):
     """The Forecast from what `aot.compile_step` found."""
     found, place = outcome.get('compiled') or outcome['shortage'], parse(topology)
-    chip, devices = hardware.of_kind(found['device_kind']), found['devices']
+    chip, devices = chips.of_kind(found['device_kind']), found['devices']
     whole = estimate.memory(config, place.platform, devices, place.slices)
     parts = {part: whole[part] for part in ('weights', 'optimizer')}
     if 'compiled' in outcome:
         parts['activations, gradients, program'] = found['needs'] - sum(parts.values())
-        moved, has = found['traffic'], chip and hardware.available(chip)
+        moved, has = found['traffic'], chip and chips.available(chip)
         seconds = _seconds(config, chip, devices, moved, _links(chip, found['collectives'])) if chip else {}
     else:
         parts['activations, gradients, program'] = found['needs']
@@ -146,7 +145,7 @@ def remedies(forecast):
 
 def _first(forecast, tries):
     """(changes, bytes) of the first that fits by the estimate, or None."""
-    platform = hardware.platform(forecast.chip) if forecast.chip else 'tpu'
+    platform = chips.platform(forecast.chip) if forecast.chip else 'tpu'
     doubt = DOUBT[platform] if forecast.compile_seconds is None else SCALED_DOUBT
     where = platform, forecast.devices, forecast.slices
     scale = max(1.0, forecast.needs / sum(estimate.memory(forecast.config, *where).values()))
@@ -174,7 +173,7 @@ def _seconds(config, chip, devices, traffic, links):
     flops = sum(estimate.flops_by_part(config).values()) * config.batch_size / devices
     hosts = devices / chip.host_chips
     return {
-        'compute': flops / cost.device_peak(chip, config.model.precision),
+        'compute': flops / hardware.device_peak(chip, config.model.precision),
         'memory': traffic / chip.memory_rate,
         'links': links,
         'input': config.batch_size / (hosts * chip.host_cores * VIDEO),

@@ -5,8 +5,8 @@ import re
 from typing import NamedTuple
 
 from rvm_jax.errors import UserError
+from rvm_jax.planning import chips
 from rvm_jax.planning.gpu_targets import TARGETS
-from rvm_jax.training import hardware
 
 
 class Topology(NamedTuple):
@@ -23,8 +23,8 @@ def parse(name: str) -> Topology:
     kind, _, shape = name.partition(':')
     sizes = [int(size) for size in shape.split('x')] if re.fullmatch(r'[1-9]\d*(x[1-9]\d*)*', shape) else None
     if kind not in TARGETS:
-        return Topology(name, 'tpu', math.prod(sizes) if sizes and kind in hardware.CHIPS else None, 1)
-    most = hardware.CHIPS[kind].host_chips
+        return Topology(name, 'tpu', math.prod(sizes) if sizes and kind in chips.CHIPS else None, 1)
+    most = chips.CHIPS[kind].host_chips
     if sizes is None or len(sizes) > 2 or sizes[-1] > most:
         raise UserError(
             f'--topology {name}', f'is not hosts x GPUs of a host, which has at most {most}',

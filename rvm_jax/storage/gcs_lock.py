@@ -11,7 +11,7 @@ import time
 
 from rvm_jax.errors import Unavailable, UserError
 from rvm_jax.storage import files, gcs, lock_owner
-from rvm_jax.training.progress import say
+from rvm_jax.terminal import say
 
 HEARTBEAT = 30.0  # seconds between signs of life
 SILENCE = 150.0  # seconds without one, after which another machine's run counts as dead

@@ -16,7 +16,7 @@ import time
 from rvm_jax.errors import UserError
 from rvm_jax.storage import files, gcs_lock, lock_owner
 from rvm_jax.storage.lock_owner import is_mine, who
-from rvm_jax.training.progress import say
+from rvm_jax.terminal import say
 
 NAME = 'run.lock'
 HEARTBEAT = 30.0  # seconds between signs of life

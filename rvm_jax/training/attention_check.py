@@ -27,7 +27,7 @@ from rvm_jax.models import attention, build
 from rvm_jax.models.layer_shapes import blocks
 from rvm_jax.models.layers import PRECISIONS, Execution
 from rvm_jax.storage import files
-from rvm_jax.training import device_facts, sharding
+from rvm_jax.training import hardware, sharding
 
 PLAIN = 'xla'
 CLIPS = 2
@@ -129,7 +129,7 @@ def choose(config: ml_collections.ConfigDict, mesh: Mesh, hosts: Hosts, folder: 
     if not all_shapes:
         return execution.implementation
     device = mesh.local_devices[0]
-    facts = {'device': device.device_kind, **device_facts.software(device), 'shapes': list(map(list, all_shapes))}
+    facts = {'device': device.device_kind, **hardware.software(device), 'shapes': list(map(list, all_shapes))}
     for i, kernel in enumerate(kernels):
         implementation = 'auto' if is_free and i == 0 else kernel
         judged = dataclasses.replace(execution, implementation=implementation)

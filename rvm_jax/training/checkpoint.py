@@ -20,11 +20,10 @@ from rvm_jax.distributed.save_barrier import OtherFailed, SaveMeeting
 from rvm_jax.errors import Stopped, Unavailable, UserError
 from rvm_jax.storage import files
 from rvm_jax.storage.run_lock import confirm
+from rvm_jax.terminal import say
 from rvm_jax.training import checkpoint_files, checksums
 from rvm_jax.training.checkpoint_files import step_path
-from rvm_jax.training.orbax_noise import quiet_orbax
-from rvm_jax.training.progress import say
-from rvm_jax.training.save_failures import SaveFailures, megabytes, reason
+from rvm_jax.training.save_errors import SaveFailures, megabytes, quiet_orbax, reason
 from rvm_jax.version import version
 
 FOLDER = 'checkpoints'

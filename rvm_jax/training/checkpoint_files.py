@@ -11,8 +11,8 @@ import shutil
 
 from rvm_jax.errors import Unavailable, UserError, printable
 from rvm_jax.storage import files
+from rvm_jax.terminal import say
 from rvm_jax.training import checksums
-from rvm_jax.training.progress import say
 
 LEFTOVER = '.orbax-checkpoint-tmp'  # how Orbax marks a step that is not complete
 COMMITTED = 'commit_success.txt'  # how it marks one that is

@@ -6,8 +6,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from rvm_jax.data.loader import make_eval_clips
 from rvm_jax.distributed.process_group import ALONE
+from rvm_jax.terminal import say
 from rvm_jax.training import sharding
-from rvm_jax.training.progress import say
 from rvm_jax.visualization.reconstruction import panel
 
 PICTURED = 3  # clips in a picture

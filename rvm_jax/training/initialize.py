@@ -18,7 +18,7 @@ from rvm_jax.data.dataset_manifest import check_unchanged, write_manifest
 from rvm_jax.errors import UserError
 from rvm_jax.models import cost, trainable
 from rvm_jax.storage import files, run_lock
-from rvm_jax.training.progress import say
+from rvm_jax.terminal import say
 from rvm_jax.version import version
 
 # What may differ between the parts of one run: it changes neither the clips nor the arithmetic beyond rounding.

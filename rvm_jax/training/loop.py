@@ -15,9 +15,9 @@ from rvm_jax.training import attention_check, initialize, sharding
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.training.evaluation import Evaluation
 from rvm_jax.training.profiler import Trace
-from rvm_jax.training.programs import make_programs
 from rvm_jax.training.progress import Progress
 from rvm_jax.training.run_log import RunLog
+from rvm_jax.training.state import make_programs
 from rvm_jax.training.writer import Writer
 
 

@@ -5,7 +5,7 @@ import tempfile
 import jax
 
 from rvm_jax.storage import files
-from rvm_jax.training.progress import say
+from rvm_jax.terminal import say
 
 
 class Trace:

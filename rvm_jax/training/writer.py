@@ -15,8 +15,8 @@ import numpy as np
 
 from rvm_jax.errors import Unavailable
 from rvm_jax.storage import files
+from rvm_jax.terminal import say
 from rvm_jax.training.log_upload import Mirror
-from rvm_jax.training.progress import say
 
 TRIVIAL = {'copy_last': 'copy the last source frame', 'mean_color': 'mean color of the source'}  # drawn as levels
 METRICS, SKIPPED = LOGS = 'metrics.jsonl', 'nonfinite.jsonl'  # a resumed run goes on with both

@@ -11,6 +11,8 @@ from rvm_jax import config as configs
 from rvm_jax.models import build, cost, layers, trainable
 from rvm_jax.models.dropout import Learning
 from rvm_jax.models.encoders import image_architecture
+from rvm_jax.planning import activations
+from rvm_jax.training import hardware
 from rvm_jax.training.loss import pixel_loss
 
 # Wide enough that matrix products dominate: the compiler also counts what is done element by element.
@@ -233,11 +235,10 @@ def test_weights_without_a_decoder_cost_nothing_there():
 def test_memory_is_near_what_the_compiler_allots(remat, most):
     execution = layers.Execution(implementation='xla', remat=remat)
     allotted = compiled(gradients, execution, batch_of(16)).memory_analysis()
-    ours = cost.memory(WIDE, execution, 16, **CLIP)
-    assert ours['weights'] == pytest.approx(allotted.argument_size_in_bytes, rel=0.2)
-    assert ours['optimizer'] == 2 * ours['gradients'] == 2 * ours['weights']
+    weights, kept = 4 * cost.num_parameters(WIDE), activations.of_batch(WIDE, execution, 16, **CLIP)
+    assert weights == pytest.approx(allotted.argument_size_in_bytes, rel=0.2)
     needed = allotted.temp_size_in_bytes + allotted.output_size_in_bytes
-    assert 1 / 1.3 < (ours['activations'] + ours['gradients']) / needed < most
+    assert 1 / 1.3 < (kept + weights) / needed < most  # gradients take as much as weights
 
 
 @pytest.mark.parametrize(
@@ -252,36 +253,30 @@ def test_memory_is_near_what_the_compiler_allots(remat, most):
 def test_memory_beside_a_frozen_encoder_is_near_what_the_compiler_allots(remat, arch):
     execution = layers.Execution(implementation='xla', remat=remat)
     allotted = step_compiled(arch, execution, 16).memory_analysis()
-    ours = cost.memory(arch, execution, 16, **CLIP)
-    counts = cost.parameter_counts(arch)
-    assert ours['gradients'] == 4 * counts['trained'] == ours['optimizer'] / 2
-    assert ours['weights'] == pytest.approx(4 * sum(counts.values()), rel=0.01)  # with running statistics
+    kept, gradients = activations.of_batch(arch, execution, 16, **CLIP), 4 * cost.parameter_counts(arch)['trained']
     needed = allotted.temp_size_in_bytes + allotted.output_size_in_bytes
-    assert 1 / 1.3 < (ours['activations'] + ours['gradients']) / needed < 1.3
+    assert 1 / 1.3 < (kept + gradients) / needed < 1.3
 
 
-def test_a_frozen_encoder_is_kept_in_half_and_its_activations_not_at_all():
+def test_activations_of_a_frozen_encoder_are_not_kept():
     bf16 = layers.Execution(layers.PRECISIONS['bf16'])
-    shallow, deep = (frozen(image={'layers': depth}) for depth in (3, 24))
-    few, many = (cost.memory(arch, bf16, 2, **CLIP) for arch in (shallow, deep))
-    assert few | {'weights': 0} == many | {'weights': 0}
-    added = cost.num_parameters(deep) - cost.num_parameters(shallow)
-    assert many['weights'] - few['weights'] == pytest.approx(2 * added, rel=0.02)  # norms and biases stay float32
+    few, many = (activations.of_batch(frozen(image={'layers': depth}), bf16, 2, **CLIP) for depth in (3, 24))
+    assert few == many
 
 
 def test_remat_and_half_precision_need_less_memory():
-    def activations(**execution):
-        return cost.memory(build.SIZES['s'], layers.Execution(**execution), 2, **PAPER)['activations']
+    def kept(**execution):
+        return activations.of_batch(build.SIZES['s'], layers.Execution(**execution), 2, **PAPER)
 
     bf16 = layers.PRECISIONS['bf16']
-    assert activations() > activations(remat='dots') > activations(remat='full')
-    assert activations(implementation='xla') > activations() > activations(precision=bf16)
+    assert kept() > kept(remat='dots') > kept(remat='full')
+    assert kept(implementation='xla') > kept() > kept(precision=bf16)
 
 
 @pytest.mark.parametrize(('kind', 'precision', 'peak'), DEVICES)
 def test_peak_of_known_devices(kind, precision, peak):
-    assert cost.device_peak(types.SimpleNamespace(device_kind=kind), precision) == peak
+    assert hardware.device_peak(types.SimpleNamespace(device_kind=kind), precision) == peak
 
 
 def test_no_peak_is_claimed_for_a_cpu():
-    assert cost.device_peak(jax.devices('cpu')[0], 'float32') is None
+    assert hardware.device_peak(jax.devices('cpu')[0], 'float32') is None

@@ -11,9 +11,9 @@ from rvm_jax import config as configs
 from rvm_jax.conversion import frozen
 from rvm_jax.errors import UserError
 from rvm_jax.models import build, cost
-from rvm_jax.planning import estimate, topology
+from rvm_jax.planning import activations, chips, estimate, topology
 from rvm_jax.training import hardware, sharding
-from rvm_jax.training.programs import make_programs
+from rvm_jax.training.state import make_programs
 
 # Programs of the published sizes that `make check-accelerators` compiled for GPUs.
 RECORD = pathlib.Path(__file__).parents[2] / 'benchmarks' / 'accelerators.json'
@@ -65,12 +65,13 @@ def test_flops_of_a_frozen_recipe_have_adapters_and_a_light_target_beside():
     assert through['encoder'] == pytest.approx(2 * flops['encoder'])  # as many targets as sources, whole
 
 
-def test_one_device_holds_what_cost_says():
+def test_one_device_holds_all_weights_their_gradients_and_two_moments():
     config = recipe('s', 'batch_size=16')
-    whole = cost.memory(build.SIZES['s'], estimate.execution_of(config, 'tpu'), 16, **CLIP)
-    ours = estimate.memory(config, 'tpu', 1)
-    assert ours == {**whole, 'optimizer': ours['optimizer']}
-    assert ours['optimizer'] == pytest.approx(whole['optimizer'], abs=64)  # counters
+    ours, gradients = estimate.memory(config, 'tpu', 1), 4 * cost.num_parameters(build.SIZES['s'])
+    assert ours['weights'] == ours['gradients'] == gradients
+    assert ours['optimizer'] == pytest.approx(2 * gradients, abs=64)  # counters
+    execution = estimate.execution_of(config, 'tpu')
+    assert ours['activations'] == activations.of_batch(build.SIZES['s'], execution, 16, **CLIP)
 
 
 @pytest.mark.parametrize(('data', 'fsdp'), [(-1, 1), (2, -1), (1, -1), (-1, 4), (-1, 16), (-1, 3), (3, -1), (1, 4)])
@@ -149,7 +150,7 @@ def test_memory_and_traffic_on_gpus_are_within_15_percent_of_compiled_programs(c
 
 def test_collectives_of_plain_data_parallel_training_are_one_sum_of_the_gradients():
     config, gradients = recipe('l'), 4 * cost.num_parameters(build.SIZES['l'])
-    v6e, h100 = hardware.CHIPS['v6e'], hardware.CHIPS['h100']
+    v6e, h100 = chips.CHIPS['v6e'], chips.CHIPS['h100']
     assert estimate.link_seconds(config, v6e, 1) == 0
     assert estimate.link_seconds(config, v6e, 256) == pytest.approx(2 * gradients * 255 / 256 / 400e9)
     in_host, across = 2 * gradients * 7 / 8 / 450e9, 2 * gradients / 8 * 3 / 4 / 50e9
@@ -158,7 +159,7 @@ def test_collectives_of_plain_data_parallel_training_are_one_sum_of_the_gradient
 
 
 def test_frozen_weights_are_gathered_once_for_each_kind_of_frames_and_never_summed():
-    v6e, counts = hardware.CHIPS['v6e'], cost.parameter_counts(frozen.architecture(frozen_recipe()))
+    v6e, counts = chips.CHIPS['v6e'], cost.parameter_counts(frozen.architecture(frozen_recipe()))
     summed = 2 * 4 * counts['trained'] * 255 / 256 / 400e9
     assert estimate.link_seconds(frozen_recipe(), v6e, 256) == pytest.approx(summed)
     light, visible = (estimate.link_seconds(frozen_recipe('l', 'mesh.fsdp=16', 'model.taps=last', target), v6e, 16)
@@ -169,9 +170,9 @@ def test_frozen_weights_are_gathered_once_for_each_kind_of_frames_and_never_summ
 
 
 def test_weights_on_gpus_are_split_within_a_host_as_training_splits_them():
-    h100, wide, near = hardware.CHIPS['h100'], recipe('l', 'mesh.fsdp=16'), recipe('l', 'mesh.fsdp=8')
+    h100, wide, near = chips.CHIPS['h100'], recipe('l', 'mesh.fsdp=16'), recipe('l', 'mesh.fsdp=8')
     devices = [FakeGpu(i, slice_index=i // 8) for i in range(32)]
-    sizes = estimate.mesh_sizes(wide, 32, hardware.slices(h100, 32))
+    sizes = estimate.mesh_sizes(wide, 32, chips.slices(h100, 32))
     assert sizes == tuple(sharding.make_mesh(wide.mesh, devices).shape.values()) == (4, 8)
     assert estimate.memory(wide, 'gpu', 32, 4) == estimate.memory(near, 'gpu', 32)
     in_host, gradients = estimate.link_seconds(near, h100, 8), 4 * cost.num_parameters(build.SIZES['l'])
@@ -181,14 +182,14 @@ def test_weights_on_gpus_are_split_within_a_host_as_training_splits_them():
 
 
 def test_a_host_of_gpus_is_a_slice_and_so_are_all_chips_of_tpus():
-    h100 = hardware.CHIPS['h100']
-    assert [hardware.slices(h100, devices) for devices in (1, 4, 8, 16, 64)] == [1, 1, 1, 2, 8]
-    assert hardware.slices(hardware.CHIPS['v6e'], 256) == hardware.slices(None, 256) == 1
+    h100 = chips.CHIPS['h100']
+    assert [chips.slices(h100, devices) for devices in (1, 4, 8, 16, 64)] == [1, 1, 1, 2, 8]
+    assert chips.slices(chips.CHIPS['v6e'], 256) == chips.slices(None, 256) == 1
 
 
 def test_split_weights_travel_about_as_often_as_the_compiled_program_says():
     config = recipe('s', 'mesh.fsdp=4', 'batch_size=64')
-    assert estimate.link_seconds(config, hardware.CHIPS['v6e'], 4) == pytest.approx(1.94e-3, rel=0.1)  # v6e:2x2
+    assert estimate.link_seconds(config, chips.CHIPS['v6e'], 4) == pytest.approx(1.94e-3, rel=0.1)  # v6e:2x2
 
 
 @pytest.mark.parametrize(
@@ -208,9 +209,9 @@ def test_what_does_not_divide_is_refused(overrides, devices, reason):
 
 
 def test_every_chip_has_a_peak_and_its_own_kind():
-    for name, chip in hardware.CHIPS.items():
-        assert cost.device_peak(chip, 'bf16') > 1e14, name
-        assert hardware.of_kind(chip.device_kind) is hardware.find(name) is chip
-    assert hardware.of_kind('TPU v9') is None
+    for name, chip in chips.CHIPS.items():
+        assert hardware.device_peak(chip, 'bf16') > 1e14, name
+        assert chips.of_kind(chip.device_kind) is chips.find(name) is chip
+    assert chips.of_kind('TPU v9') is None
     with pytest.raises(UserError, match='--device b300: there are no figures for it; take one of v5e, '):
-        hardware.find('b300')
+        chips.find('b300')

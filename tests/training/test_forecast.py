@@ -1,8 +1,7 @@
 import pytest
 
 from rvm_jax import config as configs
-from rvm_jax.planning import estimate, forecast
-from rvm_jax.training import hardware
+from rvm_jax.planning import chips, estimate, forecast
 
 GIB = 2**30
 
@@ -52,7 +51,7 @@ def test_an_estimate_close_to_the_memory_is_in_doubt():
 
 def test_figures_of_a_compiled_program_become_seconds():
     found = forecast.compiled(recipe('s', 'batch_size=64'), 'v6e:2x2', compiled_outcome())
-    v6e = hardware.CHIPS['v6e']
+    v6e = chips.CHIPS['v6e']
     assert found.seconds['memory'] == 100e9 / v6e.memory_rate and found.seconds['links'] == 8e9 / v6e.link_rate
     assert found.needs == pytest.approx(9 * GIB) and found.fits == 'yes' and found.has == v6e.memory
     assert set(found.parts) == {'weights', 'optimizer', 'activations, gradients, program'}
@@ -62,17 +61,17 @@ def test_what_crosses_hosts_of_gpus_takes_their_network():
     kinds = {'all-reduce': {'count': 5, 'size': 4e9, 'moved': 8e9, 'crossing': 1e9}}
     outcome = compiled_outcome(devices=32, device_kind='NVIDIA H100 80GB HBM3', collectives=kinds)
     found = forecast.compiled(recipe('s', 'batch_size=64'), 'h100:4x8', outcome)
-    h100 = hardware.CHIPS['h100']
+    h100 = chips.CHIPS['h100']
     assert found.slices == 4 and found.seconds['links'] == 8e9 / h100.link_rate + 1e9 / h100.network_rate
 
 
 def test_a_program_takes_three_quarters_of_a_gpu_unless_jax_is_told_otherwise(monkeypatch):
     monkeypatch.delenv('XLA_PYTHON_CLIENT_MEM_FRACTION', raising=False)
-    whole = hardware.CHIPS['h100'].memory
+    whole = chips.CHIPS['h100'].memory
     assert forecast.estimated(recipe(), 'h100', 256).has == 0.75 * whole
     monkeypatch.setenv('XLA_PYTHON_CLIENT_MEM_FRACTION', '0.92')
     assert forecast.estimated(recipe(), 'h100', 256).has == 0.92 * whole
-    assert forecast.estimated(recipe(), 'v6e', 256).has == hardware.CHIPS['v6e'].memory
+    assert forecast.estimated(recipe(), 'v6e', 256).has == chips.CHIPS['v6e'].memory
 
 
 def test_a_kind_of_device_without_figures_still_shows_its_memory():

@@ -18,7 +18,7 @@ from rvm_jax.models import build, layers, trainable
 from rvm_jax.synthetic.synthetic_videos import write_videos
 from rvm_jax.training import checksums, initialize, sharding
 from rvm_jax.training.loop import train
-from rvm_jax.training.programs import make_programs
+from rvm_jax.training.state import make_programs
 
 NAME = 'dinov2/registers'
 SMALL = [

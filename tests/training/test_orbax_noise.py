@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from rvm_jax.training.orbax_noise import quiet_orbax
+from rvm_jax.training.save_errors import quiet_orbax
 
 
 def forget_a_failure_of(path):

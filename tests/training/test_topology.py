@@ -1,9 +1,8 @@
 import pytest
 
 from rvm_jax.errors import UserError
-from rvm_jax.planning import gpu_targets
+from rvm_jax.planning import chips, gpu_targets
 from rvm_jax.planning.topology import parse
-from rvm_jax.training import hardware
 
 
 @pytest.mark.parametrize(
@@ -30,8 +29,8 @@ def test_hosts_that_cannot_be_are_refused_with_examples(name):
 
 def test_every_gpu_that_can_be_compiled_for_has_rates():
     for name, target in gpu_targets.TARGETS.items():
-        chip = hardware.CHIPS[name]
-        assert hardware.platform(chip) == 'gpu' and hardware.of_kind(target.device_kind) is chip
+        chip = chips.CHIPS[name]
+        assert chips.platform(chip) == 'gpu' and chips.of_kind(target.device_kind) is chip
         assert chip.memory_rate == pytest.approx(target.memory_bandwidth, rel=0.01)
         text = gpu_targets.describe(target)
         assert text.count('{') == text.count('}') and f'core_count: {target.core_count} ' in text

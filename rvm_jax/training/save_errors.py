@@ -1,21 +1,29 @@
-"""Saves that fail: what counts as that, a line for each, and the end of the run when there are too many in a row."""
+"""Saves that fail: what counts as that, a line for each, and the end of the run when there are too many in a row.
+
+Orbax and its way to buckets say one failure several times, as tracebacks; `quiet_orbax` leaves that to our own line.
+"""
 
 import contextlib
+import gc
+import logging
 import math
 import os
 import re
+import sys
 import time
+import traceback
 
 from rvm_jax.errors import Unavailable, UserError
 from rvm_jax.storage import files, gcs
+from rvm_jax.terminal import say
 from rvm_jax.training import checkpoint_files
 from rvm_jax.training.checkpoint_files import step_path
-from rvm_jax.training.progress import say
 
 MOST = 3  # saves in a row that may fail before the run stops
 GRACE = 0.5  # seconds in which the other writers of a failed save come to their end, before its folder is removed
 # What is raised when a write fails; Orbax makes full disks a ValueError.
 ERRORS = (OSError, RuntimeError, ValueError, Unavailable)
+PLACES = os.path.join('orbax', 'checkpoint'), os.path.join('gcsfs', '')
 
 
 class SaveFailures:
@@ -75,3 +83,32 @@ def reason(error):
 def megabytes(size):
     """A number of bytes, to read."""
     return f'{size / 1e6:,.1f} MB'
+
+
+@contextlib.contextmanager
+def quiet_orbax():
+    """Drop Orbax's log records, and the tracebacks of writes that finish after their save was given up.
+
+    asyncio logs such a write's exception when its future is collected, at a time of the collector's choosing.
+    """
+    loggers, before = [logging.getLogger(name) for name in ('absl', 'asyncio', 'gcsfs')], sys.unraisablehook
+
+    def not_orbax(record):
+        raised_in = traceback.extract_tb(record.exc_info[2]) if record.exc_info else []
+        paths = record.pathname, *(frame.filename for frame in raised_in)
+        return not any(place in path for place in PLACES for path in paths)
+
+    def hook(unraisable):
+        if str(unraisable.exc_value) != 'Event loop is closed':
+            before(unraisable)
+
+    for logger in loggers:
+        logger.addFilter(not_orbax)
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        gc.collect()  # what failed late speaks when it is collected: now, and not when nobody listens for it any more
+        sys.unraisablehook = before
+        for logger in loggers:
+            logger.removeFilter(not_orbax)
