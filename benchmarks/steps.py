@@ -27,7 +27,7 @@ from rvm_jax.training.optimizer import make_optimizer
 from rvm_jax.training.step import make_train_step
 
 OURS, RELEASED = WAYS = 'ours', 'released'
-DEFAULT_FLAGS = 'default_flags'  # ours, without the options of programs.py for the compiler
+DEFAULT_FLAGS = 'default_flags'  # ours, without the options of state.py for the compiler
 
 
 class Run:

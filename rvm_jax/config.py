@@ -165,10 +165,10 @@ def default():
     return c.lock()  # a recipe cannot add a key by misspelling one
 
 
-def load(path, overrides=(), misfits=None):
+def load(path, overrides=(), preflight=None):
     """The config of a recipe file with `key=value` overrides, checked; raises ConfigErrors with every problem it finds.
 
-    misfits(config), if given, adds UserErrors about what lies beyond the config; values may still be wrong then.
+    preflight(config), if given, adds UserErrors about what lies beyond the config; values may still be wrong then.
     """
     config = _run_recipe(find_recipe(path))
     problems = []
@@ -177,7 +177,7 @@ def load(path, overrides=(), misfits=None):
             set_value(config, *parse_override(override))
         except UserError as error:
             problems.append(error)
-    problems += check(config) + (misfits(config) if misfits else [])
+    problems += check(config) + (preflight(config) if preflight else [])
     if problems:
         raise ConfigErrors(problems)
     return config

@@ -11,7 +11,7 @@ import numpy as np
 from rvm_jax.data.video import decode
 from rvm_jax.data.video.lazy_frames import check_size
 from rvm_jax.errors import DataError, UserError
-from rvm_jax.storage.atomic import whole
+from rvm_jax.storage.atomic import atomic_write
 
 CHUNK = 16  # frames encoded at once
 COPY_BLOCK = 1 << 20  # bytes
@@ -94,7 +94,7 @@ def write_features(path, chunks, *, grid, fps):
     The chunks are first collected in a nameless file in the same folder, so T may exceed what memory holds; the
     folder needs room for both. The .npz appears complete or not at all. Returns T; raises ValueError if it is 0.
     """
-    with tempfile.TemporaryFile(dir=os.path.dirname(path) or '.') as collected, whole(path) as partial:
+    with tempfile.TemporaryFile(dir=os.path.dirname(path) or '.') as collected, atomic_write(path) as partial:
         num_frames, token_shape = _collect(collected, chunks)
         if not num_frames:
             raise ValueError(f'{path}: no features to write')

@@ -62,10 +62,10 @@ def run(args):
     settings = checked_settings(args)
     from rich.console import Console
 
-    from rvm_jax.data.prepare.prepare_job import Work
+    from rvm_jax.data.prepare.prepare_job import PrepareJob
 
     with Console().status('looking at every video'):  # shown on a terminal only
-        work = Work(args.input, args.output, settings, args.val)
+        work = PrepareJob(args.input, args.output, settings, args.val)
     manifest = work.finished()
     if manifest:
         print(f'{args.output}: nothing to do, all {len(work.tasks):,} videos are prepared')

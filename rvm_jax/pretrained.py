@@ -12,7 +12,7 @@ from rvm_jax.conversion.safetensors import safetensors_bytes
 from rvm_jax.errors import UserError
 from rvm_jax.models import build, layers
 from rvm_jax.storage import files
-from rvm_jax.storage.atomic import whole
+from rvm_jax.storage.atomic import atomic_write
 
 CARD, PREPROCESSOR = 'README.md', 'preprocessor_config.json'
 
@@ -85,7 +85,7 @@ def save_pretrained(model, folder, *, facts=None):
         PREPROCESSOR: _json_bytes(preprocessor(model)),
         CARD: model_card(model, facts or {}).encode(),
     }
-    with whole(folder) as partial:
+    with atomic_write(folder) as partial:
         os.mkdir(partial)
         for name, data in contents.items():
             with open(os.path.join(partial, name), 'wb') as file:
@@ -95,7 +95,7 @@ def save_pretrained(model, folder, *, facts=None):
 def save_official(model, path):
     """Write the released RVM layout as one .npz; it reads back bit for bit. The file appears complete or not at all."""
     arrays = official_rvm.to_official(model)
-    with whole(path) as partial, open(partial, 'wb') as file:
+    with atomic_write(path) as partial, open(partial, 'wb') as file:
         official_rvm.write_npz(file, arrays)
 
 

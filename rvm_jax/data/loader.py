@@ -21,7 +21,7 @@ from rvm_jax.data import workers
 from rvm_jax.data.augment import augment_clip, center_crop_resize
 from rvm_jax.data.batch import FAILED, TOO_SHORT, check_batch, stack_clips
 from rvm_jax.data.clips import TooShort, choose_clip
-from rvm_jax.data.shared_memory import ClipSlots, hand_over, slots_bytes
+from rvm_jax.data.shared_memory import SharedFrameBuffer, share_frames, slots_bytes
 from rvm_jax.errors import DataError, Stopped, Unavailable
 from rvm_jax.storage import files
 
@@ -141,7 +141,7 @@ class Loader:
         self._num_workers = data.num_workers
         self._buffer = _share(self._num_workers, len(self._rows))
         if self._num_workers:
-            self._slots = ClipSlots(
+            self._slots = SharedFrameBuffer(
                 _num_slots(self._num_workers, len(self._rows)), data.num_source + data.num_target, data.image_size
             )
             clips.notes = tempfile.mkdtemp(prefix='rvm_loader_')
@@ -204,7 +204,7 @@ class Loader:
             # them. The order is the same for any number of workers, because every element gives exactly one.
             self._slots.clear()
             options = grain.MultiprocessingOptions(self._num_workers, self._buffer)
-            clips = clips.map(hand_over).to_iter_dataset(in_order)
+            clips = clips.map(share_frames).to_iter_dataset(in_order)
             small = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)  # what is left travels in the queue
             clips = grain.experimental.WithOptionsIterDataset(clips, small)
             clips = clips.mp_prefetch(options, worker_init_fn=self._slots.worker_init())

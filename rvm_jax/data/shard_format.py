@@ -1,9 +1,9 @@
 """Shards: what is in these files and in their manifest, how they are written and opened.
 
 A shard is an ArrayRecord file. A *sequence* is a run of frames of one video at the folder's frame rate: the whole
-video, or a piece of it. Its frames lie one after another, `group` of them to a record (see codecs.py), so a training
-clip may begin at any of them, and reading one touches only the records that hold its frames. The last record of a shard
-is JSON about its sequences: {'sequences': [{name, start_s, frames, height, width}, ...]}.
+video, or a piece of it. Its frames lie one after another, `group` of them to a record (see video/shard_codecs.py), so
+a training clip may begin at any of them, and reading one touches only the records that hold its frames. The last
+record of a shard is JSON about its sequences: {'sequences': [{name, start_s, frames, height, width}, ...]}.
 
 `manifest.json` describes the folder: `settings`, `splits` (videos, sequences, clips, frames, hours of each), histograms
 of the original videos, and for each shard its name, split, bytes, records, sha256 and the frames of each sequence in

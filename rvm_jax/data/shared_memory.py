@@ -22,10 +22,10 @@ FREE, FULL = 0, 1
 PAGE = 4096  # bytes
 WAIT_S = 0.001  # until a worker looks again for a slot that has become free
 
-_of_this_worker = None  # ClipSlots and the range of those that are this process's own; set once, when it starts
+_of_this_worker = None  # SharedFrameBuffer and the range of those that are this process's own; set once, when it starts
 
 
-class ClipSlots:
+class SharedFrameBuffer:
     """`count` slots of one clip each: (frames, size, size, 3) uint8. Made anew, or those at another process's `place`.
 
     They lie in a file without a name, which is gone when the last process that has it open is, however that ends.
@@ -92,7 +92,7 @@ class ClipSlots:
 
 
 def slots_bytes(count, frames, size):
-    """Shared memory that so many ClipSlots take."""
+    """Shared memory that so many SharedFrameBuffer take."""
     return _marks_bytes(count) + count * frames * size * size * 3
 
 
@@ -117,10 +117,10 @@ def _start_worker(place, how, index, count):
     global _of_this_worker
     workers.start(index, count)
     each = how[0] // count
-    _of_this_worker = ClipSlots(*how, place=place), range(index * each, (index + 1) * each)
+    _of_this_worker = SharedFrameBuffer(*how, place=place), range(index * each, (index + 1) * each)
 
 
-def hand_over(clip):
+def share_frames(clip):
     """In a worker: a clip with its frames in one of the worker's slots; nothing but failures stays as it is."""
     if 'frames_THWC' not in clip:
         return clip

@@ -16,8 +16,8 @@ import jax
 from jax._src import distributed
 
 from rvm_jax import errors
-from rvm_jax.distributed.process_group import ALONE, Hosts
-from rvm_jax.distributed.watchdog import Watch
+from rvm_jax.distributed.process_group import ALONE, ProcessGroup
+from rvm_jax.distributed.watchdog import Watchdog
 from rvm_jax.errors import Stopped, UserError
 
 EXPLICIT = ('RVM_COORDINATOR', 'RVM_NUM_PROCESSES', 'RVM_PROCESS_ID')
@@ -29,8 +29,8 @@ _kept = []  # what C++ still calls, and clients and services that would say good
 
 
 @contextlib.contextmanager
-def meet(config):
-    """Meet the other processes, before any device is touched; config is `config.hosts`. Yields Hosts.
+def connect(config):
+    """Meet the other processes, before any device is touched; config is `config.hosts`. Yields ProcessGroup.
 
     UserError if the environment makes no sense. If not all are there within start_timeout, or one is lost later, the
     process ends with exit code 75 and a line that says who. A process that leaves the block with an exception tells the
@@ -46,13 +46,13 @@ def meet(config):
     if state.num_processes == 1:
         yield ALONE
         return
-    watch = Watch(client, state.process_id, state.num_processes, config.heartbeat, config.step_timeout)
+    watch = Watchdog(client, state.process_id, state.num_processes, config.heartbeat, config.step_timeout)
     lost.append(watch.lost)
     watch.start()
     try:
-        hosts = Hosts(client, jax.process_index(), state.num_processes, watch)
+        hosts = ProcessGroup(client, jax.process_index(), state.num_processes, watch)
         yield hosts
-        hosts.gather(None)  # all have come to the end
+        hosts.all_gather(None)  # all have come to the end
     except BaseException as error:
         _part(watch, state, error)
         raise

@@ -11,11 +11,11 @@ FOREVER = 7 * 24 * 3600 * 1000  # milliseconds; the watch ends a wait for a proc
 SHOWN = 4  # differences that a message lists
 
 
-class Hosts:
+class ProcessGroup:
     """This process among those that train together; `ALONE` where there is one.
 
-    `decide`, `gather` and `check_agreement` wait for all processes: call them in all, in the same order, in the main
-    thread.
+    `broadcast_from_first`, `all_gather` and `check_agreement` wait for all processes: call them in all, in the same
+    order, in the main thread.
     """
 
     def __init__(self, client=None, index=0, count=1, watch=None):
@@ -42,7 +42,7 @@ class Hosts:
         if self.watch is not None and self.is_first:
             self.watch.before_leaving.append(act)
 
-    def decide(self, act):
+    def broadcast_from_first(self, act):
         """What act() returned, or raised, in the first process, in all of them; it must fit into JSON.
 
         Of exceptions only those of `errors` are passed on.
@@ -61,7 +61,7 @@ class Hosts:
         self.client.key_value_set(key, text)
         return _unpack(text)  # lists for tuples, as the others get them
 
-    def gather(self, value):
+    def all_gather(self, value):
         """The values of all processes, in their order; each must fit into JSON."""
         if self.count == 1:
             return [value]
@@ -84,7 +84,7 @@ class Hosts:
 
     def check_agreement(self, facts):
         """Raise UserError, in every process, unless all have the same facts ({what: text})."""
-        differences = _differences(self.gather(facts))
+        differences = _differences(self.all_gather(facts))
         if differences:
             more = f' and {len(differences) - SHOWN} more' if len(differences) > SHOWN else ''
             raise UserError(
@@ -97,7 +97,7 @@ class Hosts:
         return f'rvm/{topic}/{self._calls}'
 
 
-ALONE = Hosts()
+ALONE = ProcessGroup()
 
 
 def _unpack(text):

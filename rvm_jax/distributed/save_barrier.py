@@ -14,7 +14,7 @@ class OtherFailed(OSError):
     """Another process could not write its part."""
 
 
-class SaveMeeting:
+class SaveBarrier:
     """Meetings of `count` processes, of which this is `index`; all must begin the same saves."""
 
     def __init__(self, hosts):

@@ -8,7 +8,7 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 
-def first_words(hosts, mesh):
+def warm_up_collectives(hosts, mesh):
     """Let the devices of all processes talk along each axis of the mesh, and over both, before anything large compiles.
 
     A network that does not work is found at once. And where CPUs talk through gloo, which has the processes connect
@@ -20,11 +20,11 @@ def first_words(hosts, mesh):
         spec = PartitionSpec(mesh.axis_names)
         total = jax.shard_map(functools.partial(jax.lax.psum, axis_name=axes), mesh=mesh, in_specs=spec, out_specs=spec)
         ones = jax.jit(functools.partial(jnp.ones, mesh.size), out_shardings=NamedSharding(mesh, spec))()
-        hosts.gather(None)  # all are here
+        hosts.all_gather(None)  # all are here
         jax.block_until_ready(jax.jit(total)(ones))
 
 
-class Notes:
+class StepExchange:
     """Notes between the processes of a mesh.
 
     They travel with the devices' own messages, behind the step that was started before them, so neither the device nor

@@ -24,7 +24,7 @@ ANSWER = 3.0  # seconds that the last words may take
 SLOWEST = 2.0  # seconds between signs of life, at most
 
 
-class Watch:
+class Watchdog:
     """Watches over `count` processes from process `index`; client is the one of `jax.distributed`.
 
     A process that is silent for `heartbeat` seconds is gone. One that ended early leaves the others as long to come to

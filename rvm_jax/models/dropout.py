@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Learning:
+class TrainContext:
     """Handed down a forward pass that learns; None stands for one that does not.
 
     keys_B2: key data (B, 2) uint32 of each clip, so that what is dropped does not depend on the device a clip is on.

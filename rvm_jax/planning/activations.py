@@ -33,7 +33,7 @@ def of_batch(arch, execution, clips, **sizes):
     at_work = {}
     for part, one in found.items():
         is_kept = execution.remat == 'none' and part not in frozen_parts(arch)
-        size_of = forward if part in frozen_parts(arch) else whole
+        size_of = forward if part in frozen_parts(arch) else saved_bytes
         at_work[part] = (0 if is_kept else clips * size_of(one, execution)) + _group(one, clips)
     if 'aggregator' in at_work:  # recomputed with the adapters
         at_work['adapters'] += at_work.pop('aggregator')
@@ -46,7 +46,7 @@ def kept_of_clip(arch, execution, *, num_source, num_target, image_size):
     """
     sizes = {'num_source': num_source, 'num_target': num_target, 'image_size': image_size}
     found = {part: one for part, one in _found(arch, sizes).items() if part not in frozen_parts(arch)}
-    size_of = whole if execution.remat == 'none' else kept
+    size_of = saved_bytes if execution.remat == 'none' else remat_bytes
     size = 2 * (num_source + 2 * num_target) * 3 * image_size**2 * 4
     if 'adapters' in found and execution.remat != 'none':
         size += 2 * found['adapters'].tokens * arch.width * 4  # their norm is outside of what is recomputed
@@ -69,7 +69,7 @@ def _found(arch, sizes):
     return {part: one for part, one in blocks(arch, **sizes).items() if one.passes}
 
 
-def whole(part, execution):
+def saved_bytes(part, execution):
     """All that differentiation keeps of a block: per norm three float32 arrays and its output; queries, keys, values
     and the attention's output; six arrays of the MLP's width, from the GELU; scores and weights with 'xla'. Of Mamba:
     see `_recurrence`.
@@ -81,7 +81,7 @@ def whole(part, execution):
     return size + _scores(part, execution) + _recurrence(part, execution)
 
 
-def kept(part, execution):
+def remat_bytes(part, execution):
     """What remat keeps of a block: its input, and with 'dots' also the products with parameters."""
     size = part.tokens * part.width * jnp.dtype(execution.precision.tokens).itemsize
     if execution.remat == 'dots':

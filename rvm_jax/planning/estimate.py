@@ -81,7 +81,7 @@ def mesh_sizes(config, devices, slices=1):
 def memory(config, platform, devices, slices=1):
     """Bytes on one device by part: 'weights', 'gradients', 'optimizer' as the mesh splits them, 'activations'.
 
-    On an H100 within 15 % of the compiler's, see tests/training/test_estimate.py, with remat 'dots'; on a CPU within
+    On an H100 within 15 % of the compiler's, see tests/planning/test_estimate.py, with remat 'dots'; on a CPU within
     1.3 times it. A TPU pads odd sizes and small head dims: there the compiler's need was 1.1 to 1.9 times this (v6e; S
     with fused attention the most).
     """
@@ -106,7 +106,7 @@ def memory(config, platform, devices, slices=1):
 def traffic(config, platform, devices, slices=1):
     """Bytes that a step reads from and writes to one device's main memory; see the constants above.
 
-    On H100s within 15 % of what is counted in compiled programs, see tests/training/test_estimate.py.
+    On H100s within 15 % of what is counted in compiled programs, see tests/planning/test_estimate.py.
     """
     arch, execution = frozen.architecture(config), execution_of(config, platform)
     clips = config.batch_size // devices

@@ -12,7 +12,7 @@ OLD = '.old'  # the end of the name of a folder that is being replaced
 
 
 @contextlib.contextmanager
-def whole(path):
+def atomic_write(path):
     """Yield the name under which to write a file or folder; after the block it has become `path`.
 
     A file of that name is replaced, and so is a folder. After an error nothing is left behind. What a killed process

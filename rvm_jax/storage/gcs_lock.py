@@ -30,7 +30,7 @@ def acquire(path):
             return
 
 
-def beat(path, ended):
+def heartbeat(path, ended):
     """Show signs of life until the event is set; a store that fails meanwhile gets the next one."""
     while not ended.wait(HEARTBEAT):
         try:

@@ -31,15 +31,17 @@ def run_lock(workdir):
     Raises UserError when another run holds it, or when the workdir cannot be written.
     """
     path = os.path.join(workdir, NAME)
-    acquire, beat, release = (
-        (gcs_lock.acquire, gcs_lock.beat, gcs_lock.release) if files.is_remote(workdir) else (_acquire, _beat, _release)
+    acquire, heartbeat, release = (
+        (gcs_lock.acquire, gcs_lock.heartbeat, gcs_lock.release)
+        if files.is_remote(workdir)
+        else (_acquire, _beat, _release)
     )
     try:
         acquire(path)
     except OSError as error:
         raise UserError(workdir, f'cannot be written ({error.strerror})', 'choose another --workdir') from error
     ended = threading.Event()
-    beating = threading.Thread(target=beat, args=(path, ended), name='run_lock', daemon=True)
+    beating = threading.Thread(target=heartbeat, args=(path, ended), name='run_lock', daemon=True)
     beating.start()
     try:
         yield
@@ -49,7 +51,7 @@ def run_lock(workdir):
         release(path)
 
 
-def give_back(workdir):
+def release(workdir):
     """Delete the lock of workdir if this process holds it; for an end at which no block is left in order."""
     path = os.path.join(workdir, NAME)
     (gcs_lock.release if files.is_remote(workdir) else _release)(path)
@@ -147,7 +149,7 @@ def _lives(path, owner):
 def _beat(path, ended):
     while not ended.wait(HEARTBEAT):
         if is_mine(_read(path)):
-            with contextlib.suppress(OSError):  # a file system that hiccups; the next beat tries again
+            with contextlib.suppress(OSError):  # a file system that hiccups; the next heartbeat tries again
                 os.utime(path)
 
 

@@ -1,4 +1,4 @@
-"""What is in a synthetic scene and how it moves; `synthetic.py` paints it and tells the truth about it.
+"""What is in a synthetic scene and how it moves; `render.py` paints it and tells the truth about it.
 
 Coordinates are x, y in pixels from the top left corner of the frame, so the center of the first pixel is (0.5, 0.5); y
 points down and a positive angle turns clockwise on screen. The camera moves the background; the motion of a shape is

@@ -4,7 +4,7 @@ Orbax writes; this module adds what it lacks: a manifest with checksums, which i
 folder just before Orbax renames it, so that a step appears with its manifest or not at all, whenever the process is
 killed. A step without a manifest was therefore not written here and is not used. Which steps exist is read from the
 disk each time: a list kept in memory would still name a save that failed. What a bucket does differently is in
-`checkpoint_folder`. Of several processes each writes its part; the first decides what is saved and what is restored,
+`checkpoint_files`. Of several processes each writes its part; the first decides what is saved and what is restored,
 and a save that fails in one has failed in all.
 """
 
@@ -16,7 +16,7 @@ import os
 import jax
 
 from rvm_jax.distributed.process_group import ALONE
-from rvm_jax.distributed.save_barrier import OtherFailed, SaveMeeting
+from rvm_jax.distributed.save_barrier import OtherFailed, SaveBarrier
 from rvm_jax.errors import Stopped, Unavailable, UserError
 from rvm_jax.storage import files
 from rvm_jax.storage.run_lock import confirm
@@ -42,7 +42,7 @@ class Checkpoints:
     def __init__(self, workdir, keep=3, keep_every=0, config_hash='', hosts=ALONE):
         self._workdir, self._folder = workdir, files.absolute(os.path.join(workdir, FOLDER))
         self._keep, self._keep_every, self._config_hash = keep, keep_every, config_hash
-        self._hosts, self._meeting = hosts, SaveMeeting(hosts) if hosts.count > 1 else None
+        self._hosts, self._meeting = hosts, SaveBarrier(hosts) if hosts.count > 1 else None
         self._failures = SaveFailures(self._folder, hosts.is_first)
         self._on_disk = None  # the step whose state was last saved or restored
         self._contents = self._outcome = None  # of the save in flight: what its manifest says, and its future
@@ -51,7 +51,7 @@ class Checkpoints:
     def __enter__(self):
         import orbax.checkpoint as ocp
 
-        self._hosts.decide(self._tidy)
+        self._hosts.broadcast_from_first(self._tidy)
         self._stack.enter_context(quiet_orbax())
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(state=_array_handler(), data=ocp.JsonCheckpointHandler()),
@@ -78,7 +78,7 @@ class Checkpoints:
         A step that was just saved or restored is not written again; an older attempt at it is replaced.
         """
         self.wait()
-        if step == self._on_disk and self._hosts.decide(lambda: step in self.steps()):
+        if step == self._on_disk and self._hosts.broadcast_from_first(lambda: step in self.steps()):
             return
         self._contents = {
             'step': step,
@@ -89,7 +89,7 @@ class Checkpoints:
         size = state_bytes(state)
         if self._meeting is not None:
             self._meeting.begin()
-        problem = self._hosts.decide(lambda: self._prepare(step, size))
+        problem = self._hosts.broadcast_from_first(lambda: self._prepare(step, size))
         if problem:
             return self._failures.add(step, size, OSError(0, problem))
         try:
@@ -130,7 +130,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.wait()
-        found = self._hosts.decide(lambda: self._find(step))
+        found = self._hosts.broadcast_from_first(lambda: self._find(step))
         if found is None:
             return None
         step, tree = found
@@ -146,7 +146,7 @@ class Checkpoints:
         confirm(self._workdir)
         files.make_folder(self._folder)
         checkpoint_files.remove_unfinished(self._folder)
-        checkpoint_files.name_strays(self._folder)
+        checkpoint_files.report_strays(self._folder)
 
     def _find(self, step):
         found = checkpoint_files.find_good_step(self._folder, step)

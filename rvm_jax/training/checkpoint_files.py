@@ -54,7 +54,7 @@ def find_good_step(folder, step=None):
     return None
 
 
-def name_strays(folder):
+def report_strays(folder):
     """Say in one line what lies in the folder and is no step with a manifest."""
     strays = sorted(set(files.names(folder)) - {str(step) for step in find_steps(folder)})
     if strays:

@@ -55,7 +55,7 @@ def held_out_losses(config, mesh, eval_step, params, source, hosts=ALONE):
         for notice in host_batch['notices']:
             say(notice)
         first = first or (batch, out)
-    failures = [failure for of_one in hosts.gather(failures) for failure in of_one]
+    failures = [failure for of_one in hosts.all_gather(failures) for failure in of_one]
     if failures:
         _, path, reason = failures[0]
         hosts.say(f'held-out clips: {len(failures)} videos gave none and were replaced, first {path} ({reason})')

@@ -37,7 +37,7 @@ PER_HOST = ('data.path', 'data.mixture', 'data.eval_path', 'data.num_workers', '
             'model.encoder_path')  # fmt: skip
 
 
-def position(config, source, encoder):
+def data_identity(config, source, encoder):
     """What a checkpoint must share with the run that goes on from it: its stream of clips and its frozen encoder."""
     position = {'seed': config.seed, 'batch_size': config.batch_size, 'fingerprint': source.fingerprint()}
     return position | ({'encoder': encoder.fingerprint} if encoder.fingerprint else {})
@@ -89,7 +89,7 @@ def check_hosts(hosts, config, source, held_out, encoder):
 def check_shared(hosts, workdir):
     """Raise UserError in all processes unless each sees the lock that the first one wrote."""
     lock = os.path.join(workdir, run_lock.NAME)
-    blind = [index for index, sees in enumerate(hosts.gather(files.exists(lock))) if not sees]
+    blind = [index for index, sees in enumerate(hosts.all_gather(files.exists(lock))) if not sees]
     if blind:
         who = f'process {blind[0]}' + (f' and {len(blind) - 1} more' if blind[1:] else '')
         raise UserError(workdir, f'is another place for {who}', 'take a disk that all share, or gs://BUCKET/PATH')

@@ -15,7 +15,7 @@ from rvm_jax.storage import files
 EVERY = 60.0  # seconds between copies
 
 
-class Mirror:
+class LogUploader:
     """A folder whose files are copied to a remote one, of which a resumed run goes on with those named continued.
 
     copied(error) is told after each copy how it went.

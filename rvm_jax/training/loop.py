@@ -5,16 +5,16 @@ import os
 
 from rvm_jax.data.loader import make_loader
 from rvm_jax.data.open_data import open_held_out, open_training
-from rvm_jax.distributed.connect import meet
-from rvm_jax.distributed.step_exchange import first_words
+from rvm_jax.distributed.connect import connect
+from rvm_jax.distributed.step_exchange import warm_up_collectives
 from rvm_jax.errors import DataError, Stopped
 from rvm_jax.models import trainable
 from rvm_jax.signals import StopRequest
-from rvm_jax.storage.run_lock import give_back, run_lock
+from rvm_jax.storage.run_lock import release, run_lock
 from rvm_jax.training import attention_check, initialize, sharding
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.training.evaluation import Evaluation
-from rvm_jax.training.profiler import Trace
+from rvm_jax.training.profiler import Profiler
 from rvm_jax.training.progress import Progress
 from rvm_jax.training.run_log import RunLog
 from rvm_jax.training.state import make_programs
@@ -28,7 +28,7 @@ def train(config, workdir, load_initial):
     and workdir do not fit together; Stopped or Interrupted after a signal, with everything saved; Diverged when steps
     stay non-finite; DataError when too many videos fail.
     """
-    with meet(config.hosts) as hosts:
+    with connect(config.hosts) as hosts:
         _train(config, workdir, load_initial, hosts)
 
 
@@ -38,12 +38,12 @@ def _train(config, workdir, load_initial, hosts):
     initialize.check_hosts(hosts, config, source, held_out, encoder)
     programs = make_programs(config)
     mesh = programs.mesh
-    first_words(hosts, mesh)
-    position = initialize.position(config, source, encoder)
+    warm_up_collectives(hosts, mesh)
+    position = initialize.data_identity(config, source, encoder)
 
     with contextlib.ExitStack() as stack:
-        hosts.decide(lambda: stack.enter_context(run_lock(workdir)))
-        hosts.before_leaving(lambda: give_back(workdir))
+        hosts.broadcast_from_first(lambda: stack.enter_context(run_lock(workdir)))
+        hosts.before_leaving(lambda: release(workdir))
         initialize.check_shared(hosts, workdir)
         compiled = initialize.keep_compiled(workdir, mesh)
         chosen = attention_check.choose(config, mesh, hosts, compiled)
@@ -54,13 +54,13 @@ def _train(config, workdir, load_initial, hosts):
         keep = config.checkpoint
         fingerprint = initialize.config_hash(config)
         checkpoints = stack.enter_context(Checkpoints(workdir, keep.keep, keep.keep_every, fingerprint, hosts))
-        changes = hosts.decide(
+        changes = hosts.broadcast_from_first(
             lambda: initialize.check_same_run(workdir, config, source) if checkpoints.steps() else []
         )
         state, first = initialize.restore_or_create(
             config, arch, encoder, hosts, checkpoints, position, abstract_state, create, load_initial
         )
-        hosts.decide(lambda: initialize.write_down(workdir, config, arch, source, first, changes))
+        hosts.broadcast_from_first(lambda: initialize.write_down(workdir, config, arch, source, first, changes))
         frozen = encoder.placed(abstract_frozen)
         del encoder  # its float32 copy on the host
         if first == config.steps:
@@ -81,7 +81,7 @@ def _train(config, workdir, load_initial, hosts):
         stack.callback(log.close)
         evaluation = Evaluation(config, hosts, mesh, eval_step, writer, arch.patch_size, held_out)
 
-        trace = stack.enter_context(Trace(config.profile, os.path.join(workdir, 'tensorboard'), first + 1))
+        trace = stack.enter_context(Profiler(config.profile, os.path.join(workdir, 'tensorboard'), first + 1))
         done = first
         try:
             for step in range(first + 1, config.steps + 1):

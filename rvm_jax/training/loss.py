@@ -13,7 +13,7 @@ from rvm_jax.models.rvm import to_unit_range
 def pixel_loss(model, batch, visible_BFV, *, region='all', patch_norm=False, feature_weight=0.0, learning=None):
     """Reconstruct the batch's targets from their visible patches.
 
-    Returns (loss, Reconstruction). learning: given in training alone, see models/learning.py. feature_weight adds so
+    Returns (loss, Reconstruction). learning: given in training alone, see models/dropout.py. feature_weight adds so
     much of `feature_loss`. The loss of pixels is the mean over clips, targets, pixels and channels in float32: over
     every pixel, or with region 'masked' over the hidden patches alone. patch_norm gives each target patch zero mean
     and unit variance first (MAE), and the model learns to paint those; the paper does not.

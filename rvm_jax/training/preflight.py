@@ -12,7 +12,7 @@ from rvm_jax.errors import UserError
 from rvm_jax.models import build
 
 
-def misfits(config):
+def config_problems(config):
     """UserErrors about data that are not there and sizes that do not fit; other values may still be wrong."""
     data = config.data
     places = [path for path, _, _ in data.mixture] or [data.path]

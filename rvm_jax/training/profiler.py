@@ -8,7 +8,7 @@ from rvm_jax.storage import files
 from rvm_jax.terminal import say
 
 
-class Trace:
+class Profiler:
     """Traces profile.steps steps into folder/plugins/profile, where TensorBoard's profile page finds them.
 
     profile is `config.profile`: the first traced step is its `first` after the one that this start of the run begins

@@ -10,7 +10,7 @@ import numpy as np
 
 from rvm_jax.data.batch import FAILED
 from rvm_jax.data.sources.folder import FolderSource
-from rvm_jax.distributed.step_exchange import Notes
+from rvm_jax.distributed.step_exchange import StepExchange
 from rvm_jax.errors import Diverged
 from rvm_jax.models import cost
 from rvm_jax.terminal import say
@@ -29,7 +29,7 @@ class RunLog:
     """Takes batches from the loader and numbers from the steps, and logs every config.log.every steps.
 
     Numbers of a step are read one step later, while the next one runs, so the device never waits for the host. What the
-    processes tell each other at a step, with it: `Notes`.
+    processes tell each other at a step, with it: `StepExchange`.
     """
 
     def __init__(self, config, arch, workdir, hosts, mesh, source, loader, writer, progress, stop):
@@ -42,7 +42,10 @@ class RunLog:
         )
         self._loader, self._writer, self._progress = loader, writer, progress
         self._failures = _failure_log(os.path.join(workdir, 'data_report.json'), config.data.max_failures, hosts)
-        self._notes, self._unnamed = Notes(mesh), []  # failures whose reasons the first process does not know yet
+        self._notes, self._unnamed = (
+            StepExchange(mesh),
+            [],
+        )  # failures whose reasons the first process does not know yet
         self._learning_rate = learning_rate(config.optim, config.steps)
         self._records = collections.deque(maxlen=2)  # (step, record_B) of the step in flight and of the one before it
         self._pending = None  # (step, metrics) of the step in flight
@@ -173,7 +176,7 @@ class RunLog:
         All processes come here at the same step.
         """
         (mine,) = [records for of, records in self._records if of == step]
-        records = sorted(set(np.concatenate(self._hosts.gather(mine.tolist())).astype(int)))
+        records = sorted(set(np.concatenate(self._hosts.all_gather(mine.tolist())).astype(int)))
         self._writer.skipped(step, [self._source[record].name for record in records[:MOST_SKIPPED]], len(records))
         if in_a_row >= self._config.optim.max_nonfinite:
             names = ', '.join(self._source[record].name for record in records[:4])
@@ -189,7 +192,7 @@ class RunLog:
 def _failure_log(path, max_failures, hosts):
     """A FailureLog that goes on from the report in a file: the first process reads it, the others need no reasons."""
     whole = {}
-    counts = hosts.decide(lambda: whole.update(read_report(path)) or whole | {'reasons': {}})
+    counts = hosts.broadcast_from_first(lambda: whole.update(read_report(path)) or whole | {'reasons': {}})
     return FailureLog(path, max_failures, whole or counts)
 
 

@@ -85,7 +85,7 @@ def make_state(arch, execution, optimizer, seed, mesh, sharded='params'):
     """(graphdef, abstract state, abstract frozen parameters, function that creates the state in place on the mesh).
 
     The abstract ones say by their shardings where everything lies. 'params' of the state are those that train, and
-    batch norms add 'statistics'; frozen parameters are no part of it: {} if there are none, see parts.py.
+    batch norms add 'statistics'; frozen parameters are no part of it: {} if there are none, see trainable.py.
     sharded: 'params' or 'optimizer', what the mesh axis 'fsdp' splits, see `sharding.state_shardings`.
     """
 

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from rvm_jax.models import trainable
-from rvm_jax.models.dropout import Learning
+from rvm_jax.models.dropout import TrainContext
 from rvm_jax.training import sharding
 from rvm_jax.training.optimizer import nonfinite_steps
 
@@ -43,7 +43,7 @@ def make_train_step(
     def loss_and_gradients(params, statistics, frozen, batch, visible_BFV, keys_B2):
         def loss_of(params):
             model = _merge(graphdef, trainable.joined(params, statistics, frozen), gather)
-            loss, out = objective(model, batch, visible_BFV, learning=Learning(keys_B2, sharding.AXES))
+            loss, out = objective(model, batch, visible_BFV, learning=TrainContext(keys_B2, sharding.AXES))
             return loss, out.statistics
 
         (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)

@@ -16,7 +16,7 @@ import numpy as np
 from rvm_jax.errors import Unavailable
 from rvm_jax.storage import files
 from rvm_jax.terminal import say
-from rvm_jax.training.log_upload import Mirror
+from rvm_jax.training.log_upload import LogUploader
 
 TRIVIAL = {'copy_last': 'copy the last source frame', 'mean_color': 'mean color of the source'}  # drawn as levels
 METRICS, SKIPPED = LOGS = 'metrics.jsonl', 'nonfinite.jsonl'  # a resumed run goes on with both
@@ -36,7 +36,7 @@ class Writer:
         self._retries = files.retries.total()
         self._is_first = jax.process_index() == 0
         if self._is_first and files.is_remote(workdir):
-            self._mirror = Mirror(workdir, LOGS, lambda error: error and self._warn(workdir, error))
+            self._mirror = LogUploader(workdir, LOGS, lambda error: error and self._warn(workdir, error))
             self._mirror.start()
         self._folder = self._mirror.folder if self._mirror else workdir
         self._metrics, self._images = (os.path.join(self._folder, name) for name in (METRICS, 'images'))
@@ -93,7 +93,7 @@ class Writer:
     def flush(self):
         """Wait until the logs that a resumed run goes on with are where they belong.
 
-        Call it before a checkpoint is saved. Pictures and TensorBoard follow by themselves.
+        Call it before a checkpoint is saved. LazyFrames and TensorBoard follow by themselves.
         """
         if self._mirror is not None:
             self._mirror.copy_continued()

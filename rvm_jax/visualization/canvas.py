@@ -5,7 +5,7 @@ import functools
 import cv2
 import numpy as np
 
-from rvm_jax.storage.atomic import whole
+from rvm_jax.storage.atomic import atomic_write
 
 WHITE, INK, FAINT = 255, (32, 36, 44), (112, 118, 128)
 GAP = 4  # pixels between neighboring frames
@@ -61,7 +61,7 @@ def strip(frames_THWC, captions=()):
 
 
 def beside(pictures, gap=GAP):
-    """Pictures from left to right, aligned at the top."""
+    """LazyFrames from left to right, aligned at the top."""
     height = max(picture.shape[0] for picture in pictures)
     columns = []
     for picture in pictures:
@@ -70,7 +70,7 @@ def beside(pictures, gap=GAP):
 
 
 def stack(pictures, gap=GAP):
-    """Pictures from top to bottom, aligned at the left."""
+    """LazyFrames from top to bottom, aligned at the left."""
     width = max(picture.shape[1] for picture in pictures)
     rows = []
     for picture in pictures:
@@ -147,7 +147,7 @@ def png_bytes(picture):
 
 def write_bytes(path, content):
     """Write a whole file under another name, then rename, so that a reader never sees half of it."""
-    with whole(path) as partial, open(partial, 'wb') as file:
+    with atomic_write(path) as partial, open(partial, 'wb') as file:
         file.write(content)
 
 

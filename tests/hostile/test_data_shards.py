@@ -15,7 +15,7 @@ from rvm_jax.data import shard_format, shard_manifest
 from rvm_jax.data.prepare import join_shards
 from rvm_jax.data.prepare.encode_video import Settings, outcome_of, prepare_task, work_path
 from rvm_jax.data.prepare.inputs import Task
-from rvm_jax.data.prepare.prepare_job import Work
+from rvm_jax.data.prepare.prepare_job import PrepareJob
 from rvm_jax.data.video.shard_codecs import encode_group
 from rvm_jax.errors import UserError
 
@@ -226,7 +226,7 @@ def work(tmp_path):
     """A folder of videos, and the output of a `rvm prepare` that began."""
     (tmp_path / 'videos').mkdir()
     (tmp_path / 'videos' / 'a.mp4').write_bytes(b'no video')
-    work = Work(str(tmp_path / 'videos'), str(tmp_path / 'output'), Settings(), 0.0)
+    work = PrepareJob(str(tmp_path / 'videos'), str(tmp_path / 'output'), Settings(), 0.0)
     with work.begin():
         pass
     return work

@@ -16,7 +16,7 @@ from rvm_jax.models.cores.mamba import Mamba
 from rvm_jax.models.cores.mambamix import MambaMix
 from rvm_jax.models.cores.rvmrnn import RVMRNN
 from rvm_jax.models.cores.self_attention import SelfAttention
-from rvm_jax.models.dropout import Learning
+from rvm_jax.models.dropout import TrainContext
 from rvm_jax.models.layers import PRECISIONS, Execution
 
 FRAMES, TOKENS, WIDTH = 5, 3, 16
@@ -63,7 +63,7 @@ def step(core, tokens_BMD, state):
 
 
 def learning(*seeds):
-    return Learning(jax.vmap(jax.random.key_data)(jnp.stack([jax.random.key(seed) for seed in seeds])))
+    return TrainContext(jax.vmap(jax.random.key_data)(jnp.stack([jax.random.key(seed) for seed in seeds])))
 
 
 @pytest.mark.parametrize('name', STREAMING)

@@ -201,12 +201,12 @@ import jax
 from rvm_jax import config as configs
 from rvm_jax.models import attention
 from rvm_jax.training import attention_check, sharding
-from rvm_jax.distributed.connect import meet
+from rvm_jax.distributed.connect import connect
 
 attention.FUSED['cpu'], attention.LONG_KEYS = ('pallas',), 1
 attention_check.shapes = lambda *_: [attention_check.Shape(13, 13, 2, 16)]
 correct = attention.pallas_attention
-with meet(types.SimpleNamespace(start_timeout=60, heartbeat=20, step_timeout=60)) as hosts:
+with connect(types.SimpleNamespace(start_timeout=60, heartbeat=20, step_timeout=60)) as hosts:
     if hosts.index == 1:
         attention.pallas_attention = lambda *arguments: correct(*arguments) * 1.03
     config = configs.load('configs/tiny.py', ['model.precision=bf16', 'data.image_size=16'])

@@ -28,7 +28,7 @@ class Settings:
     """How videos are prepared: what decides about every byte of the shards.
 
     fps: frames a second; short_side: pixels of the shorter side at most, 0 for no limit; codec, quality, group: see
-    codecs.py; clip_frames: frames a training clip spans at most; clips_per_video: keep so many of these of longer
+    shard_codecs.py; clip_frames: frames a training clip spans at most; clips_per_video: keep so many of these of longer
     videos, evenly spread, 0: everything; min_frames: shorter sequences are skipped; shard_bytes: a shard is closed once
     it has as many.
     """

@@ -11,7 +11,7 @@ from rvm_jax.storage import files
 from rvm_jax.version import version
 
 
-class Cutter:
+class ShardPlanner:
     """Decides which tasks make up each shard of one split, from their outcomes in order, whatever order they come in.
 
     A shard is closed by the task with which it reaches shard_bytes: so the content of all shards follows from the

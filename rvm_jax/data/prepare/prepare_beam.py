@@ -26,7 +26,7 @@ from apache_beam.runners.runner import PipelineState
 
 from rvm_jax.data.prepare.encode_video import outcome_of, record_outcome
 from rvm_jax.data.prepare.inputs import Task
-from rvm_jax.data.prepare.join_shards import Cutter, join_shard, joined
+from rvm_jax.data.prepare.join_shards import ShardPlanner, join_shard, joined
 from rvm_jax.data.prepare.prepare_pool import HUNG, LIVES, blocked, prepare_guarded, reason_of_death, start_process
 from rvm_jax.data.shard_manifest import SPLITS
 from rvm_jax.errors import Stopped, Unavailable, UserError
@@ -128,7 +128,7 @@ def _cut(work, outcomes):
     plan = []
     for split in SPLITS:
         numbers = [number for number, task in enumerate(work.tasks) if task.split == split]
-        cutter = Cutter(numbers, work.settings.shard_bytes)
+        cutter = ShardPlanner(numbers, work.settings.shard_bytes)
         found = [members for number in numbers for members in cutter.add(number, outcomes[number])]
         plan += [(split, index, members) for index, members in enumerate(found)]
     return plan

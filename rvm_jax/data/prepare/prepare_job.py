@@ -18,7 +18,7 @@ from rvm_jax.storage import files
 ELSEWHERE = 'take another --output, or delete this one to start anew'
 
 
-class Work:
+class PrepareJob:
     """What is to be done, and the folder in which it is kept until it is.
 
     path is the input: folder, glob, list, CSV file or video; val_fraction the share of videos for the split 'val'.

@@ -12,7 +12,7 @@ from multiprocessing import resource_tracker
 
 from rvm_jax.data import workers
 from rvm_jax.data.prepare.encode_video import outcome_of, prepare_task, record_outcome
-from rvm_jax.data.prepare.join_shards import Cutter, join_shard, joined
+from rvm_jax.data.prepare.join_shards import ShardPlanner, join_shard, joined
 from rvm_jax.data.shard_manifest import SPLITS
 from rvm_jax.errors import Stopped
 from rvm_jax.storage import files
@@ -31,7 +31,7 @@ class Pool:
         self._work, self._num_workers, self._timeout_s, self._on_done = work, num_workers, timeout_s, on_done
         settings = work.settings
         numbers = {split: [n for n, task in enumerate(work.tasks) if task.split == split] for split in SPLITS}
-        self._cutters = {split: Cutter(numbers[split], settings.shard_bytes) for split in SPLITS}
+        self._cutters = {split: ShardPlanner(numbers[split], settings.shard_bytes) for split in SPLITS}
         self._num_shards, self._entries = collections.Counter(), {}
         self._deaths = collections.Counter()
 

@@ -107,7 +107,7 @@ class Sequence:
         return shard_format.count_at(int(self.source.frames[self.shard][self.index]), fps, self.source.fps)
 
     def pictures(self, ticks, fps):
-        """Pictures of the frames nearest to ticks (integers, ascending); only their records are read."""
+        """LazyFrames of the frames nearest to ticks (integers, ascending); only their records are read."""
         source, group = self.source, self.source.group
         wanted = [divmod(shard_format.frame_at(int(tick), fps, source.fps), group) for tick in ticks]
         numbers = sorted({number for number, _ in wanted})

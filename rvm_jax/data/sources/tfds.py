@@ -120,7 +120,7 @@ class TfdsFrames:
         return len(self._blobs)
 
     def pictures(self, ticks, fps):
-        """Pictures of the frames with these numbers, whatever fps is; see `pictures.encoded`."""
+        """LazyFrames of the frames with these numbers, whatever fps is; see `pictures.encoded`."""
         return encoded(self.name, [self._blobs[tick] for tick in ticks])
 
 

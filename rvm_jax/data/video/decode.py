@@ -139,7 +139,7 @@ class Video:
         return frames_THWC
 
     def pictures(self, ticks, fps):
-        """`read` as Pictures: what a source's videos give to the loader."""
+        """`read` as LazyFrames: what a source's videos give to the loader."""
         return decoded(self.read(ticks, fps))
 
     def stream(self, fps=None, first=0, short_side=None):

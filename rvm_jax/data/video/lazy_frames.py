@@ -28,7 +28,7 @@ READ_AS = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Pictures:
+class LazyFrames:
     """How many, height and width in pixels, and decode(shrink=1) -> as many frames HWC, uint8, RGB.
 
     shrink is 1, 2, 4 or 8: the side lengths are divided by it, rounding up, where the codec can decode at a fraction
@@ -41,22 +41,22 @@ class Pictures:
     decode: Callable
 
     def take(self, places):
-        """Pictures of the frames with these numbers, in this order; one that is there twice is decoded once."""
+        """LazyFrames of the frames with these numbers, in this order; one that is there twice is decoded once."""
 
         def decode(shrink=1):
             frames = self.decode(shrink)
             return [frames[place] for place in places]
 
-        return Pictures(len(places), self.height, self.width, decode)
+        return LazyFrames(len(places), self.height, self.width, decode)
 
 
 def decoded(frames_THWC):
-    """Pictures of frames that are decoded already."""
-    return Pictures(*frames_THWC.shape[:3], lambda shrink=1: frames_THWC)
+    """LazyFrames of frames that are decoded already."""
+    return LazyFrames(*frames_THWC.shape[:3], lambda shrink=1: frames_THWC)
 
 
 def encoded(name, blobs):
-    """Pictures of JPEG or PNG files in memory, as they are stored; name says whose, in errors.
+    """LazyFrames of JPEG or PNG files in memory, as they are stored; name says whose, in errors.
 
     DataError if one is no picture, too large, or of another size than the others; from decode, if it is damaged.
     """
@@ -65,7 +65,7 @@ def encoded(name, blobs):
         raise DataError(name, 'changes its size between frames', FIX)
     height, width = sizes.pop()
     check_clip(name, len(blobs), height, width)
-    return Pictures(len(blobs), height, width, functools.partial(_decode_images, name, blobs))
+    return LazyFrames(len(blobs), height, width, functools.partial(_decode_images, name, blobs))
 
 
 def image_size(name, blob):

@@ -46,7 +46,7 @@ def encode_group(frames, codec, quality):
 
 
 def group_pictures(name, groups, wanted, codec):
-    """Pictures of frames wanted, [(group, frame in it)] sorted, from groups {number: record}; name is for errors.
+    """LazyFrames of frames wanted, [(group, frame in it)] sorted, from groups {number: record}; name is for errors.
 
     DataError if a record cannot be decoded or has fewer frames.
     """

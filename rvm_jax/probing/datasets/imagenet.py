@@ -10,12 +10,12 @@ import io
 import os
 
 from rvm_jax.errors import UserError
-from rvm_jax.probing.datasets.reading.dataset_files import Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
 from rvm_jax.probing.datasets.reading.labelled_clips import LabelledImages
 from rvm_jax.probing.datasets.reading.matlab import read_mat
 from rvm_jax.storage import files
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'ImageNet ILSVRC 2012',
     'image-net.org',
     'train/<wnid>/*.JPEG, val/*.JPEG and ILSVRC2012_devkit_t12/ (or val/<wnid>/)',
@@ -26,7 +26,7 @@ TRUTH = 'ILSVRC2012_validation_ground_truth.txt'
 
 
 class ImageNet(LabelledImages):
-    """Pictures with the number of their class: the place of its wnid among all, sorted; see LabelledImages.
+    """LazyFrames with the number of their class: the place of its wnid among all, sorted; see LabelledImages.
 
     All: those of train/, or of the split itself where there is no train/. UserError if a folder or labels are missing.
     """

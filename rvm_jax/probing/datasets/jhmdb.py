@@ -11,11 +11,11 @@ import os
 import numpy as np
 
 from rvm_jax.errors import DataError
-from rvm_jax.probing.datasets.reading.dataset_files import Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
 from rvm_jax.probing.datasets.reading.labelled_frames import LabelledFrames, list_pictures, read_frames
 from rvm_jax.probing.datasets.reading.matlab import read_mat
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'JHMDB',
     'jhmdb.is.tue.mpg.de',
     'splits/<class>_test_split1.txt, Rename_Images/<class>/<video>/*.png and '

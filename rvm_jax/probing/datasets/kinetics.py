@@ -10,11 +10,11 @@ import io
 import os
 
 from rvm_jax.data.sources.folder import VIDEO_EXTENSIONS
-from rvm_jax.probing.datasets.reading.dataset_files import MALFORMED, Origin, checked_split, described
+from rvm_jax.probing.datasets.reading.dataset_files import MALFORMED, DatasetFiles, checked_split, described
 from rvm_jax.probing.datasets.reading.labelled_clips import LabelledVideos, say_missing
 from rvm_jax.storage import files
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'Kinetics', 'github.com/cvdfoundation/kinetics-dataset', 'train.csv, val.csv, train/<video>.mp4, val/<video>.mp4'
 )
 SPLITS = {'train': ('train',), 'val': ('val', 'validate', 'validation')}

@@ -17,7 +17,7 @@ from rvm_jax.errors import DataError
 from rvm_jax.probing.datasets.kubric_tracks import Camera, choose_pixels, track
 from rvm_jax.probing.datasets.reading import crops
 from rvm_jax.probing.datasets.reading.colors import random_colors
-from rvm_jax.probing.datasets.reading.dataset_files import Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
 from rvm_jax.probing.datasets.reading.images import decode_image, decode_raw
 from rvm_jax.probing.datasets.reading.padding import padded
 from rvm_jax.probing.datasets.reading.protos import message_classes
@@ -25,7 +25,7 @@ from rvm_jax.probing.datasets.reading.rigid import rotations
 from rvm_jax.probing.datasets.reading.tfrecord import read_record, record_places
 from rvm_jax.probing.datasets.reading.windows import choose_frames
 
-ORIGIN = Origin('Kubric MOVi-E', 'gs://kubric-public/tfds/movi_e', 'movi_e/256x256/1.0.0/movi_e-train.tfrecord-*')
+ORIGIN = DatasetFiles('Kubric MOVi-E', 'gs://kubric-public/tfds/movi_e', 'movi_e/256x256/1.0.0/movi_e-train.tfrecord-*')
 SPLITS = {'train': 'train', 'val': 'validation'}
 FOLDERS = ('movi_e/256x256/1.0.0', '256x256/1.0.0', '1.0.0', '.')
 # tf.train.Example, in which the value of a feature stays bytes until it is asked for: most of a record never is.

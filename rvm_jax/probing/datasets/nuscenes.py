@@ -10,12 +10,12 @@ import os
 import numpy as np
 
 from rvm_jax.probing.datasets.reading import crops
-from rvm_jax.probing.datasets.reading.dataset_files import Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
 from rvm_jax.probing.datasets.reading.images import read_images
 from rvm_jax.probing.datasets.reading.rigid import poses, rotations
 from rvm_jax.probing.datasets.reading.windows import choose_frames
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'nuScenes v1.0', 'nuscenes.org', 'v1.0-trainval/*.json, samples/CAM_FRONT/*.jpg and sweeps/CAM_FRONT/*.jpg'
 )
 VERSIONS = ('v1.0-trainval', 'v1.0-mini')

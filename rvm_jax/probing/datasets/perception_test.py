@@ -9,12 +9,12 @@ import numpy as np
 
 from rvm_jax.errors import UserError
 from rvm_jax.probing.datasets.reading import crops
-from rvm_jax.probing.datasets.reading.dataset_files import Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
 from rvm_jax.probing.datasets.reading.images import read_video
 from rvm_jax.probing.datasets.reading.padding import padded
 from rvm_jax.probing.datasets.reading.windows import choose_frames
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'Perception Test (point tracking)',
     'github.com/google-deepmind/perception_test',
     'point_tracking_valid.json and videos/<video_id>.mp4',

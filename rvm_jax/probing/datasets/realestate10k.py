@@ -11,13 +11,13 @@ import numpy as np
 
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.probing.datasets.reading import crops
-from rvm_jax.probing.datasets.reading.dataset_files import Origin, checked_split, read_bytes
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split, read_bytes
 from rvm_jax.probing.datasets.reading.images import read_images
 from rvm_jax.probing.datasets.reading.labelled_clips import say_missing
 from rvm_jax.probing.datasets.reading.rigid import poses
 from rvm_jax.probing.datasets.reading.windows import choose_frames
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'RealEstate10K',
     'google.github.io/realestate10k; frames from the videos',
     'train/*.txt, test/*.txt and frames/<split>/<clip>/<timestamp>.jpg',

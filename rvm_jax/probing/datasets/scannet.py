@@ -10,11 +10,11 @@ import numpy as np
 
 from rvm_jax.errors import DataError
 from rvm_jax.probing.datasets.reading import crops
-from rvm_jax.probing.datasets.reading.dataset_files import Origin, checked_split, read_bytes
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split, read_bytes
 from rvm_jax.probing.datasets.reading.images import decode_raw, read_images
 from rvm_jax.probing.datasets.reading.windows import choose_frames
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'ScanNet v2',
     'www.scan-net.org',
     'scannetv2_train.txt, scannetv2_val.txt and scans/<scene>/{color/*.jpg,depth/*.png} (by SensReader)',

@@ -7,10 +7,10 @@ and the videos <id>.webm in 20bn-something-something-v2/, in videos/ or in root 
 import os
 import re
 
-from rvm_jax.probing.datasets.reading.dataset_files import MOST_LETTERS, Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import MOST_LETTERS, DatasetFiles, checked_split
 from rvm_jax.probing.datasets.reading.labelled_clips import LabelledVideos
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'Something-Something V2',
     'Qualcomm AI datasets',
     'labels.json, train.json, validation.json and 20bn-something-something-v2/<id>.webm',

@@ -12,14 +12,16 @@ import numpy as np
 
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.probing.datasets.reading import crops
-from rvm_jax.probing.datasets.reading.dataset_files import Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
 from rvm_jax.probing.datasets.reading.images import decode_image
 from rvm_jax.probing.datasets.reading.padding import padded
 from rvm_jax.probing.datasets.reading.protos import message_classes
 from rvm_jax.probing.datasets.reading.tfrecord import read_record, record_places
 from rvm_jax.probing.datasets.reading.windows import choose_frames
 
-ORIGIN = Origin('Waymo Open Dataset (Perception v1)', 'waymo.com/open', 'training/*.tfrecord and validation/*.tfrecord')
+ORIGIN = DatasetFiles(
+    'Waymo Open Dataset (Perception v1)', 'waymo.com/open', 'training/*.tfrecord and validation/*.tfrecord'
+)
 SPLITS = {'train': 'training', 'val': 'validation'}
 CAMERAS = {'FRONT': 1, 'FRONT_LEFT': 2, 'FRONT_RIGHT': 3, 'SIDE_LEFT': 4, 'SIDE_RIGHT': 5}
 FRAME = {  # the fields that are used of the Frame of dataset.proto and label.proto

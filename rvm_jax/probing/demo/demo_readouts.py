@@ -85,7 +85,7 @@ class Data:
         return linear_probe.Ridge(self.clip_vectors)
 
     def drawn(self, predictions):
-        """Pictures of the first clips with their predictions."""
+        """LazyFrames of the first clips with their predictions."""
         for index in range(min(PICTURED, len(predictions))):
             example = self.source.example(index)
             yield drawing.picture(example['video_THWC'], predictions[index], example, CLASSES)

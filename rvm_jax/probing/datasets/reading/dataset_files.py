@@ -15,7 +15,7 @@ MAX_LINE = 100_000  # letters: a picture's line in a list has a hundred
 
 
 @dataclasses.dataclass(frozen=True)
-class Origin:
+class DatasetFiles:
     """name: what the dataset is called; site: who gives it away; layout: what its root folder must hold."""
 
     name: str

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from rvm_jax.data import shared_memory
-from rvm_jax.data.shared_memory import ClipSlots
+from rvm_jax.data.shared_memory import SharedFrameBuffer
 
 
 @pytest.fixture
 def slots():
-    slots = ClipSlots(4, frames=2, size=8)
+    slots = SharedFrameBuffer(4, frames=2, size=8)
     yield slots
     slots.close()
 
@@ -57,13 +57,13 @@ def test_clips_without_frames_need_no_slot(slots):
 
 
 def fill(how, place):
-    other = ClipSlots(*how, place=place)
+    other = SharedFrameBuffer(*how, place=place)
     other.put(clip(7), range(3, 4))
 
 
 def test_the_memory_is_shared_with_other_processes_and_given_back():
     before = num_files()  # of what other tests have not given back yet
-    slots = ClipSlots(4, frames=2, size=8)
+    slots = SharedFrameBuffer(4, frames=2, size=8)
     assert num_files() > before
     process = multiprocessing.get_context('spawn').Process(target=fill, args=((4, 2, 8), slots.place))
     process.start()
@@ -81,10 +81,10 @@ def num_files():
 
 def test_frames_stay_out_of_the_queue(slots, monkeypatch):
     monkeypatch.setattr(shared_memory, '_of_this_worker', (slots, range(4)))
-    handed = shared_memory.hand_over({'frames_THWC': clip(5), 'record': 3})
+    handed = shared_memory.share_frames({'frames_THWC': clip(5), 'record': 3})
     assert handed == {'record': 3, 'slot': 0}
     assert collect(slots, 0)[0].flat[0] == 5
-    assert shared_memory.hand_over({'failures': [1]}) == {'failures': [1]}
+    assert shared_memory.share_frames({'failures': [1]}) == {'failures': [1]}
 
 
 def test_a_worker_that_waits_goes_on_when_nobody_collects_any_more(slots):

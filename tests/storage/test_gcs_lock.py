@@ -91,11 +91,11 @@ def test_another_machines_lock_is_taken_over_when_it_shows_no_sign_of_life(store
 def test_another_machines_lock_holds_while_it_shows_life(store, quick, monkeypatch):
     monkeypatch.setattr(gcs_lock, 'SILENCE', 60)
     owner = write_lock(store.path)
-    beat = threading.Timer(0.1, write_lock, (store.path,), owner)
-    beat.start()
+    heartbeat = threading.Timer(0.1, write_lock, (store.path,), owner)
+    heartbeat.start()
     with pytest.raises(UserError, match='in use by process 7 on elsewhere since today; wait'), run_lock(store.path):
         pass
-    beat.join()
+    heartbeat.join()
     assert files.read_json(f'{store.path}/run.lock') == owner
 
 

@@ -14,10 +14,10 @@ import sys
 import types
 import jax
 import numpy as np
-from rvm_jax.training import start
+from rvm_jax.training import initialize
 
 device = types.SimpleNamespace(platform=sys.argv[2])
-start.keep_compiled(sys.argv[1], types.SimpleNamespace(devices=np.array([device])))
+initialize.keep_compiled(sys.argv[1], types.SimpleNamespace(devices=np.array([device])))
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0.0)
 jax.jit(lambda x: x + 1)(1.0)
 """

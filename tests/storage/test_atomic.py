@@ -5,11 +5,11 @@ import sys
 
 import pytest
 
-from rvm_jax.storage.atomic import _leftovers, whole
+from rvm_jax.storage.atomic import _leftovers, atomic_write
 
 WRITE = """
 import os, signal, sys
-from rvm_jax.storage.atomic import whole
+from rvm_jax.storage.atomic import atomic_write
 
 def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
@@ -17,7 +17,7 @@ def die(*_):
 path, text, then = sys.argv[1:]
 if then == 'die between':  # the old folder was moved aside, the new one has not got its name
     os.replace = die
-with whole(path) as partial:
+with atomic_write(path) as partial:
     os.mkdir(partial)
     with open(os.path.join(partial, 'text'), 'w') as file:
         file.write(text)
@@ -29,12 +29,12 @@ with whole(path) as partial:
 
 
 def write(path, text):
-    with whole(path) as partial, open(partial, 'w') as file:
+    with atomic_write(path) as partial, open(partial, 'w') as file:
         file.write(text)
 
 
 def write_folder(path, text):
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         os.mkdir(partial)
         with open(os.path.join(partial, 'text'), 'w') as file:
             file.write(text)
@@ -55,7 +55,7 @@ def test_a_file_and_a_folder_replace_older_ones(tmp_path):
 
 def test_an_error_leaves_what_was_there(tmp_path):
     write_folder(tmp_path / 'folder', 'old')
-    with pytest.raises(KeyboardInterrupt), whole(tmp_path / 'folder') as partial:
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / 'folder') as partial:
         os.mkdir(partial)
         raise KeyboardInterrupt
     with pytest.raises(IsADirectoryError):
@@ -82,7 +82,7 @@ def test_a_folder_that_was_about_to_be_replaced_comes_back(tmp_path):
 
 
 def test_what_a_process_of_the_same_number_left_in_a_container_of_the_same_name_goes(tmp_path):
-    with whole(tmp_path / 'folder') as partial:
+    with atomic_write(tmp_path / 'folder') as partial:
         os.mkdir(partial)
     _leftovers.cache_clear()
     os.mkdir(partial)
@@ -91,7 +91,7 @@ def test_what_a_process_of_the_same_number_left_in_a_container_of_the_same_name_
 
 
 def test_who_still_writes_is_left_alone(tmp_path):
-    with whole(tmp_path / 'folder') as partial:
+    with atomic_write(tmp_path / 'folder') as partial:
         os.mkdir(partial)
         assert in_a_process(tmp_path / 'folder', 'quicker') == 0
         assert os.path.isdir(partial)

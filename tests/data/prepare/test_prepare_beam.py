@@ -8,9 +8,9 @@ import pytest
 
 from rvm_jax import cli
 from rvm_jax.data.prepare.encode_video import Settings, outcome_of, prepare_task, record_outcome
-from rvm_jax.data.prepare.join_shards import Cutter, join_shard
+from rvm_jax.data.prepare.join_shards import ShardPlanner, join_shard
 from rvm_jax.data.prepare.prepare_beam import PrepareVideo, run_pipeline
-from rvm_jax.data.prepare.prepare_job import Work
+from rvm_jax.data.prepare.prepare_job import PrepareJob
 from rvm_jax.data.prepare.prepare_pool import Pool
 from rvm_jax.errors import Stopped, UserError
 
@@ -19,10 +19,10 @@ SETTINGS = Settings(fps=5.0, shard_bytes=25_000)
 # What a worker's process runs first: a decoder that never comes back, and one that takes its process down.
 TREACHEROUS = """
 import ctypes, os, signal
-from rvm_jax.data import preparation
+from rvm_jax.data.prepare import encode_video
 def prepare_video(task, settings, path, beat):
     ctypes.CDLL(None).pause() if 'spins' in task.name else os.kill(os.getpid(), signal.SIGSEGV)
-preparation.prepare_video = prepare_video
+encode_video.prepare_video = prepare_video
 """
 
 
@@ -38,7 +38,7 @@ def videos(tmp_path_factory, write_video):
 
 
 def make(videos, output, act):
-    work = Work(videos, str(output), SETTINGS, 0.4)
+    work = PrepareJob(videos, str(output), SETTINGS, 0.4)
     with work.begin():
         work.finish(*act(work))
     return files(output)
@@ -69,7 +69,7 @@ def test_beam_goes_on_where_the_local_pool_stopped(tmp_path, videos, made_here):
 
     def begin_here_and_go_on(work):
         numbers = [number for number, task in enumerate(work.tasks) if task.split == 'train'][:-1]
-        cutter, shards = Cutter(numbers, SETTINGS.shard_bytes), []
+        cutter, shards = ShardPlanner(numbers, SETTINGS.shard_bytes), []
         for number in numbers:
             outcome = prepare_task(number, work.tasks[number], SETTINGS, work.folder)
             shards += cutter.add(number, outcome)
@@ -82,7 +82,7 @@ def test_beam_goes_on_where_the_local_pool_stopped(tmp_path, videos, made_here):
 
 
 def test_an_error_of_a_worker_stops_it_with_the_reason(tmp_path, videos):
-    work = Work(videos, str(tmp_path), SETTINGS, 0.4)
+    work = PrepareJob(videos, str(tmp_path), SETTINGS, 0.4)
     with work.begin():
         (tmp_path / 'unfinished' / '00000').write_text('in the way')
         with pytest.raises(Stopped, match=r'the pipeline failed: FileExistsError.*00000.*the same command goes on$'):

@@ -9,7 +9,7 @@ from flax import nnx
 
 from rvm_jax import config as configs
 from rvm_jax.models import build, cost, layers, trainable
-from rvm_jax.models.dropout import Learning
+from rvm_jax.models.dropout import TrainContext
 from rvm_jax.models.encoders import image_architecture
 from rvm_jax.planning import activations
 from rvm_jax.training import hardware
@@ -117,7 +117,7 @@ def step_compiled(arch, execution, clips, wanted=jax.grad):
         model = nnx.merge(graphdef, trainable.joined(trained, statistics, held))
         visible_BFV = model.random_visible(jax.random.key(0), batch['target_BFHWC'].shape)
         weight = float(arch.feature_head)
-        return pixel_loss(model, batch, visible_BFV, feature_weight=weight, learning=Learning(keys_B2))[0]
+        return pixel_loss(model, batch, visible_BFV, feature_weight=weight, learning=TrainContext(keys_B2))[0]
 
     keys_B2 = jax.ShapeDtypeStruct((clips, 2), jnp.uint32)
     step = loss if wanted is None else wanted(loss)

@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from rvm_jax.distributed.connect import meet
+from rvm_jax.distributed.connect import connect
 from rvm_jax.distributed.process_group import ALONE
 from rvm_jax.errors import UserError
 
@@ -17,13 +17,13 @@ PROCESS = """
 import os, signal, sys, time, types
 import jax, jax.numpy as jnp, numpy as np
 from rvm_jax.errors import DataError, Stopped, UserError
-from rvm_jax.distributed.connect import meet
-from rvm_jax.distributed.step_exchange import Notes, first_words
+from rvm_jax.distributed.connect import connect
+from rvm_jax.distributed.step_exchange import StepExchange, warm_up_collectives
 
 def until_the_end():  # as in a step: the devices of all processes must take part
     mesh = jax.make_mesh((jax.device_count(),), ('data',))
-    first_words(hosts, mesh)
-    notes = Notes(mesh)
+    warm_up_collectives(hosts, mesh)
+    notes = StepExchange(mesh)
     print('in a collective', flush=True)
     while True:
         notes.send([hosts.index])
@@ -32,7 +32,7 @@ def until_the_end():  # as in a step: the devices of all processes must take par
 
 try:
     config = types.SimpleNamespace(start_timeout=int(sys.argv[1]), heartbeat=3, step_timeout=4)
-    with meet(config) as hosts:
+    with connect(config) as hosts:
         print('met', flush=True)
         exec(sys.argv[2])
 except (UserError, Stopped) as error:
@@ -76,19 +76,20 @@ def wait_for(processes, line):
 
 def test_processes_decide_gather_and_tell_alike():
     task = """
-print('decided', hosts.decide(lambda: {'step': 7 + hosts.index}), hosts.decide(lambda: None))
-print('gathered', hosts.gather([hosts.index, 'x']))
+decide = hosts.broadcast_from_first
+print('decided', decide(lambda: {'step': 7 + hosts.index}), decide(lambda: None))
+print('gathered', hosts.all_gather([hosts.index, 'x']))
 if not hosts.is_first:
     hosts.post('failures', [hosts.index])
-hosts.gather(None)
+hosts.all_gather(None)
 print('collected', sorted(hosts.collect('failures')) if hosts.is_first else '')
-notes = Notes(jax.make_mesh((jax.device_count(),), ('data',)))
+notes = StepExchange(jax.make_mesh((jax.device_count(),), ('data',)))
 for step in (1, 2):
     notes.send([step, hosts.index])
     print('heard', notes.read().tolist(), notes.read())
 def refuse():
     raise UserError('runs/a', 'is in use', 'wait')
-hosts.decide(refuse)
+hosts.broadcast_from_first(refuse)
 """
     for index, (code, output) in enumerate(end(start(task, task, task))):
         assert code == 2, output
@@ -174,7 +175,7 @@ lies = NamedSharding(jax.make_mesh((jax.device_count(),), ('data',)), PartitionS
 values = np.random.default_rng(0).random((2, 2**16), np.float32)
 state = {'w': jax.make_array_from_callback(values.shape, lies, lambda part: values[part])}
 with contextlib.ExitStack() as stack:
-    hosts.decide(lambda: stack.enter_context(run_lock(sys.argv[3])))
+    hosts.broadcast_from_first(lambda: stack.enter_context(run_lock(sys.argv[3])))
     checkpoints = stack.enter_context(Checkpoints(sys.argv[3], hosts=hosts))
     checkpoints.save(1, state, {'seed': 5})
     checkpoints.wait()
@@ -212,17 +213,17 @@ def test_an_environment_that_makes_no_sense_is_refused(monkeypatch):
         ('RVM_COORDINATOR', 'somewhere', 'RVM_PROCESS_ID=2: is no process of 2'),
     ):
         monkeypatch.setenv(name, value)
-        with pytest.raises(UserError, match=message), meet(None):
+        with pytest.raises(UserError, match=message), connect(None):
             pass
         monkeypatch.delenv('RVM_DISTRIBUTED', raising=False)
     monkeypatch.setenv('RVM_PROCESS_ID', '1')
-    with pytest.raises(UserError, match='RVM_COORDINATOR=somewhere: has no port'), meet(None):
+    with pytest.raises(UserError, match='RVM_COORDINATOR=somewhere: has no port'), connect(None):
         pass
 
 
 def test_one_process_needs_nobody():
-    with meet(None) as hosts:
+    with connect(None) as hosts:
         assert hosts is ALONE
-        assert hosts.decide(lambda: (1, 2)) == (1, 2)
-        assert hosts.gather('a') == ['a']
+        assert hosts.broadcast_from_first(lambda: (1, 2)) == (1, 2)
+        assert hosts.all_gather('a') == ['a']
         assert hosts.collect('failures') == []

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from rvm_jax import config as configs
-from rvm_jax.training.profiler import Trace
+from rvm_jax.training.profiler import Profiler
 
 
 def traces(tmp_path, last, **changes):
@@ -11,7 +11,7 @@ def traces(tmp_path, last, **changes):
     profile = configs.default().profile
     profile.update(changes)
     state = jnp.zeros(4)
-    with Trace(profile, str(tmp_path), 1) as trace:
+    with Profiler(profile, str(tmp_path), 1) as trace:
         for step in range(1, last + 1):
             trace.before(step, state)
             state = jax.jit(lambda x: x + 1)(state)
@@ -40,7 +40,7 @@ def test_a_trace_of_a_run_in_a_bucket_stays_on_the_host(tmp_path, monkeypatch, c
     monkeypatch.setattr(jax, 'process_index', lambda: 1)  # on whose disk nobody would look otherwise
     profile = configs.default().profile
     profile.update(steps=1, first=0)
-    with Trace(profile, 'gs://bucket/run/tensorboard', 1) as trace:
+    with Profiler(profile, 'gs://bucket/run/tensorboard', 1) as trace:
         trace.before(1, jnp.zeros(4))
     assert len(list(tmp_path.rglob('*.xplane.pb'))) == 1
     assert f'--logdir {tmp_path}' in capsys.readouterr().err

@@ -15,21 +15,21 @@ import pytest
 from rvm_jax import cli
 from rvm_jax.data import shard_format
 from rvm_jax.data.prepare.encode_video import Settings
-from rvm_jax.data.prepare.prepare_job import Work
+from rvm_jax.data.prepare.prepare_job import PrepareJob
 
 FOUR_SHARDS = ['--shard-mb', '1', '--quality', '100', '--short-side', '0']
 # What a worker process runs first: a decoder that never comes back, and one that takes its process down.
 TREACHEROUS = """
 import ctypes, os, signal
-from rvm_jax.data import preparation
-real = preparation.prepare_video
+from rvm_jax.data.prepare import encode_video
+real = encode_video.prepare_video
 def prepare_video(task, settings, path, beat):
     if 'spins' in task.name:
         ctypes.CDLL(None).pause()
     if 'crashes' in task.name:
         os.kill(os.getpid(), signal.SIGSEGV)
     return real(task, settings, path, beat)
-preparation.prepare_video = prepare_video
+encode_video.prepare_video = prepare_video
 """
 
 
@@ -188,7 +188,7 @@ def test_other_videos_or_settings_are_refused(tmp_path, videos, capsys):
 
 
 def test_unfinished_work_is_not_mixed_with_other_work(tmp_path, videos, capsys):
-    work = Work(str(videos), str(tmp_path / 'begun'), Settings(), 0.4)
+    work = PrepareJob(str(videos), str(tmp_path / 'begun'), Settings(), 0.4)
     with work.begin():
         assert prepare(videos, tmp_path / 'begun') == 2
         assert 'another rvm prepare is at work there' in capsys.readouterr().err

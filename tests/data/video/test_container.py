@@ -19,8 +19,8 @@ LARGE = 8192  # pixels of a side: 67 million in a frame
 # Lets each read of a video fail in turn; the library preloaded looks at the environment each time.
 FAIL_EACH_READ = """
 import json, os, sys
-from rvm_jax.data import mp4_tables
-from rvm_jax.data.video import open_video
+from rvm_jax.data.video import mp4_tables
+from rvm_jax.data.video.decode import open_video
 from rvm_jax.errors import DataError
 
 def attempt(path):

@@ -45,7 +45,7 @@ def test_clips_of_large_jpegs_are_those_of_the_whole_frames():
     shrinks = []
 
     def spied(found):
-        return lazy_frames.Pictures(
+        return lazy_frames.LazyFrames(
             found.num_frames, found.height, found.width, lambda s: shrinks.append(s) or found.decode(s)
         )
 
