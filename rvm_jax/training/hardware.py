@@ -3,7 +3,7 @@
 import jax
 import jaxlib
 
-from rvm_jax.training import initialize
+from rvm_jax.training import run_record
 
 # device_kind -> dense FLOP/s in bfloat16, and in float32 at JAX's default precision for matrix products: TF32 on GPUs,
 # one bfloat16 pass on TPUs. From the makers' data sheets.
@@ -32,7 +32,7 @@ def device_peak(device, precision):
 
 def software(device: jax.Device) -> dict[str, str]:
     """{what: version} of all that decides what a kernel computes: this code, JAX, the libraries of the device."""
-    facts = {'rvm_jax': initialize.code_version(), 'jax': jax.__version__, 'jaxlib': jaxlib.__version__}
+    facts = {'rvm_jax': run_record.code_version(), 'jax': jax.__version__, 'jaxlib': jaxlib.__version__}
     facts['runtime'] = ' '.join(device.client.platform_version.split())
     return facts | cuda_versions()
 

@@ -1,10 +1,39 @@
-"""What a workdir says about how its parameters came about, in words that may be published with them."""
+"""What a run is made of, written down in its workdir: config, code and data; what of it may change, and facts of it
+that may be published with the parameters.
+"""
 
+import dataclasses
+import hashlib
+import json
 import os
 import re
+import shlex
+import sys
 
-from rvm_jax.storage import files
+import jax
+
+from rvm_jax import config as configs
+from rvm_jax.data.dataset_manifest import check_unchanged, write_manifest
+from rvm_jax.errors import UserError
+from rvm_jax.storage import files, run_lock
+from rvm_jax.terminal import say
 from rvm_jax.training.writer import read_metrics
+from rvm_jax.version import version
+
+# What may differ between the parts of one run: it changes neither the clips nor the arithmetic beyond rounding.
+MAY_CHANGE = ('log.', 'checkpoint.', 'mesh.', 'hosts.', 'profile.', 'model.attention', 'model.remat', 'model.unroll',
+              'model.encoder_path', 'init_from', 'data.path', 'data.mixture', 'data.eval_path', 'data.num_workers',
+              'data.decode_timeout', 'data.max_failures', 'data.allow_change', 'optim.max_nonfinite',
+              'optim.allow_change')  # fmt: skip
+
+# What else may differ where a key says so: the clips, or the schedule.
+ALLOWED = {'data.allow_change': ('data.', 'seed', 'batch_size'), 'optim.allow_change': ('optim.', 'steps')}
+
+CONFIG, MANIFEST, REPORT = 'config.json', 'data_manifest.json', 'data_report.json'
+
+# What may differ between the processes of one run as well: where its files are on each host, and how they are decoded.
+PER_HOST = ('data.path', 'data.mixture', 'data.eval_path', 'data.num_workers', 'data.decode_timeout', 'init_from',
+            'model.encoder_path')  # fmt: skip
 
 PLACE = re.compile(r'(?<![^=])/.*/')  # the folders of an absolute path, alone or behind '='
 # Overrides that name a place on somebody's disk.
@@ -12,6 +41,77 @@ PRIVATE = (
     '--config.data.path', '--config.data.mixture', '--config.data.eval_path', '--config.init_from',
     '--config.model.encoder_path',
 )  # fmt: skip
+
+
+def data_identity(config, source, encoder):
+    """What a checkpoint must share with the run that goes on from it: its stream of clips and its frozen encoder."""
+    position = {'seed': config.seed, 'batch_size': config.batch_size, 'fingerprint': source.fingerprint()}
+    return position | ({'encoder': encoder.fingerprint} if encoder.fingerprint else {})
+
+
+def check_same_run(workdir, config, source):
+    """Compare config and data with what the run in workdir, which goes on, began with: lines about what is allowed.
+
+    Raises UserError with the differences that are not.
+    """
+    path, manifest = (os.path.join(workdir, name) for name in (CONFIG, MANIFEST))
+    changes = _compare_configs(path, config, workdir) if files.exists(path) else []
+    notice = check_unchanged(manifest, source, config.data.allow_change)
+    changes += [notice] if notice else []
+    for change in changes:
+        say(change)
+    return changes
+
+
+def write_down(workdir, config, arch, source, step, changes):
+    """Write down what the run in workdir is made of, and at which step it changed: config.json, data_manifest.json.
+
+    Only once the state is there: what ends before, because it does not fit, must not pass for the run's own config.
+    """
+    path, manifest, report = (os.path.join(workdir, name) for name in (CONFIG, MANIFEST, REPORT))
+    if not step or not files.exists(manifest) or check_unchanged(manifest, source, allow_change=True):
+        files.remove(report)  # it is about other files, or of an attempt that never saved a step
+        write_manifest(manifest, source)
+    run = {'version': version(), 'command': shlex.join(sys.argv), 'config': config.to_dict()}
+    run['architecture'] = dataclasses.asdict(arch)  # a frozen encoder's, too, which may lie elsewhere one day
+    if config.model.encoder_path:  # wherever a command is run that opens this workdir
+        run['config']['model']['encoder_path'] = os.path.abspath(config.model.encoder_path)
+    before = files.read_json(path).get('changes', []) if step and files.exists(path) else []
+    run['changes'] = before + [{'step': step, 'change': change} for change in changes]
+    files.write_json(path, run, indent=2)
+
+
+def check_hosts(hosts, config, source, held_out, encoder):
+    """Raise UserError in all processes, naming who differs in what, unless config, code and data are the same."""
+    if hosts.count == 1:
+        return
+    facts = {f'config.{key}': repr(value) for key, value in configs.flatten(config).items() if key not in PER_HOST}
+    facts |= {'rvm_jax': code_version(), 'jax': jax.__version__}
+    facts |= {'data': source.fingerprint(), 'held-out data': held_out.fingerprint() if held_out else ''}
+    facts |= {'encoder': encoder.fingerprint}
+    hosts.check_agreement(facts)
+
+
+def check_shared(hosts, workdir):
+    """Raise UserError in all processes unless each sees the lock that the first one wrote."""
+    lock = os.path.join(workdir, run_lock.NAME)
+    blind = [index for index, sees in enumerate(hosts.all_gather(files.exists(lock))) if not sees]
+    if blind:
+        who = f'process {blind[0]}' + (f' and {len(blind) - 1} more' if blind[1:] else '')
+        raise UserError(workdir, f'is another place for {who}', 'take a disk that all share, or gs://BUCKET/PATH')
+
+
+def code_version():
+    """The version of this package, with a few hex digits that tell states of its code apart."""
+    digest, package = hashlib.sha256(), os.path.dirname(configs.__file__)
+    for name in sorted(name for name in files.files(package) if name.endswith('.py')):
+        digest.update(name.encode() + files.read(os.path.join(package, name)))
+    return f'{version()} {digest.hexdigest()[:8]}'
+
+
+def config_hash(config):
+    """A few hex digits that tell configs apart."""
+    return hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def run_facts(workdir, run, config, step):
@@ -53,6 +153,33 @@ def recipe_line(command):
         if is_kept:
             kept.append(PLACE.sub('', word))
     return ' '.join(['rvm', *kept]) if command else ''
+
+
+def _compare_configs(path, config, workdir):
+    """Lines about keys that changed since config.json at path was written, as allowed; UserError if it is not."""
+    try:
+        stored = files.read_json(path)['config']
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(path, f'cannot be read ({error})', 'remove it to go on with the config given now') from error
+    before = configs.flatten(configs.from_dict(stored, path))
+    now = configs.flatten(config)
+    changed = {
+        key: f'{key} was {before[key]!r}, now {now[key]!r}'
+        for key in now
+        if before[key] != now[key] and not key.startswith(MAY_CHANGE)
+    }
+    allowed = tuple(start for flag, starts in ALLOWED.items() if now[flag] for start in starts)
+    refused = [key for key in changed if not key.startswith(allowed)]
+    if refused:
+        flags = {flag for flag, starts in ALLOWED.items() for key in refused if key.startswith(starts)}
+        can_be = all(key.startswith(sum(ALLOWED.values(), ())) for key in refused)
+        go_on = f'go on with {" ".join(f"--config.{flag}=true" for flag in sorted(flags))}, ' if can_be else ''
+        raise UserError(
+            workdir,
+            f'its run began with another config: {"; ".join(changed[key] for key in refused)}',
+            f'set it back, {go_on}or start a new run elsewhere with --config.init_from={workdir}',
+        )
+    return [f'changed since this run began, going on as allowed: {"; ".join(changed.values())}'] if changed else []
 
 
 def _data(workdir, config):

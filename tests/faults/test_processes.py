@@ -102,7 +102,7 @@ def test_four_stop_together_and_two_go_on_as_if_one_had_done_it_all(some_broken,
     code, output = end(start(2, some_broken, shared, devices=2))
     assert code == 0, output
     assert f'step {saved} is damaged and not used' in output
-    assert output.count(f'going on from step {before}') == 1
+    assert output.count(f'resuming at step {before}') == 1
     assert losses(shared) == pytest.approx(losses(reference), rel=1e-4)
     assert report(shared) == report(reference)
     assert report(shared)['failed'] > 0

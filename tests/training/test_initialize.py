@@ -7,7 +7,7 @@ import pytest
 
 from rvm_jax import config as configs
 from rvm_jax.errors import UserError
-from rvm_jax.training.initialize import check_same_run
+from rvm_jax.training.run_record import check_same_run
 
 SCRIPT = """
 import sys

@@ -39,7 +39,7 @@ def test_a_run_survives_a_flaky_bucket_stops_when_it_stays_away_and_goes_on_late
     store.fail(0)
     assert pretrained.load(store.path).architecture.image_size == 16
     train(recipe, store.path, pretrained.load)
-    assert 'going on from step 1' in capsys.readouterr().err
+    assert 'resuming at step 1' in capsys.readouterr().err
     assert [entry['step'] for entry in read_metrics(f'{store.path}/metrics.jsonl')] == [1, 2, 3, 4, 5]
     found = {'checkpoints', 'config.json', 'data_manifest.json', 'data_report.json', 'images', 'metrics.jsonl'}
     assert set(files.names(store.path)) == found | {'tensorboard'}
