@@ -24,7 +24,7 @@ COMMANDS = {
 
 
 def main(argv=None):
-    """Run `rvm COMMAND ...` and end the process with the contract's exit code."""
+    """Run `rvm COMMAND ...` and end the process with its exit code."""
     _open_streams()
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ('-h', '--help', 'help'):

@@ -16,7 +16,7 @@ TITLES = {  # of the public benchmarks, in the order of their columns; the demo'
     'perception_test': 'Perception Test', 'scannet': 'ScanNet', 'realestate10k': 'RealEstate10K',
     'nuscenes': 'nuScenes', 'davis': 'DAVIS', 'davis_stability': 'DAVIS, long', 'jhmdb': 'JHMDB', 'vip': 'VIP',
 }  # fmt: skip
-METRICS = {  # name, factor and decimals, as the papers print them (spec: rvm, 15; probing, 6 and 7)
+METRICS = {  # name, factor and decimals, as the papers print them
     'top1': ('top-1 (%)', 100, 1),
     'mean_iou': ('mIoU (%)', 100, 1),
     'miou': ('mIoU (%)', 100, 1),

@@ -39,7 +39,7 @@ except (UserError, Stopped) as error:
     print(error, flush=True)
     sys.exit(error.exit_code)
 """
-LIMIT = 3 + 10  # seconds: the heartbeat above, and what issue and README allow on top
+LIMIT = 3 + 10  # seconds: the heartbeat above, and what is allowed on top
 
 
 def start(*tasks, count=None, start_timeout=60, workdir=''):

@@ -1,4 +1,4 @@
-"""ImageNet-1k: 1000 classes of pictures (spec: probing, 4.4).
+"""ImageNet-1k: 1000 classes of pictures (WALT probes).
 
 root holds train/<wnid>/*.JPEG, and val/ with either the same folders or, as it is given away, val/*.JPEG alone. Those
 need their labels beside them: LOC_val_solution.csv (Kaggle), or the devkit's ILSVRC2012_validation_ground_truth.txt and

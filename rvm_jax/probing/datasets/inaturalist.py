@@ -1,4 +1,4 @@
-"""iNaturalist 2018: 8142 species (spec: probing, 4.4).
+"""iNaturalist 2018: 8142 species (WALT probes).
 
 root holds train2018.json and val2018.json (COCO's format) and the pictures that they name, in train_val2018/.
 """

@@ -1,4 +1,4 @@
-"""JHMDB: 15 joints of one person in short videos (spec: rvm, 11.6).
+"""JHMDB: 15 joints of one person in short videos (RVM, nearest-neighbor evaluation).
 
 root holds splits/<class>_test_split1.txt (lines '<video>.avi 1', or 2 for the videos of the test),
 Rename_Images/<class>/<video>/*.png and joint_positions/<class>/<video>/joint_positions.mat, whose pos_img is x, y of

@@ -1,4 +1,4 @@
-"""Kinetics-400 and Kinetics-700: what people do (spec: probing, 4.3).
+"""Kinetics-400 and Kinetics-700: what people do (RVM, section 11; 4DS).
 
 root holds train.csv and val.csv (or validate.csv; also in annotations/), with the columns label, youtube_id,
 time_start, time_end, split; and the videos <youtube_id>_<start>_<end>.mp4, start and end in six digits, in train/ and

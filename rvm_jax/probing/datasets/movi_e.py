@@ -1,4 +1,4 @@
-"""Kubric MOVi-E: rendered clips whose point tracks follow from the scene (spec: probing, 4.6). Trains point readouts.
+"""Kubric MOVi-E: rendered clips whose point tracks follow from the scene (4DS; TAP-Vid). Trains point readouts.
 
 root is the folder of TFDS, with movi_e/256x256/1.0.0/ in it, or that folder itself: TFRecord files
 movi_e-train.tfrecord-00000-of-01024 ... as they lie in gs://kubric-public/tfds. Neither TFDS nor TensorFlow is needed.

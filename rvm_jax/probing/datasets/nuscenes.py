@@ -1,4 +1,4 @@
-"""nuScenes: how a car moved from frame to frame, from its front camera (spec: probing, 4.9).
+"""nuScenes: how a car moved from frame to frame, from its front camera (arXiv 2605.19137).
 
 root holds v1.0-trainval/*.json (or v1.0-mini/), samples/CAM_FRONT/ and sweeps/CAM_FRONT/. The tables of the full
 dataset are 2.6 million entries long: opening them takes a minute and some 10 GB of memory, which is given back.

@@ -1,4 +1,4 @@
-"""Perception Test: points tracked by people through real videos (spec: probing, 4.6).
+"""Perception Test: points tracked by people through real videos (4DS; TAP-Vid).
 
 root holds point_tracking_valid.json (or point_tracking_train.json) and videos/<video_id>.mp4.
 """

@@ -1,4 +1,4 @@
-"""Places365-Standard: 365 classes of scenes (spec: probing, 4.4).
+"""Places365-Standard: 365 classes of scenes (WALT probes).
 
 root holds places365_train_standard.txt and places365_val.txt with a line 'path label' a picture (also in filelist/),
 and the pictures: those of train in data_256_standard/ (or data_large_standard/, data_256/, train/), those of val in

@@ -1,4 +1,4 @@
-"""RealEstate10K: how the camera moved through a house (spec: probing, 4.8).
+"""RealEstate10K: how the camera moved through a house (WALT probes).
 
 root holds train/*.txt and test/*.txt as they are given away (also in RealEstate10K/), and the frames, which everyone
 takes out of the videos themselves: frames/<train or test>/<clip>/<timestamp>.jpg (or .png), a picture for each line of

@@ -1,4 +1,4 @@
-"""Something-Something V2: what is done with things, 174 classes (spec: probing, 4.2).
+"""Something-Something V2: what is done with things, 174 classes (RVM, section 11; 4DS).
 
 root holds labels.json, train.json and validation.json (or with 'something-something-v2-' in front; also in labels/),
 and the videos <id>.webm in 20bn-something-something-v2/, in videos/ or in root itself.

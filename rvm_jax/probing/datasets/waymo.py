@@ -1,4 +1,4 @@
-"""Waymo Open Dataset: boxes of road users in the cameras of a car (spec: probing, 4.7).
+"""Waymo Open Dataset: boxes of road users in the cameras of a car (RVM, section 11; 4DS).
 
 root holds training/*.tfrecord and validation/*.tfrecord (Perception v1: a file for each segment of 20 seconds, 10
 frames a second). They are read without the packages of Waymo or TensorFlow.
