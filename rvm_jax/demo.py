@@ -3,7 +3,7 @@
 Example:
     rvm demo --output runs/demo
 
-Takes under ten minutes on two CPU cores. Started again, it goes on where it was stopped.
+Takes under ten minutes on two CPU cores. Started again, it resumes where it was stopped.
 """
 
 import os

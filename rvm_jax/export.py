@@ -53,7 +53,7 @@ def check_output(model, output, form):
     """Raise UserError if the output has the wrong kind of name, or is the model itself; before anything is loaded."""
     if (form == 'official') != output.endswith('.npz'):
         fix = 'let --output end in .npz' if form == 'official' else 'add --format official, or name a folder'
-        raise UserError(f'--output {output}', f'is no name for --format {form}', fix)
+        raise UserError(f'--output {output}', f'is not a name for --format {form}', fix)
     if files.is_remote(output):
         raise UserError(f'--output {output}', 'is in a bucket', 'export to this machine, and copy it there')
     if os.path.exists(output) and os.path.realpath(output) == os.path.realpath(model):

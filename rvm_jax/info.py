@@ -55,7 +55,7 @@ def run(args):
 
 
 def table(rows, width=0):
-    """[(what, text)] as aligned lines, the first column at least `width` letters wide; text comes from outside."""
+    """[(what, text)] as aligned lines, the first column at least `width` characters wide; text comes from outside."""
     width = max(width, *(len(what) for what, _ in rows))
     return '\n'.join(f'{what:{width}}  {printable(text)}' for what, text in rows)
 
@@ -125,7 +125,7 @@ def workdir_rows(path):
     config = configs.from_dict(run.get('config'), path)
     steps = find_steps(os.path.join(path, FOLDER))
     done = steps[-1] if steps else 0
-    state = 'finished' if done >= config.steps else 'not finished; the same train command goes on'
+    state = 'finished' if done >= config.steps else 'not finished; the same train command resumes it'
     rows = [
         ('workdir', f'{path} ({state})'),
         *architecture_rows(pretrained.read_architecture(path)),

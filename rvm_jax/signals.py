@@ -46,7 +46,7 @@ class StopRequest:
     def ended(self, saved):
         """The exception to raise once things are saved; saved says what, such as 'saved at step 9'."""
         error = Interrupted if self.agreed == NAMES[signal.SIGINT] else Stopped
-        return error(f'{self.agreed}{self._where}: {saved}; the same command line goes on from there')
+        return error(f'{self.agreed}{self._where}: {saved}; the same command line resumes from there')
 
     def check(self, saved):
         """In a run of one process: raise `ended` if a signal has come."""
@@ -56,7 +56,7 @@ class StopRequest:
 
     def _receive(self, number, _frame):
         if self.requested and number == signal.SIGINT:
-            _write('Ctrl-C again: stopping now; the same command line goes on from the last save')
+            _write('Ctrl-C again: stopping now; the same command line resumes from the last save')
             for stream in (sys.stdout, sys.stderr):
                 with contextlib.suppress(AttributeError, RuntimeError, ValueError, OSError):
                     stream.flush()

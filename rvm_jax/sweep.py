@@ -4,7 +4,7 @@ Example:
     rvm sweep --config configs/ablations/source_frames.py --output runs/source_frames
 
 Each cell is an ordinary workdir, OUTPUT/cells/CELL/seed_N/train, with its export and its probe beside it; the same
-line goes on where it was stopped. Where neither recipe nor command name data, the videos of `rvm demo` are rendered and
+line resumes where it was stopped. Where neither recipe nor command name data, the videos of `rvm demo` are rendered and
 used; each cell is probed with the demo suite: about a quarter of an hour a cell on two CPU cores. Of a public task the
 table has the cells' models alone. For the paper's, on real data:
 

@@ -227,7 +227,7 @@ def test_what_does_not_compare_is_refused_with_both_folders(probed, compare, oth
         ({'settings.json': '{}'}, 'folder: its probe is not finished; run its line of `rvm probe` again'),
         ({}, 'folder: holds no results of a probe; name folders that `rvm probe` wrote'),
         ({'results.json': '{"question": "cores", "cells": {}}'}, 'folder: holds no results of a probe; '),
-        ({'results.json': '{"task": '}, 'folder/results.json: is no JSON ('),
+        ({'results.json': '{"task": '}, 'folder/results.json: is not JSON ('),
         (None, 'folder: there is no such folder; '),
     ],
 )

@@ -106,7 +106,7 @@ def test_a_workdir_before_its_first_step_is_shown_too(shown, make_workdir, tmp_p
         (run / name).unlink()
     (run / 'run.lock').write_text('{"pid": 7, "host": "here", "since": "today"}')
     rows = shown(run)
-    assert 'the same train command goes on' in rows['workdir'] and rows['checkpoints'] == 'none'
+    assert 'the same train command resumes it' in rows['workdir'] and rows['checkpoints'] == 'none'
     assert rows['run.lock'] == 'process 7 on here since today' and 'pictures' not in rows
 
 

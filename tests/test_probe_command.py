@@ -124,7 +124,7 @@ def test_propagation_goes_on_after_the_last_video_that_was_done(export, davis, t
 
     monkeypatch.setattr(Davis, 'video', video)
     assert rvm(*line) == 75
-    assert 'SIGTERM: 1 of 2 videos are done; the same command line goes on from there' in capsys.readouterr().err
+    assert 'SIGTERM: 1 of 2 videos are done; the same command line resumes from there' in capsys.readouterr().err
     monkeypatch.setattr(Davis, 'video', lambda source, index: loaded.append(index) or load(source, index))
     assert rvm(*line) == 0 and loaded == [0, 1]
 

@@ -47,7 +47,7 @@ def test_a_signal_ends_the_run_after_its_step_is_saved(number, name, code):
     step = int(said.split('step ')[1].split(',')[0])
     assert said.strip() == f'{name}: finishing step {step}, saving'
     assert f'saved\n{name}: saved at step ' in out
-    assert 'the same command line goes on' in out
+    assert 'the same command line resumes' in out
 
 
 @pytest.mark.parametrize('first', [signal.SIGINT, signal.SIGTERM])

@@ -121,7 +121,7 @@ def _as_array(tensor, origin):
             raise UserError(origin, f'its shape {tuple(tensor.shape)} is more than is stored', 'download it again')
         return tensor.detach().float().numpy()
     except (TypeError, RuntimeError) as error:
-        raise UserError(origin, f'is no plain array ({error})', 'save it as one') from error
+        raise UserError(origin, f'is not a plain array ({error})', 'save it as one') from error
 
 
 def state_dict(found, path, is_array):

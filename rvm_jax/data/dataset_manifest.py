@@ -82,7 +82,7 @@ def check_unchanged(path, source, allow_change=False):
         lines = compare_manifests(old['files'], source.manifest())
         old_version = old['sampler_version']
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(path, f'is no manifest ({error})', 'delete it to take the data as they are now') from error
+        raise UserError(path, f'is not a manifest ({error})', 'delete it to take the data as they are now') from error
     if old_version != SAMPLER_VERSION:
         lines.append(f'clips are drawn by rule {SAMPLER_VERSION}, this run began with rule {old_version}')
     if not lines:
@@ -94,6 +94,6 @@ def check_unchanged(path, source, allow_change=False):
         raise UserError(
             source.path,
             f'changed since this run began ({summary})',
-            'restore the files, or go on with --config.data.allow_change=true',
+            'restore the files, or continue with --config.data.allow_change=true',
         )
-    return f'the data changed since this run began, going on as allowed: {printable(summary)}'
+    return f'the data changed since this run began, continuing as allowed: {printable(summary)}'

@@ -57,7 +57,7 @@ def read_manifest(folder):
     except FileNotFoundError:
         raise UserError(path, 'is missing', 'run the same rvm prepare command again, it finishes the folder') from None
     except (OSError, *NO_MANIFEST) as error:
-        raise UserError(path, f'is no manifest of shards ({str(error)[:MOST_LETTERS]})', AGAIN) from error
+        raise UserError(path, f'is not a manifest of shards ({str(error)[:MOST_LETTERS]})', AGAIN) from error
     return manifest
 
 

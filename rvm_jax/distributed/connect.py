@@ -89,7 +89,7 @@ def _from_environment():
         raise UserError(', '.join(given), f'set without {missing}', 'set all three, or none')
     address, count, index = given.values()
     if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
-        raise UserError(f'RVM_PROCESS_ID={index}', f'is no process of {count}', 'number them from 0')
+        raise UserError(f'RVM_PROCESS_ID={index}', f'is not a process of {count}', 'number them from 0')
     if not address.rpartition(':')[2].isdecimal():
         raise UserError(f'RVM_COORDINATOR={address}', 'has no port', 'give host:port of process 0')
     return {'coordinator_address': address, 'num_processes': int(count), 'process_id': int(index)}

@@ -150,7 +150,7 @@ class Watchdog:
     def _leave(self, code, reason):
         """End the process, whatever its main thread waits for; the first of several callers does it."""
         with self._leaving:
-            line = f'rvm train: {reason}; the same command line goes on from the last checkpoint'
+            line = f'rvm train: {reason}; the same command line resumes from the last checkpoint'
             os.write(2, f'{line if code == Stopped.exit_code else f"rvm train: {reason}"}\n'.encode())
             said = functools.partial(self._post, f'{self._index}/ended', json.dumps([code, reason]))
             acts = [functools.partial(self._post, 'reason', reason), said, *self.before_leaving]

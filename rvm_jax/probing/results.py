@@ -12,7 +12,7 @@ RESULTS, SETTINGS, ROW, CURVE = 'results.json', 'settings.json', 'table.md', 'cu
 
 
 def open_folder(folder, settings):
-    """Make the folder of a probe and note its settings; a folder of the same settings goes on.
+    """Make the folder of a probe and note its settings; a folder of the same settings is resumed.
 
     Returns the results that are there already, or None. Raises UserError where another probe has been there.
     """
@@ -43,7 +43,7 @@ def read_json(path):
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise UserError(path, f'is no JSON ({error})', 'leave it out, or probe again') from error
+        raise UserError(path, f'is not JSON ({error})', 'leave it out, or probe again') from error
 
 
 def write_json(path, values):

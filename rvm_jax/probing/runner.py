@@ -24,7 +24,7 @@ def run_benchmark(setup, backbone, folder, *, seed=0, progress):
     """Results of a `setup.Setup`, which are in `folder`, too; what is there already is not computed again.
 
     progress is a `rich` Progress. Raises UserError for a folder of another probe, and Stopped on SIGTERM or Ctrl-C: the
-    same call goes on.
+    same call resumes.
     """
     settings = {
         'task': setup.name,

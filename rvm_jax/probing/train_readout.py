@@ -51,7 +51,7 @@ def train_readout(task, data, schedule, *, seed, checkpoints=None, stop=NEVER, p
     """Train the readout of a task on `batches.Batches`: the readout, and its curve of losses.
 
     The curve is [{'step', 'loss', ...}]. Everything is a function of seed. With checkpoints, `Checkpoints` of a folder,
-    an interrupted readout goes on. stop is the StopRequest that this runs in. Raises Diverged when the loss is no
+    an interrupted readout resumes. stop is the StopRequest that this runs in. Raises Diverged when the loss is no
     longer finite, and Stopped on SIGTERM or Ctrl-C once it is saved.
     """
     mesh = feature_batches.make_mesh(schedule.batch_size)

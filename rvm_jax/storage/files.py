@@ -45,7 +45,7 @@ def read(path):
 
 
 def read_json(path, most=math.inf):
-    """The values in a JSON file. Raises FileNotFoundError, or ValueError where it is no JSON or longer than `most`."""
+    """The values in a JSON file. Raises FileNotFoundError, or ValueError where it is not JSON or longer than `most`."""
     size = 0 if is_remote(path) else retried(path, lambda: os.path.getsize(path))
     if size > most:
         raise ValueError(f'it has {size:,} bytes')

@@ -45,7 +45,7 @@ def confirm(path):
     """The owner if it is not this process, else None; a lock that someone deleted is put back."""
     owner, version = _read(path)
     if version == gcs.ABSENT and _put(path, version):
-        say(f'{path}: was deleted while this run goes on; put back')
+        say(f'{path}: was deleted during this run; put back')
         return None
     return None if lock_owner.is_mine(owner) else owner
 

@@ -86,7 +86,7 @@ def _confirm(path):
     """The owner if it is not this process, else None; a lock that someone deleted is put back."""
     owner = _read(path)
     if owner is None and _create(path):
-        say(f'{path}: was deleted while this run goes on; put back')
+        say(f'{path}: was deleted during this run; put back')
         return None
     return None if is_mine(owner) else owner
 

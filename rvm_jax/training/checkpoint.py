@@ -157,7 +157,7 @@ class Checkpoints:
         try:
             if not (files.is_remote(self._folder) or files.exists(self._folder)):  # better than to lose the run
                 files.make_folder(self._folder)
-                say(f'{self._folder}: was deleted while this run goes on; made again')
+                say(f'{self._folder}: was deleted during this run; made again')
             confirm(self._workdir)
             free, safe = files.free_bytes(self._folder), 2 * size
             if free < safe:
@@ -246,7 +246,7 @@ def _read_items(path, check):
     with quiet_orbax(), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
         position = reader.restore(os.path.join(path, 'data'))
     if not isinstance(position, dict):
-        raise ValueError('data is no JSON object')
+        raise ValueError('data is not JSON object')
     return arrays, position
 
 

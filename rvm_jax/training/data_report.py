@@ -79,5 +79,5 @@ def read_report(path):
         ):
             raise ValueError('its reasons are not counted')
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(path, f'is no data report ({error})', 'move it away to start counting anew') from error
+        raise UserError(path, f'is not a data report ({error})', 'move it away to start counting anew') from error
     return report

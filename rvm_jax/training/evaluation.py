@@ -1,4 +1,4 @@
-"""Held-out losses beside the trivial predictors, and reconstruction pictures, while a run goes on."""
+"""Held-out losses beside the trivial predictors, and reconstruction pictures, while a run trains."""
 
 import jax
 import numpy as np

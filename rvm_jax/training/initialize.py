@@ -48,7 +48,7 @@ def restore_or_create(config, programs, encoder, hosts, checkpoints, identity, l
             raise UserError(
                 f'step {step}',
                 f'was saved in another stream of clips ({changed})',
-                'restore data and config, or go on with --config.data.allow_change=true',
+                'restore data and config, or continue with --config.data.allow_change=true',
             )
         if step > config.steps:
             raise UserError(

@@ -16,7 +16,7 @@ EVERY = 60.0  # seconds between copies
 
 
 class LogUploader:
-    """A folder whose files are copied to a remote one, of which a resumed run goes on with those named continued.
+    """A folder whose files are copied to a remote one, of which a resumed run continues those named continued.
 
     copied(error) is told after each copy how it went.
     """

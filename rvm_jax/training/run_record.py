@@ -44,7 +44,7 @@ PRIVATE = (
 
 
 def data_identity(config, source, encoder):
-    """What a checkpoint must share with the run that goes on from it: its stream of clips and its frozen encoder."""
+    """What a checkpoint must share with the run that resumes from it: its stream of clips and its frozen encoder."""
     position = {'seed': config.seed, 'batch_size': config.batch_size, 'fingerprint': source.fingerprint()}
     return position | ({'encoder': encoder.fingerprint} if encoder.fingerprint else {})
 
@@ -160,7 +160,7 @@ def _compare_configs(path, config, workdir):
     try:
         stored = files.read_json(path)['config']
     except (OSError, ValueError, LookupError, TypeError) as error:
-        raise UserError(path, f'cannot be read ({error})', 'remove it to go on with the config given now') from error
+        raise UserError(path, f'cannot be read ({error})', 'remove it to continue with the config given now') from error
     before = configs.flatten(configs.from_dict(stored, path))
     now = configs.flatten(config)
     changed = {
@@ -173,13 +173,13 @@ def _compare_configs(path, config, workdir):
     if refused:
         flags = {flag for flag, starts in ALLOWED.items() for key in refused if key.startswith(starts)}
         can_be = all(key.startswith(sum(ALLOWED.values(), ())) for key in refused)
-        go_on = f'go on with {" ".join(f"--config.{flag}=true" for flag in sorted(flags))}, ' if can_be else ''
+        go_on = f'continue with {" ".join(f"--config.{flag}=true" for flag in sorted(flags))}, ' if can_be else ''
         raise UserError(
             workdir,
             f'its run began with another config: {"; ".join(changed[key] for key in refused)}',
             f'set it back, {go_on}or start a new run elsewhere with --config.init_from={workdir}',
         )
-    return [f'changed since this run began, going on as allowed: {"; ".join(changed.values())}'] if changed else []
+    return [f'changed since this run began, continuing as allowed: {"; ".join(changed.values())}'] if changed else []
 
 
 def _data(workdir, config):

@@ -19,13 +19,13 @@ from rvm_jax.terminal import say
 from rvm_jax.training.log_upload import LogUploader
 
 TRIVIAL = {'copy_last': 'copy the last source frame', 'mean_color': 'mean color of the source'}  # drawn as levels
-METRICS, SKIPPED = LOGS = 'metrics.jsonl', 'nonfinite.jsonl'  # a resumed run goes on with both
+METRICS, SKIPPED = LOGS = 'metrics.jsonl', 'nonfinite.jsonl'  # a resumed run continues both
 LARGEST = 1e300  # of a number that was logged
 FLUSH = 30.0  # seconds between flushes of TensorBoard's file
 
 
 class Writer:
-    """Writes the log of a run that starts, or goes on, at `step`: what an earlier attempt logged after it is dropped.
+    """Writes the log of a run that starts, or resumes, at `step`: what an earlier attempt logged after it is dropped.
 
     metrics.jsonl has one object a logged step; held-out losses are called eval_loss, eval_copy_last, eval_mean_color.
     nonfinite.jsonl, if it is there, has one a skipped step, with the videos whose clips it was.
@@ -91,7 +91,7 @@ class Writer:
                 self._try('images', self._write_image, 'loss.png', _encode(curve_HWC))
 
     def flush(self):
-        """Wait until the logs that a resumed run goes on with are where they belong.
+        """Wait until the logs that a resumed run continues are where they belong.
 
         Call it before a checkpoint is saved. LazyFrames and TensorBoard follow by themselves.
         """
@@ -118,7 +118,7 @@ class Writer:
         if what not in self._warned:
             self._warned.add(what)
             reason = error.reason if isinstance(error, Unavailable) else error.strerror or error
-            say(f'{what}: not written ({reason}); training goes on, said once')
+            say(f'{what}: not written ({reason}); training continues, said once')
 
 
 class TensorBoard:

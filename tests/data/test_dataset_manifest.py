@@ -88,5 +88,5 @@ def test_another_rule_of_drawing_clips_counts_as_a_change(tmp_path, source):
 
 def test_a_broken_manifest_is_named(tmp_path, source):
     (tmp_path / 'data.json').write_text('{')
-    with pytest.raises(UserError, match='is no manifest'):
+    with pytest.raises(UserError, match='is not a manifest'):
         check_unchanged(tmp_path / 'data.json', source())

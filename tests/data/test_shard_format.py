@@ -94,10 +94,10 @@ def test_ticks_are_counted_as_in_a_video_of_that_length():
 @pytest.mark.parametrize(
     ('text', 'reason'),
     [
-        ('', 'is no manifest of shards'),
-        ('[]', 'is no manifest of shards'),
+        ('', 'is not a manifest of shards'),
+        ('[]', 'is not a manifest of shards'),
         ('{"format": 9}', 'has format 9, this version reads 1'),
-        ('{"format": 1, "settings": {"group": 8}, "shards": []}', r"is no manifest of shards \('fps'\)"),
+        ('{"format": 1, "settings": {"group": 8}, "shards": []}', r"is not a manifest of shards \('fps'\)"),
     ],
 )
 def test_a_manifest_that_makes_no_sense_is_refused(tmp_path, text, reason):

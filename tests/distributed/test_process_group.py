@@ -125,7 +125,7 @@ def test_a_process_that_is_gone_ends_the_other_soon_and_is_named(number, victim)
         assert time.monotonic() - began < LIMIT
         assert processes[1 - victim].returncode == 75, output
         assert f'rvm train: process {victim}' in output
-        assert 'the same command line goes on from the last checkpoint' in output
+        assert 'the same command line resumes from the last checkpoint' in output
         assert 'Traceback' not in output
         if number == signal.SIGSTOP:  # one that comes back later finds itself alone
             processes[victim].send_signal(signal.SIGCONT)
@@ -210,7 +210,7 @@ def test_an_environment_that_makes_no_sense_is_refused(monkeypatch):
         ('RVM_DISTRIBUTED', 'yes', 'RVM_DISTRIBUTED=yes: is not known'),
         ('RVM_PROCESS_ID', '2', 'RVM_PROCESS_ID: set without RVM_COORDINATOR, RVM_NUM_PROCESSES'),
         ('RVM_NUM_PROCESSES', '2', 'set without RVM_COORDINATOR'),
-        ('RVM_COORDINATOR', 'somewhere', 'RVM_PROCESS_ID=2: is no process of 2'),
+        ('RVM_COORDINATOR', 'somewhere', 'RVM_PROCESS_ID=2: is not a process of 2'),
     ):
         monkeypatch.setenv(name, value)
         with pytest.raises(UserError, match=message), connect(None):

@@ -109,7 +109,7 @@ def test_other_data_that_are_allowed_go_on_and_are_written_down(training, refere
     saved = max(training.losses())
     (copied.parent / missing.name).rename(missing)
 
-    notice = 'the data changed since this run began, going on as allowed: added clip_00007.mp4'
+    notice = 'the data changed since this run began, continuing as allowed: added clip_00007.mp4'
     said = training.finish(data__path=copied, data__allow_change='true')
     assert notice in said and f'resuming at step {saved}' in said
     assert changes(training) == [(saved, notice)]
@@ -170,10 +170,10 @@ def test_another_schedule_needs_a_flag_and_is_written_down(training, reference, 
     training.take_over(reference)
     said = refuse(training, steps=20, optim__peak_lr=1e-3)
     assert 'optim.peak_lr was 0.002, now 0.001; steps was 14, now 20' in said
-    assert 'go on with --config.optim.allow_change=true' in said
+    assert 'continue with --config.optim.allow_change=true' in said
 
     said = training.finish(steps=20, optim__peak_lr=1e-3, optim__allow_change='true')
-    assert 'going on as allowed: optim.peak_lr was 0.002, now 0.001; steps was 14, now 20' in said
+    assert 'continuing as allowed: optim.peak_lr was 0.002, now 0.001; steps was 14, now 20' in said
     assert [step for step, _ in changes(training)] == [STEPS]
     expected = learning_rate(config.load('configs/tiny.py', ['optim.peak_lr=1e-3']).optim, 20)
     rates = {entry['step']: entry['learning_rate'] for entry in training.logged('metrics.jsonl')}

@@ -78,8 +78,8 @@ def test_a_workdir_that_was_deleted_is_made_again_and_the_run_comes_to_its_end(t
     training.release(4)
     code, said = run.end()
     assert code == 0, said
-    assert 'checkpoints: was deleted while this run goes on; made again' in said
-    assert 'run.lock: was deleted while this run goes on; put back' in said
+    assert 'checkpoints: was deleted during this run; made again' in said
+    assert 'run.lock: was deleted during this run; put back' in said
     assert 'nothing to do' in training.finish()  # which writes config.json again
     code, said = command('export', '--model', training.workdir, '--output', training.workdir.with_name('export')).end()
     assert code == 0, said

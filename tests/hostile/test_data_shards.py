@@ -251,7 +251,7 @@ def test_a_plan_with_any_value_changed_is_refused_in_a_line(work, data):
 def test_a_plan_too_deep_is_refused_in_a_line(work):
     with open(os.path.join(work.output, shard_format.PLAN), 'wb') as file:
         file.write(DEEP)
-    with pytest.raises(UserError, match='is no plan of rvm prepare'), work.begin():
+    with pytest.raises(UserError, match='is not a plan of rvm prepare'), work.begin():
         pass
 
 

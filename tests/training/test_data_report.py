@@ -74,5 +74,5 @@ def test_counting_goes_on_after_a_restart_and_counts_no_step_twice(tmp_path):
 
 def test_a_report_that_is_none_is_named(tmp_path):
     (tmp_path / 'data_report.json').write_text('[]')
-    with pytest.raises(UserError, match='is no data report'):
+    with pytest.raises(UserError, match='is not a data report'):
         open_log(tmp_path, 0.5)

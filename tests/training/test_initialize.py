@@ -35,13 +35,13 @@ def test_compiled_programs_are_kept_in_the_workdir_but_not_those_of_a_cpu(tmp_pa
 @pytest.mark.parametrize(
     ('overrides', 'fix'),
     [
-        (['steps=9', 'optim.b1=0.8'], 'go on with --config.optim.allow_change=true, or start'),
-        (['seed=1', 'data.fps=5'], 'go on with --config.data.allow_change=true, or start'),
+        (['steps=9', 'optim.b1=0.8'], 'continue with --config.optim.allow_change=true, or start'),
+        (['seed=1', 'data.fps=5'], 'continue with --config.data.allow_change=true, or start'),
         (['seed=1', 'steps=9'], '--config.data.allow_change=true --config.optim.allow_change=true'),
         (['steps=9', 'model.size=s'], 'set it back, or start'),
         (
             ['seed=1', 'steps=9', 'optim.allow_change=true'],
-            'config: seed was 0, now 1; set it back, go on',
+            'config: seed was 0, now 1; set it back, continue',
         ),
     ],
 )
@@ -57,5 +57,5 @@ def test_another_config_that_is_allowed_is_told(tmp_path, capsys):
     allowed = ['steps=9', 'seed=1', 'log.every=7', 'optim.allow_change=true', 'data.allow_change=true']
     (tmp_path / 'config.json').write_text(json.dumps({'config': configs.load('configs/tiny.py').to_dict()}))
     [change] = check_same_run(tmp_path, configs.load('configs/tiny.py', allowed), None)
-    assert change.endswith('going on as allowed: seed was 0, now 1; steps was 4000, now 9')
+    assert change.endswith('continuing as allowed: seed was 0, now 1; steps was 4000, now 9')
     assert change in capsys.readouterr().err

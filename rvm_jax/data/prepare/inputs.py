@@ -74,7 +74,7 @@ def _read_csv(path):
                     raise UserError(f'{path} line {rows.line_num}', 'has no path', 'correct it')
                 if len(row['path']) > MAX_PATH:
                     raise UserError(
-                        f'{path} line {rows.line_num}', f'has a path of more than {MAX_PATH:,} letters', 'correct it'
+                        f'{path} line {rows.line_num}', f'has a path of more than {MAX_PATH:,} characters', 'correct it'
                     )
                 start_s, end_s = (_seconds(path, rows.line_num, row.get(column)) for column in ('start', 'end'))
                 if end_s is not None and end_s <= (start_s or 0):
@@ -95,7 +95,7 @@ def _seconds(path, line, text):
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds <= LONGEST_S:
-        reason = f'{text[:MOST_LETTERS]!r} is no time'
+        reason = f'{text[:MOST_LETTERS]!r} is not a time'
         raise UserError(f'{path} line {line}', reason, 'give seconds from the start of the video')
     return seconds
 

@@ -163,7 +163,7 @@ def _run(flags, folder, name, values, step):
         reason = _reason(error)
         if reason == KeyboardInterrupt.__name__:  # where the worker is this process
             raise KeyboardInterrupt from None
-        raise Stopped(f'the pipeline failed: {reason}; what is finished is kept, the same command goes on') from error
+        raise Stopped(f'the pipeline failed: {reason}; what is finished is kept, the same command resumes') from error
 
 
 def _write_lines(folder, name, values):

@@ -1,4 +1,4 @@
-"""The work of `rvm prepare` in a folder: begun, stopped, gone on with, finished; the same shards in any case."""
+"""The work of `rvm prepare` in a folder: begun, stopped, resumed, finished; the same shards in any case."""
 
 import contextlib
 import dataclasses
@@ -80,7 +80,7 @@ class PrepareJob:
             before = files.read_json(path)
             changed = self._changed(before)
         except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-            raise UserError(path, f'is no plan of rvm prepare ({str(error)[:MOST_LETTERS]})', ELSEWHERE) from error
+            raise UserError(path, f'is not a plan of rvm prepare ({str(error)[:MOST_LETTERS]})', ELSEWHERE) from error
         if before != self._plan:
             more = f'; and {len(changed) - MOST_LINES} more' if len(changed) > MOST_LINES else ''
             lines = '; '.join(changed[:MOST_LINES]) or 'the order of the videos'

@@ -94,7 +94,7 @@ class Pool:
         except OSError as error:
             raise Stopped(
                 f'{error.filename or self._work.output}: {error.strerror}; what is finished is kept, the same command '
-                'goes on once this is put right'
+                'resumes once this is corrected'
             ) from error
         if isinstance(what, tuple):
             self._entries[what] = result

@@ -13,7 +13,7 @@ from rvm_jax.storage import files
 
 VIDEO_EXTENSIONS = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv'.split())
 BLANK = ' \t\r\n'  # around names; other spaces may belong to them
-MAX_PATH = 4096  # letters; Linux has no longer ones
+MAX_PATH = 4096  # characters; Linux has no longer ones
 FORMS = (
     'give a folder of videos, a glob, a text file with one video a line, a video, a folder of shards, or the name of a '
     'TFDS dataset'
@@ -79,7 +79,9 @@ def _list_videos(path):
             return os.path.dirname(path), [os.path.basename(path)]
         return os.path.dirname(path), _read_list(path)
     else:
-        raise UserError(path, 'does not exist' if not os.path.lexists(path) else 'is no file and no folder', FORMS)
+        raise UserError(
+            path, 'does not exist' if not os.path.lexists(path) else 'is neither a file nor a folder', FORMS
+        )
     names = sorted(os.path.relpath(p, root or '.') for p in found if _is_video(p))
     if not names:
         raise UserError(
@@ -134,12 +136,12 @@ def _read_list(path):
 
 
 def bounded_lines(path, file, most, fix):
-    """Yield the lines of a text file. UserError for one of more than `most` letters or with a null byte: no text."""
+    """Yield the lines of a text file. UserError for one of more than `most` characters or with a null byte: no text."""
     for number, line in enumerate(iter(functools.partial(file.readline, most + 1), ''), 1):
         if '\0' in line:
             raise UserError(path, 'is neither a known kind of video nor a text file', fix)
         if len(line) > most and not line.endswith('\n'):
-            raise UserError(f'{path} line {number}', f'is longer than {most:,} letters', fix)
+            raise UserError(f'{path} line {number}', f'is longer than {most:,} characters', fix)
         yield line
 
 

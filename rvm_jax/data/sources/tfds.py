@@ -160,7 +160,7 @@ def _dataset_folder(place):
         return folder
     name = re.fullmatch(NAME, place)
     if not name:
-        raise UserError(place, f'is no TFDS name and no folder with {INFO} and {FEATURES}', FORMS)
+        raise UserError(place, f'is not a TFDS name, and not a folder with {INFO} and {FEATURES}', FORMS)
     found, data_dirs = _prepared(name)
     if not found:
         raise UserError(place, f'is not prepared in {" or ".join(data_dirs)}', f'{PREPARE}, or set TFDS_DATA_DIR')

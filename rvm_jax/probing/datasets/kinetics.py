@@ -73,7 +73,7 @@ def _read_table(path):
         rows = list(reader)
         columns = reader.fieldnames or ()
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ORIGIN.broken(path, f'is no CSV file ({error})') from error
+        raise ORIGIN.broken(path, f'is not a CSV file ({error})') from error
     if not set(COLUMNS) <= set(columns):
         raise ORIGIN.broken(path, f'has no columns {", ".join(COLUMNS)}')
     if not rows:

@@ -39,7 +39,7 @@ class PerceptionTest:
     ):
         name = checked_split(split, SPLITS)
         if start not in ('first', 'center'):
-            raise UserError(f'start {start!r}', 'is no place to take a clip from', 'give first or center')
+            raise UserError(f'start {start!r}', 'is not a valid start', 'give first or center')
         table = ORIGIN.find(root, 'the tracks', f'point_tracking_{name}.json', f'all_{name}.json', f'{name}.json')
         folder = ORIGIN.find(root, 'the videos', 'videos')
         self.items = []

@@ -87,7 +87,7 @@ def _scales(given):
     if given is None or isinstance(given, dict):
         return given
     if not isinstance(given, str) or not os.path.isfile(given):
-        raise UserError(f'metric_scale {given}', 'is no such file', 'name a JSON file of {clip: meters per unit}')
+        raise UserError(f'metric_scale {given}', 'does not exist', 'name a JSON file of {clip: meters per unit}')
     with ORIGIN.reading(given):
         return {clip: float(scale) for clip, scale in ORIGIN.json(given).items()}
 

@@ -80,5 +80,5 @@ def _read_depth(paths):
     maps = [decode_raw(path, read_bytes(path)) for path in paths]
     for path, depth_HW in zip(paths, maps, strict=True):
         if depth_HW.dtype != np.uint16 or depth_HW.shape != maps[0].shape or depth_HW.ndim != 2:
-            raise DataError(path, 'is no depth of 16 bits, or changes its size', 'export the scene again')
+            raise DataError(path, 'is not a 16-bit depth map, or its size changes', 'export the scene again')
     return np.stack(maps).astype(np.float32) / 1000

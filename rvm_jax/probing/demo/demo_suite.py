@@ -46,7 +46,7 @@ def run_demo(path, folder, *, clips=None, step=None, seed=0, precision='float32'
 
     clips: a folder where the rendered clips are kept, which several models may share one after the other (default: a
     folder inside). Each backbone's part is kept as soon as it is done. Raises UserError for a folder of another probe,
-    and Stopped on SIGTERM or Ctrl-C, between pieces of work of some seconds: the same call goes on.
+    and Stopped on SIGTERM or Ctrl-C, between pieces of work of some seconds: the same call resumes.
     """
     open_one = {'step': step, 'precision': precision}
     backbones = {'model': open_backbone(path, **open_one)}

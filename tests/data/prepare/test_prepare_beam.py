@@ -85,7 +85,7 @@ def test_an_error_of_a_worker_stops_it_with_the_reason(tmp_path, videos):
     work = PrepareJob(videos, str(tmp_path), SETTINGS, 0.4)
     with work.begin():
         (tmp_path / 'unfinished' / '00000').write_text('in the way')
-        with pytest.raises(Stopped, match=r'the pipeline failed: FileExistsError.*00000.*the same command goes on$'):
+        with pytest.raises(Stopped, match=r'the pipeline failed: FileExistsError.*00000.*the same command resumes$'):
             run_pipeline(work, RUNNER, [], 60.0)
 
 

@@ -136,7 +136,7 @@ def test_a_signal_ends_it_with_everything_kept(tmp_path, videos, number, code):
     os.killpg(process.pid, number)  # as a terminal and a scheduler do it, to the whole group
     message = process.communicate(timeout=30)[1]
     assert process.returncode == code
-    assert 'of 12 videos are done; the same command goes on' in message and 'Traceback' not in message
+    assert 'of 12 videos are done; the same command resumes' in message and 'Traceback' not in message
     assert prepare(videos, output) == 0
     assert shard_format.read_manifest(output)['skipped'] == 0
 
@@ -165,7 +165,7 @@ def test_a_full_disk_ends_it_and_it_goes_on_when_there_is_room(tmp_path, videos,
     limited = ['bash', '-c', 'ulimit -f 950 && exec "$@"', 'bash', *line]  # kilobytes: a video fits, a shard does not
     ended = subprocess.run(limited, stderr=subprocess.PIPE, text=True)
     assert ended.returncode == 75
-    assert 'File too large; what is finished is kept, the same command goes on' in ended.stderr
+    assert 'File too large; what is finished is kept, the same command resumes' in ended.stderr
     assert 'Traceback' not in ended.stderr and not list(output.glob('*.array_record'))
     subprocess.run(line, check=True)
     assert content(output) == undisturbed
@@ -207,9 +207,9 @@ def test_nothing_that_can_be_used_is_said_with_the_reasons(tmp_path, capsys):
 @pytest.mark.parametrize(
     ('flags', 'message'),
     [
-        (['--fps', '0'], '--fps 0: is no frame rate'),
-        (['--val', '1'], '--val 1: is no fraction'),
-        (['--quality', '0'], '--quality 0: is no quality of jpeg; give 1 to 100'),
+        (['--fps', '0'], '--fps 0: is not a frame rate'),
+        (['--val', '1'], '--val 1: is not a fraction'),
+        (['--quality', '0'], '--quality 0: is not a quality of jpeg; give 1 to 100'),
         (['--group', '8'], '--group 8: does not go with jpeg; give --codec h264'),
         (['--workers', '0'], '--workers 0: must be above 0'),
     ],

@@ -11,7 +11,7 @@ from rvm_jax.errors import DataError, UserError
 from rvm_jax.storage import files
 
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, csv.Error)
-MAX_LINE = 100_000  # letters: a picture's line in a list has a hundred
+MAX_LINE = 100_000  # characters: a picture's line in a list has a hundred
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +69,7 @@ class DatasetFiles:
         try:
             return files.read_json(path)
         except ValueError as error:
-            raise self.broken(path, f'is no JSON ({error})') from error
+            raise self.broken(path, f'is not JSON ({error})') from error
 
     def listed(self, path, what):
         """The lines of a list, each once. UserError if it is empty; what says in words of what it is."""
@@ -87,9 +87,9 @@ class DatasetFiles:
         try:
             lines = [line.strip() for line in files.read(path).decode().split('\n')]
         except UnicodeDecodeError as error:
-            raise self.broken(path, 'is no text file') from error
+            raise self.broken(path, 'is not a text file') from error
         if any('\0' in line or len(line) > MAX_LINE for line in lines):
-            raise self.broken(path, f'is no text file with lines of at most {MAX_LINE:,} letters')
+            raise self.broken(path, f'is not a text file with lines of at most {MAX_LINE:,} characters')
         return [line for line in lines if line]
 
 

@@ -56,7 +56,7 @@ def _length(path, header):
         raise DataError(path, 'was cut off', FIX)
     length, checksum = struct.unpack('<QI', header)
     if _masked_crc(header[:8]) != checksum:
-        raise DataError(path, 'is no TFRecord file, or damaged', FIX)
+        raise DataError(path, 'is not a TFRecord file, or is damaged', FIX)
     return length
 
 

@@ -15,7 +15,7 @@ def test_arrays_texts_and_structs_are_those_that_were_written(tmp_path, do_compr
         'many': np.arange(3, dtype=np.float32)[None],
     }
     table = np.zeros((2, 1), [('number', object), ('a_name_of_length', object)])
-    table[0, 0], table[1, 0] = (3.0, 'n01'), (4, 'ä and more letters')
+    table[0, 0], table[1, 0] = (3.0, 'n01'), (4, 'ä and more characters')
     path = tmp_path / 'a.mat'
     savemat(path, {**arrays, 'text': 'hello', 'empty': '', 'table': table}, do_compression=do_compression)
     for name, values in arrays.items():
@@ -24,7 +24,7 @@ def test_arrays_texts_and_structs_are_those_that_were_written(tmp_path, do_compr
     assert read_mat(path, 'text') == 'hello' and read_mat(path, 'empty') == ''
     rows = read_mat(path, 'table')
     assert [row['number'].item() for row in rows] == [3, 4]
-    assert [row['a_name_of_length'] for row in rows] == ['n01', 'ä and more letters']
+    assert [row['a_name_of_length'] for row in rows] == ['n01', 'ä and more characters']
     with pytest.raises(DataError, match=r'a\.mat: has no other that can be read'):
         read_mat(path, 'other')
 
