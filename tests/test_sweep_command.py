@@ -129,7 +129,7 @@ def test_a_later_cell_starts_from_the_export_of_an_earlier_one(tmp_path):
 
 
 def test_a_recipe_that_is_no_ablation_and_a_wrong_key_are_refused(tmp_path, capsys):
-    with pytest.raises(UserError, match='is no ablation'):
+    with pytest.raises(UserError, match='is not an ablation'):
         ablation.load('configs/tiny.py')
     assert (
         cli.run(

@@ -35,7 +35,7 @@ def test_a_file_that_was_cut_off_is_named(path, size):
 
 def test_another_kind_of_file_is_named(path):
     path.write_bytes(b'no TFRecord, whatever its name says')
-    with pytest.raises(DataError, match=r'some\.tfrecord: is no TFRecord'):
+    with pytest.raises(DataError, match=r'some\.tfrecord: is not a TFRecord'):
         record_places(path)
     with pytest.raises(DataError, match='is not there'):
         record_places(path.with_name('other'))
