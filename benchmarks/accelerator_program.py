@@ -17,10 +17,10 @@ import time
 import jax
 
 from rvm_jax import config as configs
-from rvm_jax.training import accelerator_checks as checks
-from rvm_jax.training import aot, hlo
-from rvm_jax.training.programs import COMPILER_OPTIONS
-from rvm_jax.training.topology import parse
+from rvm_jax.planning import aot, hlo
+from rvm_jax.planning import program_checks as checks
+from rvm_jax.planning.topology import parse
+from rvm_jax.training.state import COMPILER_OPTIONS
 
 FLAGS = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS', 'JAX_EXEC_TIME_OPTIMIZATION_EFFORT', 'JAX_MEMORY_FITTING_EFFORT')
 COMPILERS = ('jax', 'libtpu', 'nvidia-')  # beginnings of the packages that decide what comes out

@@ -10,7 +10,7 @@ import argparse
 import os
 import time
 
-from rvm_jax.training.aot_process import environment
+from rvm_jax.planning.aot_process import environment
 
 
 def main():
@@ -32,7 +32,7 @@ def count(flags, attention):
     import jax
 
     from rvm_jax import config as configs
-    from rvm_jax.training import aot
+    from rvm_jax.planning import aot
 
     changes = {'batch_size': flags.batch, 'model.remat': flags.remat, 'model.attention': attention,
                'model.unroll': 'true', 'mesh.data': -1, 'mesh.fsdp': 1}  # fmt: skip

@@ -18,9 +18,9 @@ import tempfile
 
 from gpu import reason
 
-from rvm_jax.training import accelerator_checks as checks
-from rvm_jax.training.aot_process import environment
-from rvm_jax.training.topology import parse
+from rvm_jax.planning import program_checks as checks
+from rvm_jax.planning.aot_process import environment
+from rvm_jax.planning.topology import parse
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)

@@ -40,15 +40,15 @@ import numpy as np
 from rvm_jax.config import default
 from rvm_jax.data.augment import crop_resize, draw_crop
 from rvm_jax.data.clips import choose_clip
-from rvm_jax.data.codecs import QUALITY, encode_group
 from rvm_jax.data.loader import SAMPLING, ClipMaker, Loader
 from rvm_jax.data.mixture import Mixture, Part
-from rvm_jax.data.opening import open_source
-from rvm_jax.data.pictures import decoded
-from rvm_jax.data.sources.synthetic import render
-from rvm_jax.data.sources.synthetic_scenes import random_scene
-from rvm_jax.data.video import iterate_frames, open_video
+from rvm_jax.data.open_data import open_source
+from rvm_jax.data.video.decode import iterate_frames, open_video
+from rvm_jax.data.video.lazy_frames import decoded
+from rvm_jax.data.video.shard_codecs import QUALITY, encode_group
 from rvm_jax.errors import DataError
+from rvm_jax.synthetic.render import render
+from rvm_jax.synthetic.scenes import random_scene
 
 WIDTH, HEIGHT, FPS, NUM_FRAMES, CLIP_FRAMES = 340, 256, 25, 300, 64
 DRAWN = 6  # videos, where none are given

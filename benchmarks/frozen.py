@@ -5,7 +5,7 @@
 
 Both are the programs of `rvm train` on the devices of this machine, on random clips and weights; their steps take
 turns, so that what else runs here falls on both. `needs` is what the compiler asks for: state, batch and temporary
-memory of one device. `FLOPs` sets the counts of `training/cost.py` against each other.
+memory of one device. `FLOPs` sets the counts of `models/cost.py` against each other.
 """
 
 import argparse

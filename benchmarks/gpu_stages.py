@@ -60,13 +60,15 @@ def device(add, sizes):
     import jax
 
     from rvm_jax.models.layers import PRECISIONS
-    from rvm_jax.training import chips, cost
+    from rvm_jax.planning import chips
 
     one = jax.devices()[0]
     add(facts=facts(one))
     from train_step import matmul_peak
 
-    peak = cost.device_peak(one, 'bf16')
+    from rvm_jax.training import hardware
+
+    peak = hardware.device_peak(one, 'bf16')
     reached = float(matmul_peak(PRECISIONS['bf16'].block)()[0])
     add(what='square matrix products, bf16', rate=reached / 1e12, unit='TFLOP', mfu=peak and reached / peak)
     chip = chips.of_kind(one.device_kind)
@@ -79,14 +81,14 @@ def facts(one):
     """{what: text} of the machine, the device and the software."""
     import jax
 
-    from rvm_jax.training import device_facts
+    from rvm_jax.training import hardware
 
     commit = output_of('git', '-C', Path(__file__).parent, 'describe', '--always', '--dirty')
     return {
         'device': one.device_kind,
         'platform': one.platform,
         'driver': output_of('nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader'),
-        'runtime': ', '.join(f'{name} {version}' for name, version in device_facts.cuda_versions().items()),
+        'runtime': ', '.join(f'{name} {version}' for name, version in hardware.cuda_versions().items()),
         'jax': jax.__version__,
         'python': platform.python_version(),
         'cpu': f'{processor()}, {len(os.sched_getaffinity(0))} cores',
@@ -193,8 +195,8 @@ def choose_attention(config):
     """The attention that training would take on the first device, as its guard finds; kept beside the programs."""
     import jax
 
+    from rvm_jax.distributed.process_group import ALONE
     from rvm_jax.training import attention_check, sharding
-    from rvm_jax.training.hosts import ALONE
 
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     folder = jax.config.jax_compilation_cache_dir or os.devnull  # nothing can be kept there, which is no error
@@ -203,9 +205,9 @@ def choose_attention(config):
 
 def mfu(rate, one, config):
     """Share of the device's peak of so many FLOPs a second; None where that is not known."""
-    from rvm_jax.training import cost
+    from rvm_jax.training import hardware
 
-    peak = cost.device_peak(one, config.model.precision)
+    peak = hardware.device_peak(one, config.model.precision)
     return peak and rate / peak
 
 
@@ -213,9 +215,10 @@ def roofline_share(config, one, step_seconds):
     """The seconds that a step takes at the data sheet's rates of what binds it, FLOPs or the estimate's traffic, over
     those that it took; None where the device's rates are not known.
     """
-    from rvm_jax.training import chips, cost, estimate
+    from rvm_jax.planning import chips, estimate
+    from rvm_jax.training import hardware
 
-    chip, peak = chips.of_kind(one.device_kind), cost.device_peak(one, config.model.precision)
+    chip, peak = chips.of_kind(one.device_kind), hardware.device_peak(one, config.model.precision)
     if chip is None or peak is None:
         return None
     flops = sum(estimate.flops_by_part(config).values()) * config.batch_size

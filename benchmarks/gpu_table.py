@@ -8,7 +8,7 @@ HEADER = ('what', 'a second', 'ms', 'MFU', 'of roofline', 'needs, GiB', 'peak, G
 FACTS = ('driver', 'runtime', 'jax', 'python', 'cpu', 'date', 'commit')
 LEGEND = (
     'ms: of a step, a frame, or a kernel in one step. MFU: share of the peak FLOPs of the data sheet, by the count of '
-    '`training/cost.py`. of roofline: the time that the FLOPs or the estimated traffic (`training/estimate.py`) take '
+    '`models/cost.py`. of roofline: the time that the FLOPs or the estimated traffic (`planning/estimate.py`) take '
     'at the rates of the data sheet, whichever is longer, over the time taken. needs: state, batch and temporaries '
     'by the compiler; peak: the most that the process had on the device. –: not known, or not asked.'
 )

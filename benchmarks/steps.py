@@ -17,16 +17,17 @@ from einops import rearrange, repeat
 from flax import nnx
 from ml_collections import ConfigDict
 
-from rvm_jax.models import build, patches
+from rvm_jax.models import build, cost, patches, trainable
 from rvm_jax.models.decoder import flatten_time
 from rvm_jax.models.rvm import RVM, Reconstruction, to_unit_range
-from rvm_jax.objectives.pixel_loss import pixel_loss
-from rvm_jax.training import cost, estimate, parts, programs, sharding
+from rvm_jax.planning import estimate
+from rvm_jax.training import sharding, state
+from rvm_jax.training.loss import pixel_loss
 from rvm_jax.training.optimizer import make_optimizer
 from rvm_jax.training.step import make_train_step
 
 OURS, RELEASED = WAYS = 'ours', 'released'
-DEFAULT_FLAGS = 'default_flags'  # ours, without the options of programs.py for the compiler
+DEFAULT_FLAGS = 'default_flags'  # ours, without the options of state.py for the compiler
 
 
 class Run:
@@ -99,9 +100,9 @@ def lower(config: ConfigDict, way: str = OURS, devices: list[jax.Device] | None 
     objective = functools.partial(pixel_loss, **config.objective)
     if way == RELEASED:
         config, attention, objective = inlined(config), None, released_loss
-    made = programs.make_programs(config, devices, attention)
+    made = state.make_programs(config, devices, attention)
     train_step = made.train_step if way == OURS else step_of(config, made, objective, attention)
-    frozen_arrays = parts.place(random_like(made.abstract_frozen), made.abstract_frozen)
+    frozen_arrays = trainable.place(random_like(made.abstract_frozen), made.abstract_frozen)
     arguments = made.create(), sharding.place_batch(made.mesh, random_batch(config)), frozen_arrays
     return made, train_step.lower(*arguments), arguments
 
@@ -113,7 +114,7 @@ def inlined(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def step_of(config: ConfigDict, made: programs.Programs, objective: Callable, attention: str | None):
+def step_of(config: ConfigDict, made: state.Programs, objective: Callable, attention: str | None):
     """The train step of a recipe on one device with another objective, as XLA compiles it when it is told nothing."""
     execution = build.execution(config.model, sharding.platform(made.mesh))
     if attention is not None:

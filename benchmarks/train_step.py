@@ -3,7 +3,7 @@
     python benchmarks/train_step.py [--sizes s b] [--precisions float32 bf16] [--batch 2] [--steps 3] [--count]
 
 `released` is described in steps.py. `peak` is the best of square matrix products in the precision's dtype, measured
-before and after every step; `of peak` sets the FLOPs of `training/cost.py` against it, the median over the steps. `cpu`
+before and after every step; `of peak` sets the FLOPs of `models/cost.py` against it, the median over the steps. `cpu`
 is the same in CPU seconds of this process, which other programs on the machine hardly disturb, but which leaves out
 cores that wait. --count adds the compiler's own count, of our model with every layer inlined.
 """

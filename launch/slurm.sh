@@ -24,7 +24,7 @@ usage: launch/slurm.sh --nodes N --gpus-per-node K [options] -- train ARGUMENTS
   --dry-run            show every command, run none
 
   status JOB   where the job is
-  logs JOB     its log, going on as it grows
+  logs JOB     its log, followed as it grows
   stop JOB     ask the training to save and end; the job does not go back into the queue
 
 examples:

@@ -15,7 +15,7 @@ retries=${RVM_LAUNCH_RETRIES:-8}
 
 newest_step() {  # 0 without a checkpoint; fails when the folder, on a disk or in a bucket, could not be asked
     local names
-    names=$("$repo/.venv/bin/python" -c 'import sys, rvm_jax.storage; print(*rvm_jax.storage.names(sys.argv[1]), sep="\n")' \
+    names=$("$repo/.venv/bin/python" -c 'import sys, rvm_jax.storage.files; print(*rvm_jax.storage.files.names(sys.argv[1]), sep="\n")' \
         "${workdir%/}/checkpoints") || return
     printf '0\n%s\n' "$names" | grep -x -E '[0-9]+' | sort -n | tail -n 1
 }

@@ -40,7 +40,7 @@ usage: launch/tpu.sh COMMAND --name NAME --zones ZONE[,ZONE...] [options] [-- tr
   --grace SECONDS      how long the training may take to save and end; default 600
   --flags NAME[,NAME]  compiler flags of launch/flags.sh: overlap, vmem, slices; none by default, none measured
   --worker N           whose log (logs); default 0
-  --follow             go on showing the log (logs)
+  --follow             keep showing the log (logs)
   --dry-run            show every command, run none
 
 examples:
@@ -50,7 +50,7 @@ examples:
       train --config configs/rvm_h.py --workdir gs://bucket/runs/h --config.data.path=/mnt/videos
   launch/tpu.sh delete --name rvm --zones us-east5-b,europe-west4-a
 
-The checkpoints decide where a run goes on, so the workdir must be a gs:// path: it outlives the slice, and every host
+The checkpoints decide where a run resumes, so the workdir must be a gs:// path: it outlives the slice, and every host
 reaches it. Exit codes: 0 done; 2 a mistake in the command or the run's arguments; 75 start again later; 1 a host could
 not be set up (it is named); 65, 76, 130 as `rvm train` ended.
 END

@@ -27,7 +27,9 @@ def load(path):
     found = runpy.run_path(config.find_recipe(path))
     if 'get_ablation' not in found:
         raise UserError(
-            path, 'is no ablation: it lacks get_ablation()', 'name a file such as configs/ablations/cores.py'
+            path,
+            'is not an ablation recipe: it has no get_ablation()',
+            'name a file such as configs/ablations/cores.py',
         )
     return found['get_ablation']()
 

@@ -24,7 +24,7 @@ COMMANDS = {
 
 
 def main(argv=None):
-    """Run `rvm COMMAND ...` and end the process with the contract's exit code."""
+    """Run `rvm COMMAND ...` and end the process with its exit code."""
     _open_streams()
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ('-h', '--help', 'help'):
@@ -37,9 +37,10 @@ def main(argv=None):
 
 def run(name, argv):
     """Run one command; returns its exit code."""
-    from rvm_jax import storage, tested_versions
+    from rvm_jax import tested_versions
     from rvm_jax.errors import ConfigErrors, Stopped, Unavailable, UserError, printable
-    from rvm_jax.training.progress import say
+    from rvm_jax.storage import files
+    from rvm_jax.terminal import say
 
     command = importlib.import_module(f'rvm_jax.{name}')
     parser = argparse.ArgumentParser(
@@ -77,7 +78,7 @@ def run(name, argv):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return SIGPIPE_CODE
     except OSError as error:
-        if storage.may_pass(error):
+        if files.may_pass(error):
             say(f'rvm {name}: {Unavailable(error.filename, error.strerror)}')
             return Unavailable.exit_code
         if error.filename is None:

@@ -27,10 +27,10 @@ def run(args):
     """Print the table, and write it where asked."""
     if args.output and os.path.isdir(args.output):
         raise UserError(f'--output {args.output}', 'is a folder', 'name a file in it, say table.md')
-    from rvm_jax.probing import comparison, scores
+    from rvm_jax.probing import scores, tables
     from rvm_jax.visualization import canvas
 
-    table = comparison.compare([score for folder in args.probes for score in scores.read(folder)])
+    table = tables.compare([score for folder in args.probes for score in scores.read(folder)])
     for line in table.lines():
         print(line)
     if table.lacking:

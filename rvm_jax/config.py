@@ -123,7 +123,7 @@ def default():
     d.num_workers = 8  # decoding processes on each host; 0 decodes in the training process
     d.decode_timeout = 30.0  # seconds a clip may take before it is given up
     d.max_failures = 0.1  # share of clips that may fail before the run stops
-    d.allow_change = False  # go on although the files under data.path, keys of data, seed or batch_size changed since
+    d.allow_change = False  # resume although the files under data.path, keys of data, seed or batch_size changed since
 
     t = c.optim = ml_collections.ConfigDict()
     t.peak_lr = 1.2e-3  # 1.5e-4 x batch / 256 (MAE, VideoMAE); ours: 6e-4 for l and h
@@ -135,7 +135,7 @@ def default():
     t.eps = 1e-8
     t.clip_norm = 1.0  # global gradient norm, 0 disables (ours)
     t.max_nonfinite = 5  # non-finite steps in a row before the run stops (ours)
-    t.allow_change = False  # go on although keys of optim or steps, and so the schedule, changed since the run began
+    t.allow_change = False  # resume although keys of optim or steps, and so the schedule, changed since the run began
 
     c.mesh = ml_collections.ConfigDict()
     c.mesh.data = -1  # devices along each axis, -1 takes what is left; across slices of TPUs comes before within
@@ -165,10 +165,10 @@ def default():
     return c.lock()  # a recipe cannot add a key by misspelling one
 
 
-def load(path, overrides=(), misfits=None):
+def load(path, overrides=(), preflight=None):
     """The config of a recipe file with `key=value` overrides, checked; raises ConfigErrors with every problem it finds.
 
-    misfits(config), if given, adds UserErrors about what lies beyond the config; values may still be wrong then.
+    preflight(config), if given, adds UserErrors about what lies beyond the config; values may still be wrong then.
     """
     config = _run_recipe(find_recipe(path))
     problems = []
@@ -177,7 +177,7 @@ def load(path, overrides=(), misfits=None):
             set_value(config, *parse_override(override))
         except UserError as error:
             problems.append(error)
-    problems += check(config) + (misfits(config) if misfits else [])
+    problems += check(config) + (preflight(config) if preflight else [])
     if problems:
         raise ConfigErrors(problems)
     return config
@@ -297,7 +297,7 @@ def as_mixture(value, origin):
             return parts
     except (TypeError, ValueError, OverflowError):
         pass
-    raise UserError(origin, 'is no list of (path, frames a second, weight)', "write (('shards/a', 10, 0.7), ...)")
+    raise UserError(origin, 'is not a list of (path, frames a second, weight)', "write (('shards/a', 10, 0.7), ...)")
 
 
 def _run_recipe(path):
@@ -384,7 +384,7 @@ def _check_encoder(flat):
         (('taps', 'adapter_norm', 'aggregator'), encoder != 'vit', 'is for a frozen encoder'),
         (('adapter_norm', 'aggregator'), flat['model.taps'] != 'last', 'is for adapters, and model.taps=last has none'),
         (('output_norm', 'gate_bias', 'state_norm'), core == 'rvmrnn', f'is a switch of rvmrnn, not of {core}'),
-        (('core_mlp',), core in ('rvmrnn', 'self_attention'), f'is no size of {core}'),
+        (('core_mlp',), core in ('rvmrnn', 'self_attention'), f'is not a size of {core}'),
         (('core_dropout',), core in ('mamba', 'mambamix', 'gmmix'), f'is for the Mamba cores, not for {core}'),
     ):
         for key in keys:

@@ -3,7 +3,7 @@
 Example:
     rvm demo --output runs/demo
 
-Takes under ten minutes on two CPU cores. Started again, it goes on where it was stopped.
+Takes under ten minutes on two CPU cores. Started again, it resumes where it was stopped.
 """
 
 import os
@@ -25,7 +25,7 @@ def run(args):
     """Run all parts; what is there already from an earlier start is kept."""
     from rvm_jax import config, pretrained
     from rvm_jax.training.loop import train
-    from rvm_jax.training.run_facts import run_facts
+    from rvm_jax.training.run_record import run_facts
 
     folders = {name: os.path.join(args.output, name) for name in ('videos/train', 'videos/held_out', 'train', 'export')}
     paths = [f'data.path={folders["videos/train"]}', f'data.eval_path={folders["videos/held_out"]}']
@@ -50,8 +50,8 @@ def render(folder, count, *, seed, fps):
     """
     from rich.progress import Progress
 
-    from rvm_jax.data.sources.synthetic_videos import write_videos
-    from rvm_jax.training.signals import StopRequest
+    from rvm_jax.signals import StopRequest
+    from rvm_jax.synthetic.synthetic_videos import write_videos
 
     with StopRequest() as stop, Progress(disable=not sys.stdout.isatty()) as progress:
         stop.current = 'a video'
@@ -78,9 +78,9 @@ def evaluate(model, recipe):
     import jax
     from flax import nnx
 
-    from rvm_jax.data.opening import open_held_out
+    from rvm_jax.data.open_data import open_held_out
     from rvm_jax.training import evaluation, sharding
-    from rvm_jax.training.programs import comparison
+    from rvm_jax.training.state import comparison
     from rvm_jax.training.step import make_eval_step
 
     graphdef, params = nnx.split(model)
@@ -96,12 +96,12 @@ def features_picture(model, frames_THWC, truth_THWC=None):
     """PCA and K-means of unrolled features, frame by frame, beside the video."""
     import numpy as np
 
-    from rvm_jax.probing import extract
-    from rvm_jax.visualization.clusters import feature_panel
+    from rvm_jax import inference
+    from rvm_jax.visualization.feature_maps import feature_panel
 
-    features_TMD = np.concatenate(list(extract.encode_stream(model, frames_THWC)))
+    features_TMD = np.concatenate(list(inference.encode_stream(model, frames_THWC)))
     grid = [side // model.patch_size for side in frames_THWC.shape[1:3]]
-    features_ThwD = extract.patch_grid(features_TMD, grid, model.num_prefix_tokens)
+    features_ThwD = inference.patch_grid(features_TMD, grid, model.num_prefix_tokens)
     return feature_panel(frames_THWC, features_ThwD, truth_THWC, first=4)
 
 
@@ -109,16 +109,16 @@ def write_page(path, model, recipe, losses, panel_HWC, folders):
     """Write report.html."""
     import numpy as np
 
+    from rvm_jax import inference
     from rvm_jax.data.sources.folder import FolderSource
-    from rvm_jax.data.sources.synthetic import noise_square
-    from rvm_jax.probing import extract
+    from rvm_jax.synthetic.render import noise_square
     from rvm_jax.training.writer import draw_losses, read_metrics
-    from rvm_jax.visualization.overlays import tint
+    from rvm_jax.visualization.canvas import tint
     from rvm_jax.visualization.report import Picture, write_report
 
     logged = read_metrics(os.path.join(folders['train'], 'metrics.jsonl'))
     held_out = FolderSource(recipe.data.eval_path)[0].name
-    frames = extract.video_frames(held_out, short_side=SIDE, patch_size=model.patch_size)
+    frames = inference.video_frames(held_out, short_side=SIDE, patch_size=model.patch_size)
     frames_THWC = np.stack(list(frames))[:FRAMES_SHOWN]
     noise_THWC, mask_THW = noise_square(np.random.default_rng(recipe.seed), FRAMES_SHOWN, size=2 * SIDE)
     curves = tuple(draw_losses(logged, dark) for dark in (False, True))

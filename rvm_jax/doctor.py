@@ -45,13 +45,13 @@ class NotReady(UserError):
 
 def run(args):
     """Check everything, print a line each; raises NotReady if one is red."""
-    import jax  # noqa: F401 (before the processes meet)
+    import jax  # noqa: F401 (before the processes connect)
 
     from rvm_jax import config as configs
-    from rvm_jax.training.meeting import meet
+    from rvm_jax.distributed.connect import connect
 
     given = configs.load(args.config, args.overrides) if args.config else configs.default()
-    with meet(given.hosts) as hosts:
+    with connect(given.hosts) as hosts:
         red = _examine(args, hosts)
     if red:
         raise NotReady(red)
@@ -102,7 +102,7 @@ def _check_all(args, hosts, report):
     report.about = {'config': path, 'workdir': args.workdir}
     report.check('recipe', lambda: Finding('recipe', 'green', f'{path}, for the lines below'))
     report.check('open files', machine.check_open_files)
-    here = hosts.gather(report.host).count(report.host)
+    here = hosts.all_gather(report.host).count(report.host)
     room = functools.partial(machine.check_disk, args.workdir, steps.checkpoint_bytes(config), config.checkpoint.keep)
     report.check('disk', room, 'writing and reading')
 

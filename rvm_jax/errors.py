@@ -3,7 +3,7 @@
 Raise one of these where the cause is known; `cli.py` prints it as one line, without a traceback.
 """
 
-LONGEST, TAIL = 3000, 500  # letters of a reason, and of its end
+LONGEST, TAIL = 3000, 500  # characters of a reason, and of its end
 
 
 def printable(text):
@@ -46,7 +46,7 @@ class Diverged(UserError):
 
 
 class Stopped(Exception):
-    """Stopped early with everything saved; the same command line goes on."""
+    """Stopped early with everything saved; the same command line resumes."""
 
     exit_code = 75
 

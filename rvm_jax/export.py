@@ -12,8 +12,8 @@ workdir knows of its training; it can be uploaded to a model hub as it is.
 import os
 import sys
 
-from rvm_jax import storage
 from rvm_jax.errors import UserError
+from rvm_jax.storage import files
 
 FORMATS = ('pretrained', 'official')
 
@@ -33,7 +33,7 @@ def run(args):
     check_output(args.model, args.output, args.format)
     from rvm_jax import pretrained
     from rvm_jax.conversion.mapping import named_shapes
-    from rvm_jax.model_card import count, count_for_features
+    from rvm_jax.conversion.model_card import count, count_for_features
 
     step, facts = describe(args.model, args.step)
     model = pretrained.load(args.model, step=step)
@@ -53,8 +53,8 @@ def check_output(model, output, form):
     """Raise UserError if the output has the wrong kind of name, or is the model itself; before anything is loaded."""
     if (form == 'official') != output.endswith('.npz'):
         fix = 'let --output end in .npz' if form == 'official' else 'add --format official, or name a folder'
-        raise UserError(f'--output {output}', f'is no name for --format {form}', fix)
-    if storage.is_remote(output):
+        raise UserError(f'--output {output}', f'is not a name for --format {form}', fix)
+    if files.is_remote(output):
         raise UserError(f'--output {output}', 'is in a bucket', 'export to this machine, and copy it there')
     if os.path.exists(output) and os.path.realpath(output) == os.path.realpath(model):
         raise UserError(f'--output {output}', 'is the model itself', 'choose another --output')
@@ -66,8 +66,8 @@ def describe(path, step):
     """(step of a workdir or None, {what: text} for the model card)."""
     from rvm_jax import config, pretrained
     from rvm_jax.training.checkpoint import FOLDER
-    from rvm_jax.training.checkpoint_folder import find_good_step
-    from rvm_jax.training.run_facts import run_facts
+    from rvm_jax.training.checkpoint_files import find_good_step
+    from rvm_jax.training.run_record import run_facts
 
     if pretrained.model_kind(path) != 'workdir':
         return step, {'Converted from': os.path.basename(os.path.abspath(path))}

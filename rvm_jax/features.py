@@ -79,11 +79,11 @@ def extract_video(model, path, output, short_side, fps, progress):
     """Write one video's features. Returns the number of frames."""
     from rich import markup
 
-    from rvm_jax.data import video
-    from rvm_jax.probing import extract
+    from rvm_jax import inference
+    from rvm_jax.data.video import decode
 
-    info = video.probe(path)
-    height, width = extract.working_size(info.height, info.width, short_side, model.patch_size)
+    info = decode.probe(path)
+    height, width = inference.working_size(info.height, info.width, short_side, model.patch_size)
     total = info.num_frames if fps is None else info.duration_s and math.ceil(info.duration_s * fps)
     task = progress.add_task(markup.escape(printable(os.path.basename(path))), total=total)
 
@@ -92,11 +92,11 @@ def extract_video(model, path, output, short_side, fps, progress):
             progress.advance(task, len(features_TMD))
             yield features_TMD
 
-    frames = extract.video_frames(path, short_side=short_side, patch_size=model.patch_size, fps=fps)
+    frames = inference.video_frames(path, short_side=short_side, patch_size=model.patch_size, fps=fps)
     try:
-        return extract.write_features(
+        return inference.write_features(
             output,
-            counted(extract.encode_stream(model, frames)),
+            counted(inference.encode_stream(model, frames)),
             grid=(height // model.patch_size, width // model.patch_size),
             fps=fps or info.fps or math.nan,
         )

@@ -13,9 +13,9 @@ Examples:
 import os
 import sys
 
-from rvm_jax import storage
-from rvm_jax.architecture_rows import architecture_rows
 from rvm_jax.errors import DataError, UserError, printable
+from rvm_jax.planning.summary import architecture_rows
+from rvm_jax.storage import files
 
 MAX_JSON = 2**26  # bytes of a run's lock and of its report on data, which names every video that failed
 PICTURED = 36  # frames in the contact sheet of shards
@@ -42,9 +42,9 @@ def run(args):
         raise UserError(f'--config.{overrides[0]}', f'{path} is no recipe', 'leave it out')
     if os.path.isfile(path) and not path.endswith(('.npz', '.pth')):
         return print(table(video_rows(path)))
-    from rvm_jax.data import shards
+    from rvm_jax.data import shard_format
 
-    if shards.is_shards(path):
+    if shard_format.is_shards(path):
         return show_shards(path, args.quick, args.picture or os.path.join(path, 'contact_sheet.png'))
     from rvm_jax import pretrained
 
@@ -55,7 +55,7 @@ def run(args):
 
 
 def table(rows, width=0):
-    """[(what, text)] as aligned lines, the first column at least `width` letters wide; text comes from outside."""
+    """[(what, text)] as aligned lines, the first column at least `width` characters wide; text comes from outside."""
     width = max(width, *(len(what) for what, _ in rows))
     return '\n'.join(f'{what:{width}}  {printable(text)}' for what, text in rows)
 
@@ -64,7 +64,7 @@ def describe_recipe(path, overrides):
     """What a recipe builds and costs, then every key with its value."""
     from rvm_jax import config as configs
     from rvm_jax.conversion import frozen
-    from rvm_jax.training import cost
+    from rvm_jax.models import cost
 
     config = configs.load(path, overrides)
     data = config.data
@@ -100,10 +100,10 @@ def model_rows(path, kind):
 
     arch = pretrained.read_architecture(path)
     what = {'export': 'export folder', 'official': 'released RVM file', 'image': 'image encoder'}[kind]
-    files = [path]
+    paths = [path]
     if os.path.isdir(path):
-        files = [os.path.join(path, name) for name in os.listdir(path) if name.endswith(('.safetensors', '.bin'))]
-    size = sum(map(os.path.getsize, files))
+        paths = [os.path.join(path, name) for name in os.listdir(path) if name.endswith(('.safetensors', '.bin'))]
+    size = sum(map(os.path.getsize, paths))
     rows = [(what, path), *architecture_rows(arch)]
     rows.append(('weights', f'{size:,} bytes' if kind == 'image' else f'float32, {size:,} bytes'))
     if kind == 'export':
@@ -118,14 +118,14 @@ def workdir_rows(path):
     from rvm_jax import config as configs
     from rvm_jax import pretrained
     from rvm_jax.training.checkpoint import FOLDER
-    from rvm_jax.training.checkpoint_folder import find_steps
-    from rvm_jax.training.run_facts import run_facts
+    from rvm_jax.training.checkpoint_files import find_steps
+    from rvm_jax.training.run_record import run_facts
 
     run = pretrained.read_run(path)
     config = configs.from_dict(run.get('config'), path)
     steps = find_steps(os.path.join(path, FOLDER))
     done = steps[-1] if steps else 0
-    state = 'finished' if done >= config.steps else 'not finished; the same train command goes on'
+    state = 'finished' if done >= config.steps else 'not finished; the same train command resumes it'
     rows = [
         ('workdir', f'{path} ({state})'),
         *architecture_rows(pretrained.read_architecture(path)),
@@ -149,14 +149,14 @@ def _run_state(path, steps):
         failed, clips = report.get('failed'), report.get('clips')
         rows.append(('videos', f'{clips} clips read, {failed} could not be (data_report.json)'))
     images = os.path.join(path, 'images')
-    if names := storage.names(images):
+    if names := files.names(images):
         rows.append(('pictures', f'{images}: {", ".join(names[-3:])}' + (' ...' if len(names) > 3 else '')))
     return rows
 
 
 def _read_json(path):
     try:
-        values = storage.read_json(path, MAX_JSON)
+        values = files.read_json(path, MAX_JSON)
     except (OSError, ValueError):  # absent, or being written just now
         return None
     return values if isinstance(values, dict) else None
@@ -167,30 +167,29 @@ def show_shards(path, is_quick, picture):
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress
 
-    from rvm_jax.data import shard_check, shards
-    from rvm_jax.visualization.canvas import write_png
-    from rvm_jax.visualization.contact_sheet import contact_sheet
+    from rvm_jax.data import shard_format, verify_shards
+    from rvm_jax.visualization.canvas import contact_sheet, write_png
 
-    manifest = shards.read_manifest(path)
+    manifest = shard_format.read_manifest(path)
     rows = shard_rows(path, manifest)
     print(table(rows))
     console = Console()
     with Progress(*Progress.get_default_columns(), DownloadColumn(), console=console, transient=True,
                   disable=not console.is_terminal) as progress:  # fmt: skip
         bar = progress.add_task('reading', total=sum(shard['bytes'] for shard in manifest['shards']))
-        damaged = shard_check.damaged_shards(path, manifest, not is_quick, lambda size: progress.advance(bar, size))
+        damaged = verify_shards.damaged_shards(path, manifest, not is_quick, lambda size: progress.advance(bar, size))
     if damaged:
         more = f', and {len(damaged) - 8} more' if len(damaged) > 8 else ''
         raise DataError(
             path,
             f'damaged shards, {len(damaged)} of {len(manifest["shards"])}: {", ".join(damaged[:8])}{more}',
-            shards.AGAIN,
+            shard_format.AGAIN,
         )
     depth = 'sizes and numbers of records' if is_quick else 'checksums'
     width = max(len(what) for what, _ in rows)
     print(table([('checked', f'{depth} of all shards are right, {len(manifest["shards"])} in number')], width))
     try:
-        write_png(picture, contact_sheet(shard_check.samples(path, manifest, PICTURED)))
+        write_png(picture, contact_sheet(verify_shards.samples(path, manifest, PICTURED)))
     except OSError as error:  # as where the shards are mounted to be read only
         picture = f'none: {error.strerror}; name a place for it with --picture'
     print(table([('picture', picture)], width))
@@ -220,9 +219,9 @@ def shard_rows(path, manifest):
 
 def video_rows(path):
     """A video file."""
-    from rvm_jax.data import video
+    from rvm_jax.data.video import decode
 
-    info = video.probe(path)
+    info = decode.probe(path)
     unknown = 'not stated'
     return [
         ('video', path),

@@ -58,8 +58,8 @@ def run(args):
 
 def _forecasts(recipes, args):
     """(path, Forecast) of every recipe on every topology and every number of devices; what cannot be is found first."""
-    from rvm_jax.training import forecast
-    from rvm_jax.training.aot_process import compile_ahead
+    from rvm_jax.planning import forecast
+    from rvm_jax.planning.aot_process import compile_ahead
 
     kinds = args.device or ([] if args.topology and not args.devices else ['v6e'])
     for _, config in recipes:
@@ -80,7 +80,7 @@ def _forecasts(recipes, args):
 
 def _check_topology(config, name):
     """Raise UserError, before anything is compiled, if the batch does not divide over devices of a known kind."""
-    from rvm_jax.training import estimate, topology
+    from rvm_jax.planning import estimate, topology
 
     place = topology.parse(name)
     if place.devices:
@@ -89,10 +89,11 @@ def _check_topology(config, name):
 
 def as_lines(path, forecast, utilization):
     """One forecast."""
-    from rvm_jax.architecture_rows import part_rows
     from rvm_jax.conversion import frozen
     from rvm_jax.info import table
-    from rvm_jax.training import cost, estimate
+    from rvm_jax.models import cost
+    from rvm_jax.planning import estimate
+    from rvm_jax.planning.summary import part_rows
 
     config = forecast.config
     arch = frozen.architecture(config)

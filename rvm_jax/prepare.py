@@ -7,13 +7,13 @@ Examples:
     rvm prepare --input '/data/**/*.mp4' --output shards --codec h264 --group 32
     rvm prepare --input videos --output /shared/shards --runner FlinkRunner --flink_master=HOST:8081
 
-Stop it at any time: the same line goes on. OUTPUT ends up with train-*.array_record, val-*.array_record, manifest.json
+Stop it at any time: the same line resumes. OUTPUT ends up with train-*.array_record, val-*.array_record, manifest.json
 and skipped.json, which names every file that was left out, with the reason. Train with --config.data.path=OUTPUT
 --config.data.eval_path=OUTPUT; look with `rvm info OUTPUT`.
 
 With --runner the videos are prepared by Apache Beam, on as many machines as the runner has. The videos and OUTPUT must
 have the same paths on this machine and every worker (NFS, Filestore, Lustre, gcsfuse), and the workers need
-rvm_jax[beam]. Beam's flags say how many workers there are; what one way has begun, the other goes on with.
+rvm_jax[beam]. Beam's flags say how many workers there are; what one way has begun, the other can finish.
 """
 
 import contextlib
@@ -62,10 +62,10 @@ def run(args):
     settings = checked_settings(args)
     from rich.console import Console
 
-    from rvm_jax.data.prepare_work import Work
+    from rvm_jax.data.prepare.prepare_job import PrepareJob
 
     with Console().status('looking at every video'):  # shown on a terminal only
-        work = Work(args.input, args.output, settings, args.val)
+        work = PrepareJob(args.input, args.output, settings, args.val)
     manifest = work.finished()
     if manifest:
         print(f'{args.output}: nothing to do, all {len(work.tasks):,} videos are prepared')
@@ -81,17 +81,17 @@ def run(args):
 
 def checked_settings(args):
     """The settings that the flags ask for. UserError, naming the flag, where they make no sense."""
-    from rvm_jax.data.codecs import QUALITY
-    from rvm_jax.data.preparation import Settings
+    from rvm_jax.data.prepare.encode_video import Settings
+    from rvm_jax.data.video.shard_codecs import QUALITY
 
     group = args.group or (1 if args.codec == 'jpeg' else 8)
     quality = QUALITY[args.codec] if args.quality is None else args.quality
     low, high = (1, 100) if args.codec == 'jpeg' else (0, 51)
     rules = [
-        (0 < args.fps < 1000, f'--fps {args.fps:g}', 'is no frame rate', 'give frames a second, such as 10'),
+        (0 < args.fps < 1000, f'--fps {args.fps:g}', 'is not a frame rate', 'give frames a second, such as 10'),
         (args.short_side >= 0, f'--short-side {args.short_side}', 'is negative', 'give pixels, or 0 for no limit'),
-        (0 <= args.val < 1, f'--val {args.val:g}', 'is no fraction', 'give 0 or more, below 1'),
-        (low <= quality <= high, f'--quality {quality}', f'is no quality of {args.codec}', f'give {low} to {high}'),
+        (0 <= args.val < 1, f'--val {args.val:g}', 'is not a fraction', 'give 0 or more, below 1'),
+        (low <= quality <= high, f'--quality {quality}', f'is not a quality of {args.codec}', f'give {low} to {high}'),
         (group == 1 or (args.codec == 'h264' and group > 0), f'--group {group}', f'does not go with {args.codec}',
          'give --codec h264 with it, and 1 or more'),
         (args.clip_frames > 0, f'--clip-frames {args.clip_frames}', 'must be above 0', 'give frames, such as 64'),
@@ -129,7 +129,7 @@ def run_here(work, args):
         TimeRemainingColumn,
     )
 
-    from rvm_jax.data.prepare_pool import Pool
+    from rvm_jax.data.prepare.prepare_pool import Pool
 
     console = Console(soft_wrap=True)
     columns = TextColumn('videos'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[skipped]} skipped'), \
@@ -148,7 +148,7 @@ def run_here(work, args):
             kind = Stopped if is_stopped() else Interrupted
             finished = int(progress.tasks[0].completed)
             raise kind(
-                f'stopped: {finished:,} of {len(work.tasks):,} videos are done; the same command goes on'
+                f'stopped: {finished:,} of {len(work.tasks):,} videos are done; the same command resumes'
             ) from None
 
 
@@ -176,7 +176,7 @@ def run_beam(work, args):
         )
     logging.basicConfig(format='%(message)s')
     logging.disable(logging.WARNING)  # while it is imported Beam warns of its own extras that are missing
-    from rvm_jax.data.prepare_beam import run_pipeline
+    from rvm_jax.data.prepare.prepare_beam import run_pipeline
 
     logging.disable(logging.NOTSET)
     with stopping() as is_stopped:
@@ -184,7 +184,7 @@ def run_beam(work, args):
             return run_pipeline(work, args.runner, args.passed_on, args.timeout)
         except KeyboardInterrupt:
             kind = Stopped if is_stopped() else Interrupted
-            raise kind('stopped; what is done is kept, the same command goes on') from None
+            raise kind('stopped; what is done is kept, the same command resumes') from None
 
 
 def summary(output, manifest):

@@ -5,14 +5,14 @@ import dataclasses
 import json
 import os
 
-from rvm_jax import storage
 from rvm_jax.conversion import frozen, image_encoders, mapping, official_rvm
 from rvm_jax.conversion.export_folder import CONFIG, WEIGHTS, architecture_from, read_export, read_export_architecture
 from rvm_jax.conversion.export_folder import read_json as _read_json
 from rvm_jax.conversion.safetensors import safetensors_bytes
 from rvm_jax.errors import UserError
 from rvm_jax.models import build, layers
-from rvm_jax.whole import whole
+from rvm_jax.storage import files
+from rvm_jax.storage.atomic import atomic_write
 
 CARD, PREPROCESSOR = 'README.md', 'preprocessor_config.json'
 
@@ -44,12 +44,12 @@ def model_kind(path):
         return 'image'
     if os.path.isfile(path) and path.endswith('.npz'):
         return 'official'
-    names = storage.names(path)
+    names = files.names(path)
     if CONFIG in names and WEIGHTS in names:
         return 'export'
     if CONFIG in names and 'checkpoints' in names:
         return 'workdir'
-    found = 'there is nothing' if not storage.exists(path) else f'it holds {", ".join(sorted(names)[:5]) or "no model"}'
+    found = 'there is nothing' if not files.exists(path) else f'it holds {", ".join(sorted(names)[:5]) or "no model"}'
     fix = 'name an export folder, a workdir, a released RVM .npz, or an image encoder'
     raise UserError(path, f'not a model: {found}', fix)
 
@@ -73,7 +73,7 @@ def save_pretrained(model, folder, *, facts=None):
     the model card. The folder appears complete or not at all; an older export there is replaced, anything else is
     refused with UserError.
     """
-    from rvm_jax.model_card import model_card, preprocessor
+    from rvm_jax.conversion.model_card import model_card, preprocessor
 
     folder = os.path.abspath(folder)
     if os.path.exists(folder) and (not os.path.isdir(folder) or set(os.listdir(folder)) - EXPORTED):
@@ -85,7 +85,7 @@ def save_pretrained(model, folder, *, facts=None):
         PREPROCESSOR: _json_bytes(preprocessor(model)),
         CARD: model_card(model, facts or {}).encode(),
     }
-    with whole(folder) as partial:
+    with atomic_write(folder) as partial:
         os.mkdir(partial)
         for name, data in contents.items():
             with open(os.path.join(partial, name), 'wb') as file:
@@ -95,7 +95,7 @@ def save_pretrained(model, folder, *, facts=None):
 def save_official(model, path):
     """Write the released RVM layout as one .npz; it reads back bit for bit. The file appears complete or not at all."""
     arrays = official_rvm.to_official(model)
-    with whole(path) as partial, open(partial, 'wb') as file:
+    with atomic_write(path) as partial, open(partial, 'wb') as file:
         official_rvm.write_npz(file, arrays)
 
 

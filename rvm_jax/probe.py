@@ -9,7 +9,7 @@ Examples:
 
 The model is never trained. `demo` needs no data: it renders clips whose truth is known and tells it from the features,
 the model beside its image encoder and random weights, in minutes on a CPU for a model of the tiny size. The folder
-gets results.json, table.md with a row for a table, curves and pictures of predictions. The same line goes on where it
+gets results.json, table.md with a row for a table, curves and pictures of predictions. The same line resumes where it
 was stopped: in the training of a readout (its evaluation starts over), after the last video that was propagated, after
 the last finished model of the demo. `rvm compare` joins folders into one table.
 """
@@ -55,7 +55,7 @@ def setting(text):
     """(key, value) of a KEY=VALUE on the command line."""
     key, equals, value = text.partition('=')
     if not (key and equals):
-        raise argparse.ArgumentTypeError(f'{text}: is no KEY=VALUE, such as schedule.steps=2000')
+        raise argparse.ArgumentTypeError(f'{text}: is not KEY=VALUE, such as schedule.steps=2000')
     return key, value
 
 
@@ -75,10 +75,10 @@ def run(args):
 
 
 def _benchmark(args, progress):
-    from rvm_jax.probing.backbones import open_backbone
-    from rvm_jax.probing.benchmark import run_benchmark
+    from rvm_jax.probing.backbone import open_backbone
+    from rvm_jax.probing.open_benchmark import open_setup
     from rvm_jax.probing.results import number
-    from rvm_jax.probing.setup import open_setup
+    from rvm_jax.probing.runner import run_benchmark
 
     setup = open_setup(args.task, args.data, args.train_data, args.given)
     backbone = open_backbone(
@@ -94,7 +94,7 @@ def _benchmark(args, progress):
 
 
 def _demo(args, progress):
-    from rvm_jax.probing.demo_suite import run_demo, table
+    from rvm_jax.probing.demo.demo_suite import run_demo, table
     from rvm_jax.probing.results import aligned
 
     given = {'--data': args.data, '--train-data': args.train_data, '--set': args.given}

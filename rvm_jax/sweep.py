@@ -4,7 +4,7 @@ Example:
     rvm sweep --config configs/ablations/source_frames.py --output runs/source_frames
 
 Each cell is an ordinary workdir, OUTPUT/cells/CELL/seed_N/train, with its export and its probe beside it; the same
-line goes on where it was stopped. Where neither recipe nor command name data, the videos of `rvm demo` are rendered and
+line resumes where it was stopped. Where neither recipe nor command name data, the videos of `rvm demo` are rendered and
 used; each cell is probed with the demo suite: about a quarter of an hour a cell on two CPU cores. Of a public task the
 table has the cells' models alone. For the paper's, on real data:
 
@@ -40,7 +40,7 @@ def add_arguments(parser):
 def run(args):
     """Train, export and probe every cell, then write the table and the plot."""
     from rvm_jax import ablation, config
-    from rvm_jax.probing.setup import open_setup
+    from rvm_jax.probing.open_benchmark import open_setup
     from rvm_jax.probing.sweep_results import write_summary
 
     given = {'--data': args.data, '--train-data': args.train_data, '--set': args.given}
@@ -82,7 +82,7 @@ def train(cell):
     """Train and export a cell; what is finished stays as it is."""
     from rvm_jax import pretrained
     from rvm_jax.training import loop
-    from rvm_jax.training.run_facts import run_facts
+    from rvm_jax.training.run_record import run_facts
 
     if os.path.exists(cell.export):
         origin = os.path.join(cell.workdir, 'config.json')
@@ -98,9 +98,9 @@ def probe(setup, cell, output):
     """{backbone: {task: {'metric', 'value', ...}}} of a cell; without a `Setup` that of the demo suite."""
     from rich.progress import Progress
 
-    from rvm_jax.probing.backbones import open_backbone
-    from rvm_jax.probing.benchmark import run_benchmark
-    from rvm_jax.probing.demo_suite import run_demo
+    from rvm_jax.probing.backbone import open_backbone
+    from rvm_jax.probing.demo.demo_suite import run_demo
+    from rvm_jax.probing.runner import run_benchmark
 
     folder = os.path.join(cell.folder, 'probe')
     with Progress(disable=not sys.stdout.isatty()) as progress:

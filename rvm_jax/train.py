@@ -24,9 +24,9 @@ def run(args):
     """Train until the recipe's steps are done."""
     from rvm_jax import config, pretrained
     from rvm_jax.training.loop import train
-    from rvm_jax.training.misfits import misfits
+    from rvm_jax.training.preflight import config_problems
 
-    train(config.load(args.config, args.overrides, misfits), args.workdir, pretrained.load)
+    train(config.load(args.config, args.overrides, config_problems), args.workdir, pretrained.load)
 
 
 if __name__ == '__main__':

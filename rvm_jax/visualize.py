@@ -40,15 +40,14 @@ def run(args):
         raise UserError(f'--fps {args.fps}', 'must be above 0', 'leave it out to take every frame')
     if not os.path.isfile(args.video):
         raise UserError(args.video, 'there is no such file', 'check --video')
-    from rvm_jax import pretrained
-    from rvm_jax.probing import extract
+    from rvm_jax import inference, pretrained
 
     model = pretrained.load(args.model, step=args.step)
     num_source = model.architecture.num_source
     if args.frames <= num_source:
         raise UserError(f'--frames {args.frames}', f'{num_source} sources and a target are needed', 'raise it')
     size = model.image_size if args.size is None else args.size
-    frames = extract.video_frames(args.video, short_side=size, patch_size=model.patch_size, fps=args.fps)
+    frames = inference.video_frames(args.video, short_side=size, patch_size=model.patch_size, fps=args.fps)
     frames = list(islice(frames, args.frames))
     if len(frames) <= num_source:
         raise DataError(args.video, f'has {len(frames)} frames', f'use a video of at least {num_source + 1}')
@@ -64,17 +63,17 @@ def run(args):
 
 def write_feature_pictures(model, frames_THWC, folder):
     """Write pca and kmeans, .png (moments spread over the video) and .mp4 (the video beside its features)."""
-    from rvm_jax.probing import extract
-    from rvm_jax.visualization import canvas, clusters, movies
-    from rvm_jax.visualization.overlays import blend
+    from rvm_jax import inference
+    from rvm_jax.visualization import canvas, feature_maps, movies
+    from rvm_jax.visualization.canvas import blend
 
     size = frames_THWC.shape[1:3]
     frames = progress(frames_THWC, 'features')
-    features_TMD = np.concatenate(list(extract.encode_stream(model, frames)))
+    features_TMD = np.concatenate(list(inference.encode_stream(model, frames)))
     grid = (size[0] // model.patch_size, size[1] // model.patch_size)
-    features_ThwD = extract.patch_grid(features_TMD, grid, model.num_prefix_tokens)
-    pca_THWC = clusters.pca_colors(features_ThwD, size)
-    kmeans_THWC = clusters.label_colors(clusters.kmeans_labels(features_ThwD), size)
+    features_ThwD = inference.patch_grid(features_TMD, grid, model.num_prefix_tokens)
+    pca_THWC = feature_maps.pca_colors(features_ThwD, size)
+    kmeans_THWC = feature_maps.label_colors(feature_maps.kmeans_labels(features_ThwD), size)
     videos = [('video', frames_THWC), ('PCA', pca_THWC)]
     canvas.write_png(os.path.join(folder, 'pca.png'), movies.contact_sheet(videos))
     movies.write_video(os.path.join(folder, 'pca.mp4'), movies.side_by_side(videos))
@@ -85,11 +84,11 @@ def write_feature_pictures(model, frames_THWC, folder):
 
 def write_reconstructions(model, frames_THWC, folder):
     """Write reconstruction.png, up to eight targets in columns, and .mp4, every target in turn."""
-    from rvm_jax.probing import extract
+    from rvm_jax import inference
     from rvm_jax.visualization import canvas, movies, reconstruction
 
     side = min(frames_THWC.shape[1:3])  # the model was trained on squares, and so are its decoder's positions
-    frames_THWC = extract.cut(frames_THWC, side, side)
+    frames_THWC = inference.cut(frames_THWC, side, side)
     num_source = model.architecture.num_source
     source_THWC, target_FHWC = frames_THWC[:num_source], frames_THWC[num_source:NUM_DELTAS]
     counted_from = 0 if model.architecture.delta_from == 'first' else num_source - 1

@@ -63,9 +63,9 @@ def gcs_server():
 @pytest.fixture
 def store(gcs_server, request, monkeypatch):
     """A Store; waits between tries are short."""
-    from rvm_jax import storage
+    from rvm_jax.storage import files
 
-    monkeypatch.setattr(storage, 'FIRST_WAIT', 0.001)
+    monkeypatch.setattr(files, 'FIRST_WAIT', 0.001)
     return Store(gcs_server, f'bucket-{abs(hash(request.node.nodeid))}')
 
 
@@ -80,8 +80,8 @@ def make_workdir():
         from rvm_jax import config as configs
         from rvm_jax.conversion import mapping
         from rvm_jax.models import build
+        from rvm_jax.storage.run_lock import run_lock
         from rvm_jax.training.checkpoint import Checkpoints
-        from rvm_jax.training.run_lock import run_lock
 
         config = configs.load('configs/tiny.py', ['data.path=/private/clips/', 'steps=20'])
         model = build.abstract(build.architecture(config))
@@ -94,12 +94,12 @@ def make_workdir():
         command = (
             '/home/me/bin/rvm train --config configs/tiny.py --workdir /home/me/w --config.data.path=/private/clips/'
         )
-        files = {
+        written = {
             'config.json': {'version': '0.1.0', 'command': command, 'config': config.to_dict()},
             'data_manifest.json': {'sampler_version': 1, 'videos': 2, 'files': [['a.mp4', 1, 2], ['b.mp4', 3, 4]]},
             'data_report.json': {'clips': 160, 'failed': 3, 'too_short': 0, 'next_step': 20, 'reasons': {}},
         }
-        for name, contents in files.items():
+        for name, contents in written.items():
             (folder / name).write_text(json.dumps(contents))
         logged = [
             {'step': 10, 'loss': 0.5, 'clips_per_second': 2.0}, {'step': 10, 'eval_loss': 0.4, 'eval_copy_last': 0.7},

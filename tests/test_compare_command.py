@@ -7,7 +7,8 @@ import pytest
 
 from rvm_jax import cli, probe
 from rvm_jax.errors import UserError
-from rvm_jax.probing import comparison, demo_suite, scores, suite
+from rvm_jax.probing import registry, scores, tables
+from rvm_jax.probing.demo import demo_suite
 
 RVM, DINO = 'weights/rvm_l.npz', 'weights/dinov2-large'
 PUBLISHED = {  # arXiv 2605.19137, streaming readouts: SSv2, Waymo, Perception Test, ScanNet, nuScenes, average
@@ -27,8 +28,8 @@ def probed(tmp_path, monkeypatch):
     def write(
         folder, task, value, path=RVM, *, seed=0, streaming=False, settings=None, data=None, root='data', **facts
     ):
-        of = suite.BENCHMARKS[task].task
-        is_trained = isinstance(suite.BENCHMARKS[task], suite.Readout)
+        of = registry.BENCHMARKS[task].task
+        is_trained = isinstance(registry.BENCHMARKS[task], registry.Readout)
         protocol = {'channels': 8, 'streaming': streaming} if is_trained else {'settings': {'top_k': 7}}
         model = {
             'path': path,
@@ -226,7 +227,7 @@ def test_what_does_not_compare_is_refused_with_both_folders(probed, compare, oth
         ({'settings.json': '{}'}, 'folder: its probe is not finished; run its line of `rvm probe` again'),
         ({}, 'folder: holds no results of a probe; name folders that `rvm probe` wrote'),
         ({'results.json': '{"question": "cores", "cells": {}}'}, 'folder: holds no results of a probe; '),
-        ({'results.json': '{"task": '}, 'folder/results.json: is no JSON ('),
+        ({'results.json': '{"task": '}, 'folder/results.json: is not JSON ('),
         (None, 'folder: there is no such folder; '),
     ],
 )
@@ -247,16 +248,16 @@ def test_a_folder_is_no_file_to_write(probed, compare):
 
 
 def test_every_benchmark_has_a_title_and_its_metric_a_unit():
-    assert set(comparison.TITLES) == set(probe.TASKS)
-    metrics = {benchmark.task.metric for benchmark in suite.BENCHMARKS.values()}
+    assert set(tables.TITLES) == set(probe.TASKS)
+    metrics = {benchmark.task.metric for benchmark in registry.BENCHMARKS.values()}
     metrics |= {metric for _, metric, _ in demo_suite.read_outs(0).values()}
-    assert metrics <= set(comparison.METRICS)
+    assert metrics <= set(tables.METRICS)
 
 
 def test_only_the_poses_have_one_kind_of_readout():
     refused = set()
-    for benchmark in suite.BENCHMARKS.values():
-        if isinstance(benchmark, suite.Readout):
+    for benchmark in registry.BENCHMARKS.values():
+        if isinstance(benchmark, registry.Readout):
             try:
                 dataclasses.replace(benchmark.task, streaming=not benchmark.task.streaming)
             except UserError:

@@ -31,7 +31,7 @@ def test_a_signal_to_all_its_processes_keeps_what_is_rendered(tmp_path, number, 
     os.killpg(process.pid, number)
     said = process.communicate()[1]
     assert process.returncode == code and 'Traceback' not in said
-    assert 'videos are rendered; the same command line goes on from there' in said
+    assert 'videos are rendered; the same command line resumes from there' in said
     wait_until_gone(process.pid)
 
 

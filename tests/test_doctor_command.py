@@ -10,7 +10,7 @@ import pytest
 
 from rvm_jax import cli
 from rvm_jax.checkup import decoding, machine, steps
-from rvm_jax.data.sources.synthetic_videos import write_videos
+from rvm_jax.synthetic.synthetic_videos import write_videos
 
 REPO = pathlib.Path(__file__).parents[1]
 SMALL = ['--config.data.image_size=16', '--config.model.unroll=false', '--config.data.num_workers=0']

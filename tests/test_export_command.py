@@ -70,8 +70,8 @@ def test_released_weights_pass_through_an_export_folder_bit_for_bit(released, tm
 @pytest.mark.parametrize(
     ('output', 'words', 'reason'),
     [
-        ('out.npz', [], 'is no name for --format pretrained; add --format official, or name a folder'),
-        ('out', ['--format', 'official'], 'is no name for --format official; let --output end in .npz'),
+        ('out.npz', [], 'is not a name for --format pretrained; add --format official, or name a folder'),
+        ('out', ['--format', 'official'], 'is not a name for --format official; let --output end in .npz'),
         ('there.npz', ['--format', 'official'], 'is already there'),
         ('foreign', [], 'exists and is not an export folder'),
         ('out', ['--step', '5'], '--step 5: '),

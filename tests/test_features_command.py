@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from rvm_jax import cli, pretrained
-from rvm_jax.data.video import iterate_frames
+from rvm_jax.data.video.decode import iterate_frames
 from rvm_jax.models import build
 from rvm_jax.visualization import movies
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from rvm_jax import cli, pretrained
-from rvm_jax.architecture_rows import preset
 from rvm_jax.conversion import mapping
 from rvm_jax.models import build
 from rvm_jax.models.encoders import image_architecture
+from rvm_jax.planning.summary import preset
 from rvm_jax.visualization import movies
 
 
@@ -39,7 +39,7 @@ def test_a_recipe_tells_its_parameters(shown, size, parameters):
 
 def test_a_recipe_tells_its_work_and_lists_every_key(shown):
     from rvm_jax import config as configs
-    from rvm_jax.training import cost
+    from rvm_jax.models import cost
 
     rows, config = shown('configs/rvm_s.py'), configs.load('configs/rvm_s.py')
     flops = cost.train_flops(build.SIZES['s'], num_source=4, num_target=4, image_size=256)
@@ -106,7 +106,7 @@ def test_a_workdir_before_its_first_step_is_shown_too(shown, make_workdir, tmp_p
         (run / name).unlink()
     (run / 'run.lock').write_text('{"pid": 7, "host": "here", "since": "today"}')
     rows = shown(run)
-    assert 'the same train command goes on' in rows['workdir'] and rows['checkpoints'] == 'none'
+    assert 'the same train command resumes it' in rows['workdir'] and rows['checkpoints'] == 'none'
     assert rows['run.lock'] == 'process 7 on here since today' and 'pictures' not in rows
 
 

@@ -1,7 +1,7 @@
 import pytest
 
 from rvm_jax import cli, plan
-from rvm_jax.training import aot_process
+from rvm_jax.planning import aot_process
 
 GIB = 2**30
 S = ['--config', 'configs/rvm_s.py']

@@ -10,9 +10,10 @@ import pytest
 from PIL import Image
 
 from rvm_jax import cli, probe
-from rvm_jax.data.sources.synthetic_videos import write_video
-from rvm_jax.probing import demo_suite, demo_tasks, run, suite
+from rvm_jax.probing import registry, train_readout
 from rvm_jax.probing.datasets.davis import Davis
+from rvm_jax.probing.demo import demo_readouts, demo_suite
+from rvm_jax.synthetic.synthetic_videos import write_video
 
 DAVIS_VIDEOS = ('bear', 'boat')
 
@@ -123,7 +124,7 @@ def test_propagation_goes_on_after_the_last_video_that_was_done(export, davis, t
 
     monkeypatch.setattr(Davis, 'video', video)
     assert rvm(*line) == 75
-    assert 'SIGTERM: 1 of 2 videos are done; the same command line goes on from there' in capsys.readouterr().err
+    assert 'SIGTERM: 1 of 2 videos are done; the same command line resumes from there' in capsys.readouterr().err
     monkeypatch.setattr(Davis, 'video', lambda source, index: loaded.append(index) or load(source, index))
     assert rvm(*line) == 0 and loaded == [0, 1]
 
@@ -133,7 +134,7 @@ def test_the_demo_runs_every_task_beside_the_image_encoder_and_random_weights(ex
         monkeypatch.setattr(demo_suite, name, 16)
     monkeypatch.setattr(demo_suite, 'NUM_PROPAGATED', 2)
     monkeypatch.setattr(demo_suite, 'PROPAGATED_FRAMES', 5)
-    monkeypatch.setattr(demo_tasks, 'SCHEDULE', run.Schedule(steps=2, batch_size=11, warmup=0))
+    monkeypatch.setattr(demo_readouts, 'SCHEDULE', train_readout.Schedule(steps=2, batch_size=11, warmup=0))
     output = tmp_path / 'probe'
     line = ('probe', '--model', export, '--task', 'demo', '--output', output)
     assert rvm(*line) == 0
@@ -191,7 +192,7 @@ def test_a_mistake_is_one_line_and_leaves_nothing(export, davis, kinetics, tmp_p
 
 
 def test_help_names_every_benchmark():
-    assert probe.TASKS == tuple(suite.BENCHMARKS)
+    assert probe.TASKS == tuple(registry.BENCHMARKS)
 
 
 def test_a_folder_with_other_files_is_left_alone(export, davis, tmp_path, capsys):

@@ -9,7 +9,8 @@ import pytest
 
 from rvm_jax import ablation, cli, config, demo
 from rvm_jax.errors import ConfigErrors, UserError
-from rvm_jax.probing import benchmark, demo_suite, setup
+from rvm_jax.probing import open_benchmark, runner
+from rvm_jax.probing.demo import demo_suite
 from rvm_jax.probing.sweep_results import write_summary
 
 SMALL = (
@@ -35,8 +36,8 @@ def probes(monkeypatch):
         value = backbone.architecture.num_source + 0.5 * seed
         return {'metric': 'frames', 'value': value, 'higher_is_better': True}
 
-    monkeypatch.setattr(benchmark, 'run_benchmark', run_benchmark)
-    monkeypatch.setattr(setup, 'open_setup', lambda name, *_: types.SimpleNamespace(name=name))
+    monkeypatch.setattr(runner, 'run_benchmark', run_benchmark)
+    monkeypatch.setattr(open_benchmark, 'open_setup', lambda name, *_: types.SimpleNamespace(name=name))
     return asked
 
 
@@ -128,7 +129,7 @@ def test_a_later_cell_starts_from_the_export_of_an_earlier_one(tmp_path):
 
 
 def test_a_recipe_that_is_no_ablation_and_a_wrong_key_are_refused(tmp_path, capsys):
-    with pytest.raises(UserError, match='is no ablation'):
+    with pytest.raises(UserError, match='is not an ablation'):
         ablation.load('configs/tiny.py')
     assert (
         cli.run(

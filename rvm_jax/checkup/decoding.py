@@ -11,9 +11,9 @@ import ml_collections
 
 from rvm_jax.checkup.finding import Finding
 from rvm_jax.data.loader import ClipMaker
-from rvm_jax.data.opening import open_training
-from rvm_jax.data.sources.synthetic_videos import write_videos
+from rvm_jax.data.open_data import open_training
 from rvm_jax.errors import DataError
+from rvm_jax.synthetic.synthetic_videos import write_videos
 
 SECONDS, MOST = 8.0, 64  # of decoding, and clips, whichever ends first
 RENDERED = 2  # videos, where the user names none

@@ -13,10 +13,10 @@ import time
 import jax
 import psutil
 
-from rvm_jax import storage
 from rvm_jax.checkup.finding import Finding, gigabytes
 from rvm_jax.data.workers import SHARED_MEMORY
-from rvm_jax.training import device_facts
+from rvm_jax.storage import files
+from rvm_jax.training import hardware
 
 FOUND = '/proc/driver/nvidia/gpus/*'
 PLUGINS = ('jax-cuda12-plugin', 'jax-cuda12-pjrt', 'jax-cuda13-plugin', 'jax-cuda13-pjrt')
@@ -82,11 +82,11 @@ def _nvidia_smi(*arguments):
 def check_driver() -> Finding:
     """The driver of NVIDIA GPUs beside the CUDA and cuDNN that JAX brings; nothing to check elsewhere."""
     driver = next(iter(_nvidia_smi('--query-gpu=driver_version', '--format=csv,noheader')), '')
-    return judge_driver(jax.default_backend(), driver, device_facts.cuda_versions())
+    return judge_driver(jax.default_backend(), driver, hardware.cuda_versions())
 
 
 def judge_driver(platform, driver, versions) -> Finding:
-    """driver: its version, '' if not known; versions: see `device_facts.cuda_versions`."""
+    """driver: its version, '' if not known; versions: see `hardware.cuda_versions`."""
     values = {'driver': driver, **versions}
     if platform != 'gpu':
         runtime = ' '.join(jax.devices()[0].client.platform_version.split())
@@ -138,8 +138,8 @@ def check_memory() -> Finding:
     memory = psutil.virtual_memory()
     total, available = memory.total, memory.available
     with contextlib.suppress(OSError, ValueError):  # a container's own limit; "max" where it has none
-        limit = int(storage.read('/sys/fs/cgroup/memory.max'))
-        used = int(storage.read('/sys/fs/cgroup/memory.current'))
+        limit = int(files.read('/sys/fs/cgroup/memory.max'))
+        used = int(files.read('/sys/fs/cgroup/memory.current'))
         total, available = min(total, limit), min(available, limit - used)
     return judge_memory(total, available, len(os.sched_getaffinity(0)))
 
@@ -185,30 +185,30 @@ def judge_open_files(limit: int) -> Finding:
 
 def check_disk(workdir: str, checkpoint_bytes: int, keep: int) -> Finding:
     """Speed of, and room in, the place where checkpoints go. Leaves nothing there."""
-    place = storage.absolute(workdir)
-    while not storage.is_remote(place) and not os.path.isdir(place):
+    place = files.absolute(workdir)
+    while not files.is_remote(place) and not os.path.isdir(place):
         place = os.path.dirname(place)
-    free = storage.free_bytes(place)
+    free = files.free_bytes(place)
     size = int(min(WRITTEN, free / 8))
     name = os.path.join(place, f'.rvm_doctor_{os.getpid()}')
     data = os.urandom(2**20) * (size // 2**20)
     try:
         began = time.perf_counter()
-        storage.write(name, data, durable=True)
+        files.write(name, data, durable=True)
         written = time.perf_counter()
         _forget(name)
         began_reading = time.perf_counter()
-        storage.read(name)
+        files.read(name)
         done = time.perf_counter()
     finally:
-        storage.remove(name)
+        files.remove(name)
     rates = len(data) / (written - began), len(data) / (done - began_reading)
     return judge_disk(place, free, *rates, checkpoint_bytes, keep)
 
 
 def _forget(path):
     """Have a file that is on the disk leave the memory, so that the disk is read and not the memory."""
-    if not storage.is_remote(path):
+    if not files.is_remote(path):
         with open(path, 'rb') as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
@@ -216,7 +216,7 @@ def _forget(path):
 def judge_disk(place, free, write_rate, read_rate, checkpoint_bytes, keep) -> Finding:
     """Rates in bytes a second; keep: checkpoints that stay."""
     needed, seconds = (keep + 1) * checkpoint_bytes, checkpoint_bytes / write_rate  # a new one before the oldest goes
-    room = 'a bucket' if storage.is_remote(place) else f'{gigabytes(free)} free'
+    room = 'a bucket' if files.is_remote(place) else f'{gigabytes(free)} free'
     text = f'{place}: {room}, writes {write_rate / 1e6:,.0f} MB/s, reads {read_rate / 1e6:,.0f} MB/s; a checkpoint of '
     text += f'{gigabytes(checkpoint_bytes)} takes about {seconds:.2g} s'
     values = {'place': place, 'free': free if free < float('inf') else None, 'write_rate': write_rate}

@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable
 
 from rvm_jax.checkup.finding import Finding, attempt, worst
+from rvm_jax.distributed.process_group import ProcessGroup
 from rvm_jax.errors import printable
-from rvm_jax.training.hosts import Hosts
 
 NAME_WIDTH, COLOR_WIDTH = 13, 6
 
@@ -17,7 +17,7 @@ class Report:
     for the JSON.
     """
 
-    def __init__(self, hosts: Hosts, host: str, *, is_json: bool):
+    def __init__(self, hosts: ProcessGroup, host: str, *, is_json: bool):
         from rich.console import Console
 
         self.host, self.red, self.about = host, [], {}
@@ -39,8 +39,8 @@ class Report:
         if self._hosts.is_first:
             self._status.update(doing or f'looking at {name}')
         own = attempt(name, act)
-        everyone = [Finding(*one) for one in self._hosts.gather(list(own))]
-        hosts = self._hosts.gather(self.host)
+        everyone = [Finding(*one) for one in self._hosts.all_gather(list(own))]
+        hosts = self._hosts.all_gather(self.host)
         self._checks += [
             {**one._asdict(), 'process': index, 'host': hosts[index]} for index, one in enumerate(everyone)
         ]
@@ -53,7 +53,7 @@ class Report:
 
     def all_have(self, here: bool) -> bool:
         """Whether all processes have what the next checks do together."""
-        return all(self._hosts.gather(here))
+        return all(self._hosts.all_gather(here))
 
     def end(self, about: dict):
         """Print the JSON, or the last line."""

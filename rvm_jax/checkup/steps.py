@@ -16,13 +16,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rvm_jax.checkup.finding import Finding, gigabytes
 from rvm_jax.conversion import frozen
+from rvm_jax.distributed.process_group import ProcessGroup
+from rvm_jax.distributed.step_exchange import warm_up_collectives
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
-from rvm_jax.training import attention_check, chips, cost, estimate, forecast, parts, sharding
-from rvm_jax.training.aot import abstract_batch
-from rvm_jax.training.hosts import Hosts
-from rvm_jax.training.notes import first_words
-from rvm_jax.training.programs import make_programs
+from rvm_jax.models import build, cost, trainable
+from rvm_jax.planning import chips, estimate, forecast
+from rvm_jax.planning.aot import abstract_batch
+from rvm_jax.training import attention_check, hardware, sharding
+from rvm_jax.training.state import make_programs
 
 CPU_CLIPS = 2  # of a step on a CPU, a device
 MOST_STEPS, SECONDS = 20, 10.0  # timed, whichever ends first, and one step at least
@@ -70,11 +71,11 @@ def clips_here(config, fitted: ml_collections.ConfigDict | None, processes: int)
 def checkpoint_bytes(config: ml_collections.ConfigDict) -> int:
     """Bytes of a recipe's checkpoint: weights that train, and the optimizer's two moments of each."""
     arch = frozen.architecture(config)
-    trained, statistics, _ = parts.split(cost.parameters(arch), arch)
+    trained, statistics, _ = trainable.split(cost.parameters(arch), arch)
     return 3 * cost.num_bytes(trained) + cost.num_bytes(statistics)
 
 
-def check_attention(config: ml_collections.ConfigDict, mesh: Mesh, hosts: Hosts) -> tuple[Finding, str]:
+def check_attention(config: ml_collections.ConfigDict, mesh: Mesh, hosts: ProcessGroup) -> tuple[Finding, str]:
     """The Finding, and the `model.attention` that training would take."""
     device = mesh.local_devices[0]
     execution = build.execution(config.model, sharding.platform(mesh))
@@ -88,7 +89,7 @@ def check_attention(config: ml_collections.ConfigDict, mesh: Mesh, hosts: Hosts)
         implementation = 'auto' if is_free and i == 0 else kernel
         verdict = attention_check.judge(dataclasses.replace(execution, implementation=implementation), shapes, device)
         found.append(f'{kernel} {verdict.words}')
-        if all(hosts.gather(verdict.is_right)):
+        if all(hosts.all_gather(verdict.is_right)):
             break
     else:
         implementation, kernel = attention_check.PLAIN, None
@@ -111,7 +112,7 @@ class Pace(NamedTuple):
     loss: float
 
 
-def run_steps(config: ml_collections.ConfigDict, attention: str, hosts: Hosts) -> Pace:
+def run_steps(config: ml_collections.ConfigDict, attention: str, hosts: ProcessGroup) -> Pace:
     """Some steps of a recipe, which must fit, on random clips. All processes together."""
     failure = None
     try:
@@ -122,7 +123,7 @@ def run_steps(config: ml_collections.ConfigDict, attention: str, hosts: Hosts) -
         compiling = time.perf_counter() - began
     except Exception as error:
         failure = error
-    broken = [index for index, one in enumerate(hosts.gather(failure is not None)) if one]
+    broken = [index for index, one in enumerate(hosts.all_gather(failure is not None)) if one]
     if failure is not None:
         raise failure
     if broken:  # a step would wait for it for ever
@@ -136,7 +137,7 @@ def run_steps(config: ml_collections.ConfigDict, attention: str, hosts: Hosts) -
         state, metrics = jax.block_until_ready(step(state, batch, held))
         times.append(time.perf_counter() - began)
         if len(times) == 1:
-            count = hosts.decide(lambda: min(MOST_STEPS, max(1, round(SECONDS / times[0]))))
+            count = hosts.broadcast_from_first(lambda: min(MOST_STEPS, max(1, round(SECONDS / times[0]))))
     seconds = statistics.median(times)
     return Pace(config.batch_size / seconds, seconds, compiling, float(metrics['loss']))
 
@@ -145,7 +146,7 @@ def check_steps(config, fitted, mesh: Mesh, pace: Pace) -> Finding:
     """The Finding on a Pace; config is the recipe, fitted the same with the batch of that pace."""
     device, devices = mesh.local_devices[0], mesh.size
     platform = device.platform
-    peak, floor = cost.device_peak(device, config.model.precision), _floor_seconds(fitted, device, devices)
+    peak, floor = hardware.device_peak(device, config.model.precision), _floor_seconds(fitted, device, devices)
     flops = cost.train_flops(frozen.architecture(config), **estimate.clip(config))
     mfu = None if peak is None else flops * pace.clips / peak / devices
     share = None if floor is None else floor / pace.step
@@ -199,12 +200,12 @@ def _random_batch(config, mesh):
     })  # fmt: skip
 
 
-def check_network(mesh: Mesh, hosts: Hosts) -> Finding:
+def check_network(mesh: Mesh, hosts: ProcessGroup) -> Finding:
     """How fast all devices sum what each of them has: what gradients wait for."""
     device, devices = mesh.local_devices[0], mesh.size
     if devices == 1:
         return Finding('network', 'green', 'one device: nothing to send')
-    first_words(hosts, mesh)
+    warm_up_collectives(hosts, mesh)
     size = SENT.get(device.platform, SENT['cpu'])
     spec = PartitionSpec(mesh.axis_names)
     total = jax.jit(jax.shard_map(
@@ -215,7 +216,7 @@ def check_network(mesh: Mesh, hosts: Hosts) -> Finding:
     jax.block_until_ready(total(ones))
     times = []
     for _ in range(ROUNDS):
-        hosts.gather(None)  # all are here
+        hosts.all_gather(None)  # all are here
         began = time.perf_counter()
         jax.block_until_ready(total(ones))
         times.append(time.perf_counter() - began)

@@ -4,12 +4,12 @@ import dataclasses
 import os
 import typing
 
-from rvm_jax import storage
 from rvm_jax.config import CHOICES
 from rvm_jax.conversion.safetensors import read_safetensors
 from rvm_jax.errors import UserError
 from rvm_jax.models import build
 from rvm_jax.models.encoders import image_architecture, image_vit
+from rvm_jax.storage import files
 
 CONFIG, WEIGHTS = 'config.json', 'model.safetensors'
 MAX_JSON = 2**20  # bytes; it grows by a factor of 25 when it is parsed, and an index of shards has 0.1 million
@@ -27,7 +27,7 @@ TEXTS = {name.rpartition('.')[2]: choices for name, choices in CHOICES.items()} 
 
 def is_export(path):
     """Whether a folder is one, by its names alone."""
-    return {CONFIG, WEIGHTS} <= set(storage.names(path)) and 'architecture' in _or_empty(os.path.join(path, CONFIG))
+    return {CONFIG, WEIGHTS} <= set(files.names(path)) and 'architecture' in _or_empty(os.path.join(path, CONFIG))
 
 
 def read_export(path):
@@ -58,7 +58,7 @@ def architecture_from(values, origin):
 def read_json(path):
     """The object in a JSON file of a model or a run. UserError if there is none."""
     try:
-        values = storage.read_json(path, MAX_JSON)
+        values = files.read_json(path, MAX_JSON)
     except (OSError, ValueError) as error:
         reason = getattr(error, 'strerror', None) or error
         raise UserError(path, f'cannot be read ({reason})', 'copy the folder again') from error

@@ -86,8 +86,10 @@ def _read_rvm(path):
 def _export(path):
     if not export_folder.is_export(path):
         is_workdir = os.path.isdir(os.path.join(path, 'checkpoints'))
+        to_do = f'make one: rvm export --model {path} --output FOLDER'
         raise UserError(
-            path, 'is no export folder, nor a released RVM .npz', f'rvm export --model {path} --output FOLDER makes one'
-            if is_workdir else 'name one as config.model.encoder_path',
-        )  # fmt: skip
+            path,
+            'is neither an export folder nor a released RVM .npz',
+            to_do if is_workdir else 'name one as config.model.encoder_path',
+        )
     return path

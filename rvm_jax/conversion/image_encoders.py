@@ -7,7 +7,6 @@ import os
 
 from flax import nnx
 
-from rvm_jax import storage
 from rvm_jax.conversion import (
     clip_weights,
     dinov2_weights,
@@ -23,6 +22,7 @@ from rvm_jax.errors import UserError
 from rvm_jax.models.encoders.image_architecture import INTERPOLATIONS
 from rvm_jax.models.encoders.image_vit import ImageEncoder
 from rvm_jax.models.layers import PRECISIONS, Execution
+from rvm_jax.storage import files
 
 FAMILIES = {
     'dinov3': dinov3_weights,
@@ -124,7 +124,7 @@ def _abstract(arch, execution):
 
 def _read_folder(path):
     if not os.path.isfile(os.path.join(path, hugging_face.CONFIG)):
-        if storage.is_remote(path):
+        if files.is_remote(path):
             raise UserError(path, 'is in a bucket', 'copy it to this machine')
         found = f'it has no {hugging_face.CONFIG}' if os.path.isdir(path) else (
             'it is a file' if os.path.exists(path) else 'there is nothing')  # fmt: skip

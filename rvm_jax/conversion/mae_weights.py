@@ -56,7 +56,9 @@ def from_original(weights, prefix):
     """
     sizes = layouts.original_sizes(weights, prefix)
     if 'image_size' not in sizes or sizes['width'] not in HEADS:
-        raise UserError(weights.path, f'is no MAE: it is {sizes["width"]} wide', 'give a released one')
+        raise UserError(
+            weights.path, f'is not a released MAE encoder: it is {sizes["width"]} wide', 'give a released one'
+        )
     if np.any(layouts.read_one(weights, prefix, 'pos_embed').reshape(-1, sizes['width'])[0]):
         raise UserError(
             weights.path, 'is a ViT, but not of MAE: its position of CLS is not zero', 'give a released one'

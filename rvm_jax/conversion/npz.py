@@ -13,8 +13,8 @@ import zlib
 
 import numpy as np
 
-from rvm_jax import storage
 from rvm_jax.errors import UserError
+from rvm_jax.storage import files
 
 # NumPy parses a header as Python source, and a hostile one can make any part of that fail.
 HEADER_ERRORS = (ValueError, KeyError, RecursionError, MemoryError, tokenize.TokenError)
@@ -36,7 +36,7 @@ def read_npz(path):
 def open_zip(path):
     """The zip at a path. UserError if it is none, or holds more than weights in a file of its size do."""
     try:
-        storage.check_regular(path)
+        files.check_regular(path)
         with _Guarded(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:
             file.is_open = True
             _check_sizes(path, archive)

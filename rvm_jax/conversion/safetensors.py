@@ -2,8 +2,8 @@
 
 import contextlib
 
-from rvm_jax import storage
 from rvm_jax.errors import UserError
+from rvm_jax.storage import files
 
 MAX_HEADER = 8 * 2**20  # bytes
 MAX_TENSORS = 20_000
@@ -58,7 +58,7 @@ def _opened(path):
 
 def _check_header(path):
     """Raise UserError before a header that is too long is taken in: it grows twentyfold when it is parsed."""
-    storage.check_regular(path)
+    files.check_regular(path)
     with open(path, 'rb') as file:
         length = int.from_bytes(file.read(8), 'little')
     if length > MAX_HEADER:

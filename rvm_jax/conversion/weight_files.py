@@ -7,11 +7,11 @@ import struct
 import zipfile
 from collections.abc import Callable
 
-from rvm_jax import storage
 from rvm_jax.conversion.export_folder import read_json
 from rvm_jax.conversion.npz import open_zip
 from rvm_jax.conversion.safetensors import read_header, read_tensors
 from rvm_jax.errors import UserError
+from rvm_jax.storage import files
 
 WHOLE, INDEX, PICKLED = 'model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin'
 WRAPPERS = ('model', 'teacher', 'state_dict')  # keys under which training scripts put the weights
@@ -39,7 +39,7 @@ def is_torch_file(path):
 def open_weights(path):
     """The Weights at a folder or file; UserError, naming the file and the reason, if they cannot be read."""
     path = os.fspath(path)
-    if storage.is_remote(path):
+    if files.is_remote(path):
         raise UserError(path, 'image encoders are read from a disk', 'copy it to this machine')
     if is_torch_file(path):
         return _open_torch(path)
@@ -55,12 +55,12 @@ def open_weights(path):
     raise UserError(path, f'has no {WHOLE}', 'download the whole folder')
 
 
-def _open_safetensors(folder, files):
-    headers = {file: read_header(os.path.join(folder, file)) for file in files}
+def _open_safetensors(folder, file_names):
+    headers = {file: read_header(os.path.join(folder, file)) for file in file_names}
     homes = {key: file for file, header in headers.items() for key in header}
 
     def read(keys):
-        wanted = {file: [key for key in keys if homes[key] == file] for file in files}
+        wanted = {file: [key for key in keys if homes[key] == file] for file in file_names}
         return {
             k: v for file, part in wanted.items() for k, v in read_tensors(os.path.join(folder, file), part).items()
         }
@@ -72,13 +72,13 @@ def _shards(index):
     weight_map = read_json(index).get('weight_map')
     if not isinstance(weight_map, dict) or not all(isinstance(name, str) for name in weight_map.values()):
         raise UserError(index, 'lacks the weight_map', 'download it again')
-    files = sorted(set(weight_map.values()))
-    for file in files:
+    file_names = sorted(set(weight_map.values()))
+    for file in file_names:
         if os.path.basename(file) != file or not file.endswith('.safetensors'):
             raise UserError(index, f'names {file!r}, not a safetensors file beside it', 'download it again')
         if not os.path.exists(os.path.join(os.path.dirname(index), file)):
             raise UserError(index, f'names {file}, which is not there', 'download the whole folder')
-    return files
+    return file_names
 
 
 def _open_torch(path):
@@ -121,7 +121,7 @@ def _as_array(tensor, origin):
             raise UserError(origin, f'its shape {tuple(tensor.shape)} is more than is stored', 'download it again')
         return tensor.detach().float().numpy()
     except (TypeError, RuntimeError) as error:
-        raise UserError(origin, f'is no plain array ({error})', 'save it as one') from error
+        raise UserError(origin, f'is not a plain array ({error})', 'save it as one') from error
 
 
 def state_dict(found, path, is_array):

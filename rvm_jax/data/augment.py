@@ -1,6 +1,6 @@
 """Flip, crop and resize: one draw for a whole clip, so that the motion in it stays as it was (RVM, supplement 7).
 
-Pictures in, frames (T, image_size, image_size, 3) uint8 out. What is cut out is known before anything is decoded, so
+LazyFrames in, frames (T, image_size, image_size, 3) uint8 out. What is cut out is known before anything is decoded, so
 that large pictures are decoded at a fraction of their size where that is enough; then each is resized once.
 """
 

@@ -17,13 +17,13 @@ import tempfile
 
 import numpy as np
 
-from rvm_jax import storage
 from rvm_jax.data import workers
 from rvm_jax.data.augment import augment_clip, center_crop_resize
 from rvm_jax.data.batch import FAILED, TOO_SHORT, check_batch, stack_clips
-from rvm_jax.data.clip_slots import ClipSlots, hand_over, slots_bytes
 from rvm_jax.data.clips import TooShort, choose_clip
+from rvm_jax.data.shared_memory import SharedFrameBuffer, share_frames, slots_bytes
 from rvm_jax.errors import DataError, Stopped, Unavailable
+from rvm_jax.storage import files
 
 MAX_ATTEMPTS = 10
 SAMPLING = ('num_source', 'num_target', 'clip_frames', 'min_gap', 'max_gap', 'source_start', 'delta_from')
@@ -72,12 +72,12 @@ class ClipMaker:
 
         Only {failures, read_retries} if no attempt gave one. Stopped if a file could not be read after many retries.
         """
-        retries = storage.retries.total()
+        retries = files.retries.total()
         try:
             clip = self._attempts(sample)
         except Unavailable as error:
             raise Stopped(str(error)) from error  # so that the run saves what is done
-        return clip | {'read_retries': storage.retries.total() - retries}
+        return clip | {'read_retries': files.retries.total() - retries}
 
     def _attempts(self, sample):
         failures, tried, record = [], [], self.order(sample)
@@ -89,7 +89,7 @@ class ClipMaker:
             found = self.mixture[record]
             read = functools.partial(self._read_afresh, record, [self.seed, sample, attempt])
             try:
-                return {**storage.retried(found.name, read), 'record': record, 'failures': failures}
+                return {**files.retried(found.name, read), 'record': record, 'failures': failures}
             except DataError as error:
                 kind = TOO_SHORT if isinstance(error, TooShort) else FAILED
                 failures.append((kind, found.name, error.reason))
@@ -141,7 +141,7 @@ class Loader:
         self._num_workers = data.num_workers
         self._buffer = _share(self._num_workers, len(self._rows))
         if self._num_workers:
-            self._slots = ClipSlots(
+            self._slots = SharedFrameBuffer(
                 _num_slots(self._num_workers, len(self._rows)), data.num_source + data.num_target, data.image_size
             )
             clips.notes = tempfile.mkdtemp(prefix='rvm_loader_')
@@ -204,7 +204,7 @@ class Loader:
             # them. The order is the same for any number of workers, because every element gives exactly one.
             self._slots.clear()
             options = grain.MultiprocessingOptions(self._num_workers, self._buffer)
-            clips = clips.map(hand_over).to_iter_dataset(in_order)
+            clips = clips.map(share_frames).to_iter_dataset(in_order)
             small = grain.experimental.DatasetOptions(min_shm_size=sys.maxsize)  # what is left travels in the queue
             clips = grain.experimental.WithOptionsIterDataset(clips, small)
             clips = clips.mp_prefetch(options, worker_init_fn=self._slots.worker_init())

@@ -92,7 +92,7 @@ class Mixture:
 
 
 def _record(parts, weights, sample):
-    number, turn = whose_turn(sample, weights)
+    number, turn = part_of_sample(sample, weights)
     return int(parts[number][turn])
 
 
@@ -104,7 +104,7 @@ def whole_weights(weights):
     return [weight // math.gcd(*whole) for weight in whole]
 
 
-def whose_turn(sample, weights):
+def part_of_sample(sample, weights):
     """(part, how many samples before this one were that part's), for any sample, without counting up to it.
 
     weights are whole numbers. Of the first n samples the first part has its share rounded up; the others divide the

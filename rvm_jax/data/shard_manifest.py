@@ -1,4 +1,4 @@
-"""What a manifest.json of shards must hold before anything in it is believed: see shards.py."""
+"""What a manifest.json of shards must hold before anything in it is believed: see shard_format.py."""
 
 import math
 import os

@@ -4,15 +4,15 @@ import json
 import math
 import os
 
-from rvm_jax import storage
 from rvm_jax.errors import UserError
+from rvm_jax.storage import files
 from rvm_jax.visualization import canvas
 
 RESULTS, SETTINGS, ROW, CURVE = 'results.json', 'settings.json', 'table.md', 'curve.png'
 
 
 def open_folder(folder, settings):
-    """Make the folder of a probe and note its settings; a folder of the same settings goes on.
+    """Make the folder of a probe and note its settings; a folder of the same settings is resumed.
 
     Returns the results that are there already, or None. Raises UserError where another probe has been there.
     """
@@ -39,11 +39,11 @@ def open_folder(folder, settings):
 def read_json(path):
     """What a JSON file holds; None if there is none. UserError if it holds no JSON."""
     try:
-        return storage.read_json(path)
+        return files.read_json(path)
     except FileNotFoundError:
         return None
     except ValueError as error:
-        raise UserError(path, f'is no JSON ({error})', 'leave it out, or probe again') from error
+        raise UserError(path, f'is not JSON ({error})', 'leave it out, or probe again') from error
 
 
 def write_json(path, values):

@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-from rvm_jax.data.shards import MOST_LETTERS
+from rvm_jax.data.shard_format import MOST_LETTERS
 from rvm_jax.errors import UserError, printable
 from rvm_jax.probing import results
 

@@ -7,7 +7,7 @@ import numpy as np
 from rvm_jax.probing import results
 from rvm_jax.version import version
 from rvm_jax.visualization import canvas
-from rvm_jax.visualization.cells import cells_plot
+from rvm_jax.visualization.plots import cells_plot
 
 TABLE, PLOT, SUMMARY = 'table.md', 'plot.png', 'results.json'
 REFERENCES = ('image encoder', 'random weights')  # backbones of a cell that are shown beside its model

@@ -20,14 +20,14 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from rvm_jax import storage
 from rvm_jax.conversion import frozen
+from rvm_jax.distributed.process_group import ProcessGroup
 from rvm_jax.errors import Unavailable, UserError, printable
 from rvm_jax.models import attention, build
+from rvm_jax.models.layer_shapes import blocks
 from rvm_jax.models.layers import PRECISIONS, Execution
-from rvm_jax.training import device_facts, sharding
-from rvm_jax.training.blocks import blocks
-from rvm_jax.training.hosts import Hosts
+from rvm_jax.storage import files
+from rvm_jax.training import hardware, sharding
 
 PLAIN = 'xla'
 CLIPS = 2
@@ -117,7 +117,7 @@ def judge(execution: Execution, all_shapes: list[Shape], device: jax.Device) -> 
     )
 
 
-def choose(config: ml_collections.ConfigDict, mesh: Mesh, hosts: Hosts, folder: str) -> str:
+def choose(config: ml_collections.ConfigDict, mesh: Mesh, hosts: ProcessGroup, folder: str) -> str:
     """The `model.attention` to train with: the recipe's own, or where 'auto' would take a wrong kernel, another.
 
     All processes compare, each on a device of its own, and choose alike. Verdicts are kept in the folder. Raises
@@ -129,7 +129,7 @@ def choose(config: ml_collections.ConfigDict, mesh: Mesh, hosts: Hosts, folder: 
     if not all_shapes:
         return execution.implementation
     device = mesh.local_devices[0]
-    facts = {'device': device.device_kind, **device_facts.software(device), 'shapes': list(map(list, all_shapes))}
+    facts = {'device': device.device_kind, **hardware.software(device), 'shapes': list(map(list, all_shapes))}
     for i, kernel in enumerate(kernels):
         implementation = 'auto' if is_free and i == 0 else kernel
         judged = dataclasses.replace(execution, implementation=implementation)
@@ -155,14 +155,14 @@ def candidates(execution: Execution) -> tuple[tuple[str, ...], bool]:
 
 def _wrong_anywhere(execution, all_shapes, device, hosts, folder, facts):
     """What is wrong with a kernel on the device of any process, in words, the same in all; '' if nothing is."""
-    everyone = hosts.gather(facts)
+    everyone = hosts.all_gather(facts)
     paths = [os.path.join(folder, f'attention_{_hash(one)}.json') for one in everyone]
-    known = hosts.decide(lambda: [_kept(path) for path in paths])
+    known = hosts.broadcast_from_first(lambda: [_kept(path) for path in paths])
     is_new = None in known
     if is_new:
         hosts.say(f'comparing fused attention ({facts["kernel"]}) with plain attention on {facts["device"]}')
         verdict = judge(execution, all_shapes, device)
-        known = hosts.gather('' if verdict.is_right else verdict.words)
+        known = hosts.all_gather('' if verdict.is_right else verdict.words)
         if hosts.is_first:
             for path, one in dict(zip(paths, everyone, strict=True)).items():  # of each kind of device
                 wrong = [found for place, found in zip(paths, known, strict=True) if place == path and found]
@@ -177,7 +177,7 @@ def _wrong_anywhere(execution, all_shapes, device, hosts, folder, facts):
 def _kept(path):
     """The verdict in a file, None if there is none that can be read."""
     try:
-        wrong = storage.read_json(path, 2**20)['wrong']
+        wrong = files.read_json(path, 2**20)['wrong']
     except (OSError, ValueError, LookupError, TypeError, Unavailable):
         return None
     return wrong if isinstance(wrong, str) else None
@@ -185,8 +185,8 @@ def _kept(path):
 
 def _keep(path, facts, wrong):
     with contextlib.suppress(OSError, Unavailable):  # as where programs are read from a folder that others write
-        storage.make_folder(os.path.dirname(path))
-        storage.write_json(path, {**facts, 'wrong': wrong}, indent=2)
+        files.make_folder(os.path.dirname(path))
+        files.write_json(path, {**facts, 'wrong': wrong}, indent=2)
 
 
 def _hash(facts):

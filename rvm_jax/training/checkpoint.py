@@ -4,7 +4,7 @@ Orbax writes; this module adds what it lacks: a manifest with checksums, which i
 folder just before Orbax renames it, so that a step appears with its manifest or not at all, whenever the process is
 killed. A step without a manifest was therefore not written here and is not used. Which steps exist is read from the
 disk each time: a list kept in memory would still name a save that failed. What a bucket does differently is in
-`checkpoint_folder`. Of several processes each writes its part; the first decides what is saved and what is restored,
+`checkpoint_files`. Of several processes each writes its part; the first decides what is saved and what is restored,
 and a save that fails in one has failed in all.
 """
 
@@ -15,16 +15,15 @@ import os
 
 import jax
 
-from rvm_jax import storage
+from rvm_jax.distributed.process_group import ALONE
+from rvm_jax.distributed.save_barrier import OtherFailed, SaveBarrier
 from rvm_jax.errors import Stopped, Unavailable, UserError
-from rvm_jax.training import checkpoint_folder, checksums
-from rvm_jax.training.checkpoint_folder import step_path
-from rvm_jax.training.hosts import ALONE
-from rvm_jax.training.orbax_noise import quiet_orbax
-from rvm_jax.training.progress import say
-from rvm_jax.training.run_lock import confirm
-from rvm_jax.training.save_failures import SaveFailures, megabytes, reason
-from rvm_jax.training.save_meeting import OtherFailed, SaveMeeting
+from rvm_jax.storage import files
+from rvm_jax.storage.run_lock import confirm
+from rvm_jax.terminal import say
+from rvm_jax.training import checkpoint_files, checksums
+from rvm_jax.training.checkpoint_files import step_path
+from rvm_jax.training.save_errors import SaveFailures, megabytes, quiet_orbax, reason
 from rvm_jax.version import version
 
 FOLDER = 'checkpoints'
@@ -41,9 +40,9 @@ class Checkpoints:
     """
 
     def __init__(self, workdir, keep=3, keep_every=0, config_hash='', hosts=ALONE):
-        self._workdir, self._folder = workdir, storage.absolute(os.path.join(workdir, FOLDER))
+        self._workdir, self._folder = workdir, files.absolute(os.path.join(workdir, FOLDER))
         self._keep, self._keep_every, self._config_hash = keep, keep_every, config_hash
-        self._hosts, self._meeting = hosts, SaveMeeting(hosts) if hosts.count > 1 else None
+        self._hosts, self._meeting = hosts, SaveBarrier(hosts) if hosts.count > 1 else None
         self._failures = SaveFailures(self._folder, hosts.is_first)
         self._on_disk = None  # the step whose state was last saved or restored
         self._contents = self._outcome = None  # of the save in flight: what its manifest says, and its future
@@ -52,7 +51,7 @@ class Checkpoints:
     def __enter__(self):
         import orbax.checkpoint as ocp
 
-        self._hosts.decide(self._tidy)
+        self._hosts.broadcast_from_first(self._tidy)
         self._stack.enter_context(quiet_orbax())
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(state=_array_handler(), data=ocp.JsonCheckpointHandler()),
@@ -79,7 +78,7 @@ class Checkpoints:
         A step that was just saved or restored is not written again; an older attempt at it is replaced.
         """
         self.wait()
-        if step == self._on_disk and self._hosts.decide(lambda: step in self.steps()):
+        if step == self._on_disk and self._hosts.broadcast_from_first(lambda: step in self.steps()):
             return
         self._contents = {
             'step': step,
@@ -90,7 +89,7 @@ class Checkpoints:
         size = state_bytes(state)
         if self._meeting is not None:
             self._meeting.begin()
-        problem = self._hosts.decide(lambda: self._prepare(step, size))
+        problem = self._hosts.broadcast_from_first(lambda: self._prepare(step, size))
         if problem:
             return self._failures.add(step, size, OSError(0, problem))
         try:
@@ -119,7 +118,7 @@ class Checkpoints:
 
     def steps(self):
         """The steps on the disk that have a manifest, oldest first."""
-        return checkpoint_folder.find_steps(self._folder)
+        return checkpoint_files.find_steps(self._folder)
 
     def restore(self, abstract_state, step=None):
         """The newest undamaged step (or the given one) as (step, state, data); None if there is no checkpoint yet.
@@ -131,7 +130,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         self.wait()
-        found = self._hosts.decide(lambda: self._find(step))
+        found = self._hosts.broadcast_from_first(lambda: self._find(step))
         if found is None:
             return None
         step, tree = found
@@ -145,25 +144,25 @@ class Checkpoints:
 
     def _tidy(self):
         confirm(self._workdir)
-        storage.make_folder(self._folder)
-        checkpoint_folder.remove_unfinished(self._folder)
-        checkpoint_folder.name_strays(self._folder)
+        files.make_folder(self._folder)
+        checkpoint_files.remove_unfinished(self._folder)
+        checkpoint_files.report_strays(self._folder)
 
     def _find(self, step):
-        found = checkpoint_folder.find_good_step(self._folder, step)
+        found = checkpoint_files.find_good_step(self._folder, step)
         return found and (found[0], found[1]['tree'])
 
     def _prepare(self, step, size):
         """What speaks against a save, before any process begins it; '' if nothing does."""
         try:
-            if not (storage.is_remote(self._folder) or storage.exists(self._folder)):  # better than to lose the run
-                storage.make_folder(self._folder)
-                say(f'{self._folder}: was deleted while this run goes on; made again')
+            if not (files.is_remote(self._folder) or files.exists(self._folder)):  # better than to lose the run
+                files.make_folder(self._folder)
+                say(f'{self._folder}: was deleted during this run; made again')
             confirm(self._workdir)
-            free, safe = storage.free_bytes(self._folder), 2 * size
+            free, safe = files.free_bytes(self._folder), 2 * size
             if free < safe:
                 say(f'checkpoint {step}: {self._folder} has {megabytes(free)} free, {megabytes(safe)} would be safe')
-            checkpoint_folder.try_writing(self._folder, step)
+            checkpoint_files.try_writing(self._folder, step)
         except self._failures.errors as error:
             return reason(error)
         return ''
@@ -176,7 +175,7 @@ class Checkpoints:
 
     def _write_manifest(self):
         """Called by Orbax in its own thread, in the first process, between the last write and the rename."""
-        [folder] = checkpoint_folder.unfinished(self._folder, self._contents['step'])
+        [folder] = checkpoint_files.unfinished(self._folder, self._contents['step'])
         checksums.write_manifest(folder, self._contents)
 
     def _finish(self, step, size):
@@ -190,7 +189,7 @@ class Checkpoints:
         self._failures.clear()
         self._on_disk = step
         if self._hosts.is_first:
-            checkpoint_folder.rotate(self._folder, step, self._keep, self._keep_every)
+            checkpoint_files.rotate(self._folder, step, self._keep, self._keep_every)
 
     def _settle(self):
         if self._outcome is not None:
@@ -213,8 +212,8 @@ def read_step(workdir, step=None, check=None):
     Returns (step, nested dicts of numpy arrays, the data position saved with it). check, if given, is called with the
     same dicts of what has only a shape, before any array is read. Raises UserError when there is nothing good to read.
     """
-    folder = storage.absolute(os.path.join(workdir, FOLDER))
-    found = checkpoint_folder.find_good_step(folder, step)
+    folder = files.absolute(os.path.join(workdir, FOLDER))
+    found = checkpoint_files.find_good_step(folder, step)
     if found is None:
         raise UserError(workdir, 'has no checkpoint', 'train there first, or name another model path')
     step = found[0]
@@ -222,7 +221,7 @@ def read_step(workdir, step=None, check=None):
     try:
         return step, *_read_items(path, check)
     except ORBAX_ERRORS as error:
-        if isinstance(error, OSError) and storage.may_pass(error):
+        if isinstance(error, OSError) and files.may_pass(error):
             raise Unavailable(path, error.strerror) from error
         reason = str(error).partition('\n')[0] or type(error).__name__
         raise UserError(path, f'cannot be read ({reason})', 'restore it from a copy, or choose another step') from error
@@ -233,7 +232,7 @@ def _read_items(path, check):
     import numpy as np
     import orbax.checkpoint as ocp
 
-    from rvm_jax.training.parts import joined
+    from rvm_jax.models.trainable import joined
 
     with quiet_orbax(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         state = os.path.join(path, 'state')
@@ -247,7 +246,7 @@ def _read_items(path, check):
     with quiet_orbax(), ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
         position = reader.restore(os.path.join(path, 'data'))
     if not isinstance(position, dict):
-        raise ValueError('data is no JSON object')
+        raise ValueError('data is not JSON object')
     return arrays, position
 
 
@@ -272,7 +271,7 @@ def _compare(path, saved, wanted, workdir):
         'shape': _unequal(saved, wanted, 'shape'),
         'dtype': _unequal(saved, wanted, 'dtype'),
     }
-    lists = [f'{kind}: {checkpoint_folder.some_of(names)}' for kind, names in differences.items() if names]
+    lists = [f'{kind}: {checkpoint_files.some_of(names)}' for kind, names in differences.items() if names]
     if lists:
         fix = f'set the config back, or start a new run elsewhere with --config.init_from={workdir}'
         raise UserError(path, f'does not fit this config ({"; ".join(lists)})', fix)

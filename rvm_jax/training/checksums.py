@@ -4,8 +4,8 @@ import hashlib
 import json
 import os
 
-from rvm_jax import storage
 from rvm_jax.errors import Unavailable
+from rvm_jax.storage import files
 
 NAME = 'rvm_manifest.json'
 MAX_BYTES = 32 * 2**20  # of a manifest; a line for each array and file of a large run is far less
@@ -21,30 +21,32 @@ def write_manifest(folder, contents):
 
     Files directly in the folder are left out: Orbax still rewrites them, and a restore does not need them.
     """
-    kind = 'md5' if storage.is_remote(folder) else 'sha256'
-    files = {
-        name: {'size': size, kind: storage.digest(os.path.join(folder, name), kind)}
-        for name, size in storage.files(folder).items()
+    kind = 'md5' if files.is_remote(folder) else 'sha256'
+    entries = {
+        name: {'size': size, kind: files.digest(os.path.join(folder, name), kind)}
+        for name, size in files.files(folder).items()
         if os.path.dirname(name)
     }
-    manifest = {**contents, 'files': files}
+    manifest = {**contents, 'files': entries}
     values = {**manifest, 'digest': _digest(manifest)}
-    storage.write_json(os.path.join(folder, NAME), values, indent=1, durable=True)
+    files.write_json(os.path.join(folder, NAME), values, indent=1, durable=True)
 
 
 def read_manifest(folder):
     """The manifest's contents, checked against its own digest. Raises Damaged."""
     path = os.path.join(folder, NAME)
     try:
-        manifest = storage.read_json(path, MAX_BYTES)
+        manifest = files.read_json(path, MAX_BYTES)
     except FileNotFoundError:
         raise Damaged(f'{path} is missing') from None
     except (OSError, ValueError) as error:
         raise Damaged(f'{path} cannot be read ({error})') from error
     if not isinstance(manifest, dict) or manifest.pop('digest', None) != _digest(manifest):
         raise Damaged(f'{path} was changed: its digest does not fit')
-    files = manifest.get('files')
-    if not (isinstance(files, dict) and all(map(_is_entry, files.values())) and isinstance(manifest.get('tree'), dict)):
+    entries = manifest.get('files')
+    if not (
+        isinstance(entries, dict) and all(map(_is_entry, entries.values())) and isinstance(manifest.get('tree'), dict)
+    ):
         raise Damaged(f'{path} is not as rvm_jax writes it')
     return manifest
 
@@ -52,7 +54,7 @@ def read_manifest(folder):
 def verify(folder):
     """Compare every file with the manifest, sizes first, and return it. Raises Damaged at the first difference."""
     manifest = read_manifest(folder)
-    sizes = storage.files(folder)
+    sizes = files.files(folder)
     for name, expected in manifest['files'].items():
         path = os.path.join(folder, name)
         if name not in sizes:
@@ -74,11 +76,11 @@ def _is_entry(facts):
 
 def _checksum(path, kind):
     try:
-        return storage.digest(path, kind)
+        return files.digest(path, kind)
     except OSError as error:
         raise Damaged(f'{path} cannot be read ({error.strerror})') from error
     except Unavailable as error:
-        if storage.is_remote(path):  # nothing there can be read now
+        if files.is_remote(path):  # nothing there can be read now
             raise
         raise Damaged(f'{path} cannot be read ({error.reason})') from error  # a part of the disk that went bad
 

@@ -1,13 +1,13 @@
-"""Held-out losses beside the trivial predictors, and reconstruction pictures, while a run goes on."""
+"""Held-out losses beside the trivial predictors, and reconstruction pictures, while a run trains."""
 
 import jax
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rvm_jax.data.loader import make_eval_clips
+from rvm_jax.distributed.process_group import ALONE
+from rvm_jax.terminal import say
 from rvm_jax.training import sharding
-from rvm_jax.training.hosts import ALONE
-from rvm_jax.training.progress import say
 from rvm_jax.visualization.reconstruction import panel
 
 PICTURED = 3  # clips in a picture
@@ -55,7 +55,7 @@ def held_out_losses(config, mesh, eval_step, params, source, hosts=ALONE):
         for notice in host_batch['notices']:
             say(notice)
         first = first or (batch, out)
-    failures = [failure for of_one in hosts.gather(failures) for failure in of_one]
+    failures = [failure for of_one in hosts.all_gather(failures) for failure in of_one]
     if failures:
         _, path, reason = failures[0]
         hosts.say(f'held-out clips: {len(failures)} videos gave none and were replaced, first {path} ({reason})')

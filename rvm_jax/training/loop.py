@@ -4,67 +4,77 @@ import contextlib
 import os
 
 from rvm_jax.data.loader import make_loader
-from rvm_jax.data.opening import open_held_out, open_training
+from rvm_jax.data.open_data import open_held_out, open_training
+from rvm_jax.distributed.connect import connect
+from rvm_jax.distributed.step_exchange import warm_up_collectives
 from rvm_jax.errors import DataError, Stopped
-from rvm_jax.training import attention_check, parts, sharding, start
+from rvm_jax.models import trainable
+from rvm_jax.signals import StopRequest
+from rvm_jax.storage.run_lock import release, run_lock
+from rvm_jax.training import attention_check, initialize, run_record, sharding
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.training.evaluation import Evaluation
-from rvm_jax.training.meeting import meet
-from rvm_jax.training.notes import first_words
-from rvm_jax.training.programs import make_programs
+from rvm_jax.training.profiler import Profiler
 from rvm_jax.training.progress import Progress
-from rvm_jax.training.run_lock import give_back, run_lock
 from rvm_jax.training.run_log import RunLog
-from rvm_jax.training.signals import StopRequest
-from rvm_jax.training.trace import Trace
+from rvm_jax.training.state import make_programs
 from rvm_jax.training.writer import Writer
 
 
 def train(config, workdir, load_initial):
-    """Train until config.steps are done; the same call goes on after any interruption.
+    """Train until config.steps are done; the same call resumes after any interruption.
 
     load_initial(path) opens config.init_from. Raises UserError, before anything is compiled, if config, data, devices
     and workdir do not fit together; Stopped or Interrupted after a signal, with everything saved; Diverged when steps
     stay non-finite; DataError when too many videos fail.
     """
-    with meet(config.hosts) as hosts:
+    with connect(config.hosts) as hosts:
         _train(config, workdir, load_initial, hosts)
 
 
 def _train(config, workdir, load_initial, hosts):
+    # Data, and what a frozen encoder holds: the same in all processes.
     source, held_out = open_training(config.data), open_held_out(config.data)
-    encoder = parts.frozen_encoder(config)
-    start.check_hosts(hosts, config, source, held_out, encoder)
+    encoder = trainable.frozen_encoder(config)
+    run_record.check_hosts(hosts, config, source, held_out, encoder)
+
+    # Programs: mesh, model, optimizer and steps. Nothing is compiled yet.
     programs = make_programs(config)
     mesh = programs.mesh
-    first_words(hosts, mesh)
-    position = start.position(config, source, encoder)
+    warm_up_collectives(hosts, mesh)
 
     with contextlib.ExitStack() as stack:
-        hosts.decide(lambda: stack.enter_context(run_lock(workdir)))
-        hosts.before_leaving(lambda: give_back(workdir))
-        start.check_shared(hosts, workdir)
-        compiled = start.keep_compiled(workdir, mesh)
-        chosen = attention_check.choose(config, mesh, hosts, compiled)
-        if chosen != config.model.attention:
-            programs = make_programs(config, attention=chosen)
-        arch, _, abstract_state, abstract_frozen, create, train_step, eval_step = programs
+        # The workdir: from here on no other run may write there.
+        hosts.broadcast_from_first(lambda: stack.enter_context(run_lock(workdir)))
+        hosts.before_leaving(lambda: release(workdir))
+        run_record.check_shared(hosts, workdir)
+        compiled = initialize.keep_compiled(workdir, mesh)
+        attention = attention_check.choose(config, mesh, hosts, compiled)
+        if attention != config.model.attention:
+            programs = make_programs(config, attention=attention)
         stop = stack.enter_context(StopRequest())
-        keep = config.checkpoint
-        fingerprint = start.config_hash(config)
+
+        # State: restored, taken from other weights, or fresh.
+        keep, fingerprint = config.checkpoint, run_record.config_hash(config)
         checkpoints = stack.enter_context(Checkpoints(workdir, keep.keep, keep.keep_every, fingerprint, hosts))
-        changes = hosts.decide(lambda: start.check_same_run(workdir, config, source) if checkpoints.steps() else [])
-        state, first = start.restore_or_create(
-            config, arch, encoder, hosts, checkpoints, position, abstract_state, create, load_initial
+        changes = hosts.broadcast_from_first(
+            lambda: run_record.check_same_run(workdir, config, source) if checkpoints.steps() else []
         )
-        hosts.decide(lambda: start.write_down(workdir, config, arch, source, first, changes))
-        frozen = encoder.placed(abstract_frozen)
+        identity = run_record.data_identity(config, source, encoder)
+        state, first = initialize.restore_or_create(
+            config, programs, encoder, hosts, checkpoints, identity, load_initial
+        )
+        hosts.broadcast_from_first(
+            lambda: run_record.write_down(workdir, config, programs.arch, source, first, changes)
+        )
+        frozen = encoder.placed(programs.abstract_frozen)
         del encoder  # its float32 copy on the host
         if first == config.steps:
             hosts.say(f'{workdir}: nothing to do, all {config.steps} steps are done')
             return
-        hosts.say(start.summary(arch, config, source, mesh, abstract_state['params'], frozen))
+        hosts.say(initialize.summary(config, programs, source))
 
+        # Batches in, numbers and pictures out.
         rows = sharding.local_rows(mesh, config.batch_size)
         loader = stack.enter_context(
             make_loader(
@@ -74,34 +84,35 @@ def _train(config, workdir, load_initial, hosts):
         writer = stack.enter_context(Writer(workdir, first))
         out = None if hosts.is_first else stack.enter_context(open(os.devnull, 'w', encoding='utf-8'))
         progress = stack.enter_context(Progress(config.steps, out))
-        log = RunLog(config, arch, workdir, hosts, mesh, source, loader, writer, progress, stop)
+        log = RunLog(config, programs.arch, workdir, hosts, mesh, source, loader, writer, progress, stop)
         stack.callback(log.close)
-        evaluation = Evaluation(config, hosts, mesh, eval_step, writer, arch.patch_size, held_out)
+        evaluation = Evaluation(config, hosts, mesh, programs.eval_step, writer, programs.arch.patch_size, held_out)
+        profiler = stack.enter_context(Profiler(config.profile, os.path.join(workdir, 'tensorboard'), first + 1))
 
-        trace = stack.enter_context(Trace(config.profile, os.path.join(workdir, 'tensorboard'), first + 1))
+        # Steps. The device works on one while the host prepares the next and reads the numbers of the one before.
         done = first
         try:
             for step in range(first + 1, config.steps + 1):
                 stop.current = f'step {step}, saving'
-                trace.before(step, state)
+                profiler.before(step, state)
                 batch = log.next_batch()
-                state, metrics = train_step(state, batch, frozen)
+                state, metrics = programs.train_step(state, batch, frozen)
                 done, is_last = step, step == config.steps
                 log.finish(step, metrics)
-                losses = evaluation.maybe(step, parts.of_model(state, frozen), batch, is_last)
+                losses = evaluation.maybe(step, trainable.of_model(state, frozen), batch, is_last)
                 is_saved = is_last or stop.agreed or step % keep.every == 0
                 if is_saved or losses:  # the log must not lack a step that a resumed run will not repeat
                     log.flush(losses)
                     writer.loss_curve()
                     writer.flush()
                 if is_last or stop.agreed:
-                    checkpoints.save_now(step, state, position)
+                    checkpoints.save_now(step, state, identity)
                 elif is_saved:
-                    checkpoints.save(step, state, position)
+                    checkpoints.save(step, state, identity)
                 if stop.agreed and not is_last:
                     raise stop.ended(f'saved at step {step}')
         except (Stopped, DataError):  # no more clips, or a signal: keep what is done
             if done > first and (done == step or hosts.count == 1):  # one of several without clips cannot save alone
                 log.flush()
-                checkpoints.save_now(done, state, position)
+                checkpoints.save_now(done, state, identity)
             raise

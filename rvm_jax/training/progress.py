@@ -1,32 +1,13 @@
-"""What a person sees while a run goes on: notices, and one line or bar with the numbers of the latest step."""
+"""What a person sees while a run trains: one line or bar with the numbers of the latest step."""
 
 import collections
-import os
 import sys
 import time
 
+from rvm_jax.terminal import say, silence
+
 WINDOW = 500  # updates that the pace is averaged over
 LONGEST = 999 * 3600  # seconds; a time left beyond it says nothing
-
-
-def say(message, stream=None):
-    """Print one line to standard error (or stream); where nobody reads any more, go on in silence.
-
-    A run must outlive the terminal or pipe it was started from, so a closed one is replaced by the null device.
-    """
-    stream = sys.stderr if stream is None else stream
-    try:
-        print(message, file=stream, flush=True)
-    except ValueError:  # the stream object was closed
-        return
-    except OSError:  # a pipe without a reader, or a terminal that is gone
-        _silence(stream)
-
-
-def _silence(stream):
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, stream.fileno())
-    os.close(null)
 
 
 def format_line(step, total, scalars, seconds_left=None):
@@ -71,7 +52,7 @@ class _Terminal:
         try:
             self._stream.write(text)
         except OSError:
-            _silence(self._stream)
+            silence(self._stream)
         return len(text)
 
     def flush(self):
@@ -79,7 +60,7 @@ class _Terminal:
         try:
             self._stream.flush()
         except OSError:
-            _silence(self._stream)
+            silence(self._stream)
 
 
 class Progress:

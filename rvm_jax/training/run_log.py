@@ -1,30 +1,35 @@
 """What is counted and logged around the steps: pace, time spent waiting for data, skipped videos and steps."""
 
 import collections
+import concurrent.futures
 import os
 import time
 
+import jax
 import numpy as np
 
 from rvm_jax.data.batch import FAILED
-from rvm_jax.data.failures import FailureLog, read_report
+from rvm_jax.data.sources.folder import FolderSource
+from rvm_jax.distributed.step_exchange import StepExchange
 from rvm_jax.errors import Diverged
-from rvm_jax.training import cost, sharding
-from rvm_jax.training.data_wait import DataWait
-from rvm_jax.training.notes import Notes
+from rvm_jax.models import cost
+from rvm_jax.terminal import say
+from rvm_jax.training import hardware, sharding
+from rvm_jax.training.data_report import FailureLog, read_report
 from rvm_jax.training.optimizer import learning_rate
-from rvm_jax.training.progress import say
 from rvm_jax.training.writer import SKIPPED
 
 MOST_SKIPPED = 100  # videos that are named for a skipped step
 MOST_NAMED = 1000  # failures whose reasons a process hands on between two logged steps
+MOST_WAITING = 0.05  # share of the time that devices wait for data, beyond which the run says so
+LONGEST_US = 2**31 - 1  # what a StepExchange holds
 
 
 class RunLog:
     """Takes batches from the loader and numbers from the steps, and logs every config.log.every steps.
 
     Numbers of a step are read one step later, while the next one runs, so the device never waits for the host. What the
-    processes tell each other at a step, with it: `Notes`.
+    processes tell each other at a step, with it: `StepExchange`.
     """
 
     def __init__(self, config, arch, workdir, hosts, mesh, source, loader, writer, progress, stop):
@@ -37,7 +42,10 @@ class RunLog:
         )
         self._loader, self._writer, self._progress = loader, writer, progress
         self._failures = _failure_log(os.path.join(workdir, 'data_report.json'), config.data.max_failures, hosts)
-        self._notes, self._unnamed = Notes(mesh), []  # failures whose reasons the first process does not know yet
+        self._notes, self._unnamed = (
+            StepExchange(mesh),
+            [],
+        )  # failures whose reasons the first process does not know yet
         self._learning_rate = learning_rate(config.optim, config.steps)
         self._records = collections.deque(maxlen=2)  # (step, record_B) of the step in flight and of the one before it
         self._pending = None  # (step, metrics) of the step in flight
@@ -154,7 +162,7 @@ class RunLog:
     def _pace(self, steps, seconds):
         config, devices = self._config, self._mesh.devices
         clips = steps * config.batch_size / seconds
-        peak = cost.device_peak(devices.flat[0], config.model.precision)
+        peak = hardware.device_peak(devices.flat[0], config.model.precision)
         pace = {
             'clips_per_second': clips,
             'clips_per_second_per_device': clips / devices.size,
@@ -168,7 +176,7 @@ class RunLog:
         All processes come here at the same step.
         """
         (mine,) = [records for of, records in self._records if of == step]
-        records = sorted(set(np.concatenate(self._hosts.gather(mine.tolist())).astype(int)))
+        records = sorted(set(np.concatenate(self._hosts.all_gather(mine.tolist())).astype(int)))
         self._writer.skipped(step, [self._source[record].name for record in records[:MOST_SKIPPED]], len(records))
         if in_a_row >= self._config.optim.max_nonfinite:
             names = ', '.join(self._source[record].name for record in records[:4])
@@ -184,5 +192,74 @@ class RunLog:
 def _failure_log(path, max_failures, hosts):
     """A FailureLog that goes on from the report in a file: the first process reads it, the others need no reasons."""
     whole = {}
-    counts = hosts.decide(lambda: whole.update(read_report(path)) or whole | {'reasons': {}})
+    counts = hosts.broadcast_from_first(lambda: whole.update(read_report(path)) or whole | {'reasons': {}})
     return FailureLog(path, max_failures, whole or counts)
+
+
+class DataWait:
+    """Adds up, since `restart`, how long each process's devices had nothing to do because the next batch was not there.
+
+    A process that waits holds up all others at the next exchange between devices, so the longest wait is the one that
+    counts. The advice is given once in a start of a run.
+    """
+
+    def __init__(self, data, mixture):
+        self._num_workers, self._mixture = data.num_workers, mixture
+        self._watcher = concurrent.futures.ThreadPoolExecutor(1)
+        self._idle = None  # future: the time at which the step in flight was done
+        self._waited_s, self._is_said = np.zeros(1), False
+
+    def watch(self, metrics):
+        """Note when a step that was just started is done."""
+        self._idle = self._watcher.submit(_when_ready, metrics)
+
+    def since(self, began):
+        """Microseconds, of those since `began` (time.perf_counter), in which no step was in flight."""
+        now = time.perf_counter()
+        if self._idle is None or not self._idle.done():
+            return 0
+        return min(round(1e6 * max(0.0, now - max(began, self._idle.result()))), LONGEST_US)
+
+    def done_at(self):
+        """When (time.perf_counter) the step watched last was done; waits for it."""
+        return self._idle.result()
+
+    def restart(self):
+        """Forget what was added."""
+        self._waited_s = np.zeros(1)
+
+    def add(self, waited_us):
+        """Add what each process waited before a step, in microseconds."""
+        self._waited_s = self._waited_s + np.asarray(waited_us) / 1e6
+
+    def share(self, seconds):
+        """Fraction of these seconds that the process which waited longest has waited."""
+        return min(float(self._waited_s.max()) / seconds, 1.0)
+
+    def advice(self, share):
+        """One line, once, if the share is too large; else None."""
+        if share <= MOST_WAITING or self._is_said:
+            return None
+        self._is_said = True
+        where = f' of process {self._waited_s.argmax()}' if len(self._waited_s) > 1 else ''
+        return (
+            f'the devices{where} wait for data {share:.0%} of the time: {self._fix()}; docs/data.md says how many '
+            'cores feed one'
+        )
+
+    def close(self):
+        """End the thread that watches."""
+        self._watcher.shutdown(wait=False, cancel_futures=True)
+
+    def _fix(self):
+        cores, fixes = len(os.sched_getaffinity(0)), []
+        if self._num_workers < cores:
+            fixes.append(f'raise --config.data.num_workers ({self._num_workers} now, {cores} cores here)')
+        if any(isinstance(part.source, FolderSource) for part in self._mixture.parts):
+            fixes.append('turn the videos into shards, which are many times faster to read, with rvm prepare')
+        return ', or '.join(fixes) or 'take hosts with more cores, or a larger model, which needs fewer clips a second'
+
+
+def _when_ready(metrics):
+    jax.block_until_ready(metrics)
+    return time.perf_counter()

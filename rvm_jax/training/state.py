@@ -1,25 +1,98 @@
-"""The train state: step, parameters, optimizer state and random key in one nested dict, created already sharded."""
+"""A recipe becomes programs: mesh, model, optimizer, sharded state, and the steps that train and evaluate it.
+
+The train state is one nested dict of step, parameters, optimizer state and random key, created already sharded.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.sharding import Mesh
 
-from rvm_jax.models import build
-from rvm_jax.training import parts, sharding
+from rvm_jax.conversion import frozen
+from rvm_jax.models import build, trainable
+from rvm_jax.models.attention import check_device
+from rvm_jax.training import sharding
+from rvm_jax.training.loss import compared_losses, pixel_loss
+from rvm_jax.training.optimizer import make_optimizer
+from rvm_jax.training.step import make_eval_step, make_train_step
+
+# How XLA compiles a train step for a platform. On GPUs cuBLAS multiplies, not XLA's own Triton kernels: it adds biases
+# and computes the GELU on the way out, and products of one array stay apart, since cuDNN wants queries, keys and values
+# in arrays of their own. By the compiler's programs for an H100 that is a tenth of all memory traffic. Reduce-scatters
+# are not combined: combined ones, of layers far apart, all came after the last gradient, where nothing runs beside them
+# (RVM-L over 8 H100: 15 at the end; now each goes soon after its gradient, and a device needs 7.3 GiB instead of 8.4).
+# Time on a GPU is not measured yet, see benchmarks/gpu.sh.
+COMPILER_OPTIONS = {
+    'gpu': {
+        'xla_gpu_enable_triton_gemm': False,
+        'xla_gpu_dot_merger_threshold_mb': 0,
+        'xla_gpu_reduce_scatter_combine_threshold_bytes': 0,
+    }
+}
+
+
+class Programs(NamedTuple):
+    """What `make_programs` gives; nothing in it is compiled yet."""
+
+    arch: build.Architecture
+    mesh: Mesh
+    abstract_state: Any  # shapes of the train state, with where it lies
+    abstract_frozen: Any  # the same of the parameters that do not train, {} if there are none
+    create: Callable  # () -> the fresh state, in place on the mesh
+    train_step: Callable  # (state, batch, frozen) -> state, metrics
+    eval_step: Callable  # (all params, batch, key) -> losses, Reconstruction
+
+
+def make_programs(config, devices=None, attention=None, by_process=False):
+    """The programs of a config on these devices (None: all that JAX has), which may be abstract ones.
+
+    attention: which one to take instead of config.model.attention, see `attention_check.choose`. by_process: see
+    `sharding.make_mesh`. Raises UserError if config and devices do not fit together.
+    """
+    arch = frozen.architecture(config)
+    mesh = sharding.make_mesh(config.mesh, devices, by_process)
+    sharding.check_batch(mesh.devices.size, config.batch_size)
+    execution = build.execution(config.model, sharding.platform(mesh))
+    check_device(execution)
+    if attention is not None:
+        execution = dataclasses.replace(execution, implementation=attention)
+    gather = sharding.make_gather(mesh, config.mesh.sharded, execution.precision)
+    execution = dataclasses.replace(execution, gather=gather)
+    optimizer = make_optimizer(config.optim, config.steps)
+    graphdef, abstract_state, abstract_frozen, create = make_state(
+        arch, execution, optimizer, config.seed, mesh, config.mesh.sharded
+    )
+    objective = functools.partial(pixel_loss, **config.objective)
+    options = COMPILER_OPTIONS.get(execution.platform)
+    train_step = make_train_step(graphdef, optimizer, objective, abstract_state, gather, abstract_frozen, options)
+    eval_step = make_eval_step(
+        graphdef, comparison(config.objective), trainable.of_model(abstract_state, abstract_frozen), gather
+    )
+    return Programs(arch, mesh, abstract_state, abstract_frozen, create, train_step, eval_step)
+
+
+def comparison(objective):
+    """What an evaluation compares, of a config's `objective`: pixels alone, as the trivial predictors have no more."""
+    return functools.partial(compared_losses, region=objective.region, patch_norm=objective.patch_norm)
 
 
 def make_state(arch, execution, optimizer, seed, mesh, sharded='params'):
     """(graphdef, abstract state, abstract frozen parameters, function that creates the state in place on the mesh).
 
     The abstract ones say by their shardings where everything lies. 'params' of the state are those that train, and
-    batch norms add 'statistics'; frozen parameters are no part of it: {} if there are none, see parts.py.
+    batch norms add 'statistics'; frozen parameters are no part of it: {} if there are none, see trainable.py.
     sharded: 'params' or 'optimizer', what the mesh axis 'fsdp' splits, see `sharding.state_shardings`.
     """
 
     def create():
         model_key, train_key = jax.random.split(jax.random.key(seed))
         model = build.build(arch, execution, rngs=nnx.Rngs(params=model_key))
-        params, statistics, _ = parts.split(nnx.to_pure_dict(nnx.state(model)), arch)
+        params, statistics, _ = trainable.split(nnx.to_pure_dict(nnx.state(model)), arch)
         state = {
             'step': jnp.zeros((), jnp.int32),
             'params': params,
@@ -34,7 +107,7 @@ def make_state(arch, execution, optimizer, seed, mesh, sharded='params'):
 
     graphdef, params = nnx.split(build.abstract(arch, execution))
     abstract = placed(jax.eval_shape(create))
-    frozen = parts.stored(parts.split(nnx.to_pure_dict(params), arch)[2], execution.precision)
+    frozen = trainable.stored(trainable.split(nnx.to_pure_dict(params), arch)[2], execution.precision)
     frozen = placed({'params': frozen})['params']
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return graphdef, abstract, frozen, jax.jit(create, out_shardings=shardings)

@@ -8,8 +8,9 @@ import optax
 from flax import nnx
 from jax.sharding import PartitionSpec
 
-from rvm_jax.models.learning import Learning
-from rvm_jax.training import parts, sharding
+from rvm_jax.models import trainable
+from rvm_jax.models.dropout import TrainContext
+from rvm_jax.training import sharding
 from rvm_jax.training.optimizer import nonfinite_steps
 
 
@@ -41,8 +42,8 @@ def make_train_step(
     )
     def loss_and_gradients(params, statistics, frozen, batch, visible_BFV, keys_B2):
         def loss_of(params):
-            model = _merge(graphdef, parts.joined(params, statistics, frozen), gather)
-            loss, out = objective(model, batch, visible_BFV, learning=Learning(keys_B2, sharding.AXES))
+            model = _merge(graphdef, trainable.joined(params, statistics, frozen), gather)
+            loss, out = objective(model, batch, visible_BFV, learning=TrainContext(keys_B2, sharding.AXES))
             return loss, out.statistics
 
         (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
@@ -53,7 +54,7 @@ def make_train_step(
     def train_step(state, batch, frozen=None):
         frozen = frozen or {}
         key = jax.random.fold_in(jax.random.wrap_key_data(state['key']), state['step'])
-        visible_BFV = _draw_visible(graphdef, parts.of_model(state, frozen), batch, key)
+        visible_BFV = _draw_visible(graphdef, trainable.of_model(state, frozen), batch, key)
         keys_B2 = jax.random.key_data(jax.random.split(jax.random.fold_in(key, 1), len(visible_BFV)))
         statistics = state.get('statistics', {})
         loss, new_statistics, gradients = loss_and_gradients(

@@ -13,19 +13,19 @@ import time
 import jax
 import numpy as np
 
-from rvm_jax import storage
 from rvm_jax.errors import Unavailable
-from rvm_jax.training.mirror import Mirror
-from rvm_jax.training.progress import say
+from rvm_jax.storage import files
+from rvm_jax.terminal import say
+from rvm_jax.training.log_upload import LogUploader
 
 TRIVIAL = {'copy_last': 'copy the last source frame', 'mean_color': 'mean color of the source'}  # drawn as levels
-METRICS, SKIPPED = LOGS = 'metrics.jsonl', 'nonfinite.jsonl'  # a resumed run goes on with both
+METRICS, SKIPPED = LOGS = 'metrics.jsonl', 'nonfinite.jsonl'  # a resumed run continues both
 LARGEST = 1e300  # of a number that was logged
 FLUSH = 30.0  # seconds between flushes of TensorBoard's file
 
 
 class Writer:
-    """Writes the log of a run that starts, or goes on, at `step`: what an earlier attempt logged after it is dropped.
+    """Writes the log of a run that starts, or resumes, at `step`: what an earlier attempt logged after it is dropped.
 
     metrics.jsonl has one object a logged step; held-out losses are called eval_loss, eval_copy_last, eval_mean_color.
     nonfinite.jsonl, if it is there, has one a skipped step, with the videos whose clips it was.
@@ -33,10 +33,10 @@ class Writer:
 
     def __init__(self, workdir, step=0):
         self._warned, self._board, self._mirror = set(), None, None
-        self._retries = storage.retries.total()
+        self._retries = files.retries.total()
         self._is_first = jax.process_index() == 0
-        if self._is_first and storage.is_remote(workdir):
-            self._mirror = Mirror(workdir, LOGS, lambda error: error and self._warn(workdir, error))
+        if self._is_first and files.is_remote(workdir):
+            self._mirror = LogUploader(workdir, LOGS, lambda error: error and self._warn(workdir, error))
             self._mirror.start()
         self._folder = self._mirror.folder if self._mirror else workdir
         self._metrics, self._images = (os.path.join(self._folder, name) for name in (METRICS, 'images'))
@@ -58,7 +58,7 @@ class Writer:
         """Log numbers by name; call it once a step. What is not finite becomes null."""
         if self._is_first:
             values = {name: _plain(value) for name, value in values.items()}
-            if retries := storage.retries.total() - self._retries:
+            if retries := files.retries.total() - self._retries:
                 values['store_retries'] = retries
             self._append(METRICS, {'step': int(step), **values})
             if self._board is not None:
@@ -81,7 +81,7 @@ class Writer:
         """Write data_report.json, the videos that could not be used."""
         if self._is_first:
             path = os.path.join(self._folder, 'data_report.json')
-            self._try('data_report.json', storage.write_json, path, failures.report, 1)
+            self._try('data_report.json', files.write_json, path, failures.report, 1)
 
     def loss_curve(self):
         """Draw images/loss.png from metrics.jsonl; nothing before two losses are logged."""
@@ -91,9 +91,9 @@ class Writer:
                 self._try('images', self._write_image, 'loss.png', _encode(curve_HWC))
 
     def flush(self):
-        """Wait until the logs that a resumed run goes on with are where they belong.
+        """Wait until the logs that a resumed run continues are where they belong.
 
-        Call it before a checkpoint is saved. Pictures and TensorBoard follow by themselves.
+        Call it before a checkpoint is saved. LazyFrames and TensorBoard follow by themselves.
         """
         if self._mirror is not None:
             self._mirror.copy_continued()
@@ -106,7 +106,7 @@ class Writer:
 
     def _write_image(self, name, png):
         os.makedirs(self._images, exist_ok=True)
-        storage.write(os.path.join(self._images, name), png)
+        files.write(os.path.join(self._images, name), png)
 
     def _try(self, what, write, *args):
         try:
@@ -118,7 +118,7 @@ class Writer:
         if what not in self._warned:
             self._warned.add(what)
             reason = error.reason if isinstance(error, Unavailable) else error.strerror or error
-            say(f'{what}: not written ({reason}); training goes on, said once')
+            say(f'{what}: not written ({reason}); training continues, said once')
 
 
 class TensorBoard:
@@ -197,8 +197,8 @@ def _is_logged(value):
 def _entries(path):
     """The objects of a log; a line that a kill left half written is left out."""
     entries = []
-    if storage.exists(path):
-        for line in storage.read(path).splitlines():
+    if files.exists(path):
+        for line in files.read(path).splitlines():
             with contextlib.suppress(ValueError, RecursionError):
                 entries.append(json.loads(line))
     return [entry for entry in entries if isinstance(entry, dict) and type(entry.get('step')) is int]
@@ -207,7 +207,7 @@ def _entries(path):
 def _drop_after(path, step):
     if os.path.exists(path):
         kept = [json.dumps(entry) for entry in _entries(path) if entry['step'] <= step]
-        storage.write(path, ''.join(f'{line}\n' for line in kept).encode())
+        files.write(path, ''.join(f'{line}\n' for line in kept).encode())
 
 
 def _encode(image_HWC):
@@ -218,7 +218,7 @@ def _encode(image_HWC):
 
 def draw_losses(logged, dark=False):
     """The loss curve of logged objects as uint8 HWC, or None before two losses are there."""
-    from rvm_jax.visualization.curves import loss_curve
+    from rvm_jax.visualization.plots import loss_curve
 
     losses = [(entry['step'], entry['loss']) for entry in logged if entry.get('loss') is not None]
     if len(losses) < 2:

@@ -1,15 +1,23 @@
-"""Laying frames out on a white canvas: enlarging, small captions, labelled rows, PNG files."""
+"""Laying frames out on a white canvas: enlarging, captions, labelled rows, tints, contact sheets, PNG files."""
 
 import functools
 
+import cv2
 import numpy as np
 
-from rvm_jax.whole import whole
+from rvm_jax.storage.atomic import atomic_write
 
 WHITE, INK, FAINT = 255, (32, 36, 44), (112, 118, 128)
 GAP = 4  # pixels between neighboring frames
 MARGIN = 10  # pixels around the whole picture
 ROW_LABEL, CAPTION = (14, 10), (11, 13)  # text size: at least so many pixels, and frame width over so many
+CELL = (144, 192)  # pixels of a cell of it, height and width
+COLUMNS = 6  # of a contact sheet
+LETTERS = 22  # of a caption
+# The first five colors of Matplotlib's default cycle, as RGB.
+PALETTE = np.array(
+    [(0x1F, 0x77, 0xB4), (0xFF, 0x7F, 0x0E), (0x2C, 0xA0, 0x2C), (0xD6, 0x27, 0x28), (0x94, 0x67, 0xBD)], np.uint8
+)
 
 
 def enlargement(height, width, smallest=128):
@@ -53,7 +61,7 @@ def strip(frames_THWC, captions=()):
 
 
 def beside(pictures, gap=GAP):
-    """Pictures from left to right, aligned at the top."""
+    """LazyFrames from left to right, aligned at the top."""
     height = max(picture.shape[0] for picture in pictures)
     columns = []
     for picture in pictures:
@@ -62,7 +70,7 @@ def beside(pictures, gap=GAP):
 
 
 def stack(pictures, gap=GAP):
-    """Pictures from top to bottom, aligned at the left."""
+    """LazyFrames from top to bottom, aligned at the left."""
     width = max(picture.shape[1] for picture in pictures)
     rows = []
     for picture in pictures:
@@ -106,13 +114,25 @@ def framed(picture):
     return np.pad(picture, ((MARGIN, MARGIN), (MARGIN, MARGIN), (0, 0)), constant_values=WHITE)
 
 
-def _caption_height(captions, frame_width):
-    return round(_text_size(CAPTION, frame_width) * 1.5) + 1 if captions else 0
+def blend(frames, colors):
+    """Half frame, half color; both uint8 (..., C), the result is rounded down."""
+    return ((frames.astype(np.uint16) + colors) // 2).astype(np.uint8)
 
 
-def _text_size(rule, frame_width):
-    smallest, share = rule
-    return max(smallest, frame_width // share)
+def tint(frames_THWC, mask_THW, color=PALETTE[1]):
+    """Blend one color over the pixels where the mask is set; the others stay as they are."""
+    return np.where(mask_THW[..., None].astype(bool), blend(frames_THWC, np.asarray(color, np.uint8)), frames_THWC)
+
+
+def contact_sheet(pictures):
+    """The sheet, uint8 HWC, of pictures: a list of (caption, frame HWC uint8) of any sizes."""
+    cells = [_fitted(frame_HWC) for _, frame_HWC in pictures]
+    captions = [_shortened(caption) for caption, _ in pictures]
+    rows = [
+        strip(np.stack(cells[start : start + COLUMNS]), captions[start : start + COLUMNS])
+        for start in range(0, len(cells), COLUMNS)
+    ]
+    return framed(stack(rows, gap=MARGIN))
 
 
 def write_png(path, picture):
@@ -122,12 +142,36 @@ def write_png(path, picture):
 
 def png_bytes(picture):
     """The PNG file of a uint8 HWC RGB picture."""
-    import cv2
-
     return cv2.imencode('.png', picture[..., ::-1])[1].tobytes()
 
 
 def write_bytes(path, content):
     """Write a whole file under another name, then rename, so that a reader never sees half of it."""
-    with whole(path) as partial, open(partial, 'wb') as file:
+    with atomic_write(path) as partial, open(partial, 'wb') as file:
         file.write(content)
+
+
+def _caption_height(captions, frame_width):
+    return round(_text_size(CAPTION, frame_width) * 1.5) + 1 if captions else 0
+
+
+def _text_size(rule, frame_width):
+    smallest, share = rule
+    return max(smallest, frame_width // share)
+
+
+def _fitted(frame_HWC):
+    """The frame as large as it fits into a cell, in the middle of it."""
+    height, width = frame_HWC.shape[:2]
+    scale = min(CELL[0] / height, CELL[1] / width)
+    size = max(1, round(height * scale)), max(1, round(width * scale))
+    cell = np.full((*CELL, 3), WHITE, np.uint8)
+    top, left = (CELL[0] - size[0]) // 2, (CELL[1] - size[1]) // 2
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    cell[top : top + size[0], left : left + size[1]] = cv2.resize(frame_HWC, size[::-1], interpolation=method)
+    return cell
+
+
+def _shortened(caption):
+    """The end of a long name, which tells more than its beginning."""
+    return caption if len(caption) <= LETTERS else '...' + caption[3 - LETTERS :]

@@ -4,8 +4,8 @@ from fractions import Fraction
 
 import numpy as np
 
+from rvm_jax.storage.atomic import atomic_write
 from rvm_jax.visualization import canvas
-from rvm_jax.whole import whole
 
 COLORSPACE, LIMITED_RANGE = 6, 1  # codes of BT.601 and 16-235, which is what the conversion from RGB gives
 
@@ -18,7 +18,10 @@ def write_video(path, frames, fps=16):
     """
     import av
 
-    with whole(path) as partial, av.open(partial, 'w', format='mp4', options={'movflags': '+faststart'}) as container:
+    with (
+        atomic_write(path) as partial,
+        av.open(partial, 'w', format='mp4', options={'movflags': '+faststart'}) as container,
+    ):
         stream = None
         for frame_HWC in frames:
             frame_HWC = even(frame_HWC)

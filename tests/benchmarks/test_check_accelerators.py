@@ -5,7 +5,7 @@ import check_accelerators as check
 import pytest
 
 from rvm_jax import config as configs
-from rvm_jax.training import topology
+from rvm_jax.planning import topology
 
 GIB = 2**30
 CASE = {'recipe': 'configs/rvm_l.py', 'topology': 'h100:8', 'batch': 64, 'quick': False}

@@ -9,7 +9,7 @@ from steps import inlined, random_batch, released_loss
 from rvm_jax import config as configs
 from rvm_jax.conversion import frozen
 from rvm_jax.models import build
-from rvm_jax.objectives.pixel_loss import pixel_loss
+from rvm_jax.training.loss import pixel_loss
 
 
 @pytest.mark.parametrize('recipe', ['configs/tiny.py', 'configs/frozen_tiny.py'])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from rvm_jax.data.augment import augment_clip, center_crop_resize, crop_resize, draw_crop
-from rvm_jax.data.pictures import decoded
+from rvm_jax.data.video.lazy_frames import decoded
 
 HOW = {'image_size': 32, 'flip': 0.5, 'crop_area': (0.3, 1.0), 'crop_ratio': (0.75, 1.25), 'crop_level': 'clip'}
 

@@ -16,13 +16,13 @@ import numpy as np
 import psutil
 import pytest
 
-from rvm_jax import storage
 from rvm_jax.data import workers
 from rvm_jax.data.batch import ARRAYS
 from rvm_jax.data.loader import ClipMaker, Loader, make_loader
 from rvm_jax.data.mixture import Mixture, Part
 from rvm_jax.data.sources.folder import FolderSource
 from rvm_jax.errors import DataError, Stopped
+from rvm_jax.storage import files
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_one_try_draws_what_the_next_one_would(folder, data, monkeypatch):
                 raise OSError(errno.EIO, 'Input/output error')
             return clip
 
-    monkeypatch.setattr(storage, 'FIRST_WAIT', 0)
+    monkeypatch.setattr(files, 'FIRST_WAIT', 0)
     mixture = videos(folder)
     how = {'seed': 1, 'order': mixture.order(1), 'is_training': True}
     for sample in range(3):

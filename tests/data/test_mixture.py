@@ -3,7 +3,7 @@ import pickle
 import numpy as np
 import pytest
 
-from rvm_jax.data.mixture import Mixture, Part, whole_weights, whose_turn
+from rvm_jax.data.mixture import Mixture, Part, part_of_sample, whole_weights
 
 TABLE_4 = (0.056, 0.188, 0.318, 0.188, 0.250)
 
@@ -18,7 +18,7 @@ def test_draws_follow_the_weights_exactly_and_never_stray():
     assert weights == [28, 94, 159, 94, 125]
     drawn = np.zeros((2001, 5))
     for sample in range(2000):
-        part, turn = whose_turn(sample, weights)
+        part, turn = part_of_sample(sample, weights)
         assert turn == drawn[sample, part]  # a part's own samples are numbered without a gap
         drawn[sample + 1] = drawn[sample] + (np.arange(5) == part)
     shares = np.arange(2001)[:, None] * np.array(TABLE_4)
@@ -28,8 +28,10 @@ def test_draws_follow_the_weights_exactly_and_never_stray():
 
 def test_a_sample_far_out_is_found_at_once():
     weights, far = whole_weights(TABLE_4), 500 * 10**12
-    assert [whose_turn(far + i, weights)[0] for i in range(500)] == [whose_turn(i, weights)[0] for i in range(500)]
-    part, turn = whose_turn(far, weights)
+    assert [part_of_sample(far + i, weights)[0] for i in range(500)] == [
+        part_of_sample(i, weights)[0] for i in range(500)
+    ]
+    part, turn = part_of_sample(far, weights)
     assert turn == far // 500 * weights[part]
 
 

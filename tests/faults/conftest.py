@@ -20,7 +20,7 @@ import time
 
 import pytest
 
-from rvm_jax.data.sources.synthetic_videos import write_videos
+from rvm_jax.synthetic.synthetic_videos import write_videos
 
 HERE = pathlib.Path(__file__).parent
 STEPS = 14

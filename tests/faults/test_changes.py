@@ -109,9 +109,9 @@ def test_other_data_that_are_allowed_go_on_and_are_written_down(training, refere
     saved = max(training.losses())
     (copied.parent / missing.name).rename(missing)
 
-    notice = 'the data changed since this run began, going on as allowed: added clip_00007.mp4'
+    notice = 'the data changed since this run began, continuing as allowed: added clip_00007.mp4'
     said = training.finish(data__path=copied, data__allow_change='true')
-    assert notice in said and f'going on from step {saved}' in said
+    assert notice in said and f'resuming at step {saved}' in said
     assert changes(training) == [(saved, notice)]
     expected, found = reference.clips(), training.clips()
     assert all(found[step] == expected[step] for step in range(saved + 1, STEPS + 1))
@@ -124,7 +124,7 @@ def test_other_data_that_are_allowed_go_on_and_are_written_down(training, refere
 @pytest.mark.fault('F10c', 'other seed and batch, which is allowed')
 def test_other_clips_that_are_allowed_go_on_and_are_written_down(begun, reference, seen):
     said = begun.finish(seed=1, batch_size=8, data__allow_change='true')
-    assert 'going on from step 9' in said
+    assert 'resuming at step 9' in said
     [(step, change)] = changes(begun)
     assert step == 9 and change.endswith('batch_size was 4, now 8; seed was 0, now 1')
     for step in range(10, STEPS + 1):
@@ -152,7 +152,7 @@ def test_a_finished_run_has_nothing_to_do(training, reference, command, seen):
 @pytest.mark.parametrize('step', [12, 9], ids=['end', 'middle'])  # eight videos are two steps
 def test_after_a_restart_the_next_clip_of_the_epoch_comes(step, training, reference, seen):
     training.take_over(reference, step)
-    assert f'going on from step {step}' in training.finish()
+    assert f'resuming at step {step}' in training.finish()
     repeated = training.repeated(reference)
     assert repeated == 0
     clips = training.clips()
@@ -170,10 +170,10 @@ def test_another_schedule_needs_a_flag_and_is_written_down(training, reference, 
     training.take_over(reference)
     said = refuse(training, steps=20, optim__peak_lr=1e-3)
     assert 'optim.peak_lr was 0.002, now 0.001; steps was 14, now 20' in said
-    assert 'go on with --config.optim.allow_change=true' in said
+    assert 'continue with --config.optim.allow_change=true' in said
 
     said = training.finish(steps=20, optim__peak_lr=1e-3, optim__allow_change='true')
-    assert 'going on as allowed: optim.peak_lr was 0.002, now 0.001; steps was 14, now 20' in said
+    assert 'continuing as allowed: optim.peak_lr was 0.002, now 0.001; steps was 14, now 20' in said
     assert [step for step, _ in changes(training)] == [STEPS]
     expected = learning_rate(config.load('configs/tiny.py', ['optim.peak_lr=1e-3']).optim, 20)
     rates = {entry['step']: entry['learning_rate'] for entry in training.logged('metrics.jsonl')}

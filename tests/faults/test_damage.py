@@ -22,7 +22,7 @@ def test_one_wrong_bit_is_named_and_the_step_before_is_used(training, reference,
     training.take_over(reference)
     flip_a_bit(largest(training.workdir / 'checkpoints' / '14'))
     said = training.finish()
-    assert re.search('step 14 is damaged and not used: .*checksum', said) and 'going on from step 12' in said
+    assert re.search('step 14 is damaged and not used: .*checksum', said) and 'resuming at step 12' in said
     repeated = training.repeated(reference)
     assert repeated == 2
     seen('named, step before used', repeated)
@@ -43,7 +43,7 @@ def test_damage_of_every_kind_leads_back_to_the_newest_good_step(training, refer
     said = training.finish(checkpoint__keep=9)
     for step in (14, 12, 9):
         assert f'step {step} is damaged and not used' in said
-    assert 'ignored, not steps of this run: 6, foo' in said and 'going on from step 3' in said
+    assert 'ignored, not steps of this run: 6, foo' in said and 'resuming at step 3' in said
     assert training.steps() == ['3', '6', '9', '12', '14', 'foo']
     repeated = training.repeated(reference)
     assert repeated == 11
@@ -64,5 +64,5 @@ def test_a_run_does_not_begin_anew_over_damaged_steps(training, reference, seen)
     shutil.copytree(
         reference.workdir / 'checkpoints' / '12', training.workdir / 'checkpoints' / '12', dirs_exist_ok=True
     )
-    assert 'going on from step 12' in training.finish()
+    assert 'resuming at step 12' in training.finish()
     seen('exit 2, nothing touched', training.repeated(reference))

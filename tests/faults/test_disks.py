@@ -37,7 +37,7 @@ def test_a_disk_that_stays_full_ends_the_run_with_the_steps_before_intact(traini
     assert code == 2, said
     assert 'failure 3 of 3' in said and 'could not be saved (File too large)' in said and 'newest good step: 2' in said
     assert training.steps() == ['2']
-    assert 'going on from step 2' in training.finish(checkpoint__every=2)
+    assert 'resuming at step 2' in training.finish(checkpoint__every=2)
     seen('3 lines, then exit 2; step before intact', training.repeated(reference))
 
 
@@ -65,7 +65,7 @@ def test_checkpoints_that_cannot_be_written_any_more_end_like_a_full_disk(traini
     assert 'failure 3 of 3' in said
     checkpoints.unlink()
     (tmp_path / 'aside').rename(checkpoints)
-    assert 'going on from step' in training.finish(checkpoint__every=2)
+    assert 'resuming at step' in training.finish(checkpoint__every=2)
     seen('3 lines, then exit 2; goes on when it is back', training.repeated(reference))
 
 
@@ -78,8 +78,8 @@ def test_a_workdir_that_was_deleted_is_made_again_and_the_run_comes_to_its_end(t
     training.release(4)
     code, said = run.end()
     assert code == 0, said
-    assert 'checkpoints: was deleted while this run goes on; made again' in said
-    assert 'run.lock: was deleted while this run goes on; put back' in said
+    assert 'checkpoints: was deleted during this run; made again' in said
+    assert 'run.lock: was deleted during this run; put back' in said
     assert 'nothing to do' in training.finish()  # which writes config.json again
     code, said = command('export', '--model', training.workdir, '--output', training.workdir.with_name('export')).end()
     assert code == 0, said
@@ -105,7 +105,7 @@ def test_a_half_deleted_step_is_never_chosen(training, reference, seen):
     complete = [int(step) for step in training.steps() if step.isdecimal()]
     assert complete and any('deleted' in step for step in training.steps())
     said = training.finish(checkpoint__every=2, checkpoint__keep=1)
-    assert f'going on from step {max(complete)}' in said and 'damaged' not in said
+    assert f'resuming at step {max(complete)}' in said and 'damaged' not in said
     assert training.steps() == ['14']
     seen('newest complete step used', training.repeated(reference))
 

@@ -30,7 +30,7 @@ def test_a_run_that_stays_nonfinite_ends_and_its_last_checkpoint_is_good(trainin
     assert [entry['step'] for entry in training.logged('nonfinite.jsonl')] == [8, 9, 10]
     assert training.steps()[-1] == '9'  # with the weights of step 7: what was skipped changed nothing
     said = training.finish(optim__max_nonfinite=3)
-    assert 'going on from step 9' in said
+    assert 'resuming at step 9' in said
     assert [training.losses()[step] for step in (8, 9)] == [None, None] and training.losses()[10]
     assert training.clips()[14] == reference.clips()[14]
     seen('exit 76, checkpoint good')

@@ -93,7 +93,7 @@ def test_four_stop_together_and_two_go_on_as_if_one_had_done_it_all(some_broken,
     code, output = end(four)
     assert code == 75, output
     saved = steps(shared)[-1]
-    assert output.count(f'SIGTERM at process 2: saved at step {saved}; the same command line goes on') == 4
+    assert output.count(f'SIGTERM at process 2: saved at step {saved}; the same command line resumes') == 4
     assert set(losses(shared)) == set(range(1, saved + 1))
 
     array = max((shared / 'checkpoints' / str(saved) / 'state').rglob('d/*'), key=lambda path: path.stat().st_size)
@@ -102,7 +102,7 @@ def test_four_stop_together_and_two_go_on_as_if_one_had_done_it_all(some_broken,
     code, output = end(start(2, some_broken, shared, devices=2))
     assert code == 0, output
     assert f'step {saved} is damaged and not used' in output
-    assert output.count(f'going on from step {before}') == 1
+    assert output.count(f'resuming at step {before}') == 1
     assert losses(shared) == pytest.approx(losses(reference), rel=1e-4)
     assert report(shared) == report(reference)
     assert report(shared)['failed'] > 0

@@ -15,9 +15,9 @@ def test_sigterm_saves_the_step_and_the_same_line_goes_on(training, reference, s
     training.release(6)
     code, said = run.end()
     assert code == 75, said
-    assert 'SIGTERM: saved at step 6; the same command line goes on' in said
+    assert 'SIGTERM: saved at step 6; the same command line resumes' in said
     assert max(training.losses()) == 6 and '6' in training.steps()
-    assert 'going on from step 6' in training.finish()
+    assert 'resuming at step 6' in training.finish()
     repeated = training.repeated(reference)
     assert repeated == 0
     seen('saved, exit 75, went on', repeated)

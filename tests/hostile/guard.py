@@ -69,7 +69,7 @@ class Outcome:
         if self.kind == 'refused' and not self.text.isprintable():
             found.append(f'its reason is more than a line of printable text: {self.text!r}')
         if self.kind == 'refused' and len(self.text) > 4000:
-            found.append(f'its reason has {len(self.text):,} letters: {self.text[:200]}')
+            found.append(f'its reason has {len(self.text):,} characters: {self.text[:200]}')
         if self.kind == 'refused' and os.path.basename(self.file) not in self.text:
             found.append(f'its reason does not name the file: {self.text}')
         if self.added > self.memory:

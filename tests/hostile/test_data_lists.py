@@ -9,10 +9,10 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rvm_jax import cli, config
-from rvm_jax.data import opening
-from rvm_jax.data.inputs import list_tasks
+from rvm_jax.data import open_data
+from rvm_jax.data.prepare.inputs import list_tasks
 from rvm_jax.data.sources.folder import FolderSource
-from rvm_jax.data.video import probe
+from rvm_jax.data.video.decode import probe
 from rvm_jax.errors import DataError, UserError
 
 NAMES = [
@@ -87,7 +87,7 @@ def test_a_name_with_any_letter_but_a_new_line_can_be_listed(
 
 def read_list(path):
     """What `rvm prepare` does with its --input."""
-    from rvm_jax.data.inputs import list_tasks
+    from rvm_jax.data.prepare.inputs import list_tasks
 
     list_tasks(path, 0.1)
 
@@ -125,7 +125,7 @@ def test_a_mixture_takes_numbers_above_0_only(tmp_path, part):
     data = config.default().data
     data.mixture = ((str(tmp_path), *map(float, part)),)
     with pytest.raises(UserError, match='both are above 0, and finite'):
-        opening.open_training(data)
+        open_data.open_training(data)
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rvm_jax import features
-from rvm_jax.data.failures import FailureLog, read_report
-from rvm_jax.data.manifest import check_unchanged
+from rvm_jax.data.dataset_manifest import check_unchanged
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.probing import results, scores
+from rvm_jax.training.data_report import FailureLog, read_report
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just('\x1b[2J\n')
 DOCUMENTS = st.recursive(

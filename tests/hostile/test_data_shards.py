@@ -11,11 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rvm_jax.data import assembly, shard_manifest, shards
-from rvm_jax.data.codecs import encode_group
-from rvm_jax.data.inputs import Task
-from rvm_jax.data.preparation import Settings, outcome_of, prepare_task, work_path
-from rvm_jax.data.prepare_work import Work
+from rvm_jax.data import shard_format, shard_manifest
+from rvm_jax.data.prepare import join_shards
+from rvm_jax.data.prepare.encode_video import Settings, outcome_of, prepare_task, work_path
+from rvm_jax.data.prepare.inputs import Task
+from rvm_jax.data.prepare.prepare_job import PrepareJob
+from rvm_jax.data.video.shard_codecs import encode_group
 from rvm_jax.errors import UserError
 
 NUMBERS = [-1, 0, 1, 7, 2**31, 2**63, 10**40, 0.5, float('nan'), float('inf'), True]
@@ -25,8 +26,8 @@ DEEP = b'[' * 100_000
 
 def read_shards(path):
     """Everything that can be asked of a folder of shards."""
-    from rvm_jax.data import shard_check, shards
-    from rvm_jax.data.opening import open_source
+    from rvm_jax.data import shard_format, verify_shards
+    from rvm_jax.data.open_data import open_source
     from rvm_jax.errors import DataError
 
     source = open_source(path, 'train')
@@ -42,9 +43,9 @@ def read_shards(path):
             sequence.pictures([0, last // 2, last], source.fps).decode(2)
         except DataError as error:
             refused.append(error)
-    manifest = shards.read_manifest(path)
-    shard_check.damaged_shards(path, manifest, True)
-    shard_check.samples(path, manifest, 4)
+    manifest = shard_format.read_manifest(path)
+    verify_shards.damaged_shards(path, manifest, True)
+    verify_shards.samples(path, manifest, 4)
     for error in refused:
         raise error
 
@@ -68,15 +69,15 @@ def write_folder(folder, codec='jpeg', group=1, groups=None, counts=(12, 9), **l
         {'name': 'a.mp4', 'start_s': 0.0, 'frames': count, 'height': 48, 'width': 64} | lies for count in counts
     ]
     os.makedirs(folder)
-    name = assembly.shard_name('train', 0)
-    records, size = shards.write_shard(os.path.join(folder, name), folder, groups, sequences)
+    name = join_shards.shard_name('train', 0)
+    records, size = shard_format.write_shard(os.path.join(folder, name), folder, groups, sequences)
     path = os.path.join(folder, name)
     entry = {'name': name, 'split': 'train', 'bytes': os.path.getsize(path), 'records': records}
     entry |= {'sha256': '0' * 64, 'frames': list(counts)}
     original = {'fps': 10.0, 'height': 48, 'width': 64, 'seconds': 2.1}
     outcome = {'sequences': sequences, 'records': records, 'bytes': size, 'original': original}
-    manifest = assembly.make_manifest(settings, 'digest', [task], [outcome], [entry])
-    with open(os.path.join(folder, shards.MANIFEST), 'w') as file:
+    manifest = join_shards.make_manifest(settings, 'digest', [task], [outcome], [entry])
+    with open(os.path.join(folder, shard_format.MANIFEST), 'w') as file:
         json.dump(manifest, file)
     return folder
 
@@ -110,13 +111,13 @@ def changed(values, path, new):
 
 @given(st.data())
 def test_a_manifest_with_any_value_changed_is_read_or_refused(tmp_path, valid, data):
-    manifest = json.loads((valid['h264'] / shards.MANIFEST).read_text())
+    manifest = json.loads((valid['h264'] / shard_format.MANIFEST).read_text())
     where = data.draw(st.sampled_from(list(places(manifest))))
-    (tmp_path / shards.MANIFEST).write_text(json.dumps(changed(manifest, where, data.draw(VALUES))))
+    (tmp_path / shard_format.MANIFEST).write_text(json.dumps(changed(manifest, where, data.draw(VALUES))))
     try:
-        found = shards.read_manifest(str(tmp_path))
+        found = shard_format.read_manifest(str(tmp_path))
     except UserError as error:
-        assert str(error).isprintable() and len(str(error)) < 1000 and shards.MANIFEST in str(error)
+        assert str(error).isprintable() and len(str(error)) < 1000 and shard_format.MANIFEST in str(error)
         return
     [shard] = found['shards']
     assert shard['name'] == os.path.basename(shard['name']) and min(shard['frames']) > 0
@@ -124,7 +125,7 @@ def test_a_manifest_with_any_value_changed_is_read_or_refused(tmp_path, valid, d
 
 
 def test_manifests_that_lie_open_nothing_outside_and_do_not_fill_the_memory(guarded, tmp_path, valid):
-    manifest = json.loads((valid['jpeg'] / shards.MANIFEST).read_text())
+    manifest = json.loads((valid['jpeg'] / shard_format.MANIFEST).read_text())
     (tmp_path / 'lies').mkdir()
     shutil.copytree(valid['jpeg'], tmp_path / 'other')
     name = ('shards', 0, 'name')
@@ -144,12 +145,12 @@ def test_manifests_that_lie_open_nothing_outside_and_do_not_fill_the_memory(guar
     for case, lie in cases.items():
         shutil.copytree(valid['jpeg'], tmp_path / 'lies' / case)
         text = DEEP if lie is None else json.dumps(lie).encode()
-        (tmp_path / 'lies' / case / shards.MANIFEST).write_bytes(text)
+        (tmp_path / 'lies' / case / shard_format.MANIFEST).write_bytes(text)
     for case, target in {'endless': '/dev/zero', 'pipe': 'pipe'}.items():
         shutil.copytree(valid['jpeg'], tmp_path / 'lies' / case)
-        os.unlink(tmp_path / 'lies' / case / shards.MANIFEST)
+        os.unlink(tmp_path / 'lies' / case / shard_format.MANIFEST)
         os.mkfifo(tmp_path / 'lies' / case / 'pipe')
-        os.symlink(target, tmp_path / 'lies' / case / shards.MANIFEST)
+        os.symlink(target, tmp_path / 'lies' / case / shard_format.MANIFEST)
     shutil.copytree(valid['jpeg'], tmp_path / 'lies' / 'shard_pipe')
     os.unlink(tmp_path / 'lies' / 'shard_pipe' / 'train-00000.array_record')
     os.mkfifo(tmp_path / 'lies' / 'shard_pipe' / 'train-00000.array_record')
@@ -198,16 +199,16 @@ def test_records_that_lie_do_not_fill_the_memory(guarded, tmp_path, valid):
 def write_mutants(guard, folder, valid, count):
     """Folders whose shard, or manifest, is damaged; sizes agree, or nothing would be read."""
     for codec, sound in valid.items():
-        for name in (assembly.shard_name('train', 0), shards.MANIFEST):
+        for name in (join_shards.shard_name('train', 0), shard_format.MANIFEST):
             data = (sound / name).read_bytes()
             for i, (_, damaged) in enumerate(guard.mutants(data, count, seed=codec)):
                 case = folder / f'{codec}_{name[:5]}_{i:05}'
                 shutil.copytree(sound, case)
                 (case / name).write_bytes(damaged)
-                if name != shards.MANIFEST:
-                    manifest = json.loads((sound / shards.MANIFEST).read_text())
+                if name != shard_format.MANIFEST:
+                    manifest = json.loads((sound / shard_format.MANIFEST).read_text())
                     manifest = changed(manifest, ('shards', 0, 'bytes'), len(damaged))
-                    (case / shards.MANIFEST).write_text(json.dumps(manifest))
+                    (case / shard_format.MANIFEST).write_text(json.dumps(manifest))
     return sorted(folder.iterdir())
 
 
@@ -225,7 +226,7 @@ def work(tmp_path):
     """A folder of videos, and the output of a `rvm prepare` that began."""
     (tmp_path / 'videos').mkdir()
     (tmp_path / 'videos' / 'a.mp4').write_bytes(b'no video')
-    work = Work(str(tmp_path / 'videos'), str(tmp_path / 'output'), Settings(), 0.0)
+    work = PrepareJob(str(tmp_path / 'videos'), str(tmp_path / 'output'), Settings(), 0.0)
     with work.begin():
         pass
     return work
@@ -233,7 +234,7 @@ def work(tmp_path):
 
 @given(st.data())
 def test_a_plan_with_any_value_changed_is_refused_in_a_line(work, data):
-    path = os.path.join(work.output, shards.PLAN)
+    path = os.path.join(work.output, shard_format.PLAN)
     with open(path, 'w') as file:
         json.dump(work._plan, file)
     where, new = data.draw(st.sampled_from(list(places(work._plan)))), data.draw(VALUES)
@@ -248,9 +249,9 @@ def test_a_plan_with_any_value_changed_is_refused_in_a_line(work, data):
 
 
 def test_a_plan_too_deep_is_refused_in_a_line(work):
-    with open(os.path.join(work.output, shards.PLAN), 'wb') as file:
+    with open(os.path.join(work.output, shard_format.PLAN), 'wb') as file:
         file.write(DEEP)
-    with pytest.raises(UserError, match='is no plan of rvm prepare'), work.begin():
+    with pytest.raises(UserError, match='is not a plan of rvm prepare'), work.begin():
         pass
 
 
@@ -268,7 +269,7 @@ def test_an_outcome_with_any_value_changed_is_believed_or_made_again(tmp_path, d
     if found is not None:
         task = Task('a', 'a', None, None, 1, 1, 'train')
         entry = {'name': 'train-00000.array_record', 'split': 'train', 'bytes': 1, 'records': 6, 'frames': [5]}
-        made = assembly.make_manifest(Settings(), '', [task], [found], [entry | {'sha256': ''}])
+        made = join_shards.make_manifest(Settings(), '', [task], [found], [entry | {'sha256': ''}])
         shard_manifest.check_manifest(json.loads(json.dumps(made)))
     fresh = prepare_task(0, Task('a', 'none', None, None, 1, 1, 'train'), Settings(), str(tmp_path))
     assert outcome_of(str(tmp_path), 0) == fresh

@@ -11,7 +11,7 @@ import av
 import numpy as np
 import pytest
 
-from rvm_jax.data.video import open_video
+from rvm_jax.data.video.decode import open_video
 from rvm_jax.errors import DataError
 
 KINDS = {  # name: codec, format of pixels, options of the container
@@ -31,8 +31,8 @@ YEAR_S = 365 * 24 * 3600
 
 def read(path):
     """What training, `rvm prepare`, `rvm features` and `rvm info` do with a file."""
-    from rvm_jax.data.video import open_video
-    from rvm_jax.probing.extract import video_frames
+    from rvm_jax.data.video.decode import open_video
+    from rvm_jax.inference import video_frames
 
     with open_video(path, timeout_s=10) as video:
         count = video.count(10)

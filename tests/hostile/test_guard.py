@@ -59,7 +59,7 @@ WORDS = {
     'use': '',
     'refuse': '',
     'refuse_in_lines': 'printable',
-    'refuse_at_length': 'letters',
+    'refuse_at_length': 'characters',
     'refuse_namelessly': 'does not name',
     'crash': 'KeyError',
     'process': 'subprocess.Popen',

@@ -279,7 +279,7 @@ def test_a_lost_connection_to_google_changes_nothing(tpu):
     tpu.plan(runs='hang@10 offline\n')
     done = tpu.tpu('train', *SLICE, *RUN)
     assert done.returncode == 75
-    assert 'the training goes on by itself' in done.stderr
+    assert 'the training continues by itself' in done.stderr
     assert not tpu.calls('delete') and len(tpu.calls('create')) == 1
 
 

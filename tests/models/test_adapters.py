@@ -8,7 +8,7 @@ from jax.sharding import Mesh, PartitionSpec
 from rvm_jax.errors import UserError
 from rvm_jax.models import layers
 from rvm_jax.models.adapters import Adapters, tapped_blocks
-from rvm_jax.models.learning import Learning
+from rvm_jax.models.dropout import TrainContext
 
 PREFIX = 3
 TAPPED = jnp.asarray(np.random.default_rng(0).normal(1.5, 2.0, (4, 8, PREFIX + 5, 16)), jnp.float32)
@@ -21,7 +21,7 @@ def adapters(norm='bn', aggregator='mean', **options):
 
 
 def learning(count=8, axes=()):
-    return Learning(jnp.zeros((count, 2), jnp.uint32), axes)
+    return TrainContext(jnp.zeros((count, 2), jnp.uint32), axes)
 
 
 @pytest.mark.parametrize(

@@ -8,9 +8,9 @@ import pytest
 from flax import nnx
 
 from rvm_jax import config as configs
+from rvm_jax import inference
 from rvm_jax.errors import UserError
 from rvm_jax.models import build
-from rvm_jax.probing import extract
 
 RNG = np.random.default_rng(0)
 FRAMES = RNG.integers(0, 256, (2, 5, 16, 24, 3), np.uint8)  # not square
@@ -76,7 +76,7 @@ def test_joint_attention_of_one_frame_is_the_plain_encoder():
 def test_a_long_video_goes_through_self_attention_in_windows_as_in_training():
     model = make('dinov3', 'self_attention')
     frames = np.concatenate([FRAMES[0], FRAMES[1]])
-    found = np.concatenate(list(extract.encode_stream(model, frames)))
+    found = np.concatenate(list(inference.encode_stream(model, frames)))
     windows = [model.encode(frames[None, start : start + 4])[0][0] for start in (0, 4, 8)]
     np.testing.assert_allclose(found, np.concatenate(windows), atol=1e-5)
 

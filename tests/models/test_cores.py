@@ -16,8 +16,8 @@ from rvm_jax.models.cores.mamba import Mamba
 from rvm_jax.models.cores.mambamix import MambaMix
 from rvm_jax.models.cores.rvmrnn import RVMRNN
 from rvm_jax.models.cores.self_attention import SelfAttention
+from rvm_jax.models.dropout import TrainContext
 from rvm_jax.models.layers import PRECISIONS, Execution
-from rvm_jax.models.learning import Learning
 
 FRAMES, TOKENS, WIDTH = 5, 3, 16
 RELEASED = {'gelu': 'tanh', 'block_order': 'cross_mlp_self', 'gate_bias': False, 'state_norm': True}
@@ -63,7 +63,7 @@ def step(core, tokens_BMD, state):
 
 
 def learning(*seeds):
-    return Learning(jax.vmap(jax.random.key_data)(jnp.stack([jax.random.key(seed) for seed in seeds])))
+    return TrainContext(jax.vmap(jax.random.key_data)(jnp.stack([jax.random.key(seed) for seed in seeds])))
 
 
 @pytest.mark.parametrize('name', STREAMING)

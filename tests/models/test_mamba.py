@@ -4,8 +4,8 @@ import numpy as np
 from flax import nnx
 
 from rvm_jax.models.cores.mamba import Mamba, MambaBlock
+from rvm_jax.models.dropout import TrainContext
 from rvm_jax.models.layers import Execution
-from rvm_jax.models.learning import Learning
 
 SHARED = {'d_state': 4, 'd_conv': 4, 'expand': 2, 'execution': Execution()}
 X_BTMD = np.random.default_rng(0).normal(size=(2, 6, 5, 16)).astype(np.float32)
@@ -30,7 +30,7 @@ def test_a_state_is_as_large_as_its_layers_tokens_and_channels():
 def test_what_a_layer_adds_is_dropped_number_by_number():
     block = MambaBlock(16, dropout=0.25, rngs=nnx.Rngs(0), **SHARED)
     state = jax.tree.map(lambda x: x[0], make(depth=1, dropout=0.0).init_state(2, X_BTMD))
-    learning = Learning(jnp.arange(4, dtype=jnp.uint32).reshape(2, 2))
+    learning = TrainContext(jnp.arange(4, dtype=jnp.uint32).reshape(2, 2))
     whole, dropped = block.change(X_BTMD, state, None)[0], block.change(X_BTMD, state, learning)[0]
     kept = np.asarray(dropped) != 0
     assert abs(kept.mean() - 0.75) < 0.05

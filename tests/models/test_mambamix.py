@@ -5,11 +5,11 @@ from flax import nnx
 
 from rvm_jax.models.cores.gmmix import GMMix
 from rvm_jax.models.cores.mambamix import MambaMix, SpatialBlock
+from rvm_jax.models.dropout import TrainContext
 from rvm_jax.models.layers import Execution
-from rvm_jax.models.learning import Learning
 
 X_BTMD = np.random.default_rng(0).normal(size=(2, 40, 3, 16)).astype(np.float32)
-LEARNING = Learning(jnp.arange(4, dtype=jnp.uint32).reshape(2, 2))
+LEARNING = TrainContext(jnp.arange(4, dtype=jnp.uint32).reshape(2, 2))
 
 
 def silent(dense):

@@ -4,8 +4,8 @@ import pytest
 
 from rvm_jax.errors import UserError
 from rvm_jax.probing import settings
-from rvm_jax.probing.run import Schedule
-from rvm_jax.probing.suite import BENCHMARKS
+from rvm_jax.probing.registry import BENCHMARKS
+from rvm_jax.probing.train_readout import Schedule
 
 
 def dataset(root, split='val', *, num_frames=16, crop_area=(0.3, 1.0), flip=0.5, colors=True, camera='FRONT', fps=None):

@@ -17,14 +17,14 @@ import pytest
 
 from rvm_jax import config as configs
 from rvm_jax import pretrained
-from rvm_jax.data.sources.synthetic_videos import write_videos
+from rvm_jax.distributed.process_group import ALONE
 from rvm_jax.errors import UserError
 from rvm_jax.models import attention
 from rvm_jax.models.layers import PRECISIONS, Execution
 from rvm_jax.models.pallas_attention import pallas_attention
-from rvm_jax.training import attention_check, start
+from rvm_jax.synthetic.synthetic_videos import write_videos
+from rvm_jax.training import attention_check, initialize
 from rvm_jax.training.attention_check import Shape
-from rvm_jax.training.hosts import ALONE
 from rvm_jax.training.loop import train
 
 SHAPES = [Shape(13, 13, 2, 16), Shape(64, 257, 2, 32)]
@@ -37,7 +37,7 @@ def fused_on_cpu(monkeypatch, tmp_path):
     monkeypatch.setitem(attention.FUSED, 'cpu', ('pallas',))
     monkeypatch.setattr(attention, 'LONG_KEYS', 1)
     folder = tmp_path / 'compiled'
-    monkeypatch.setattr(start, 'keep_compiled', lambda *_: str(folder))
+    monkeypatch.setattr(initialize, 'keep_compiled', lambda *_: str(folder))
     return folder
 
 
@@ -201,12 +201,12 @@ import jax
 from rvm_jax import config as configs
 from rvm_jax.models import attention
 from rvm_jax.training import attention_check, sharding
-from rvm_jax.training.meeting import meet
+from rvm_jax.distributed.connect import connect
 
 attention.FUSED['cpu'], attention.LONG_KEYS = ('pallas',), 1
 attention_check.shapes = lambda *_: [attention_check.Shape(13, 13, 2, 16)]
 correct = attention.pallas_attention
-with meet(types.SimpleNamespace(start_timeout=60, heartbeat=20, step_timeout=60)) as hosts:
+with connect(types.SimpleNamespace(start_timeout=60, heartbeat=20, step_timeout=60)) as hosts:
     if hosts.index == 1:
         attention.pallas_attention = lambda *arguments: correct(*arguments) * 1.03
     config = configs.load('configs/tiny.py', ['model.precision=bf16', 'data.image_size=16'])

@@ -10,9 +10,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rvm_jax.errors import Unavailable, UserError
+from rvm_jax.storage.run_lock import run_lock
 from rvm_jax.training import checksums
 from rvm_jax.training.checkpoint import Checkpoints, describe, read_step
-from rvm_jax.training.run_lock import run_lock
 
 DATA = {'seed': 3, 'batch_size': 8, 'fingerprint': 'abc'}
 

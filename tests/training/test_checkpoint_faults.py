@@ -13,17 +13,17 @@ import numpy as np
 import pytest
 
 from rvm_jax.errors import UserError
+from rvm_jax.storage.run_lock import run_lock
 from rvm_jax.training.checkpoint import Checkpoints
-from rvm_jax.training.run_lock import run_lock
 
 PRELUDE = """
 import resource, sys, time
 import jax.numpy as jnp
 import numpy as np
 from rvm_jax.errors import UserError
-from rvm_jax.training import checkpoint_folder, checksums
+from rvm_jax.training import checkpoint_files, checksums
 from rvm_jax.training.checkpoint import Checkpoints
-from rvm_jax.training.run_lock import run_lock
+from rvm_jax.storage.run_lock import run_lock
 
 workdir = sys.argv[1]
 noise = jnp.asarray(np.random.default_rng(0).standard_normal((256, 1024), np.float32))
@@ -45,14 +45,14 @@ MOMENTS = {
         checksums.write_manifest = lambda folder, c: (write(folder, c), c['step'] == 3 and pause_here())
         """,
     'while an old step is deleted': """
-        remove = checkpoint_folder.shutil.rmtree
+        remove = checkpoint_files.shutil.rmtree
         def half(path, **options):
             if path.endswith('-deleted'):
                 import os
                 os.unlink(path + '/' + checksums.NAME)
                 pause_here()
             remove(path, **options)
-        checkpoint_folder.shutil.rmtree = half
+        checkpoint_files.shutil.rmtree = half
         """,
     'at any time': 'print("here", flush=True)',
 }

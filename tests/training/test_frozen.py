@@ -13,12 +13,12 @@ from flax import nnx
 
 from rvm_jax import cli, config, pretrained
 from rvm_jax.conversion import mapping
-from rvm_jax.data.sources.synthetic_videos import write_videos
 from rvm_jax.errors import ConfigErrors, UserError
-from rvm_jax.models import build, layers
-from rvm_jax.training import checksums, parts, sharding, start
+from rvm_jax.models import build, layers, trainable
+from rvm_jax.synthetic.synthetic_videos import write_videos
+from rvm_jax.training import checksums, initialize, sharding
 from rvm_jax.training.loop import train
-from rvm_jax.training.programs import make_programs
+from rvm_jax.training.state import make_programs
 
 NAME = 'dinov2/registers'
 SMALL = [
@@ -80,7 +80,7 @@ def test_nothing_frozen_moves_and_all_else_does(recipe, run, encoder):
     assert {name: array.tobytes() for name, array in frozen.items()} == {
         name: array.tobytes() for name, array in trained.items() if name.startswith('encoder/')
     }
-    before = mapping.tree_named(parts.joined(fresh['params'], fresh['statistics']))
+    before = mapping.tree_named(trainable.joined(fresh['params'], fresh['statistics']))
     assert not any(name.startswith('encoder/') for name in before)
     still = [name for name, array in before.items() if np.array_equal(array, trained[name])]
     assert still == [] and arch.is_frozen
@@ -116,8 +116,8 @@ def test_rounding_frozen_kernels_early_changes_no_number(recipe, encoder):
     model = pretrained.load(encoder, precision='bf16')
     graphdef, params = nnx.split(model)
     params = nnx.to_pure_dict(params)
-    held = parts.stored(parts.split(params, arch)[2], execution.precision)
-    rounded = jax.tree.map(lambda x, wanted: x.astype(wanted.dtype), params, parts.joined(params, held))
+    held = trainable.stored(trainable.split(params, arch)[2], execution.precision)
+    rounded = jax.tree.map(lambda x, wanted: x.astype(wanted.dtype), params, trainable.joined(params, held))
     frames = np.random.default_rng(0).integers(0, 256, (1, 2, 24, 24, 3), np.uint8)
     expected, _ = model.encode(frames)
     found, _ = nnx.merge(graphdef, rounded).encode(frames)
@@ -176,7 +176,7 @@ def test_eight_devices_learn_what_one_does(recipe):
     def losses(mesh, devices):
         recipe_ = recipe(*options, *mesh)
         programs = make_programs(recipe_, devices)
-        frozen = parts.frozen_encoder(recipe_).placed(programs.abstract_frozen)
+        frozen = trainable.frozen_encoder(recipe_).placed(programs.abstract_frozen)
         state, found = programs.create(), []
         rng = np.random.default_rng(0)
         batch = {
@@ -220,9 +220,9 @@ def released(recipe, tmp_path):
 def taken(recipe_, path):
     """What a run takes of a model that it starts from, {name: array}, and the parts that it takes and does not."""
     programs = make_programs(recipe_)
-    encoder = parts.frozen_encoder(recipe_)
-    found = start.take_initial(path, pretrained.load(path), programs.arch, encoder, programs.abstract_state)
-    arrays = mapping.tree_named(parts.joined(*found.values()))
+    encoder = trainable.frozen_encoder(recipe_)
+    found = initialize.take_initial(path, pretrained.load(path), programs.arch, encoder, programs.abstract_state)
+    arrays = mapping.tree_named(trainable.joined(*found.values()))
     return arrays, set(found['params']), set(programs.abstract_state['params']) - set(found['params'])
 
 

@@ -5,8 +5,8 @@ import os
 import pytest
 
 from rvm_jax import config, pretrained
-from rvm_jax.data.sources.synthetic_videos import write_videos
 from rvm_jax.errors import Diverged, UserError
+from rvm_jax.synthetic.synthetic_videos import write_videos
 from rvm_jax.training.loop import train
 
 SMALL = [

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 
-from rvm_jax.data.sources.synthetic_videos import write_videos
+from rvm_jax.synthetic.synthetic_videos import write_videos
 
 # As in test_loop, so that what is compiled there need not be compiled again.
 SMALL = ['model.unroll=false', 'data.image_size=16', 'batch_size=4', 'log.every=1', 'log.images_every=0', 'steps=500']

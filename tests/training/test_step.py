@@ -11,8 +11,8 @@ from jax.sharding import NamedSharding
 from rvm_jax import config as configs
 from rvm_jax.models import build
 from rvm_jax.models.layers import PRECISIONS, Execution
-from rvm_jax.objectives.pixel_loss import compared_losses, pixel_loss
 from rvm_jax.training import sharding
+from rvm_jax.training.loss import compared_losses, pixel_loss
 from rvm_jax.training.optimizer import make_optimizer
 from rvm_jax.training.state import make_state
 from rvm_jax.training.step import make_eval_step, make_train_step

@@ -9,11 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rvm_jax import storage
 from rvm_jax.errors import UserError
-from rvm_jax.training import checkpoint_folder, checksums
+from rvm_jax.storage import files
+from rvm_jax.storage.run_lock import run_lock
+from rvm_jax.training import checkpoint_files, checksums
 from rvm_jax.training.checkpoint import Checkpoints, read_step
-from rvm_jax.training.run_lock import run_lock
 
 
 def state(step):
@@ -43,7 +43,7 @@ def restore(workdir):
 
 def test_a_run_in_a_bucket_goes_on_where_it_stopped(store):
     save(store.path, 1, 2, 3, 4, keep=2)
-    assert storage.names(f'{store.path}/checkpoints') == ['3', '4']
+    assert files.names(f'{store.path}/checkpoints') == ['3', '4']
     assert restore(store.path) == 4
     assert read_step(store.path, 3)[1]['b'].tolist() == [3, 3, 3]
     save(store.path, 5)
@@ -55,22 +55,22 @@ def test_a_manifest_is_there_before_a_step_is_committed(store, monkeypatch):
     write = checksums.write_manifest
 
     def look(folder, contents):
-        seen.append(storage.exists(f'{folder}/{checkpoint_folder.COMMITTED}'))
+        seen.append(files.exists(f'{folder}/{checkpoint_files.COMMITTED}'))
         write(folder, contents)
 
     monkeypatch.setattr(checksums, 'write_manifest', look)
     save(store.path, 1)
     assert seen == [False]
-    names = storage.names(f'{store.path}/checkpoints/1')
-    assert {checksums.NAME, checkpoint_folder.COMMITTED} <= set(names)
+    names = files.names(f'{store.path}/checkpoints/1')
+    assert {checksums.NAME, checkpoint_files.COMMITTED} <= set(names)
 
 
-@pytest.mark.parametrize('gone', [checkpoint_folder.COMMITTED, checksums.NAME])
+@pytest.mark.parametrize('gone', [checkpoint_files.COMMITTED, checksums.NAME])
 def test_a_save_that_did_not_end_is_no_step(store, gone, capsys):
     save(store.path, 1, 2)
-    storage.remove(f'{store.path}/checkpoints/2/{gone}')
+    files.remove(f'{store.path}/checkpoints/2/{gone}')
     assert restore(store.path) == 1
-    is_left = storage.exists(f'{store.path}/checkpoints/2')
+    is_left = files.exists(f'{store.path}/checkpoints/2')
     assert is_left == (gone == checksums.NAME)  # somebody else's, and named
     assert ('ignored, not steps of this run: 2' in capsys.readouterr().err) == is_left
     save(store.path, 2)
@@ -81,13 +81,13 @@ def test_a_save_that_did_not_end_is_no_step(store, gone, capsys):
 def test_a_damaged_step_is_named_and_the_one_before_is_used(store, damage, capsys):
     save(store.path, 1, 2)
     folder = f'{store.path}/checkpoints/2'
-    name = max((size, name) for name, size in storage.files(folder).items() if name.startswith('state/'))[1]
-    data = bytearray(storage.read(f'{folder}/{name}'))
+    name = max((size, name) for name, size in files.files(folder).items() if name.startswith('state/'))[1]
+    data = bytearray(files.read(f'{folder}/{name}'))
     data[len(data) // 2] ^= 1
     if damage == 'missing':
-        storage.remove(f'{folder}/{name}')
+        files.remove(f'{folder}/{name}')
     else:
-        storage.write(f'{folder}/{name}', bytes(data[:-1] if damage == 'cut' else data))
+        files.write(f'{folder}/{name}', bytes(data[:-1] if damage == 'cut' else data))
     assert restore(store.path) == 1
     said = capsys.readouterr().err
     assert f'step 2 is damaged and not used: {folder}/{name}' in said
@@ -95,11 +95,11 @@ def test_a_damaged_step_is_named_and_the_one_before_is_used(store, damage, capsy
 
 def test_a_copy_on_a_disk_is_checked_too(store, tmp_path):
     save(store.path, 1)
-    for name in storage.files(store.path):
+    for name in files.files(store.path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        storage.write(tmp_path / name, storage.read(f'{store.path}/{name}'))
+        files.write(tmp_path / name, files.read(f'{store.path}/{name}'))
     assert read_step(tmp_path)[0] == 1
-    storage.write(tmp_path / 'checkpoints/1/data/metadata', b'{}')
+    files.write(tmp_path / 'checkpoints/1/data/metadata', b'{}')
     with pytest.raises(UserError, match='no undamaged step'):
         read_step(tmp_path)
 
@@ -132,7 +132,7 @@ import sys, time
 import jax.numpy as jnp
 from rvm_jax.training import checksums
 from rvm_jax.training.checkpoint import Checkpoints
-from rvm_jax.training.run_lock import run_lock
+from rvm_jax.storage.run_lock import run_lock
 
 write = checksums.write_manifest
 def pause(folder, contents):
@@ -152,7 +152,7 @@ def test_a_run_that_is_killed_while_it_saves_leaves_no_step(store, moment, capsy
     with subprocess.Popen([sys.executable, '-c', KILLED, store.path, moment], stdout=subprocess.PIPE, text=True) as run:
         assert run.stdout.readline() == 'here\n'
         run.send_signal(signal.SIGKILL)
-    assert storage.names(f'{store.path}/checkpoints') == ['1', '2']
+    assert files.names(f'{store.path}/checkpoints') == ['1', '2']
     assert restore(store.path) == 1
-    assert storage.names(f'{store.path}/checkpoints') == ['1']
+    assert files.names(f'{store.path}/checkpoints') == ['1']
     assert 'taken over' in capsys.readouterr().err

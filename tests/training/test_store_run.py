@@ -2,9 +2,10 @@
 
 import pytest
 
-from rvm_jax import config, pretrained, storage
-from rvm_jax.data.sources.synthetic_videos import write_videos
+from rvm_jax import config, pretrained
 from rvm_jax.errors import Unavailable
+from rvm_jax.storage import files
+from rvm_jax.synthetic.synthetic_videos import write_videos
 from rvm_jax.training import checkpoint
 from rvm_jax.training.loop import train
 from rvm_jax.training.writer import read_metrics
@@ -38,8 +39,8 @@ def test_a_run_survives_a_flaky_bucket_stops_when_it_stays_away_and_goes_on_late
     store.fail(0)
     assert pretrained.load(store.path).architecture.image_size == 16
     train(recipe, store.path, pretrained.load)
-    assert 'going on from step 1' in capsys.readouterr().err
+    assert 'resuming at step 1' in capsys.readouterr().err
     assert [entry['step'] for entry in read_metrics(f'{store.path}/metrics.jsonl')] == [1, 2, 3, 4, 5]
     found = {'checkpoints', 'config.json', 'data_manifest.json', 'data_report.json', 'images', 'metrics.jsonl'}
-    assert set(storage.names(store.path)) == found | {'tensorboard'}
-    assert storage.names(f'{store.path}/checkpoints') == ['3', '4', '5']
+    assert set(files.names(store.path)) == found | {'tensorboard'}
+    assert files.names(f'{store.path}/checkpoints') == ['3', '4', '5']

@@ -6,14 +6,14 @@ import functools
 import glob
 import os
 
-from rvm_jax import storage
-from rvm_jax.data.manifest import file_entries, fingerprint
-from rvm_jax.data.video import open_video
+from rvm_jax.data.dataset_manifest import file_entries, fingerprint
+from rvm_jax.data.video.decode import open_video
 from rvm_jax.errors import UserError
+from rvm_jax.storage import files
 
 VIDEO_EXTENSIONS = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv'.split())
 BLANK = ' \t\r\n'  # around names; other spaces may belong to them
-MAX_PATH = 4096  # letters; Linux has no longer ones
+MAX_PATH = 4096  # characters; Linux has no longer ones
 FORMS = (
     'give a folder of videos, a glob, a text file with one video a line, a video, a folder of shards, or the name of a '
     'TFDS dataset'
@@ -45,7 +45,7 @@ class FolderSource:
 
     def __init__(self, path):
         self.path = os.fspath(path)
-        self.root, self.names = storage.retried(self.path, lambda: _list_videos(os.path.expanduser(self.path)))
+        self.root, self.names = files.retried(self.path, lambda: _list_videos(os.path.expanduser(self.path)))
         self._manifest = None
 
     def __len__(self):
@@ -79,7 +79,9 @@ def _list_videos(path):
             return os.path.dirname(path), [os.path.basename(path)]
         return os.path.dirname(path), _read_list(path)
     else:
-        raise UserError(path, 'does not exist' if not os.path.lexists(path) else 'is no file and no folder', FORMS)
+        raise UserError(
+            path, 'does not exist' if not os.path.lexists(path) else 'is neither a file nor a folder', FORMS
+        )
     names = sorted(os.path.relpath(p, root or '.') for p in found if _is_video(p))
     if not names:
         raise UserError(
@@ -116,7 +118,7 @@ def _walk(folder):
 
 def _raise_passing(error):
     """A folder that may not be listed is left out; one that a disk or network fails to list must not be."""
-    if storage.may_pass(error):
+    if files.may_pass(error):
         raise error
 
 
@@ -134,12 +136,12 @@ def _read_list(path):
 
 
 def bounded_lines(path, file, most, fix):
-    """Yield the lines of a text file. UserError for one of more than `most` letters or with a null byte: no text."""
+    """Yield the lines of a text file. UserError for one of more than `most` characters or with a null byte: no text."""
     for number, line in enumerate(iter(functools.partial(file.readline, most + 1), ''), 1):
         if '\0' in line:
             raise UserError(path, 'is neither a known kind of video nor a text file', fix)
         if len(line) > most and not line.endswith('\n'):
-            raise UserError(f'{path} line {number}', f'is longer than {most:,} letters', fix)
+            raise UserError(f'{path} line {number}', f'is longer than {most:,} characters', fix)
         yield line
 
 

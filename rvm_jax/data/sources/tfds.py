@@ -20,11 +20,11 @@ import os
 import re
 from pathlib import Path
 
-from rvm_jax import storage
-from rvm_jax.data.manifest import file_entries, fingerprint
-from rvm_jax.data.pictures import encoded
-from rvm_jax.data.shards import MOST_LETTERS, ShardReader, check_readable, reading_fault
+from rvm_jax.data.dataset_manifest import file_entries, fingerprint
+from rvm_jax.data.shard_format import MOST_LETTERS, ShardReader, check_readable, reading_fault
+from rvm_jax.data.video.lazy_frames import encoded
 from rvm_jax.errors import DataError, UserError
+from rvm_jax.storage import files
 
 INFO, FEATURES = 'dataset_info.json', 'features.json'
 VERSION = r'\d+\.\d+\.\d+'
@@ -120,7 +120,7 @@ class TfdsFrames:
         return len(self._blobs)
 
     def pictures(self, ticks, fps):
-        """Pictures of the frames with these numbers, whatever fps is; see `pictures.encoded`."""
+        """LazyFrames of the frames with these numbers, whatever fps is; see `pictures.encoded`."""
         return encoded(self.name, [self._blobs[tick] for tick in ticks])
 
 
@@ -160,7 +160,7 @@ def _dataset_folder(place):
         return folder
     name = re.fullmatch(NAME, place)
     if not name:
-        raise UserError(place, f'is no TFDS name and no folder with {INFO} and {FEATURES}', FORMS)
+        raise UserError(place, f'is not a TFDS name, and not a folder with {INFO} and {FEATURES}', FORMS)
     found, data_dirs = _prepared(name)
     if not found:
         raise UserError(place, f'is not prepared in {" or ".join(data_dirs)}', f'{PREPARE}, or set TFDS_DATA_DIR')
@@ -198,7 +198,7 @@ def _versions(data_dir, name, config, version):
 def _read_json(folder, name):
     path = os.path.join(folder, name)
     try:
-        return storage.read_json(path)
+        return files.read_json(path)
     except (OSError, ValueError) as error:
         raise UserError(path, f'cannot be read ({error})', FORMS) from error
 
@@ -256,7 +256,7 @@ def _check_counts(root, names, counts):
 
     def check(name, count):
         path = os.path.join(root, name)
-        storage.retried(path, lambda: ShardReader(path, count).close())
+        files.retried(path, lambda: ShardReader(path, count).close())
 
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         list(pool.map(check, names, counts))  # raises the first error

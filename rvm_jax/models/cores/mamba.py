@@ -6,7 +6,7 @@ from flax import nnx
 
 from rvm_jax.models import layers
 from rvm_jax.models.cores.selective_scan import MambaState, SelectiveScan
-from rvm_jax.models.learning import dropout
+from rvm_jax.models.dropout import dropout
 
 EPSILON = 1e-5  # of every norm in the Mamba cores, PyTorch's default
 

@@ -5,13 +5,13 @@ from flax import nnx
 
 from rvm_jax.models import derivatives, layers
 from rvm_jax.models.cores.mamba import EPSILON, MambaBlock, MambaCore
-from rvm_jax.models.learning import dropout
+from rvm_jax.models.dropout import dropout
 
 
 class SpatialBlock(nnx.Module):
     """Pre-norm transformer block over the tokens of a frame, exact GELU, MLP of 4 x width.
 
-    Learning, it drops a share `dropout` of activations and outputs of the MLP, and whole frames of either residual
+    TrainContext, it drops a share `dropout` of activations and outputs of the MLP, and whole frames of either residual
     (stochastic depth). The release also drops attention weights, which no fused attention can: left out.
     """
 

@@ -1,13 +1,13 @@
-"""DAVIS 2017: masks of objects, 30 videos for validation (spec: rvm, 11.6).
+"""DAVIS 2017: masks of objects, 30 videos for validation (RVM, nearest-neighbor evaluation).
 
 root holds ImageSets/2017/val.txt (names of videos, one a line), JPEGImages/480p/<name>/*.jpg and
 Annotations/480p/<name>/*.png, where the palette index is the number of the object.
 """
 
-from rvm_jax.probing.datasets.labelled_frames import list_pictures, masked_video
-from rvm_jax.probing.datasets.origin import Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
+from rvm_jax.probing.datasets.reading.labelled_frames import list_pictures, masked_video
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'DAVIS 2017 (480p)',
     'davischallenge.org',
     'ImageSets/2017/val.txt, JPEGImages/480p/<video>/*.jpg and Annotations/480p/<video>/*.png',

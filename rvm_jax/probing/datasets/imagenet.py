@@ -1,4 +1,4 @@
-"""ImageNet-1k: 1000 classes of pictures (spec: probing, 4.4).
+"""ImageNet-1k: 1000 classes of pictures (WALT probes).
 
 root holds train/<wnid>/*.JPEG, and val/ with either the same folders or, as it is given away, val/*.JPEG alone. Those
 need their labels beside them: LOC_val_solution.csv (Kaggle), or the devkit's ILSVRC2012_validation_ground_truth.txt and
@@ -9,13 +9,13 @@ import csv
 import io
 import os
 
-from rvm_jax import storage
 from rvm_jax.errors import UserError
-from rvm_jax.probing.datasets.labelled import LabelledImages
-from rvm_jax.probing.datasets.matlab import read_mat
-from rvm_jax.probing.datasets.origin import Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
+from rvm_jax.probing.datasets.reading.labelled_clips import LabelledImages
+from rvm_jax.probing.datasets.reading.matlab import read_mat
+from rvm_jax.storage import files
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'ImageNet ILSVRC 2012',
     'image-net.org',
     'train/<wnid>/*.JPEG, val/*.JPEG and ILSVRC2012_devkit_t12/ (or val/<wnid>/)',
@@ -26,7 +26,7 @@ TRUTH = 'ILSVRC2012_validation_ground_truth.txt'
 
 
 class ImageNet(LabelledImages):
-    """Pictures with the number of their class: the place of its wnid among all, sorted; see LabelledImages.
+    """LazyFrames with the number of their class: the place of its wnid among all, sorted; see LabelledImages.
 
     All: those of train/, or of the split itself where there is no train/. UserError if a folder or labels are missing.
     """
@@ -82,7 +82,7 @@ def _kaggle(root):
     if not os.path.exists(path):
         return None
     with ORIGIN.reading(path):
-        rows = csv.DictReader(io.StringIO(storage.read(path).decode()))
+        rows = csv.DictReader(io.StringIO(files.read(path).decode()))
         return {row['ImageId']: row['PredictionString'].split()[0] for row in rows}
 
 

@@ -1,19 +1,21 @@
-"""iNaturalist 2018: 8142 species (spec: probing, 4.4).
+"""iNaturalist 2018: 8142 species (WALT probes).
 
 root holds train2018.json and val2018.json (COCO's format) and the pictures that they name, in train_val2018/.
 """
 
 import os
 
-from rvm_jax.probing.datasets.labelled import LabelledImages
-from rvm_jax.probing.datasets.origin import Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
+from rvm_jax.probing.datasets.reading.labelled_clips import LabelledImages
 
-ORIGIN = Origin('iNaturalist 2018', 'github.com/visipedia/inat_comp', 'train2018.json, val2018.json and train_val2018/')
+ORIGIN = DatasetFiles(
+    'iNaturalist 2018', 'github.com/visipedia/inat_comp', 'train2018.json, val2018.json and train_val2018/'
+)
 SPLITS = {'train': 'train2018.json', 'val': 'val2018.json'}
 
 
 class INaturalist(LabelledImages):
-    """Pictures with the category_id as label; see LabelledImages.
+    """LazyFrames with the category_id as label; see LabelledImages.
 
     UserError if the table or its first picture is missing; others are DataErrors when read.
     """

@@ -1,4 +1,4 @@
-"""JHMDB: 15 joints of one person in short videos (spec: rvm, 11.6).
+"""JHMDB: 15 joints of one person in short videos (RVM, nearest-neighbor evaluation).
 
 root holds splits/<class>_test_split1.txt (lines '<video>.avi 1', or 2 for the videos of the test),
 Rename_Images/<class>/<video>/*.png and joint_positions/<class>/<video>/joint_positions.mat, whose pos_img is x, y of
@@ -11,11 +11,11 @@ import os
 import numpy as np
 
 from rvm_jax.errors import DataError
-from rvm_jax.probing.datasets.labelled_frames import LabelledFrames, list_pictures, read_frames
-from rvm_jax.probing.datasets.matlab import read_mat
-from rvm_jax.probing.datasets.origin import Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
+from rvm_jax.probing.datasets.reading.labelled_frames import LabelledFrames, list_pictures, read_frames
+from rvm_jax.probing.datasets.reading.matlab import read_mat
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'JHMDB',
     'jhmdb.is.tue.mpg.de',
     'splits/<class>_test_split1.txt, Rename_Images/<class>/<video>/*.png and '

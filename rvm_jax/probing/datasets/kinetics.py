@@ -1,4 +1,4 @@
-"""Kinetics-400 and Kinetics-700: what people do (spec: probing, 4.3).
+"""Kinetics-400 and Kinetics-700: what people do (RVM, section 11; 4DS).
 
 root holds train.csv and val.csv (or validate.csv; also in annotations/), with the columns label, youtube_id,
 time_start, time_end, split; and the videos <youtube_id>_<start>_<end>.mp4, start and end in six digits, in train/ and
@@ -9,12 +9,12 @@ import csv
 import io
 import os
 
-from rvm_jax import storage
 from rvm_jax.data.sources.folder import VIDEO_EXTENSIONS
-from rvm_jax.probing.datasets.labelled import LabelledVideos, say_missing
-from rvm_jax.probing.datasets.origin import MALFORMED, Origin, checked_split, described
+from rvm_jax.probing.datasets.reading.dataset_files import MALFORMED, DatasetFiles, checked_split, described
+from rvm_jax.probing.datasets.reading.labelled_clips import LabelledVideos, say_missing
+from rvm_jax.storage import files
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'Kinetics', 'github.com/cvdfoundation/kinetics-dataset', 'train.csv, val.csv, train/<video>.mp4, val/<video>.mp4'
 )
 SPLITS = {'train': ('train',), 'val': ('val', 'validate', 'validation')}
@@ -69,11 +69,11 @@ def _table(root, names):
 def _read_table(path):
     """[(label, name of the video, the same without times), ...]."""
     try:
-        reader = csv.DictReader(io.StringIO(storage.read(path).decode()))
+        reader = csv.DictReader(io.StringIO(files.read(path).decode()))
         rows = list(reader)
         columns = reader.fieldnames or ()
     except (UnicodeDecodeError, csv.Error) as error:
-        raise ORIGIN.broken(path, f'is no CSV file ({error})') from error
+        raise ORIGIN.broken(path, f'is not a CSV file ({error})') from error
     if not set(COLUMNS) <= set(columns):
         raise ORIGIN.broken(path, f'has no columns {", ".join(COLUMNS)}')
     if not rows:

@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 
-from rvm_jax.probing.datasets.rigid import rotations
+from rvm_jax.probing.datasets.reading.rigid import rotations
 
 NEARER = 0.99  # how much of a point's distance the depth there must be, or something else is in front
 

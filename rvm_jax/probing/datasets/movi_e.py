@@ -1,4 +1,4 @@
-"""Kubric MOVi-E: rendered clips whose point tracks follow from the scene (spec: probing, 4.6). Trains point readouts.
+"""Kubric MOVi-E: rendered clips whose point tracks follow from the scene (4DS; TAP-Vid). Trains point readouts.
 
 root is the folder of TFDS, with movi_e/256x256/1.0.0/ in it, or that folder itself: TFRecord files
 movi_e-train.tfrecord-00000-of-01024 ... as they lie in gs://kubric-public/tfds. Neither TFDS nor TensorFlow is needed.
@@ -14,18 +14,18 @@ import re
 import numpy as np
 
 from rvm_jax.errors import DataError
-from rvm_jax.probing.datasets import crops
-from rvm_jax.probing.datasets.colors import random_colors
-from rvm_jax.probing.datasets.frames import decode_image, decode_raw
 from rvm_jax.probing.datasets.kubric_tracks import Camera, choose_pixels, track
-from rvm_jax.probing.datasets.origin import Origin, checked_split
-from rvm_jax.probing.datasets.padding import padded
-from rvm_jax.probing.datasets.protos import message_classes
-from rvm_jax.probing.datasets.rigid import rotations
-from rvm_jax.probing.datasets.tfrecord import read_record, record_places
-from rvm_jax.probing.datasets.windows import choose_frames
+from rvm_jax.probing.datasets.reading import crops
+from rvm_jax.probing.datasets.reading.colors import random_colors
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
+from rvm_jax.probing.datasets.reading.images import decode_image, decode_raw
+from rvm_jax.probing.datasets.reading.padding import padded
+from rvm_jax.probing.datasets.reading.protos import message_classes
+from rvm_jax.probing.datasets.reading.rigid import rotations
+from rvm_jax.probing.datasets.reading.tfrecord import read_record, record_places
+from rvm_jax.probing.datasets.reading.windows import choose_frames
 
-ORIGIN = Origin('Kubric MOVi-E', 'gs://kubric-public/tfds/movi_e', 'movi_e/256x256/1.0.0/movi_e-train.tfrecord-*')
+ORIGIN = DatasetFiles('Kubric MOVi-E', 'gs://kubric-public/tfds/movi_e', 'movi_e/256x256/1.0.0/movi_e-train.tfrecord-*')
 SPLITS = {'train': 'train', 'val': 'validation'}
 FOLDERS = ('movi_e/256x256/1.0.0', '256x256/1.0.0', '1.0.0', '.')
 # tf.train.Example, in which the value of a feature stays bytes until it is asked for: most of a record never is.

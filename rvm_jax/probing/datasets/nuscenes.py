@@ -1,4 +1,4 @@
-"""nuScenes: how a car moved from frame to frame, from its front camera (spec: probing, 4.9).
+"""nuScenes: how a car moved from frame to frame, from its front camera (arXiv 2605.19137).
 
 root holds v1.0-trainval/*.json (or v1.0-mini/), samples/CAM_FRONT/ and sweeps/CAM_FRONT/. The tables of the full
 dataset are 2.6 million entries long: opening them takes a minute and some 10 GB of memory, which is given back.
@@ -9,13 +9,13 @@ import os
 
 import numpy as np
 
-from rvm_jax.probing.datasets import crops
-from rvm_jax.probing.datasets.frames import read_images
-from rvm_jax.probing.datasets.origin import Origin, checked_split
-from rvm_jax.probing.datasets.rigid import poses, rotations
-from rvm_jax.probing.datasets.windows import choose_frames
+from rvm_jax.probing.datasets.reading import crops
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
+from rvm_jax.probing.datasets.reading.images import read_images
+from rvm_jax.probing.datasets.reading.rigid import poses, rotations
+from rvm_jax.probing.datasets.reading.windows import choose_frames
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'nuScenes v1.0', 'nuscenes.org', 'v1.0-trainval/*.json, samples/CAM_FRONT/*.jpg and sweeps/CAM_FRONT/*.jpg'
 )
 VERSIONS = ('v1.0-trainval', 'v1.0-mini')

@@ -1,4 +1,4 @@
-"""Perception Test: points tracked by people through real videos (spec: probing, 4.6).
+"""Perception Test: points tracked by people through real videos (4DS; TAP-Vid).
 
 root holds point_tracking_valid.json (or point_tracking_train.json) and videos/<video_id>.mp4.
 """
@@ -8,13 +8,13 @@ import os
 import numpy as np
 
 from rvm_jax.errors import UserError
-from rvm_jax.probing.datasets import crops
-from rvm_jax.probing.datasets.frames import read_video
-from rvm_jax.probing.datasets.origin import Origin, checked_split
-from rvm_jax.probing.datasets.padding import padded
-from rvm_jax.probing.datasets.windows import choose_frames
+from rvm_jax.probing.datasets.reading import crops
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
+from rvm_jax.probing.datasets.reading.images import read_video
+from rvm_jax.probing.datasets.reading.padding import padded
+from rvm_jax.probing.datasets.reading.windows import choose_frames
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'Perception Test (point tracking)',
     'github.com/google-deepmind/perception_test',
     'point_tracking_valid.json and videos/<video_id>.mp4',
@@ -39,7 +39,7 @@ class PerceptionTest:
     ):
         name = checked_split(split, SPLITS)
         if start not in ('first', 'center'):
-            raise UserError(f'start {start!r}', 'is no place to take a clip from', 'give first or center')
+            raise UserError(f'start {start!r}', 'is not a valid start', 'give first or center')
         table = ORIGIN.find(root, 'the tracks', f'point_tracking_{name}.json', f'all_{name}.json', f'{name}.json')
         folder = ORIGIN.find(root, 'the videos', 'videos')
         self.items = []

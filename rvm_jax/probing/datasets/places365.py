@@ -1,4 +1,4 @@
-"""Places365-Standard: 365 classes of scenes (spec: probing, 4.4).
+"""Places365-Standard: 365 classes of scenes (WALT probes).
 
 root holds places365_train_standard.txt and places365_val.txt with a line 'path label' a picture (also in filelist/),
 and the pictures: those of train in data_256_standard/ (or data_large_standard/, data_256/, train/), those of val in
@@ -7,10 +7,10 @@ val_256/ (or val_large/, val/).
 
 import os
 
-from rvm_jax.probing.datasets.labelled import LabelledImages
-from rvm_jax.probing.datasets.origin import MOST_LETTERS, Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import MOST_LETTERS, DatasetFiles, checked_split
+from rvm_jax.probing.datasets.reading.labelled_clips import LabelledImages
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'Places365-Standard',
     'places2.csail.mit.edu',
     'places365_train_standard.txt, places365_val.txt, data_256_standard/ and val_256/',
@@ -23,7 +23,7 @@ NUM_CLASSES = 365
 
 
 class Places365(LabelledImages):
-    """Pictures with the numbers of the list; see LabelledImages.
+    """LazyFrames with the numbers of the list; see LabelledImages.
 
     UserError if the list, the folder, or the first picture of the list is missing; others are DataErrors when read.
     Names of classes are those of categories_places365.txt where it is there, else their numbers.

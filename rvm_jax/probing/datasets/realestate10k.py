@@ -1,4 +1,4 @@
-"""RealEstate10K: how the camera moved through a house (spec: probing, 4.8).
+"""RealEstate10K: how the camera moved through a house (WALT probes).
 
 root holds train/*.txt and test/*.txt as they are given away (also in RealEstate10K/), and the frames, which everyone
 takes out of the videos themselves: frames/<train or test>/<clip>/<timestamp>.jpg (or .png), a picture for each line of
@@ -10,14 +10,14 @@ import os
 import numpy as np
 
 from rvm_jax.errors import DataError, UserError
-from rvm_jax.probing.datasets import crops
-from rvm_jax.probing.datasets.frames import read_images
-from rvm_jax.probing.datasets.labelled import say_missing
-from rvm_jax.probing.datasets.origin import Origin, checked_split, read_bytes
-from rvm_jax.probing.datasets.rigid import poses
-from rvm_jax.probing.datasets.windows import choose_frames
+from rvm_jax.probing.datasets.reading import crops
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split, read_bytes
+from rvm_jax.probing.datasets.reading.images import read_images
+from rvm_jax.probing.datasets.reading.labelled_clips import say_missing
+from rvm_jax.probing.datasets.reading.rigid import poses
+from rvm_jax.probing.datasets.reading.windows import choose_frames
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'RealEstate10K',
     'google.github.io/realestate10k; frames from the videos',
     'train/*.txt, test/*.txt and frames/<split>/<clip>/<timestamp>.jpg',
@@ -87,7 +87,7 @@ def _scales(given):
     if given is None or isinstance(given, dict):
         return given
     if not isinstance(given, str) or not os.path.isfile(given):
-        raise UserError(f'metric_scale {given}', 'is no such file', 'name a JSON file of {clip: meters per unit}')
+        raise UserError(f'metric_scale {given}', 'does not exist', 'name a JSON file of {clip: meters per unit}')
     with ORIGIN.reading(given):
         return {clip: float(scale) for clip, scale in ORIGIN.json(given).items()}
 

@@ -1,4 +1,4 @@
-"""ScanNet: depth of rooms, in meters (spec: probing, 4.5).
+"""ScanNet: depth of rooms, in meters (RVM, section 11; WALT probes).
 
 root holds scannetv2_train.txt and scannetv2_val.txt (names of scenes, one a line) and the scenes as the SensReader of
 ScanNet exports them, in scans/<scene>/ or <scene>/: color/<number>.jpg and depth/<number>.png (uint16, millimeters).
@@ -9,12 +9,12 @@ import os
 import numpy as np
 
 from rvm_jax.errors import DataError
-from rvm_jax.probing.datasets import crops
-from rvm_jax.probing.datasets.frames import decode_raw, read_images
-from rvm_jax.probing.datasets.origin import Origin, checked_split, read_bytes
-from rvm_jax.probing.datasets.windows import choose_frames
+from rvm_jax.probing.datasets.reading import crops
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split, read_bytes
+from rvm_jax.probing.datasets.reading.images import decode_raw, read_images
+from rvm_jax.probing.datasets.reading.windows import choose_frames
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'ScanNet v2',
     'www.scan-net.org',
     'scannetv2_train.txt, scannetv2_val.txt and scans/<scene>/{color/*.jpg,depth/*.png} (by SensReader)',
@@ -80,5 +80,5 @@ def _read_depth(paths):
     maps = [decode_raw(path, read_bytes(path)) for path in paths]
     for path, depth_HW in zip(paths, maps, strict=True):
         if depth_HW.dtype != np.uint16 or depth_HW.shape != maps[0].shape or depth_HW.ndim != 2:
-            raise DataError(path, 'is no depth of 16 bits, or changes its size', 'export the scene again')
+            raise DataError(path, 'is not a 16-bit depth map, or its size changes', 'export the scene again')
     return np.stack(maps).astype(np.float32) / 1000

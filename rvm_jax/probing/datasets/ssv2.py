@@ -1,4 +1,4 @@
-"""Something-Something V2: what is done with things, 174 classes (spec: probing, 4.2).
+"""Something-Something V2: what is done with things, 174 classes (RVM, section 11; 4DS).
 
 root holds labels.json, train.json and validation.json (or with 'something-something-v2-' in front; also in labels/),
 and the videos <id>.webm in 20bn-something-something-v2/, in videos/ or in root itself.
@@ -7,10 +7,10 @@ and the videos <id>.webm in 20bn-something-something-v2/, in videos/ or in root 
 import os
 import re
 
-from rvm_jax.probing.datasets.labelled import LabelledVideos
-from rvm_jax.probing.datasets.origin import MOST_LETTERS, Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import MOST_LETTERS, DatasetFiles, checked_split
+from rvm_jax.probing.datasets.reading.labelled_clips import LabelledVideos
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'Something-Something V2',
     'Qualcomm AI datasets',
     'labels.json, train.json, validation.json and 20bn-something-something-v2/<id>.webm',

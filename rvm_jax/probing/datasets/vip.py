@@ -1,13 +1,13 @@
-"""VIP (Video Instance-level Parsing): 20 parts of people and their clothes (spec: rvm, 11.6).
+"""VIP (Video Instance-level Parsing): 20 parts of people and their clothes (RVM, nearest-neighbor evaluation).
 
 root holds lists/val_videos.txt (names of videos, one a line), Images/<name>/*.jpg and
 Annotations/Category_ids/<name>/*.png, where the value of a pixel is its class.
 """
 
-from rvm_jax.probing.datasets.labelled_frames import list_pictures, masked_video
-from rvm_jax.probing.datasets.origin import Origin, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
+from rvm_jax.probing.datasets.reading.labelled_frames import list_pictures, masked_video
 
-ORIGIN = Origin(
+ORIGIN = DatasetFiles(
     'VIP (Video Instance-level Parsing)',
     'sysu-hcp.net/lip',
     'lists/val_videos.txt, Images/<video>/*.jpg and Annotations/Category_ids/<video>/*.png',

@@ -1,4 +1,4 @@
-"""Waymo Open Dataset: boxes of road users in the cameras of a car (spec: probing, 4.7).
+"""Waymo Open Dataset: boxes of road users in the cameras of a car (RVM, section 11; 4DS).
 
 root holds training/*.tfrecord and validation/*.tfrecord (Perception v1: a file for each segment of 20 seconds, 10
 frames a second). They are read without the packages of Waymo or TensorFlow.
@@ -11,15 +11,17 @@ import os
 import numpy as np
 
 from rvm_jax.errors import DataError, UserError
-from rvm_jax.probing.datasets import crops
-from rvm_jax.probing.datasets.frames import decode_image
-from rvm_jax.probing.datasets.origin import Origin, checked_split
-from rvm_jax.probing.datasets.padding import padded
-from rvm_jax.probing.datasets.protos import message_classes
-from rvm_jax.probing.datasets.tfrecord import read_record, record_places
-from rvm_jax.probing.datasets.windows import choose_frames
+from rvm_jax.probing.datasets.reading import crops
+from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
+from rvm_jax.probing.datasets.reading.images import decode_image
+from rvm_jax.probing.datasets.reading.padding import padded
+from rvm_jax.probing.datasets.reading.protos import message_classes
+from rvm_jax.probing.datasets.reading.tfrecord import read_record, record_places
+from rvm_jax.probing.datasets.reading.windows import choose_frames
 
-ORIGIN = Origin('Waymo Open Dataset (Perception v1)', 'waymo.com/open', 'training/*.tfrecord and validation/*.tfrecord')
+ORIGIN = DatasetFiles(
+    'Waymo Open Dataset (Perception v1)', 'waymo.com/open', 'training/*.tfrecord and validation/*.tfrecord'
+)
 SPLITS = {'train': 'training', 'val': 'validation'}
 CAMERAS = {'FRONT': 1, 'FRONT_LEFT': 2, 'FRONT_RIGHT': 3, 'SIDE_LEFT': 4, 'SIDE_RIGHT': 5}
 FRAME = {  # the fields that are used of the Frame of dataset.proto and label.proto

@@ -1,4 +1,4 @@
-"""Coordinates become sines and cosines (spec of 4DS, MooG and arXiv 2605.19137 readouts), and queries of a readout."""
+"""Coordinates become sines and cosines (readouts of 4DS, MooG and arXiv 2605.19137), and queries of a readout."""
 
 import math
 

@@ -13,8 +13,9 @@ from typing import ClassVar
 import numpy as np
 from PIL import Image
 
+from rvm_jax import inference
 from rvm_jax.errors import UserError
-from rvm_jax.probing import extract, label_maps, label_propagation
+from rvm_jax.probing import label_maps, label_propagation
 from rvm_jax.probing.metrics import keypoints, segmentation
 
 
@@ -178,8 +179,8 @@ def patch_features(model, frames):
     patch = model.patch_size
     grid = first_HWC.shape[0] // patch, first_HWC.shape[1] // patch
     whole = (frame_HWC[: grid[0] * patch, : grid[1] * patch] for frame_HWC in frames)
-    for features_TMD in extract.encode_stream(model, whole):
-        for features_hwD in extract.patch_grid(features_TMD, grid, model.num_prefix_tokens):
+    for features_TMD in inference.encode_stream(model, whole):
+        for features_hwD in inference.patch_grid(features_TMD, grid, model.num_prefix_tokens):
             length = np.linalg.norm(features_hwD, axis=-1, keepdims=True)
             yield features_hwD / np.maximum(length, np.finfo(np.float32).tiny)
 

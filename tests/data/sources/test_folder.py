@@ -3,9 +3,9 @@ import os
 
 import pytest
 
-from rvm_jax import storage
 from rvm_jax.data.sources.folder import FolderSource
 from rvm_jax.errors import Unavailable, UserError
+from rvm_jax.storage import files
 
 
 @pytest.fixture
@@ -93,7 +93,7 @@ def test_a_disk_that_fails_hides_no_video(folder, monkeypatch):
         return scandir(path)
 
     monkeypatch.setattr(os, 'scandir', flaky)
-    monkeypatch.setattr(storage, 'FIRST_WAIT', 0)
+    monkeypatch.setattr(files, 'FIRST_WAIT', 0)
     wanted = 2
     assert names(FolderSource(folder)) == ['a.MOV', 'b.mp4', 'sub/c.mkv']
     assert len(failures) == 2

@@ -275,7 +275,7 @@ def test_a_name_is_looked_for_where_tfds_keeps_its_datasets(video, tmp_path, mon
         'both': 'several configs .high, low.; add one: both/high',
         'plain:3.0.0': 'is not prepared in .*file_format=.array_record',
         'missing': 'is not prepared in .*TFDS_DATA_DIR',
-        'no/such/folder': 'is no TFDS name and no folder',
+        'no/such/folder': 'is not a TFDS name',
     }.items():
         with pytest.raises(UserError, match=reason):
             TfdsSource(name, 'train')

@@ -69,8 +69,8 @@ def numbers_by_step(name):
     return {int(step): float(number) for step, number in pairs}
 
 
-def strike_deletion(checkpoint_folder):
-    remove = checkpoint_folder.shutil.rmtree
+def strike_deletion(checkpoint_files):
+    remove = checkpoint_files.shutil.rmtree
 
     def rmtree(path, **options):
         if path.endswith('-deleted'):
@@ -81,7 +81,7 @@ def strike_deletion(checkpoint_folder):
             time.sleep(600)
         remove(path, **options)
 
-    checkpoint_folder.shutil = types.SimpleNamespace(**vars(checkpoint_folder.shutil) | {'rmtree': rmtree})
+    checkpoint_files.shutil = types.SimpleNamespace(**vars(checkpoint_files.shutil) | {'rmtree': rmtree})
 
 
 def open_full(path, mode='r', *args, **options):
@@ -92,7 +92,7 @@ def open_full(path, mode='r', *args, **options):
 if {'RVM_SEEN', 'RVM_POISON', 'RVM_CLOCK'} & set(os.environ):
     HOOKS['rvm_jax.training.run_log'] = strike_batches
 if 'RVM_DELETE' in os.environ:
-    HOOKS['rvm_jax.training.checkpoint_folder'] = strike_deletion
+    HOOKS['rvm_jax.training.checkpoint_files'] = strike_deletion
 if 'RVM_FULL' in os.environ:
     builtins.open = open_full
 sys.meta_path.insert(0, AfterImport())

@@ -3,8 +3,8 @@ import pytest
 
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.probing.datasets.movi_e import MoviE, Scene
-from rvm_jax.probing.datasets.rigid import rotations
-from rvm_jax.probing.datasets.tfrecord import frame_record
+from rvm_jax.probing.datasets.reading.rigid import rotations
+from rvm_jax.probing.datasets.reading.tfrecord import frame_record
 
 SIZE, NUM_FRAMES, FOCAL, SENSOR, NEAR, FAR = 96, 8, 35.0, 32.0, 1.0, 20.0
 HOW = {'num_frames': 4, 'image_size': SIZE, 'num_tracks': 20}

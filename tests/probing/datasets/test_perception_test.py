@@ -75,7 +75,7 @@ def test_of_too_many_points_the_first_count(root):
 
 
 def test_what_is_missing_is_named(root):
-    with pytest.raises(UserError, match="start 'last': is no place"):
+    with pytest.raises(UserError, match="start 'last': is not a valid start"):
         PerceptionTest(root, 'val', start='last', **HOW)
     (root / 'videos' / 'video_7.mp4').write_bytes(b'no video')
     with pytest.raises(DataError, match=r'video_7\.mp4'):

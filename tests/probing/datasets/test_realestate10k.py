@@ -57,7 +57,7 @@ def test_translations_can_be_made_metric(root):
     (root / 'scales.json').write_text('{"clip_a": 2.5}')
     from_file = RealEstate10K(root, 'val', metric_scale=str(root / 'scales.json'), **HOW).example(0)['pose_34']
     np.testing.assert_array_equal(from_file, metric)
-    with pytest.raises(UserError, match=r'metric_scale none\.json: is no such file'):
+    with pytest.raises(UserError, match=r'metric_scale none\.json: does not exist'):
         RealEstate10K(root, 'val', metric_scale='none.json', **HOW)
     with pytest.raises(DataError, match='clip_a: has no metric_scale'):
         RealEstate10K(root, 'val', metric_scale={}, **HOW).example(0)

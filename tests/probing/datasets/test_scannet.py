@@ -82,7 +82,7 @@ def test_what_cannot_be_read_is_named(root, write_image):
         ScanNet(root, 'val', num_frames=13).example(0)
     source = ScanNet(root, 'val', **HOW)
     write_image(root / 'scans/scene0000_00/depth/1.png', np.zeros((48, 65), np.uint8))
-    with pytest.raises(DataError, match=r'depth/1\.png: is no depth of 16 bits'):
+    with pytest.raises(DataError, match=r'depth/1\.png: is not a 16-bit depth map'):
         source.example(0)
     (root / 'scans/scene0000_00/depth/1.png').unlink()
     with pytest.raises(DataError, match=r'depth/1\.png: is not there'):

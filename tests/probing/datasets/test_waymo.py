@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from rvm_jax.errors import DataError, UserError
-from rvm_jax.probing.datasets.protos import message_classes
-from rvm_jax.probing.datasets.tfrecord import frame_record
+from rvm_jax.probing.datasets.reading.protos import message_classes
+from rvm_jax.probing.datasets.reading.tfrecord import frame_record
 from rvm_jax.probing.datasets.waymo import CAMERAS, FRAME, Waymo
 
 KINDS = {

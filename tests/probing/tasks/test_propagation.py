@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from rvm_jax.errors import UserError
-from rvm_jax.probing.datasets.labelled_frames import LabelledFrames
+from rvm_jax.probing.datasets.reading.labelled_frames import LabelledFrames
 from rvm_jax.probing.metrics import segmentation
 from rvm_jax.probing.tasks import propagation
 

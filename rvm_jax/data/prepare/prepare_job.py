@@ -1,0 +1,115 @@
+"""The work of `rvm prepare` in a folder: begun, stopped, resumed, finished; the same shards in any case."""
+
+import contextlib
+import dataclasses
+import fcntl
+import hashlib
+import json
+import os
+
+from rvm_jax.data import shard_format
+from rvm_jax.data.dataset_manifest import MOST_LINES
+from rvm_jax.data.prepare.inputs import list_tasks
+from rvm_jax.data.prepare.join_shards import make_manifest, skipped_report
+from rvm_jax.data.shard_format import MOST_LETTERS
+from rvm_jax.errors import DataError, UserError
+from rvm_jax.storage import files
+
+ELSEWHERE = 'take another --output, or delete this one to start anew'
+
+
+class PrepareJob:
+    """What is to be done, and the folder in which it is kept until it is.
+
+    path is the input: folder, glob, list, CSV file or video; val_fraction the share of videos for the split 'val'.
+    UserError if the input gives nothing, or if the output folder belongs to other videos or settings.
+    """
+
+    def __init__(self, path, output, settings, val_fraction):
+        self.output, self.folder, self.settings = output, os.path.join(output, shard_format.UNFINISHED), settings
+        self.tasks, self.outside = list_tasks(path, val_fraction)
+        plan = {
+            'settings': dataclasses.asdict(settings),
+            'tasks': [dataclasses.astuple(dataclasses.replace(task, path='')) for task in self.tasks],
+        }
+        self._plan = json.loads(json.dumps(plan))
+        self.digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
+
+    def finished(self):
+        """The manifest, if an earlier start has finished this very work; None if it is still to be done."""
+        if not os.path.exists(os.path.join(self.output, shard_format.MANIFEST)):
+            return None
+        manifest = shard_format.read_manifest(self.output)
+        if manifest.get('made_from') != self.digest:
+            raise UserError(self.output, 'holds shards of other videos or settings', ELSEWHERE)
+        self._clear()
+        return manifest
+
+    def _clear(self):
+        if os.path.isdir(self.folder):
+            files.remove_folder(self.folder)
+
+    @contextlib.contextmanager
+    def begin(self):
+        """Keep others from working there for as long as a `with` block lasts; write down what is to be done.
+
+        Once it is done, the folder of unfinished work is removed: after its lock is given back, as network file systems
+        keep a file that is open.
+        """
+        files.make_folder(self.folder)
+        with open(os.path.join(self.folder, 'lock'), 'w') as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                reason = 'another rvm prepare is at work there'
+                raise UserError(self.output, reason, 'wait for it, or take another --output') from None
+            except OSError as error:
+                fix = 'mount that disk with locks (Lustre: -o flock), or take another --output'
+                raise UserError(self.output, f'cannot be locked ({error.strerror})', fix) from error
+            self._check_plan()
+            yield
+        if os.path.exists(os.path.join(self.output, shard_format.MANIFEST)):
+            self._clear()
+
+    def _check_plan(self):
+        path = os.path.join(self.output, shard_format.PLAN)
+        if not os.path.exists(path):
+            files.write_json(path, self._plan, durable=True)
+            return
+        try:
+            before = files.read_json(path)
+            changed = self._changed(before)
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
+            raise UserError(path, f'is not a plan of rvm prepare ({str(error)[:MOST_LETTERS]})', ELSEWHERE) from error
+        if before != self._plan:
+            more = f'; and {len(changed) - MOST_LINES} more' if len(changed) > MOST_LINES else ''
+            lines = '; '.join(changed[:MOST_LINES]) or 'the order of the videos'
+            raise UserError(self.output, f'was begun with something else ({lines}{more})', ELSEWHERE)
+
+    def _changed(self, before):
+        """What is not as it was in the plan before, in words."""
+        changed = [
+            f'{name} was {before["settings"].get(name)!r}, now {value!r}'
+            for name, value in self._plan['settings'].items()
+            if before['settings'].get(name) != value
+        ]
+        old, new = ({json.dumps(task) for task in plan['tasks']} for plan in (before, self._plan))
+        changed += [f'added or changed: {json.loads(task)[0]}' for task in sorted(new - old)]
+        changed += [f'removed or changed: {json.loads(task)[0]}' for task in sorted(old - new)]
+        return [line[:MOST_LETTERS] for line in changed]
+
+    def finish(self, outcomes, entries):
+        """Write the report of what was skipped, and last the manifest.
+
+        DataError if not a single video could be used.
+        """
+        report = skipped_report(self.tasks, outcomes, self.outside)
+        files.write_json(os.path.join(self.output, shard_format.SKIPPED), report, indent=1)
+        if not entries:
+            reasons = '; '.join(f'{len(videos)} {reason}' for reason, videos in report['reasons'].items())
+            raise DataError(
+                self.output, f'none of {len(self.tasks)} videos can be used ({reasons})', 'see skipped.json'
+            )
+        manifest = make_manifest(self.settings, self.digest, self.tasks, outcomes, entries)
+        files.write_json(os.path.join(self.output, shard_format.MANIFEST), manifest, durable=True)
+        return manifest

@@ -1,0 +1,150 @@
+"""Runs one benchmark on one backbone and leaves its folder: results, a table row, the readout, pictures."""
+
+import dataclasses
+import functools
+import io
+import os
+import time
+
+import numpy as np
+
+from rvm_jax.probing import drawing, feature_batches, results, train_readout
+from rvm_jax.probing.tasks import propagation
+from rvm_jax.signals import StopRequest
+from rvm_jax.storage.run_lock import run_lock
+from rvm_jax.training.checkpoint import Checkpoints
+from rvm_jax.version import version
+from rvm_jax.visualization import canvas
+from rvm_jax.visualization.plots import loss_curve
+
+PICTURED = 4  # examples, evenly spread
+
+
+def run_benchmark(setup, backbone, folder, *, seed=0, progress):
+    """Results of a `setup.Setup`, which are in `folder`, too; what is there already is not computed again.
+
+    progress is a `rich` Progress. Raises UserError for a folder of another probe, and Stopped on SIGTERM or Ctrl-C: the
+    same call resumes.
+    """
+    settings = {
+        'task': setup.name,
+        'model': backbone.describe(),
+        'protocol': dataclasses.asdict(setup.task),
+        'seed': seed,
+        'data': setup.data,
+        'roots': setup.roots,
+    }
+    if setup.schedule is not None:
+        settings['schedule'] = dataclasses.asdict(setup.schedule)
+    found = results.open_folder(folder, settings)
+    if found is not None:
+        return found
+    start = time.monotonic()
+    with run_lock(folder), StopRequest() as stop:
+        measure = _read_out if setup.train is not None else _propagate
+        scores, left_out = measure(setup, backbone, folder, seed, stop, progress)
+    task = setup.task
+    found = settings | {
+        'metric': task.metric,
+        'value': scores[task.metric],
+        'higher_is_better': task.higher_is_better,
+        'scores': scores,
+        'left_out': left_out,
+        'seconds': round(time.monotonic() - start),
+        'version': version(),
+    }
+    row = [backbone.name, results.number(scores[task.metric])]
+    table = results.markdown(['model', f'{setup.name} {task.metric}'], [row])
+    canvas.write_bytes(os.path.join(folder, results.ROW), table.encode())
+    results.write_json(os.path.join(folder, results.RESULTS), found)
+    return found
+
+
+def _read_out(setup, backbone, folder, seed, stop, progress):
+    """Scores of a readout that is trained first, and which clips could not be read."""
+    task, schedule = setup.task, setup.schedule
+    train, evaluated = (
+        feature_batches.Batches(backbone, setup.train),
+        feature_batches.Batches(backbone, setup.evaluated),
+    )
+    bar = progress.add_task('training the readout', total=schedule.steps)
+    with Checkpoints(folder, keep=1) as checkpoints:
+        readout, curve = train_readout.train_readout(
+            task, train, schedule, seed=seed, checkpoints=checkpoints, stop=stop,
+            progress=lambda step, loss: progress.update(bar, completed=step),
+        )  # fmt: skip
+    draw_curve(os.path.join(folder, results.CURVE), curve)
+    bar = progress.add_task('evaluating', total=len(evaluated))
+    scores, shown = train_readout.evaluate_readout(
+        task, evaluated, readout, batch_size=schedule.batch_size, shown=_pictured(len(evaluated)), stop=stop,
+        progress=lambda done: progress.update(bar, completed=done),
+    )  # fmt: skip
+    for number, (prediction, example) in enumerate(shown):
+        drawn = drawing.picture(example['video_THWC'], prediction, example, getattr(setup.evaluated, 'classes', None))
+        if drawn is not None:
+            canvas.write_png(os.path.join(folder, f'prediction_{number}.png'), drawn)
+    return scores, {'training': list(train.failed.values()), 'evaluation': list(evaluated.failed.values())}
+
+
+def _propagate(setup, backbone, folder, seed, stop, progress):
+    """Scores of a task that carries labels through videos; what is known of a video is kept as soon as it is."""
+    del seed  # nothing is drawn
+    task = propagation.fitted(setup.task, backbone.patch_size)
+    bar = progress.add_task('propagating', total=len(setup.evaluated))
+    features = functools.partial(propagation.patch_features, backbone)
+    pictured, records = _pictured(len(setup.evaluated)), []
+    for index in range(len(setup.evaluated)):
+        stop.current = 'a video'
+        kept = os.path.join(folder, f'video_{index:05}.npz')
+        if not os.path.exists(kept):
+            record, drawn = propagate_one(task, setup.evaluated.video(index), features, index in pictured)
+            if drawn is not None:
+                canvas.write_png(os.path.join(folder, f'prediction_{pictured.index(index)}.png'), drawn)
+            _write_record(kept, record)
+        with np.load(kept) as record:
+            records.append(dict(record))
+        progress.update(bar, completed=index + 1)
+        stop.check(f'{index + 1} of {len(setup.evaluated)} videos are done')
+    return task.scores(records), {}
+
+
+def propagate_one(task, video, features, is_pictured):
+    """What the task keeps of one video, and a picture: predicted labels above the true ones, or None."""
+    predictions = task.predict(video, features)
+    if not is_pictured:
+        return task.measure(predictions, video), None
+    predictions = list(predictions)
+    return task.measure(iter(predictions), video), _propagated_picture(predictions, video) if predictions else None
+
+
+def _propagated_picture(predictions, video):
+    frames_THWC = np.stack(list(video.frames())[: len(predictions)])
+    truth = [video.truth(t) for t in range(len(predictions))]
+    if isinstance(predictions[0], tuple):
+        size_2 = np.array(frames_THWC.shape[2:0:-1])
+        tracks_QT2 = np.stack([points_Q2 for points_Q2, _ in predictions], axis=1) / size_2
+        visible_QT = np.stack([visible_Q for _, visible_Q in predictions], axis=1)
+        truth_QT2 = np.stack(truth, axis=1) / size_2
+        everywhere_QT = np.ones(visible_QT.shape, bool)
+        return drawing.picture(
+            frames_THWC, {'tracks_QT2': tracks_QT2, 'visible_QT': visible_QT},
+            {'tracks_QT2': truth_QT2, 'visible_QT': everywhere_QT, 'valid_Q': everywhere_QT[:, 0]},
+        )  # fmt: skip
+    return drawing.picture(frames_THWC, {'patches_Thw': np.stack(predictions)}, {'masks_THW': np.stack(truth)})
+
+
+def _pictured(total):
+    """Which of so many examples are drawn."""
+    return sorted({round(place) for place in np.linspace(0, total - 1, min(PICTURED, total))})
+
+
+def _write_record(path, record):
+    packed = io.BytesIO()
+    np.savez_compressed(packed, **record)
+    canvas.write_bytes(path, packed.getvalue())
+
+
+def draw_curve(path, curve):
+    """The loss of a readout over its steps as a PNG."""
+    if len(curve) > 1:
+        canvas.write_png(path, loss_curve([point['step'] for point in curve], [point['loss'] for point in curve]))

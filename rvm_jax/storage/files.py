@@ -1,0 +1,175 @@
+"""Files of a run, on a disk or in a bucket (gs://bucket/path): one set of functions for both.
+
+What may pass (a network file system that hiccups, a store that is overloaded) is tried again, TRIES times in all with
+growing waits. It is counted, and if it does not pass it is errors.Unavailable; any other OSError is raised as it is.
+A file that is written appears whole or not at all.
+"""
+
+import collections
+import contextlib
+import errno
+import hashlib
+import json
+import math
+import os
+import shutil
+import stat
+import time
+
+from rvm_jax.errors import Unavailable
+from rvm_jax.storage import gcs
+
+TRIES = 6
+PARTIAL = '.partial'  # the end of a name while it is written
+FIRST_WAIT = 0.25  # seconds, doubled after each try: 8 in all
+PASSING = {
+    errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EIO,
+    errno.ENETDOWN, errno.ENETUNREACH, errno.ENOTCONN, errno.EREMOTEIO, errno.ESTALE, errno.ETIMEDOUT,
+}  # fmt: skip
+retries = collections.Counter()  # {reason: times that something was tried again}, of this process
+
+
+def is_remote(path):
+    """Whether a path lies in a bucket."""
+    return os.fspath(path).startswith(gcs.SCHEME)
+
+
+def absolute(path):
+    """The path from the root."""
+    return os.fspath(path) if is_remote(path) else os.path.abspath(path)
+
+
+def read(path):
+    """The bytes of a regular file. Raises FileNotFoundError."""
+    return retried(path, lambda: gcs.read(path)[0] if is_remote(path) else _read(path))
+
+
+def read_json(path, most=math.inf):
+    """The values in a JSON file. Raises FileNotFoundError, or ValueError where it is not JSON or longer than `most`."""
+    size = 0 if is_remote(path) else retried(path, lambda: os.path.getsize(path))
+    if size > most:
+        raise ValueError(f'it has {size:,} bytes')
+    try:
+        return json.loads(read(path))
+    except RecursionError:
+        raise ValueError('it is nested too deeply') from None
+
+
+def write(path, data, durable=False):
+    """Write bytes; durable waits until they are on the disk itself, as they always are in a bucket."""
+    retried(path, lambda: gcs.write(path, data) if is_remote(path) else _replace(path, data, durable))
+
+
+def write_json(path, values, indent=None, durable=False):
+    """Write values as JSON."""
+    write(path, json.dumps(values, indent=indent).encode(), durable)
+
+
+def exists(path):
+    """Whether there is a file or folder."""
+    return retried(path, lambda: (gcs if is_remote(path) else os.path).exists(path))
+
+
+def names(folder):
+    """Names of the files and folders in a folder, sorted; [] where there is none."""
+    try:
+        return sorted(retried(folder, lambda: (gcs.names if is_remote(folder) else os.listdir)(folder)))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def files(folder):
+    """{name: bytes} of every file below a folder, sorted; names are relative to it."""
+    return dict(sorted(retried(folder, lambda: gcs.files(folder) if is_remote(folder) else _files(folder)).items()))
+
+
+def digest(path, kind):
+    """A file's checksum in hex, 'md5' or 'sha256'."""
+    return retried(path, lambda: gcs.digest(path, kind) if is_remote(path) else _digest(path, kind))
+
+
+def make_folder(path):
+    """Make a folder and those above it; a bucket needs none."""
+    if not is_remote(path):
+        retried(path, lambda: os.makedirs(path, exist_ok=True))
+
+
+def remove(path):
+    """Delete a file, if it is there."""
+    try:
+        retried(path, lambda: (gcs.remove if is_remote(path) else os.unlink)(path))
+    except FileNotFoundError:
+        return
+
+
+def remove_folder(folder):
+    """Delete a folder with all that is in it."""
+    if not is_remote(folder):
+        return retried(folder, lambda: shutil.rmtree(folder))
+    for name in files(folder):
+        remove(os.path.join(folder, name))
+
+
+def free_bytes(folder):
+    """Room that is left; a bucket has no end."""
+    return math.inf if is_remote(folder) else shutil.disk_usage(folder).free
+
+
+def retried(path, act):
+    """act(), tried again while it raises what may pass. Raises Unavailable when it does not."""
+    for tried in range(1, TRIES + 1):
+        try:
+            return act()
+        except OSError as error:
+            if not may_pass(error):
+                raise
+            reason = error.strerror or str(error) or type(error).__name__
+            if tried == TRIES:
+                raise Unavailable(path, f'{reason}, {TRIES} times') from error
+        retries[reason] += 1
+        time.sleep(FIRST_WAIT * 2 ** (tried - 1))
+
+
+def may_pass(error):
+    """Whether trying again may help."""
+    return error.errno in PASSING or isinstance(error, TimeoutError)
+
+
+def check_regular(path):
+    """Bytes of a file on a disk. OSError for a pipe, which would never answer, a device, or a folder."""
+    status = os.stat(path)
+    if not stat.S_ISREG(status.st_mode):
+        number = errno.EISDIR if stat.S_ISDIR(status.st_mode) else errno.EINVAL
+        raise OSError(number, 'is not a regular file', os.fspath(path))
+    return status.st_size
+
+
+def _read(path):
+    check_regular(path)
+    with open(path, 'rb') as file:
+        return file.read()
+
+
+def _replace(path, data, durable):
+    partial = f'{path}{PARTIAL}'
+    try:
+        with open(partial, 'wb') as file:
+            file.write(data)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.unlink(partial)  # it would keep a full disk full
+        raise
+
+
+def _files(folder):
+    paths = [os.path.join(root, name) for root, _, names in os.walk(folder) for name in names]
+    return {os.path.relpath(path, folder): os.path.getsize(path) for path in paths if os.path.isfile(path)}
+
+
+def _digest(path, kind):
+    with open(path, 'rb') as file:
+        return hashlib.file_digest(file, kind).hexdigest()

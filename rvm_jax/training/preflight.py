@@ -1,0 +1,37 @@
+"""What a config contradicts beyond itself, so that a command can name it together with every other mistake in it.
+
+No device is touched for that, and no list of files is read: what needs those is said later, by who uses them.
+"""
+
+import glob
+import os
+
+from rvm_jax import config as configs
+from rvm_jax.data.open_data import open_source
+from rvm_jax.errors import UserError
+from rvm_jax.models import build
+
+
+def config_problems(config):
+    """UserErrors about data that are not there and sizes that do not fit; other values may still be wrong."""
+    data = config.data
+    places = [path for path, _, _ in data.mixture] or [data.path]
+    places += [data.eval_path] if data.eval_path else []
+    errors = []
+    for check, value in [*((_check_place, place) for place in places), (_check_sizes, config)]:
+        try:
+            check(value)
+        except UserError as error:
+            errors.append(error)
+    return errors
+
+
+def _check_place(path):
+    if not glob.has_magic(path) and not os.path.lexists(os.path.expanduser(path)):
+        open_source(path, 'train')  # a data set of TFDS, or it says what is wrong
+
+
+def _check_sizes(config):
+    known = all(value in configs.CHOICES.get(f'model.{key}', (value,)) for key, value in config.model.items())
+    if known and not config.model.encoder_path:
+        build.architecture(config)

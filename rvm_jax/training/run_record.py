@@ -1,0 +1,200 @@
+"""What a run is made of, written down in its workdir: config, code and data; what of it may change, and facts of it
+that may be published with the parameters.
+"""
+
+import dataclasses
+import hashlib
+import json
+import os
+import re
+import shlex
+import sys
+
+import jax
+
+from rvm_jax import config as configs
+from rvm_jax.data.dataset_manifest import check_unchanged, write_manifest
+from rvm_jax.errors import UserError
+from rvm_jax.storage import files, run_lock
+from rvm_jax.terminal import say
+from rvm_jax.training.writer import read_metrics
+from rvm_jax.version import version
+
+# What may differ between the parts of one run: it changes neither the clips nor the arithmetic beyond rounding.
+MAY_CHANGE = ('log.', 'checkpoint.', 'mesh.', 'hosts.', 'profile.', 'model.attention', 'model.remat', 'model.unroll',
+              'model.encoder_path', 'init_from', 'data.path', 'data.mixture', 'data.eval_path', 'data.num_workers',
+              'data.decode_timeout', 'data.max_failures', 'data.allow_change', 'optim.max_nonfinite',
+              'optim.allow_change')  # fmt: skip
+
+# What else may differ where a key says so: the clips, or the schedule.
+ALLOWED = {'data.allow_change': ('data.', 'seed', 'batch_size'), 'optim.allow_change': ('optim.', 'steps')}
+
+CONFIG, MANIFEST, REPORT = 'config.json', 'data_manifest.json', 'data_report.json'
+
+# What may differ between the processes of one run as well: where its files are on each host, and how they are decoded.
+PER_HOST = ('data.path', 'data.mixture', 'data.eval_path', 'data.num_workers', 'data.decode_timeout', 'init_from',
+            'model.encoder_path')  # fmt: skip
+
+PLACE = re.compile(r'(?<![^=])/.*/')  # the folders of an absolute path, alone or behind '='
+# Overrides that name a place on somebody's disk.
+PRIVATE = (
+    '--config.data.path', '--config.data.mixture', '--config.data.eval_path', '--config.init_from',
+    '--config.model.encoder_path',
+)  # fmt: skip
+
+
+def data_identity(config, source, encoder):
+    """What a checkpoint must share with the run that resumes from it: its stream of clips and its frozen encoder."""
+    position = {'seed': config.seed, 'batch_size': config.batch_size, 'fingerprint': source.fingerprint()}
+    return position | ({'encoder': encoder.fingerprint} if encoder.fingerprint else {})
+
+
+def check_same_run(workdir, config, source):
+    """Compare config and data with what the run in workdir, which goes on, began with: lines about what is allowed.
+
+    Raises UserError with the differences that are not.
+    """
+    path, manifest = (os.path.join(workdir, name) for name in (CONFIG, MANIFEST))
+    changes = _compare_configs(path, config, workdir) if files.exists(path) else []
+    notice = check_unchanged(manifest, source, config.data.allow_change)
+    changes += [notice] if notice else []
+    for change in changes:
+        say(change)
+    return changes
+
+
+def write_down(workdir, config, arch, source, step, changes):
+    """Write down what the run in workdir is made of, and at which step it changed: config.json, data_manifest.json.
+
+    Only once the state is there: what ends before, because it does not fit, must not pass for the run's own config.
+    """
+    path, manifest, report = (os.path.join(workdir, name) for name in (CONFIG, MANIFEST, REPORT))
+    if not step or not files.exists(manifest) or check_unchanged(manifest, source, allow_change=True):
+        files.remove(report)  # it is about other files, or of an attempt that never saved a step
+        write_manifest(manifest, source)
+    run = {'version': version(), 'command': shlex.join(sys.argv), 'config': config.to_dict()}
+    run['architecture'] = dataclasses.asdict(arch)  # a frozen encoder's, too, which may lie elsewhere one day
+    if config.model.encoder_path:  # wherever a command is run that opens this workdir
+        run['config']['model']['encoder_path'] = os.path.abspath(config.model.encoder_path)
+    before = files.read_json(path).get('changes', []) if step and files.exists(path) else []
+    run['changes'] = before + [{'step': step, 'change': change} for change in changes]
+    files.write_json(path, run, indent=2)
+
+
+def check_hosts(hosts, config, source, held_out, encoder):
+    """Raise UserError in all processes, naming who differs in what, unless config, code and data are the same."""
+    if hosts.count == 1:
+        return
+    facts = {f'config.{key}': repr(value) for key, value in configs.flatten(config).items() if key not in PER_HOST}
+    facts |= {'rvm_jax': code_version(), 'jax': jax.__version__}
+    facts |= {'data': source.fingerprint(), 'held-out data': held_out.fingerprint() if held_out else ''}
+    facts |= {'encoder': encoder.fingerprint}
+    hosts.check_agreement(facts)
+
+
+def check_shared(hosts, workdir):
+    """Raise UserError in all processes unless each sees the lock that the first one wrote."""
+    lock = os.path.join(workdir, run_lock.NAME)
+    blind = [index for index, sees in enumerate(hosts.all_gather(files.exists(lock))) if not sees]
+    if blind:
+        who = f'process {blind[0]}' + (f' and {len(blind) - 1} more' if blind[1:] else '')
+        raise UserError(workdir, f'is another place for {who}', 'take a disk that all share, or gs://BUCKET/PATH')
+
+
+def code_version():
+    """The version of this package, with a few hex digits that tell states of its code apart."""
+    digest, package = hashlib.sha256(), os.path.dirname(configs.__file__)
+    for name in sorted(name for name in files.files(package) if name.endswith('.py')):
+        digest.update(name.encode() + files.read(os.path.join(package, name)))
+    return f'{version()} {digest.hexdigest()[:8]}'
+
+
+def config_hash(config):
+    """A few hex digits that tell configs apart."""
+    return hashlib.sha256(json.dumps(config.to_dict(), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def run_facts(workdir, run, config, step):
+    """{what: text} about the parameters of a step; run is the workdir's config.json, config the ConfigDict in it."""
+    facts = {
+        'Recipe': recipe_line(str(run.get('command'))),
+        'Encoder weights': _basename(config.model.encoder_path),
+        'Data': _data(workdir, config),
+        'Trained for': f'{step:,} of {config.steps:,} steps, {step * config.batch_size:,} clips',
+        **loss_facts(workdir, step),
+        'Written by': f'rvm_jax {run.get("version")}',
+    }
+    return {what: text for what, text in facts.items() if text}
+
+
+def loss_facts(workdir, step):
+    """{what: text} of the last losses that were logged up to a step."""
+    logged = [entry for entry in read_metrics(os.path.join(workdir, 'metrics.jsonl')) if entry['step'] <= step]
+    facts = {}
+    if trained := _last(logged, 'loss'):
+        facts['Training loss'] = f'{trained["loss"]:.5f} at step {trained["step"]:,}'
+    if held_out := _last(logged, 'eval_loss'):
+        trivial = {'copying the last source frame': 'eval_copy_last', 'its mean color': 'eval_mean_color'}
+        beside = [f'{words} {held_out[name]:.5f}' for words, name in trivial.items() if held_out.get(name) is not None]
+        facts['Held-out loss'] = f'{held_out["eval_loss"]:.5f} at step {held_out["step"]:,}' + (
+            f' ({", ".join(beside)})' if beside else ''
+        )
+    return facts
+
+
+def recipe_line(command):
+    """A command line without its program's folder and without options that name places of the machine it ran on."""
+    program, *words = command.split() or ['']
+    name = os.path.splitext(_basename(program))[0]
+    kept, is_kept = ([] if name == 'rvm' else [name]), True  # run as `python -m rvm_jax.train`
+    for word in words:
+        if word.startswith('-'):
+            is_kept = word.startswith('--config') and not word.startswith(PRIVATE)
+        if is_kept:
+            kept.append(PLACE.sub('', word))
+    return ' '.join(['rvm', *kept]) if command else ''
+
+
+def _compare_configs(path, config, workdir):
+    """Lines about keys that changed since config.json at path was written, as allowed; UserError if it is not."""
+    try:
+        stored = files.read_json(path)['config']
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise UserError(path, f'cannot be read ({error})', 'remove it to continue with the config given now') from error
+    before = configs.flatten(configs.from_dict(stored, path))
+    now = configs.flatten(config)
+    changed = {
+        key: f'{key} was {before[key]!r}, now {now[key]!r}'
+        for key in now
+        if before[key] != now[key] and not key.startswith(MAY_CHANGE)
+    }
+    allowed = tuple(start for flag, starts in ALLOWED.items() if now[flag] for start in starts)
+    refused = [key for key in changed if not key.startswith(allowed)]
+    if refused:
+        flags = {flag for flag, starts in ALLOWED.items() for key in refused if key.startswith(starts)}
+        can_be = all(key.startswith(sum(ALLOWED.values(), ())) for key in refused)
+        go_on = f'continue with {" ".join(f"--config.{flag}=true" for flag in sorted(flags))}, ' if can_be else ''
+        raise UserError(
+            workdir,
+            f'its run began with another config: {"; ".join(changed[key] for key in refused)}',
+            f'set it back, {go_on}or start a new run elsewhere with --config.init_from={workdir}',
+        )
+    return [f'changed since this run began, continuing as allowed: {"; ".join(changed.values())}'] if changed else []
+
+
+def _data(workdir, config):
+    paths = [path for path, _, _ in config.data.mixture] or [config.data.path]
+    name = ' + '.join(map(_basename, paths))
+    try:
+        count = files.read_json(os.path.join(workdir, 'data_manifest.json'))['videos']
+        return f'{name}, {count:,} video{"s" * (count != 1)}'
+    except (OSError, ValueError, LookupError, TypeError):  # facts for people; a run without them is still a run
+        return name
+
+
+def _basename(path):
+    return os.path.basename(path.rstrip('/'))
+
+
+def _last(logged, name):
+    return next((entry for entry in reversed(logged) if isinstance(entry.get(name), int | float)), None)

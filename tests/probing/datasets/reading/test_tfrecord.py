@@ -1,0 +1,41 @@
+import struct
+
+import pytest
+
+from rvm_jax.errors import DataError
+from rvm_jax.probing.datasets.reading.tfrecord import frame_record, read_record, record_places
+
+RECORDS = [b'first', b'', b'third' * 1000]
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / 'some.tfrecord'
+    path.write_bytes(b''.join(map(frame_record, RECORDS)))
+    return path
+
+
+def test_records_come_back(path):
+    assert [read_record(path, place) for place in record_places(path)] == RECORDS
+
+
+def test_the_checksum_is_the_one_of_the_format():
+    crc32c = pytest.importorskip('google_crc32c')
+    crc = crc32c.value(struct.pack('<Q', 5))
+    masked = ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+    assert frame_record(b'first')[:12] == struct.pack('<QI', 5, masked)
+
+
+@pytest.mark.parametrize('size', [-3, 7, 40])
+def test_a_file_that_was_cut_off_is_named(path, size):
+    path.write_bytes(path.read_bytes()[:size])
+    with pytest.raises(DataError, match=r'some\.tfrecord: was cut off'):
+        record_places(path)
+
+
+def test_another_kind_of_file_is_named(path):
+    path.write_bytes(b'no TFRecord, whatever its name says')
+    with pytest.raises(DataError, match=r'some\.tfrecord: is not a TFRecord'):
+        record_places(path)
+    with pytest.raises(DataError, match='is not there'):
+        record_places(path.with_name('other'))

@@ -1,0 +1,98 @@
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from rvm_jax.storage.atomic import _leftovers, atomic_write
+
+WRITE = """
+import os, signal, sys
+from rvm_jax.storage.atomic import atomic_write
+
+def die(*_):
+    os.kill(os.getpid(), signal.SIGKILL)
+
+path, text, then = sys.argv[1:]
+if then == 'die between':  # the old folder was moved aside, the new one has not got its name
+    os.replace = die
+with atomic_write(path) as partial:
+    os.mkdir(partial)
+    with open(os.path.join(partial, 'text'), 'w') as file:
+        file.write(text)
+    if then == 'die':
+        die()
+    if then == 'fail':
+        sys.exit(1)
+"""
+
+
+def write(path, text):
+    with atomic_write(path) as partial, open(partial, 'w') as file:
+        file.write(text)
+
+
+def write_folder(path, text):
+    with atomic_write(path) as partial:
+        os.mkdir(partial)
+        with open(os.path.join(partial, 'text'), 'w') as file:
+            file.write(text)
+
+
+def in_a_process(path, text, then=''):
+    """Write a folder there; the exit code."""
+    return subprocess.run([sys.executable, '-c', WRITE, path, text, then]).returncode
+
+
+def test_a_file_and_a_folder_replace_older_ones(tmp_path):
+    for text in 'old', 'new':
+        write(tmp_path / 'deep' / 'file', text)
+        write_folder(tmp_path / 'deep' / 'folder', text)
+    assert (tmp_path / 'deep' / 'file').read_text() == (tmp_path / 'deep' / 'folder' / 'text').read_text() == 'new'
+    assert sorted(os.listdir(tmp_path / 'deep')) == ['file', 'folder']
+
+
+def test_an_error_leaves_what_was_there(tmp_path):
+    write_folder(tmp_path / 'folder', 'old')
+    with pytest.raises(KeyboardInterrupt), atomic_write(tmp_path / 'folder') as partial:
+        os.mkdir(partial)
+        raise KeyboardInterrupt
+    with pytest.raises(IsADirectoryError):
+        write(tmp_path / 'folder', 'a file in its place')
+    assert (tmp_path / 'folder' / 'text').read_text() == 'old' and os.listdir(tmp_path) == ['folder']
+
+
+def test_what_a_killed_attempt_left_is_deleted_by_the_next_one(tmp_path):
+    assert in_a_process(tmp_path / 'folder', 'half', 'die') == -signal.SIGKILL
+    (leftover,) = os.listdir(tmp_path)
+    assert leftover != 'folder'
+    write(tmp_path / 'other', 'not its business')
+    assert leftover in os.listdir(tmp_path)
+    write_folder(tmp_path / 'folder', 'whole')
+    assert sorted(os.listdir(tmp_path)) == ['folder', 'other']
+
+
+def test_a_folder_that_was_about_to_be_replaced_comes_back(tmp_path):
+    write_folder(tmp_path / 'folder', 'old')
+    assert in_a_process(tmp_path / 'folder', 'new', 'die between') == -signal.SIGKILL
+    assert not (tmp_path / 'folder').exists()
+    assert in_a_process(tmp_path / 'folder', 'newer', 'fail') == 1
+    assert (tmp_path / 'folder' / 'text').read_text() == 'old' and os.listdir(tmp_path) == ['folder']
+
+
+def test_what_a_process_of_the_same_number_left_in_a_container_of_the_same_name_goes(tmp_path):
+    with atomic_write(tmp_path / 'folder') as partial:
+        os.mkdir(partial)
+    _leftovers.cache_clear()
+    os.mkdir(partial)
+    write_folder(tmp_path / 'folder', 'new')
+    assert (tmp_path / 'folder' / 'text').read_text() == 'new' and os.listdir(tmp_path) == ['folder']
+
+
+def test_who_still_writes_is_left_alone(tmp_path):
+    with atomic_write(tmp_path / 'folder') as partial:
+        os.mkdir(partial)
+        assert in_a_process(tmp_path / 'folder', 'quicker') == 0
+        assert os.path.isdir(partial)
+    assert os.listdir(tmp_path) == ['folder']

@@ -1,0 +1,92 @@
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from rvm_jax.errors import Interrupted, Stopped
+from rvm_jax.signals import StopRequest
+
+LOOP = """
+import sys, time
+from rvm_jax.errors import Stopped
+from rvm_jax.signals import StopRequest
+try:
+    with StopRequest() as stop:
+        print('ready', flush=True)
+        for step in range(1, 10**9):
+            stop.current = f'step {step}, saving'
+            time.sleep(0.01)
+            stop.agree([stop.kind])
+            if stop.agreed:
+                print('asked', flush=True)
+                time.sleep(0 if len(sys.argv) == 1 else 60)
+                print('saved', flush=True)
+                raise stop.ended(f'saved at step {step}')
+except Stopped as error:
+    print(error, flush=True)
+    sys.exit(error.exit_code)
+"""
+
+
+def start(*args):
+    pipe = subprocess.PIPE
+    process = subprocess.Popen([sys.executable, '-c', LOOP, *args], stdout=pipe, stderr=pipe, text=True)
+    assert process.stdout.readline() == 'ready\n'
+    return process
+
+
+@pytest.mark.parametrize(
+    'number, name, code', [(signal.SIGTERM, 'SIGTERM', Stopped.exit_code), (signal.SIGINT, 'Ctrl-C', 130)]
+)
+def test_a_signal_ends_the_run_after_its_step_is_saved(number, name, code):
+    process = start()
+    process.send_signal(number)
+    out, said = process.communicate()
+    assert process.returncode == code
+    step = int(said.split('step ')[1].split(',')[0])
+    assert said.strip() == f'{name}: finishing step {step}, saving'
+    assert f'saved\n{name}: saved at step ' in out
+    assert 'the same command line resumes' in out
+
+
+@pytest.mark.parametrize('first', [signal.SIGINT, signal.SIGTERM])
+def test_a_further_ctrl_c_ends_at_once(first):
+    process = start('slow')
+    process.send_signal(first)
+    assert process.stdout.readline() == 'asked\n'
+    process.send_signal(signal.SIGTERM)  # changes nothing
+    process.send_signal(signal.SIGINT)
+    out, said = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert 'saved' not in out
+    assert 'stopping now' in said
+
+
+def test_the_handlers_of_before_come_back():
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    with StopRequest() as stop:
+        assert signal.getsignal(signal.SIGINT) != before[0]
+        signal.raise_signal(signal.SIGTERM)
+        assert stop.requested == 'SIGTERM'
+        stop.agree([stop.kind])
+        assert not isinstance(stop.ended('saved at step 3'), Interrupted)
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_what_came_to_one_process_ends_all():
+    stop = StopRequest()
+    stop.agree([0, 0, 0])
+    assert not stop.agreed
+    stop.agree([0, 1, 0])
+    assert str(stop.ended('saved at step 3')).startswith('SIGTERM at process 1: saved at step 3')
+    stop.agree([0, 1, 2])
+    assert isinstance(stop.ended('saved at step 3'), Interrupted)
+
+
+def test_work_of_one_process_ends_where_it_checks():
+    with StopRequest() as stop:
+        stop.check('nothing is asked')
+        signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped, match='SIGTERM: two videos are done; the same command line'):
+            stop.check('two videos are done')

@@ -1,0 +1,46 @@
+import jax
+import jax.numpy as jnp
+import pytest
+
+from rvm_jax import config as configs
+from rvm_jax.training.profiler import Profiler
+
+
+def traces(tmp_path, last, **changes):
+    """The trace files of a run of steps 1 to last, and what was said."""
+    profile = configs.default().profile
+    profile.update(changes)
+    state = jnp.zeros(4)
+    with Profiler(profile, str(tmp_path), 1) as trace:
+        for step in range(1, last + 1):
+            trace.before(step, state)
+            state = jax.jit(lambda x: x + 1)(state)
+    return list(tmp_path.rglob('*.xplane.pb'))
+
+
+@pytest.mark.parametrize('last', [9, 3])
+def test_the_steps_asked_for_are_traced_also_if_the_run_ends_among_them(tmp_path, capsys, last):
+    [trace] = traces(tmp_path, last, steps=3, first=2)
+    assert trace.parent.parent == tmp_path / 'plugins' / 'profile' and trace.stat().st_size
+    assert f'traced from step 3: tensorboard --logdir {tmp_path}' in capsys.readouterr().err
+
+
+def test_nothing_is_traced_unless_asked_for(tmp_path):
+    assert not traces(tmp_path, 20)
+
+
+def test_only_the_first_process_says_where_its_trace_is(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(jax, 'process_index', lambda: 1)
+    assert traces(tmp_path, 4, steps=1, first=0) and capsys.readouterr().err == ''
+
+
+def test_a_trace_of_a_run_in_a_bucket_stays_on_the_host(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('TMPDIR', str(tmp_path))
+    monkeypatch.setattr('tempfile.tempdir', None)
+    monkeypatch.setattr(jax, 'process_index', lambda: 1)  # on whose disk nobody would look otherwise
+    profile = configs.default().profile
+    profile.update(steps=1, first=0)
+    with Profiler(profile, 'gs://bucket/run/tensorboard', 1) as trace:
+        trace.before(1, jnp.zeros(4))
+    assert len(list(tmp_path.rglob('*.xplane.pb'))) == 1
+    assert f'--logdir {tmp_path}' in capsys.readouterr().err
