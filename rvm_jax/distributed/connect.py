@@ -5,11 +5,13 @@ RVM_NUM_PROCESSES and RVM_PROCESS_ID, or RVM_DISTRIBUTED=auto where the machine 
 Without them there is one process, and nothing here does anything.
 """
 
+import atexit
 import contextlib
 import ctypes
 import functools
 import os
 import socket
+import sys
 import threading
 
 import jax
@@ -26,6 +28,7 @@ MARGIN = 60  # seconds by which JAX's own limits, which end in an abort, are lon
 # How errors begin that a process gets when another one is gone; JAX raises them as several classes.
 BROKEN = tuple('UNKNOWN INTERNAL UNAVAILABLE ABORTED CANCELLED DEADLINE_EXCEEDED FAILED_PRECONDITION'.split())
 _kept = []  # what C++ still calls, and clients and services that would say goodbye in vain
+_early = []  # the exit code of a process that ends before the others
 
 
 @contextlib.contextmanager
@@ -40,6 +43,7 @@ def connect(config):
     if arguments is None:
         yield ALONE
         return
+    atexit.register(_end_early)
     lost = []  # what to do when process 0 is gone
     client = _connect(config, arguments, lost)
     state = distributed.global_state
@@ -73,7 +77,17 @@ def _part(watch, state, error):
         error.args = (f'process {state.process_id}: {error}',)
     # Leaving in order would wait for processes that may never come.
     _kept.append((state.client, state.service))
+    _early.append(code)
     state.client = state.service = None
+
+
+def _end_early():
+    """As the last act of a process that ended early: its threads of C++ would call Python while that is taken down."""
+    if _early:
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
+                stream.flush()
+        os._exit(_early[0])
 
 
 def _from_environment():

@@ -8,17 +8,18 @@ from rvm_jax.visualization import movies
 def read(path):
     with av.open(str(path)) as container:
         frames = [frame.to_ndarray(format='rgb24') for frame in container.decode(video=0)]
-        return np.stack(frames), container.streams.video[0]
+        stream = container.streams.video[0]
+        return np.stack(frames), (stream.average_rate, stream.codec_context.pix_fmt)
 
 
 def test_colors_survive_the_file_at_sixteen_frames_a_second(tmp_path):
     colors = [(200, 30, 30), (30, 200, 30), (30, 30, 200), (128, 128, 128)]
     frames_THWC = np.array(colors, np.uint8)[:, None, None].repeat(32, 1).repeat(48, 2)
     movies.write_video(tmp_path / 'a.mp4', frames_THWC)
-    back_THWC, stream = read(tmp_path / 'a.mp4')
+    back_THWC, described = read(tmp_path / 'a.mp4')
     assert back_THWC.shape == frames_THWC.shape
     assert np.abs(back_THWC.astype(int) - frames_THWC).max() <= 6
-    assert stream.average_rate == 16 and stream.codec_context.pix_fmt == 'yuv420p'
+    assert described == (16, 'yuv420p')
 
 
 def test_odd_sides_are_padded_to_even_by_repeating_the_edge(tmp_path):
