@@ -20,15 +20,12 @@ SMALL = (
 
 
 @pytest.fixture
-def few_videos(monkeypatch):
-    monkeypatch.setattr(demo, 'NUM_TRAIN', 8)
-    monkeypatch.setattr(demo, 'NUM_HELD_OUT', 8)
-    monkeypatch.setattr(demo, 'SIDE', 24)
-
-
-@pytest.fixture
 def probes(monkeypatch):
     """A probe whose score is the number of source frames that the cell trained with; the folders it was asked for."""
+    return patch_probes(monkeypatch)
+
+
+def patch_probes(monkeypatch):
     asked = []
 
     def run_benchmark(_, backbone, folder, *, seed, **__):
@@ -41,22 +38,29 @@ def probes(monkeypatch):
     return asked
 
 
-@pytest.fixture
-def two_cells(tmp_path):
-    path = tmp_path / 'frames.py'
-    path.write_text(
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """(ablation of two cells, output of its sweep, folders that were probed, its table)."""
+    folder = tmp_path_factory.mktemp('sweep')
+    (folder / 'frames.py').write_text(
         'from rvm_jax import ablation\n\n\ndef get_ablation():\n    return ablation.Ablation(\n'
         "        question='source frames', cells={str(n): (f'data.num_source={n}',) for n in (1, 2)})\n"
     )
-    return path
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, number in {'NUM_TRAIN': 8, 'NUM_HELD_OUT': 8, 'SIDE': 24}.items():
+            monkeypatch.setattr(demo, name, number)
+        asked = patch_probes(monkeypatch)
+        assert cli.run('sweep', sweep(folder / 'frames.py', folder / 'out', '--task', 'davis', '--data', 'x')) == 0
+    return folder / 'frames.py', folder / 'out', asked, (folder / 'out' / 'table.md').read_text()
 
 
-def test_cells_are_workdirs_with_exports_one_table_and_one_plot(tmp_path, two_cells, few_videos, probes, capsys):
-    output = tmp_path / 'out'
+def sweep(path, output, *words):
     flags = [f'--config.{override}' for override in SMALL]
-    line = ['--config', str(two_cells), '--output', str(output), '--task', 'davis', '--data', 'x', *flags]
-    assert cli.run('sweep', line) == 0
-    table = (output / 'table.md').read_text()
+    return ['--config', str(path), '--output', str(output), *words, *flags]
+
+
+def test_cells_are_workdirs_with_exports_one_table_and_one_plot(trained):
+    _, output, asked, table = trained
     assert '| source frames | davis ↑ |' in table
     for count in (1, 2):
         assert f'| {count} | {count}.000 |' in table
@@ -65,16 +69,22 @@ def test_cells_are_workdirs_with_exports_one_table_and_one_plot(tmp_path, two_ce
         assert '2' in os.listdir(cell / 'train' / 'checkpoints')
         assert (cell / 'export' / 'model.safetensors').exists()
     assert cv2.imread(str(output / 'plot.png')).shape[0] > 200
-    assert len(probes) == 2 and 'cell 2/2: source frames 2, seed 0' in capsys.readouterr().out
-    trained = {path: path.stat().st_mtime_ns for path in output.rglob('metrics.jsonl')}
-    assert cli.run('sweep', line) == 0  # again: nothing is trained anew
-    assert len(trained) == 2 and all(path.stat().st_mtime_ns == time for path, time in trained.items())
+    assert len(asked) == 2
+
+
+def test_what_is_trained_is_not_trained_again_and_another_config_is_refused(trained, probes, capsys):
+    path, output, *_ = trained
+    line = sweep(path, output, '--task', 'davis', '--data', 'x')
+    before = {path: path.stat().st_mtime_ns for path in output.rglob('metrics.jsonl')}
+    assert cli.run('sweep', line) == 0
+    assert 'cell 2/2: source frames 2, seed 0' in capsys.readouterr().out
+    assert len(before) == 2 and all(path.stat().st_mtime_ns == time for path, time in before.items())
     assert cli.run('sweep', [*line, '--config.steps=3']) == 2
     assert 'was trained with another config; choose another --output' in capsys.readouterr().err
 
 
-def test_each_cell_is_probed_by_the_demo_suite_with_clips_that_all_share(tmp_path, two_cells, few_videos, monkeypatch):
-    asked, output = [], tmp_path / 'out'
+def test_each_cell_is_probed_by_the_demo_suite_with_clips_that_all_share(trained, monkeypatch):
+    asked, (path, output, *_) = [], trained
     monkeypatch.setattr(demo_suite, 'Clips', lambda folder, size, **_: asked.append((folder, size)))
 
     def probe(backbone, clips, *, seed, name, **_):
@@ -82,8 +92,7 @@ def test_each_cell_is_probed_by_the_demo_suite_with_clips_that_all_share(tmp_pat
         return {'motion': {'metric': 'top1', 'value': value, 'higher_is_better': True, 'scores': {'top1': value}}}
 
     monkeypatch.setattr(demo_suite, 'probe', probe)
-    flags = [f'--config.{override}' for override in SMALL]
-    assert cli.run('sweep', ['--config', str(two_cells), '--output', str(output), *flags]) == 0
+    assert cli.run('sweep', sweep(path, output)) == 0
     assert asked == [(str(output / 'clips'), 64)] * 2
     table = (output / 'table.md').read_text()
     for row in ('1 | 1.000', '2 | 2.000', '1: image encoder | 0.500', '2: random weights | 0.250'):
