@@ -9,7 +9,7 @@
 # killed with all that they started.
 #
 # The exit code is 0 if all ended with 0, else the most telling one among the processes: 2, 65, 76, 1, any other, 130,
-# 75 (the rest of rvm's codes: README). A killed or crashed process counts as 75: starting again resumes.
+# 75 (the rest of rvm's codes: docs/workdir.md). A killed or crashed process counts as 75: starting again resumes.
 set -euo pipefail
 
 usage() {

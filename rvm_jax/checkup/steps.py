@@ -168,7 +168,7 @@ def check_steps(config, fitted, mesh: Mesh, pace: Pace) -> Finding:
             'steps', 'yellow', text, f'take more devices, or --config.batch_size={fitted.batch_size}', values
         )
     if share is not None and share < SLOW:
-        fix = 'see what takes the time: --config.profile.steps=3, see README'
+        fix = 'see what takes the time: train with --config.profile.steps=3 and open the trace in TensorBoard'
         return Finding('steps', 'yellow', text, fix, values)
     return Finding('steps', 'green', text, values=values)
 

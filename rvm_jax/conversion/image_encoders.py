@@ -166,7 +166,11 @@ def _layout(weights):
     layout, prefix = layouts.identify(LAYOUTS, weights.shapes)
     if layout is None:
         some = ', '.join(sorted(weights.shapes)[:4]) or 'nothing'
-        raise UserError(weights.path, f'weights of no encoder that is known: {some} ...', 'see the README for families')
+        raise UserError(
+            weights.path,
+            f'weights of no encoder that is known: {some} ...',
+            'docs/frozen.md has the families that can be read',
+        )
     return layout, prefix
 
 
