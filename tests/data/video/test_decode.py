@@ -143,10 +143,11 @@ def test_damage_spoils_the_frames_predicted_from_it_and_no_others(tmp_path, writ
     'content, reason',
     [
         (b'', 'is empty'),
-        (os.urandom(3000), 'cannot be opened'),
+        (np.random.default_rng(0).bytes(3000), 'cannot be opened'),
         (b'<html><body>404 not found</body></html>' * 50, 'cannot be opened'),
         (b'#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:1/a.mp4\n#EXT-X-ENDLIST\n', 'cannot be opened'),
     ],
+    ids=['nothing', 'noise', 'a page', 'a playlist'],
 )
 def test_what_is_no_video_is_refused_with_a_reason(tmp_path, content, reason):
     path = tmp_path / 'bad.mp4'
@@ -198,7 +199,7 @@ def test_the_time_limit_ends_a_decode(tmp_path, write_video):
 
 def test_no_file_stays_open(tmp_path, write_video):
     good, bad = write_video(tmp_path / 'a.mp4'), tmp_path / 'bad.mp4'
-    bad.write_bytes(os.urandom(3000))
+    bad.write_bytes(np.random.default_rng(0).bytes(3000))
     before = len(os.listdir('/proc/self/fd'))
     for _ in range(5):
         read_frames(good, [3], fps=10)
