@@ -9,10 +9,7 @@ Takes under ten minutes on two CPU cores. Started again, it resumes where it was
 import os
 import sys
 
-NUM_TRAIN, NUM_HELD_OUT = 400, 64
-SIDE = 64  # pixels of the rendered videos; the model sees crops
 FRAMES_SHOWN = 24
-SCENES = {'num_objects': 2, 'wavelength': 72.0, 'camera_speed': (2.5, 3.5)}  # smooth and fast: learned in minutes
 
 
 def add_arguments(parser):
@@ -24,14 +21,13 @@ def add_arguments(parser):
 def run(args):
     """Run all parts; what is there already from an earlier start is kept."""
     from rvm_jax import config, pretrained
+    from rvm_jax.synthetic import demo_videos
     from rvm_jax.training.loop import train
     from rvm_jax.training.run_record import run_facts
 
-    folders = {name: os.path.join(args.output, name) for name in ('videos/train', 'videos/held_out', 'train', 'export')}
-    paths = [f'data.path={folders["videos/train"]}', f'data.eval_path={folders["videos/held_out"]}']
-    recipe = config.load(args.config, [*paths, *args.overrides])
-    render(folders['videos/train'], NUM_TRAIN, seed=recipe.seed, fps=recipe.data.fps)
-    render(folders['videos/held_out'], NUM_HELD_OUT, seed=recipe.seed + 1, fps=recipe.data.fps)
+    folders = {name: os.path.join(args.output, name) for name in ('videos', 'train', 'export')}
+    recipe = config.load(args.config, [*demo_videos.overrides(folders['videos']), *args.overrides])
+    demo_videos.render(folders['videos'], seed=recipe.seed, fps=recipe.data.fps)
     train(recipe, folders['train'], pretrained.load)
     model = pretrained.load(folders['train'])
     facts = run_facts(folders['train'], pretrained.read_run(folders['train']), recipe, recipe.steps)
@@ -41,36 +37,6 @@ def run(args):
     report = os.path.join(args.output, 'report.html')
     write_page(report, model, recipe, losses, panel_HWC, folders)
     print_table(losses, report)
-
-
-def render(folder, count, *, seed, fps):
-    """Render the demo videos into a folder, with a progress bar if somebody is watching.
-
-    Raises Stopped on SIGTERM or Ctrl-C; the videos that are there already are not rendered again.
-    """
-    from rich.progress import Progress
-
-    from rvm_jax.signals import StopRequest
-    from rvm_jax.synthetic.synthetic_videos import write_videos
-
-    with StopRequest() as stop, Progress(disable=not sys.stdout.isatty()) as progress:
-        stop.current = 'a video'
-        task = progress.add_task(f'rendering {count} videos', total=count)
-
-        def note(done, _total):
-            progress.update(task, completed=done)
-            stop.check(f'{done} of {count} videos are rendered')
-
-        write_videos(
-            folder,
-            count,
-            seed=seed,
-            height=SIDE,
-            width=SIDE,
-            fps=fps,
-            scene_options=SCENES,
-            progress=note,
-        )
 
 
 def evaluate(model, recipe):
@@ -111,6 +77,7 @@ def write_page(path, model, recipe, losses, panel_HWC, folders):
 
     from rvm_jax import inference
     from rvm_jax.data.sources.folder import FolderSource
+    from rvm_jax.synthetic.demo_videos import SIDE
     from rvm_jax.synthetic.render import noise_square
     from rvm_jax.training.writer import draw_losses, read_metrics
     from rvm_jax.visualization.canvas import tint

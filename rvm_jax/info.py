@@ -13,9 +13,10 @@ Examples:
 import os
 import sys
 
-from rvm_jax.errors import DataError, UserError, printable
+from rvm_jax.errors import DataError, UserError
 from rvm_jax.planning.summary import architecture_rows
 from rvm_jax.storage import files
+from rvm_jax.terminal import table
 
 MAX_JSON = 2**26  # bytes of a run's lock and of its report on data, which names every video that failed
 PICTURED = 36  # frames in the contact sheet of shards
@@ -52,12 +53,6 @@ def run(args):
     if kind == 'workdir':
         return print(table(workdir_rows(path)))
     return print(table(model_rows(path, kind)))
-
-
-def table(rows, width=0):
-    """[(what, text)] as aligned lines, the first column at least `width` characters wide; text comes from outside."""
-    width = max(width, *(len(what) for what, _ in rows))
-    return '\n'.join(f'{what:{width}}  {printable(text)}' for what, text in rows)
 
 
 def describe_recipe(path, overrides):

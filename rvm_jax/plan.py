@@ -90,10 +90,10 @@ def _check_topology(config, name):
 def as_lines(path, forecast, utilization):
     """One forecast."""
     from rvm_jax.conversion import frozen
-    from rvm_jax.info import table
     from rvm_jax.models import cost
     from rvm_jax.planning import estimate
     from rvm_jax.planning.summary import part_rows
+    from rvm_jax.terminal import table
 
     config = forecast.config
     arch = frozen.architecture(config)

@@ -14,10 +14,10 @@ was stopped: in the training of a readout (its evaluation starts over), after th
 the last finished model of the demo. `rvm compare` joins folders into one table.
 """
 
-import argparse
 import sys
 
 from rvm_jax.errors import UserError
+from rvm_jax.probing.settings import setting
 
 TASKS = (  # of probing.suite, which loads JAX
     'ssv2', 'kinetics400', 'kinetics700', 'imagenet', 'places365', 'inaturalist2018', 'scannet', 'perception_test',
@@ -49,14 +49,6 @@ def add_arguments(parser):
     parser.add_argument(
         '--precision', default='float32', help='what the model computes in: float32 (default), official_mixed, bf16'
     )
-
-
-def setting(text):
-    """(key, value) of a KEY=VALUE on the command line."""
-    key, equals, value = text.partition('=')
-    if not (key and equals):
-        raise argparse.ArgumentTypeError(f'{text}: is not KEY=VALUE, such as schedule.steps=2000')
-    return key, value
 
 
 def run(args):

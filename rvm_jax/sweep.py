@@ -16,7 +16,7 @@ import os
 import sys
 
 from rvm_jax.errors import UserError
-from rvm_jax.probe import setting
+from rvm_jax.probing.settings import setting
 
 
 def add_arguments(parser):
@@ -42,6 +42,7 @@ def run(args):
     from rvm_jax import ablation, config
     from rvm_jax.probing.open_benchmark import open_setup
     from rvm_jax.probing.sweep_results import write_summary
+    from rvm_jax.synthetic import demo_videos
 
     given = {'--data': args.data, '--train-data': args.train_data, '--set': args.given}
     for flag, value in given.items():
@@ -56,7 +57,10 @@ def run(args):
         raise UserError('--config.seed', 'a sweep trains each cell with each of --seeds', 'say --seeds instead')
     data = config.load(recipe, shared).data
     if not (data.path or data.mixture):
-        shared += demo_videos(recipe, shared, os.path.join(args.output, 'videos'))
+        videos = os.path.join(args.output, 'videos')
+        shared += demo_videos.overrides(videos)
+        loaded = config.load(recipe, shared)
+        demo_videos.render(videos, seed=loaded.seed, fps=loaded.data.fps)
     cells = ablation.cells(found, recipe, shared, args.seeds, args.output)
     results = {}
     for number, cell in enumerate(cells, 1):
@@ -65,17 +69,6 @@ def run(args):
         results.setdefault(cell.name, {})[cell.seed] = probe(setup, cell, args.output)
     for line in write_summary(found.question, results, args.output):
         print(line)
-
-
-def demo_videos(recipe, shared, folder):
-    """Render the videos of `rvm demo`; the overrides that train on them."""
-    from rvm_jax import config, demo
-
-    loaded = config.load(recipe, shared)
-    train, held_out = os.path.join(folder, 'train'), os.path.join(folder, 'held_out')
-    demo.render(train, demo.NUM_TRAIN, seed=loaded.seed, fps=loaded.data.fps)
-    demo.render(held_out, demo.NUM_HELD_OUT, seed=loaded.seed + 1, fps=loaded.data.fps)
-    return [f'data.path={train}', f'data.eval_path={held_out}']
 
 
 def train(cell):

@@ -1,7 +1,9 @@
-"""What every command prints with: notices on standard error."""
+"""What every command prints with: notices on standard error, and tables of two columns."""
 
 import os
 import sys
+
+from rvm_jax.errors import printable
 
 
 def say(message, stream=None):
@@ -23,3 +25,9 @@ def silence(stream):
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
+
+
+def table(rows, width=0):
+    """[(what, text)] as aligned lines, the first column at least `width` characters wide; text comes from outside."""
+    width = max(width, *(len(what) for what, _ in rows))
+    return '\n'.join(f'{what:{width}}  {printable(text)}' for what, text in rows)

@@ -7,11 +7,12 @@ import time
 import pytest
 
 from rvm_jax import cli, demo, pretrained
+from rvm_jax.synthetic import demo_videos
 
 
 def test_the_demo_leaves_a_model_and_a_report_and_prints_what_it_reached(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(demo, 'NUM_TRAIN', 8)
-    monkeypatch.setattr(demo, 'NUM_HELD_OUT', 8)
+    monkeypatch.setattr(demo_videos, 'NUM_TRAIN', 8)
+    monkeypatch.setattr(demo_videos, 'NUM_HELD_OUT', 8)
     monkeypatch.setattr(demo, 'FRAMES_SHOWN', 8)
     small = ['steps=2', 'data.image_size=16', 'data.num_workers=0', 'model.unroll=false', 'log.eval_clips=8']
     flags = [f'--config.{override}' for override in small]

@@ -7,11 +7,12 @@ import types
 import cv2
 import pytest
 
-from rvm_jax import ablation, cli, config, demo
+from rvm_jax import ablation, cli, config
 from rvm_jax.errors import ConfigErrors, UserError
 from rvm_jax.probing import open_benchmark, runner
 from rvm_jax.probing.demo import demo_suite
 from rvm_jax.probing.sweep_results import write_summary
+from rvm_jax.synthetic import demo_videos
 
 SMALL = (
     'model.unroll=false', 'model.core_layers=1', 'data.image_size=16', 'data.num_target=1', 'data.num_workers=0',
@@ -48,7 +49,7 @@ def trained(tmp_path_factory):
     )
     with pytest.MonkeyPatch.context() as monkeypatch:
         for name, number in {'NUM_TRAIN': 8, 'NUM_HELD_OUT': 8, 'SIDE': 24}.items():
-            monkeypatch.setattr(demo, name, number)
+            monkeypatch.setattr(demo_videos, name, number)
         asked = patch_probes(monkeypatch)
         assert cli.run('sweep', sweep(folder / 'frames.py', folder / 'out', '--task', 'davis', '--data', 'x')) == 0
     return folder / 'frames.py', folder / 'out', asked, (folder / 'out' / 'table.md').read_text()

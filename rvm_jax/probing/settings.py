@@ -1,5 +1,6 @@
 """Settings of a dataset, a task or a schedule: which there are, their defaults, and others from the command line."""
 
+import argparse
 import ast
 import dataclasses
 import inspect
@@ -7,6 +8,14 @@ import inspect
 from rvm_jax.errors import UserError
 
 NUMBERS = (int, float)
+
+
+def setting(text):
+    """(key, value) of a KEY=VALUE on the command line."""
+    key, equals, value = text.partition('=')
+    if not (key and equals):
+        raise argparse.ArgumentTypeError(f'{text}: is not KEY=VALUE, such as schedule.steps=2000')
+    return key, value
 
 
 def resolve(made_by, overrides, prefix):

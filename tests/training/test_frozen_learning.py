@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from rvm_jax.demo import NUM_HELD_OUT, NUM_TRAIN, render
+from rvm_jax.synthetic import demo_videos
 
 pytestmark = pytest.mark.slow
 
@@ -24,8 +24,7 @@ def rvm(*words):
 def videos(tmp_path_factory):
     """Flags that name the videos of `rvm demo`."""
     folder = tmp_path_factory.mktemp('videos')
-    render(str(folder / 'train'), NUM_TRAIN, seed=0, fps=10.0)
-    render(str(folder / 'held_out'), NUM_HELD_OUT, seed=1, fps=10.0)
+    demo_videos.render(str(folder), seed=0, fps=10.0)
     return f'--config.data.path={folder}/train', f'--config.data.eval_path={folder}/held_out'
 
 
