@@ -209,9 +209,10 @@ def _trip_count(program, loop):
         return int(stated[1])
     condition = program.computations[_called(loop, 'condition')[0]]
     root = next(found for found in condition.values() if found.is_root)
-    bounds = [condition[name].inside for name in root.operands if condition[name].opcode == 'constant']
-    is_count = root.opcode == 'compare' and 'direction=LT' in root.attributes
-    return int(bounds[0]) if is_count and len(bounds) == 1 and bounds[0].isdigit() else None
+    bounds = [condition[name] for name in root.operands if condition[name].opcode == 'constant']
+    is_count = root.opcode == 'compare' and 'direction=LT' in root.attributes and len(bounds) == 1
+    is_whole = is_count and bounds[0].shape.startswith(('s', 'u')) and bounds[0].inside.isdigit()
+    return int(bounds[0].inside) if is_whole else None
 
 
 def _collectives_of(program, computation, instruction, devices):
