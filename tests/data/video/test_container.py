@@ -128,7 +128,7 @@ def memory_growth(code, path):
     """Bytes by which a fresh process that runs this code on a video grows at most, and what it prints."""
     code = f"""
 import resource, sys
-from rvm_jax.data.video import *
+from rvm_jax.data.video.decode import *
 from rvm_jax.errors import DataError
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 try:

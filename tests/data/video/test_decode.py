@@ -219,6 +219,6 @@ def test_ffmpeg_stays_silent(tmp_path, write_video, capfd):
 
 
 def test_data_modules_do_not_import_jax():
-    modules = 'augment batch clips container failures loader manifest video workers sources.folder'.split()
+    modules = 'augment batch clips dataset_manifest loader video.container video.decode workers sources.folder'.split()
     code = f'import sys, {", ".join("rvm_jax.data." + name for name in modules)}; sys.exit("jax" in sys.modules)'
     assert subprocess.run([sys.executable, '-c', code], cwd=os.getcwd()).returncode == 0
