@@ -171,7 +171,7 @@ def _write_lines(folder, name, values):
     for first in range(0, len(values), IN_A_FILE):
         paths.append(os.path.join(folder, f'{name}-{len(paths):05}.jsonl'))
         lines = (json.dumps(value) for value in values[first : first + IN_A_FILE])
-        files.write(files[-1], '\n'.join(lines).encode())
+        files.write(paths[-1], '\n'.join(lines).encode())
     return paths
 
 
