@@ -1,0 +1,48 @@
+"""Videos to train on where there are none: for the demo, and for ablations without data of their own."""
+
+import os
+import sys
+
+from rvm_jax.signals import StopRequest
+from rvm_jax.synthetic.synthetic_videos import write_videos
+
+NUM_TRAIN, NUM_HELD_OUT = 400, 64
+SIDE = 64  # pixels of the rendered videos; the model sees crops
+SCENES = {'num_objects': 2, 'wavelength': 72.0, 'camera_speed': (2.5, 3.5)}  # smooth and fast: learned in minutes
+
+
+def overrides(folder):
+    """Overrides of a recipe that train on what `render` writes into the folder."""
+    return [f'data.path={os.path.join(folder, "train")}', f'data.eval_path={os.path.join(folder, "held_out")}']
+
+
+def render(folder, *, seed, fps):
+    """Render the videos into `train` and `held_out` below a folder, with a progress bar if somebody is watching.
+
+    Raises Stopped on SIGTERM or Ctrl-C. Videos that are there already are not rendered again.
+    """
+    _render(os.path.join(folder, 'train'), NUM_TRAIN, seed=seed, fps=fps)
+    _render(os.path.join(folder, 'held_out'), NUM_HELD_OUT, seed=seed + 1, fps=fps)
+
+
+def _render(folder, count, *, seed, fps):
+    from rich.progress import Progress
+
+    with StopRequest() as stop, Progress(disable=not sys.stdout.isatty()) as progress:
+        stop.current = 'a video'
+        task = progress.add_task(f'rendering {count} videos', total=count)
+
+        def note(done, _total):
+            progress.update(task, completed=done)
+            stop.check(f'{done} of {count} videos are rendered')
+
+        write_videos(
+            folder,
+            count,
+            seed=seed,
+            height=SIDE,
+            width=SIDE,
+            fps=fps,
+            scene_options=SCENES,
+            progress=note,
+        )
