@@ -83,7 +83,7 @@ def released_shapes(arch):
 
 def write_npz(file, arrays):
     """Write {key: array} uncompressed to an open binary file."""
-    np.savez(file, allow_pickle=False, **arrays)
+    np.savez(file, **arrays)
 
 
 def infer_architecture(arrays):
