@@ -105,9 +105,7 @@ def test_propagation_equals_recorded_numbers_with_and_without_the_radius():
     np.testing.assert_allclose(predicted[:3, 2, 3], cells, atol=1e-5)
     for frame, counts in ((0, (5031, 1142, 577)), (5, (5553, 972, 225))):
         mask = label_maps.labels_to_mask(predicted[frame], values, (80, 96), (75, 90))
-        np.testing.assert_allclose(
-            np.bincount(mask.ravel()), counts, atol=2
-        )  # pixels between two labels may fall to either
+        np.testing.assert_allclose(np.bincount(mask.ravel()), counts, atol=2)  # of pixels between labels
     free = label_propagation.propagate(features, labels, **SETTINGS, restrict=False)
     np.testing.assert_allclose(free[5].sum(axis=(0, 1)), (21.0335, 5.0093, 3.9572), atol=1e-4)
 
