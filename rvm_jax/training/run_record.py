@@ -50,7 +50,7 @@ def data_identity(config, source, encoder):
 
 
 def check_same_run(workdir, config, source):
-    """Compare config and data with what the run in workdir, which goes on, began with: lines about what is allowed.
+    """Compare config and data with what a resumed run began with: lines about changes that are allowed.
 
     Raises UserError with the differences that are not.
     """

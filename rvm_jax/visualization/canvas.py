@@ -13,7 +13,7 @@ MARGIN = 10  # pixels around the whole picture
 ROW_LABEL, CAPTION = (14, 10), (11, 13)  # text size: at least so many pixels, and frame width over so many
 CELL = (144, 192)  # pixels of a cell of it, height and width
 COLUMNS = 6  # of a contact sheet
-LETTERS = 22  # of a caption
+CAPTION_LENGTH = 22  # characters
 # The first five colors of Matplotlib's default cycle, as RGB.
 PALETTE = np.array(
     [(0x1F, 0x77, 0xB4), (0xFF, 0x7F, 0x0E), (0x2C, 0xA0, 0x2C), (0xD6, 0x27, 0x28), (0x94, 0x67, 0xBD)], np.uint8
@@ -174,4 +174,4 @@ def _fitted(frame_HWC):
 
 def _shortened(caption):
     """The end of a long name, which tells more than its beginning."""
-    return caption if len(caption) <= LETTERS else '...' + caption[3 - LETTERS :]
+    return caption if len(caption) <= CAPTION_LENGTH else '...' + caption[3 - CAPTION_LENGTH :]
