@@ -20,6 +20,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import shlex
 import signal
 import sys
 
@@ -200,9 +201,10 @@ def summary(output, manifest):
     ]  # fmt: skip
     if manifest['skipped']:
         lines.append(f'{manifest["skipped"]:,} left out; {os.path.join(output, "skipped.json")} says why')
-    held_out = f' --config.data.eval_path={output}' if 'val' in splits else ''
+    path = shlex.quote(output)  # the line is there to be copied
+    held_out = f' --config.data.eval_path={path}' if 'val' in splits else ''
     lines.append(
-        f'train on it: --config.data.path={output}{held_out} --config.data.fps={manifest["settings"]["fps"]:g}'
+        f'train on it: --config.data.path={path}{held_out} --config.data.fps={manifest["settings"]["fps"]:g}'
     )
     return '\n'.join(lines)
 
