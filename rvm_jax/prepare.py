@@ -203,9 +203,7 @@ def summary(output, manifest):
         lines.append(f'{manifest["skipped"]:,} left out; {os.path.join(output, "skipped.json")} says why')
     path = shlex.quote(output)  # the line is there to be copied
     held_out = f' --config.data.eval_path={path}' if 'val' in splits else ''
-    lines.append(
-        f'train on it: --config.data.path={path}{held_out} --config.data.fps={manifest["settings"]["fps"]:g}'
-    )
+    lines.append(f'train on it: --config.data.path={path}{held_out} --config.data.fps={manifest["settings"]["fps"]:g}')
     return '\n'.join(lines)
 
 
