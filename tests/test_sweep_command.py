@@ -9,9 +9,9 @@ import pytest
 
 from rvm_jax import ablation, cli, config
 from rvm_jax.errors import ConfigErrors, UserError
-from rvm_jax.probing import open_benchmark, runner
+from rvm_jax.probing import registry, runner
 from rvm_jax.probing.demo import demo_suite
-from rvm_jax.probing.sweep_results import write_summary
+from rvm_jax.probing.tables import write_sweep
 from rvm_jax.synthetic import demo_videos
 
 SMALL = (
@@ -35,7 +35,7 @@ def patch_probes(monkeypatch):
         return {'metric': 'frames', 'value': value, 'higher_is_better': True}
 
     monkeypatch.setattr(runner, 'run_benchmark', run_benchmark)
-    monkeypatch.setattr(open_benchmark, 'open_setup', lambda name, *_: types.SimpleNamespace(name=name))
+    monkeypatch.setattr(registry, 'open_benchmark', lambda name, *_: types.SimpleNamespace(name=name))
     return asked
 
 
@@ -73,7 +73,7 @@ def test_cells_are_workdirs_with_exports_one_table_and_one_plot(trained):
     assert len(asked) == 2
 
 
-def test_what_is_trained_is_not_trained_again_and_another_config_is_refused(trained, probes, capsys):
+def test_trained_cells_stay_and_another_config_is_refused(trained, probes, capsys):
     path, output, *_ = trained
     line = sweep(path, output, '--task', 'davis', '--data', 'x')
     before = {path: path.stat().st_mtime_ns for path in output.rglob('metrics.jsonl')}
@@ -84,7 +84,7 @@ def test_what_is_trained_is_not_trained_again_and_another_config_is_refused(trai
     assert 'was trained with another config; choose another --output' in capsys.readouterr().err
 
 
-def test_each_cell_is_probed_by_the_demo_suite_with_clips_that_all_share(trained, monkeypatch):
+def test_cells_share_the_clips_of_the_demo_suite(trained, monkeypatch):
     asked, (path, output, *_) = [], trained
     monkeypatch.setattr(demo_suite, 'Clips', lambda folder, size, **_: asked.append((folder, size)))
 
@@ -104,7 +104,7 @@ def test_several_seeds_are_shown_with_their_spread(tmp_path):
     def of_seed(value):
         return {'model': {'davis': {'metric': 'J&F', 'value': value, 'higher_is_better': True}}}
 
-    lines = write_summary('core', {'a': {0: of_seed(0.5), 1: of_seed(0.6)}, 'b': {0: of_seed(0.2)}}, str(tmp_path))
+    lines = write_sweep('core', {'a': {0: of_seed(0.5), 1: of_seed(0.6)}, 'b': {0: of_seed(0.2)}}, str(tmp_path))
     assert (
         lines[0].split() == ['core', 'davis', '↑']
         and '0.550 ± 0.071' in lines[1]
@@ -138,7 +138,7 @@ def test_a_later_cell_starts_from_the_export_of_an_earlier_one(tmp_path):
     assert all(cell.config.model.encoder_path == first.export for cell in others)
 
 
-def test_a_recipe_that_is_no_ablation_and_a_wrong_key_are_refused(tmp_path, capsys):
+def test_a_recipe_without_an_ablation_is_refused(tmp_path, capsys):
     with pytest.raises(UserError, match='is not an ablation'):
         ablation.load('configs/tiny.py')
     assert (
@@ -163,7 +163,7 @@ def test_a_recipe_that_is_no_ablation_and_a_wrong_key_are_refused(tmp_path, caps
         (('--config.data.num_source=0',), 'data.num_source'),
     ],
 )
-def test_a_mistake_is_said_before_anything_is_trained(tmp_path, capsys, words, expected):
+def test_a_mistake_is_reported_before_training(tmp_path, capsys, words, expected):
     output = tmp_path / 'out'
     assert cli.run('sweep', ['--config', 'configs/ablations/cores.py', '--output', str(output), *words]) == 2
     error = capsys.readouterr().err

@@ -11,7 +11,6 @@ import os
 import time
 
 import jax
-import numpy as np
 
 from rvm_jax.errors import Unavailable
 from rvm_jax.storage import files
@@ -211,9 +210,9 @@ def _drop_after(path, step):
 
 
 def _encode(image_HWC):
-    import cv2
+    from rvm_jax.visualization.canvas import png_bytes
 
-    return cv2.imencode('.png', np.ascontiguousarray(image_HWC[..., ::-1]))[1].tobytes()
+    return png_bytes(image_HWC)
 
 
 def draw_losses(logged, dark=False):
