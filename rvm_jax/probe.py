@@ -7,11 +7,11 @@ Examples:
     rvm probe --model rvm_l.npz --task waymo --data data/waymo --output probes/waymo_tracker \\
         --set task.recurrent=true --set schedule.steps=20000
 
-The model is never trained. `demo` needs no data: it renders clips whose truth is known and tells it from the features,
-the model beside its image encoder and random weights, in minutes on a CPU for a model of the tiny size. The folder
-gets results.json, table.md with a row for a table, curves and pictures of predictions. The same line resumes where it
-was stopped: in the training of a readout (its evaluation starts over), after the last video that was propagated, after
-the last finished model of the demo. `rvm compare` joins folders into one table.
+The model is never trained. `demo` needs no data: it renders clips with known truth and predicts the truth from features
+of the model, of its image encoder alone, and of random weights, in minutes on a CPU for a tiny model. The folder gets
+results.json, table.md with a row for a table, curves and pictures of predictions. After a stop, the same command
+resumes: within the training of a readout (its evaluation starts again), after the last video that was propagated, or
+after the last finished model of the demo. `rvm compare` joins folders into one table.
 """
 
 import argparse

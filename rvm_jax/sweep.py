@@ -1,10 +1,10 @@
-"""Train the cells of an ablation, probe each, and put them into one table and one plot.
+"""Train the cells of an ablation, probe each of them, and write one table and one plot.
 
 Example:
     rvm sweep --config configs/ablations/source_frames.py --output runs/source_frames
 
-Each cell is an ordinary workdir, OUTPUT/cells/CELL/seed_N/train, with its export and its probe beside it; the same line
-resumes where it was stopped. If neither recipe nor command name data, the videos of `rvm demo` are rendered and used.
+Each cell is an ordinary workdir, OUTPUT/cells/CELL/seed_N/train, with its export and its probe next to it; after a
+stop, the same command resumes. If neither recipe nor command name data, the videos of `rvm demo` are rendered and used.
 Each cell is probed with the demo suite: about a quarter of an hour for a cell on two CPU cores. With a public task the
 table only has the models of the cells. For the ablation of the paper, on real data:
 

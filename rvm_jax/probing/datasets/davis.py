@@ -1,6 +1,6 @@
 """DAVIS 2017: masks of objects, 30 videos for validation (RVM, nearest-neighbor evaluation).
 
-root holds ImageSets/2017/val.txt (names of videos, one a line), JPEGImages/480p/<name>/*.jpg and
+root holds ImageSets/2017/val.txt (one video name per line), JPEGImages/480p/<name>/*.jpg and
 Annotations/480p/<name>/*.png, where the palette index is the number of the object.
 """
 

@@ -1,6 +1,6 @@
 """ScanNet: depth of rooms, in meters (RVM, section 11; WALT probes).
 
-root holds scannetv2_train.txt and scannetv2_val.txt (names of scenes, one a line) and the scenes as the SensReader of
+root holds scannetv2_train.txt and scannetv2_val.txt (one scene name per line) and the scenes as the SensReader of
 ScanNet exports them, in scans/<scene>/ or <scene>/: color/<number>.jpg and depth/<number>.png (uint16, millimeters).
 """
 

@@ -19,7 +19,7 @@ SPLITS = {'train': 'train', 'val': 'validation'}
 
 
 class SSv2(LabelledVideos):
-    """Clips of num_frames frames, stride apart, of videos of 12 frames a second; see LabelledVideos.
+    """Clips of num_frames frames, stride apart, of videos with 12 frames per second; see LabelledVideos.
 
     Clips are never mirrored, because labels say left and right. Our choice, because unpublished: crop_area, the
     strengths of the colors, and one clip at the center of the video for evaluation. Streaming readouts were trained

@@ -1,6 +1,6 @@
 """VIP (Video Instance-level Parsing): 20 parts of people and their clothes (RVM, nearest-neighbor evaluation).
 
-root holds lists/val_videos.txt (names of videos, one a line), Images/<name>/*.jpg and
+root holds lists/val_videos.txt (one video name per line), Images/<name>/*.jpg and
 Annotations/Category_ids/<name>/*.png, where the value of a pixel is its class.
 """
 

@@ -75,7 +75,7 @@ class DatasetFiles:
             raise self.broken(path, f'is not JSON ({error})') from error
 
     def listed(self, path: str, what: str) -> list[str]:
-        """The lines of a list, each once. UserError if it is empty; what says what the list is of."""
+        """The lines of a list, each once. UserError if it is empty; `what` names what it lists."""
         lines = once(self.lines(path))
         if not lines:
             raise self.broken(path, f'does not list a {what}')
