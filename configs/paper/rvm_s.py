@@ -2,10 +2,10 @@
 
     rvm train --config configs/paper/rvm_s.py --workdir runs/s --config.data.path=VIDEOS --config.batch_size=64
 
-Each line names its place in the paper. Where the paper says two things, the default stays: the order of the blocks (the
-text and Table 6 against Listing 2), the biases of the gates (the equations against Listing 1) and the first source frame
-(supplement 7 against the main text). Weights of this recipe do not fit the released layout, which has the norm on the
-state and the delta embedding. RVM-L: add --config.model.size=l --config.optim.peak_lr=6e-4 --config.mesh.fsdp=16.
+Each line names its place in the paper. Where the paper says two things, the default stays: the order of the blocks
+(the text and Table 6 against Listing 2), the biases of the gates (the equations against Listing 1) and the first source
+frame (supplement 7 against the main text). Weights of this recipe do not fit the released layout, which has the norm on
+the state and the delta embedding. RVM-L: add --config.model.size=l --config.optim.peak_lr=6e-4 --config.mesh.fsdp=16.
 """
 
 from rvm_jax import config

@@ -75,8 +75,9 @@ def crop_resize(frame_HWC, crop, image_size, out_HWC, resize='auto'):
     """Cut crop (top, left, height, width) out of a frame and resize it to a square of image_size, once, into out_HWC.
 
     resize 'bicubic': always bicubic, as the paper says. 'auto' is our choice: bicubic where the crop grows or barely
-    shrinks, averaging over areas where it shrinks more, because OpenCV's bicubic does not antialias. Distance from antialiased bicubic on natural 720p frames, in dB of peak signal to noise (higher
-    is nearer), when shrinking by 0.8, 1.1, 1.25, 1.6, 2.5: bicubic 48, 46, 42, 36, 32; area 43, 43, 43, 44, 44.
+    shrinks, averaging over areas where it shrinks more, because OpenCV's bicubic does not antialias. Distance from
+    antialiased bicubic on natural 720p frames, in dB of peak signal to noise (higher is nearer), when shrinking by 0.8,
+    1.1, 1.25, 1.6, 2.5: bicubic 48, 46, 42, 36, 32; area 43, 43, 43, 44, 44.
     """
     top, left, height, width = crop
     is_shrinking = min(height, width) >= image_size and max(height, width) > CUBIC_UP_TO * image_size
