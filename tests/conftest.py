@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import pathlib
@@ -31,6 +32,13 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 
 
 GOLDENS = pathlib.Path(__file__).parent / 'goldens'
+
+
+@pytest.fixture
+def caplog(caplog, monkeypatch):
+    """What the package logs, too: its logger passes nothing on to the root logger, where pytest listens."""
+    monkeypatch.setattr(logging.getLogger('rvm_jax'), 'propagate', True)
+    return caplog
 
 
 class Store:
