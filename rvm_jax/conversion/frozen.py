@@ -5,9 +5,9 @@ import os
 
 import numpy as np
 
-from rvm_jax.conversion import export_folder, image_encoders, mapping, official_rvm
+from rvm_jax.conversion import export_folder, image_encoders, official_rvm
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
+from rvm_jax.models import build, param_names
 
 PREFIX = 'encoder/'
 
@@ -54,9 +54,9 @@ def read_weights(config, arch):
     facts = arch.image_encoder or (arch.encoder_heads, arch.gelu, arch.position_resize)
     fingerprint = image_encoders.fingerprint(facts, named)
     named = {PREFIX + name: array for name, array in named.items()}
-    shapes = mapping.named_shapes(build.abstract(arch))
+    shapes = param_names.named_shapes(build.abstract(arch))
     expected = {name: shape for name, shape in shapes.items() if name.startswith(PREFIX)}
-    mapping.compare(expected, {name: array.shape for name, array in named.items()}, path)
+    param_names.compare(expected, {name: array.shape for name, array in named.items()}, path)
     return named, fingerprint
 
 

@@ -14,11 +14,11 @@ from rvm_jax.conversion import (
     hugging_face,
     layouts,
     mae_weights,
-    mapping,
     siglip2_weights,
     weight_files,
 )
 from rvm_jax.errors import UserError
+from rvm_jax.models import param_names
 from rvm_jax.models.encoders.image_architecture import INTERPOLATIONS
 from rvm_jax.models.encoders.image_vit import ImageEncoder
 from rvm_jax.models.layers import PRECISIONS, Execution
@@ -56,7 +56,7 @@ def load_image_encoder(path, *, interpolation=None, precision='float32'):
     if precision not in PRECISIONS:
         raise UserError(f'precision={precision!r}', 'there is no such choice', f'take one of {", ".join(PRECISIONS)}')
     arch = read_architecture(path, interpolation=interpolation)
-    return mapping.from_named(_abstract(arch, Execution(PRECISIONS[precision])), read_weights(path, arch), path)
+    return param_names.from_named(_abstract(arch, Execution(PRECISIONS[precision])), read_weights(path, arch), path)
 
 
 def is_image_encoder(path):
@@ -103,7 +103,7 @@ def read_weights(path, arch):
     layout, prefix = _layout(weights)
     if layout.family != arch.family:
         raise UserError(path, f'the weights are those of {layout.family}, not {arch.family}', 'give the right file')
-    return layouts.read_named(weights, layout, prefix, mapping.named_shapes(_abstract(arch, Execution())))
+    return layouts.read_named(weights, layout, prefix, param_names.named_shapes(_abstract(arch, Execution())))
 
 
 def fingerprint(facts, named):

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from rvm_jax.conversion import frozen, mapping
-from rvm_jax.conversion.mapping import path_name
+from rvm_jax.conversion import frozen
+from rvm_jax.models import param_names
 from rvm_jax.models.adapters import STATISTICS
+from rvm_jax.models.param_names import path_name
 
 
 class FrozenEncoder(NamedTuple):
@@ -19,7 +20,7 @@ class FrozenEncoder(NamedTuple):
 
     def placed(self, abstract_frozen):
         """Them on the devices, as the programs want them."""
-        return place(mapping.fill(abstract_frozen, self.named), abstract_frozen)
+        return place(param_names.fill(abstract_frozen, self.named), abstract_frozen)
 
 
 def frozen_encoder(config):

@@ -16,10 +16,10 @@ import ml_collections
 from flax import traverse_util
 
 from rvm_jax.conversion import frozen
-from rvm_jax.conversion.mapping import STACK
 from rvm_jax.models import cost, trainable
 from rvm_jax.models.attention import LONG_KEYS
 from rvm_jax.models.layer_shapes import Attention, blocks, frozen_parts
+from rvm_jax.models.param_names import STACK
 from rvm_jax.planning import estimate, hlo
 from rvm_jax.planning.hlo import ARRAY
 from rvm_jax.training import sharding
