@@ -63,7 +63,7 @@ def read_architecture(path):
         return read_export_architecture(path)
     if kind == 'image':
         return build.image_only(image_encoders.read_architecture(path))
-    return _run_architecture(path)
+    return _resolve_run(path)[0]
 
 
 def save_pretrained(model, folder, *, facts=None):
@@ -116,19 +116,19 @@ def _read_export(path, _):
 
 
 def _read_image(path, _):
-    image = image_encoders.read_architecture(path)
-    return build.image_only(image), {
-        f'encoder/{name}': array for name, array in image_encoders.read_weights(path, image).items()
-    }
+    found = image_encoders.open_encoder(path)
+    return build.image_only(found.arch), {f'{frozen.PREFIX}{name}': array for name, array in found.read().items()}
 
 
-def _run_architecture(path):
+def _resolve_run(path):
+    """(Architecture, frozen.EncoderFiles or None where the workdir stores its Architecture) of a workdir."""
     run, origin = read_run(path), os.path.join(path, CONFIG)
     if 'architecture' in run:
-        return architecture_from(run['architecture'], origin)
+        return architecture_from(run['architecture'], origin), None
     with _naming(origin):
-        arch = frozen.architecture(config_of(run, origin))
-    return architecture_from(dataclasses.asdict(arch), origin)  # the config is anybody's, and its sizes are, too
+        arch, encoder_files = frozen.resolve(config_of(run, origin))
+    # The config is anybody's, and so are its sizes.
+    return architecture_from(dataclasses.asdict(arch), origin), encoder_files
 
 
 def config_of(run, origin):
@@ -141,12 +141,12 @@ def config_of(run, origin):
 def _read_workdir(path, step):
     from rvm_jax.training.checkpoint import read_step
 
-    arch = _run_architecture(path)
+    arch, encoder_files = _resolve_run(path)
     step, arrays, position = read_step(path, step, lambda tree: _check_shapes(arch, tree, path))
     origin = os.path.join(path, CONFIG)
-    recipe = config_of(read_run(path), origin)
+    encoder_files = encoder_files or frozen.stored(config_of(read_run(path), origin), arch)
     with _naming(origin):
-        encoder, fingerprint = frozen.read_weights(recipe, arch)
+        encoder, fingerprint = encoder_files.read()
     if position.get('encoder', '') != fingerprint:
         raise UserError(
             path, f'was trained on another encoder than its {CONFIG} names now', 'correct model.encoder_path there'

@@ -12,6 +12,7 @@ import pytest
 from flax import nnx
 
 from rvm_jax import cli, config, pretrained
+from rvm_jax.conversion.frozen import resolve
 from rvm_jax.errors import ConfigErrors, UserError
 from rvm_jax.models import build, layers, param_names, trainable
 from rvm_jax.synthetic.synthetic_videos import write_videos
@@ -71,9 +72,13 @@ def run(videos, encoder, tmp_path_factory):
     return workdir
 
 
+def programs_of(config_):
+    return make_programs(config_, resolve(config_)[0])
+
+
 def test_nothing_frozen_moves_and_all_else_does(recipe, run, encoder):
     arch = pretrained.read_architecture(run)
-    fresh = jax.device_get(make_programs(recipe('steps=3')).create())
+    fresh = jax.device_get(programs_of(recipe('steps=3')).create())
     trained = param_names.to_named(pretrained.load(run))
     frozen = param_names.to_named(pretrained.load(encoder))
     assert {name: array.tobytes() for name, array in frozen.items()} == {
@@ -86,7 +91,7 @@ def test_nothing_frozen_moves_and_all_else_does(recipe, run, encoder):
 
 
 def test_optimizer_and_gradients_know_only_what_trains(recipe):
-    programs = make_programs(recipe())
+    programs = programs_of(recipe())
     trained = sum(leaf.size for leaf in jax.tree.leaves(programs.abstract_state['params']))
     moments = sum(leaf.size for leaf in jax.tree.leaves(programs.abstract_state['opt_state']) if leaf.ndim)
     assert moments == 2 * trained
@@ -101,7 +106,7 @@ def test_optimizer_and_gradients_know_only_what_trains(recipe):
 
 def test_frozen_kernels_are_kept_in_half_precision_where_they_are_multiplied_so(recipe):
     for precision, dtype in (('bf16', 'bfloat16'), ('float32', 'float32'), ('official_mixed', 'float32')):
-        frozen = make_programs(recipe(f'model.precision={precision}')).abstract_frozen
+        frozen = programs_of(recipe(f'model.precision={precision}')).abstract_frozen
         dtypes = {
             name.split('/')[-1]: str(leaf.dtype)
             for name, leaf in ((param_names.path_name(p), x) for p, x in jax.tree_util.tree_leaves_with_path(frozen))
@@ -110,7 +115,7 @@ def test_frozen_kernels_are_kept_in_half_precision_where_they_are_multiplied_so(
 
 
 def test_rounding_frozen_kernels_early_changes_no_number(recipe, encoder):
-    arch = make_programs(recipe()).arch
+    arch, _ = resolve(recipe())
     execution = layers.Execution(layers.PRECISIONS['bf16'])
     model = pretrained.load(encoder, precision='bf16')
     graphdef, params = nnx.split(model)
@@ -174,8 +179,9 @@ def test_eight_devices_learn_what_one_does(recipe):
 
     def losses(mesh, devices):
         recipe_ = recipe(*options, *mesh)
-        programs = make_programs(recipe_, devices)
-        frozen = trainable.frozen_encoder(recipe_).placed(programs.abstract_frozen)
+        arch, encoder_files = resolve(recipe_)
+        programs = make_programs(recipe_, arch, devices)
+        frozen = encoder_files.read().placed(programs.abstract_frozen)
         state, found = programs.create(), []
         rng = np.random.default_rng(0)
         batch = {
@@ -203,7 +209,7 @@ def released(recipe, tmp_path):
     """released(width) -> a file in the released RVM layout with the core and decoder of the small recipe."""
 
     def make(width):
-        arch = build.architecture(recipe(), make_programs(recipe()).arch.image_encoder)
+        arch = resolve(recipe())[0]
         arch = dataclasses.replace(
             arch, encoder='vit', image_encoder=None, taps='last', target='shared', width=width, encoder_layers=1,
             encoder_heads=2, encoder_head_dim=width // 2, core_head_dim=width // 2,
@@ -218,8 +224,8 @@ def released(recipe, tmp_path):
 
 def taken(recipe_, path):
     """What a run takes of a model that it starts from, {name: array}, and the parts that it takes and does not."""
-    programs = make_programs(recipe_)
-    encoder = trainable.frozen_encoder(recipe_)
+    arch, encoder_files = resolve(recipe_)
+    programs, encoder = make_programs(recipe_, arch), encoder_files.read()
     found = initialize.take_initial(path, pretrained.load(path), programs.arch, encoder, programs.abstract_state)
     arrays = param_names.tree_named(trainable.joined(*found.values()))
     return arrays, set(found['params']), set(programs.abstract_state['params']) - set(found['params'])
