@@ -84,7 +84,7 @@ def _benchmark(args, progress):
 
 def _demo(args, progress):
     from rvm_jax.probing.demo.demo_suite import run_demo, table
-    from rvm_jax.probing.tables import aligned
+    from rvm_jax.terminal import columns
 
     given = {'--data': args.data, '--train-data': args.train_data, '--set': args.given}
     given |= {'--tap': args.tap != 'core', '--random-weights': args.random_weights}
@@ -94,7 +94,8 @@ def _demo(args, progress):
     found = run_demo(
         args.model, args.output, step=args.step, seed=args.seed, precision=args.precision, progress=progress
     )
-    return [*aligned(*table(found['results'])), f'pictures and all scores in {args.output}']
+    header, rows = table(found['results'])
+    return [*columns([header, *rows]), f'pictures and all scores in {args.output}']
 
 
 if __name__ == '__main__':

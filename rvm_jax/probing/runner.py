@@ -18,6 +18,7 @@ from rvm_jax.probing.registry import OpenBenchmark
 from rvm_jax.probing.tasks import propagation
 from rvm_jax.signals import StopRequest
 from rvm_jax.storage.run_lock import run_lock
+from rvm_jax.terminal import markdown
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.version import version
 from rvm_jax.visualization import canvas
@@ -66,7 +67,7 @@ def run_benchmark(
         'version': version(),
     }
     row = [backbone.name, tables.number(scores[metric.name])]
-    table = tables.markdown(['model', f'{benchmark.name} {metric.name}'], [row])
+    table = markdown(['model', f'{benchmark.name} {metric.name}'], [row])
     canvas.write_bytes(os.path.join(folder, results.ROW), table.encode())
     results.write_json(os.path.join(folder, results.RESULTS), found)
     return found

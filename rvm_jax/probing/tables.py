@@ -7,10 +7,11 @@ import collections
 import dataclasses
 import math
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from rvm_jax import terminal
 from rvm_jax.errors import UserError
 from rvm_jax.probing import results
 from rvm_jax.probing.registry import BENCHMARKS, find_metric
@@ -35,7 +36,7 @@ class Table:
         """Lines for a terminal."""
         titles, metrics, texts, _ = zip(*self.columns, strict=True)
         rows = [['', *metrics], *zip(self.labels, *texts, strict=True)]
-        return aligned(['model', *titles], rows)
+        return terminal.columns([['model', *titles], *rows])
 
     def markdown(self) -> str:
         """The table in Markdown, the best of each column bold."""
@@ -44,7 +45,7 @@ class Table:
             for _, _, texts, are_best in self.columns
         ]
         header = ['model', *(f'{title} {metric}' for title, metric, _, _ in self.columns)]
-        return markdown(header, zip(self.labels, *marked, strict=True))
+        return terminal.markdown(header, zip(self.labels, *marked, strict=True))
 
 
 def compare(found: Sequence[Score]) -> Table:
@@ -118,11 +119,11 @@ def write_sweep(question: str, found: Mapping[str, Mapping[int, Mapping]], folde
         for task, facts in first.items()
     }
     plot = os.path.join(folder, SWEEP_PLOT)
-    canvas.write_bytes(os.path.join(folder, SWEEP_TABLE), markdown(header, rows).encode())
+    canvas.write_bytes(os.path.join(folder, SWEEP_TABLE), terminal.markdown(header, rows).encode())
     canvas.write_png(plot, cells_plot(question, panels))
     written = {'question': question, 'cells': found, 'version': version()}
     results.write_json(os.path.join(folder, SWEEP_RESULTS), written)
-    return [*aligned(header, rows), f'plot: {plot}']
+    return [*terminal.columns([header, *rows]), f'plot: {plot}']
 
 
 def number(value: float) -> str:
@@ -135,21 +136,6 @@ def number(value: float) -> str:
 def arrow(higher_is_better: bool) -> str:
     """The sign beside a metric that says which way is better."""
     return '↑' if higher_is_better else '↓'
-
-
-def markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, ['---'] * len(header), *rows]
-    return ''.join('| ' + ' | '.join(cells) + ' |\n' for cells in lines)
-
-
-def aligned(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """A table as lines of text: the first column to the left, the others to the right."""
-    widths = [max(len(line[column]) for line in (header, *rows)) for column in range(len(header))]
-    return [
-        '  '.join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-        for line in (header, *rows)
-    ]
 
 
 def _check_settings(found):

@@ -62,7 +62,7 @@ def panel(
 
 
 def _clips_in_lines(clips, widest):
-    """Clips (each a list of rows as `canvas.block` takes them) side by side, with one column of labels for each line."""
+    """Clips (each a list of rows for `canvas.block`) side by side, with one column of labels for each line."""
     labels, blocks = canvas.row_labels(clips[0]), [canvas.block(rows) for rows in clips]
     room = widest - labels.shape[1]
     a_line = max(1, (room + CLIP_GAP) // (blocks[0].shape[1] + CLIP_GAP))
