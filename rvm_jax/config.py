@@ -6,6 +6,7 @@ Section numbers refer to the supplement of the RVM paper (arXiv 2512.13684) unle
 """
 
 import ast
+import collections
 import difflib
 import os
 import runpy
@@ -13,12 +14,13 @@ import runpy
 import ml_collections
 
 from rvm_jax.errors import ConfigErrors, UserError
+from rvm_jax.models.catalog import CORES, ENCODERS, FROZEN_ENCODERS
 
 SIZES = ('tiny', 's', 'b', 'l', 'h')
 CHOICES = {
     'model.size': SIZES,
-    'model.encoder': ('vit', 'rvm', 'dinov3', 'dinov2', 'siglip2', 'mae', 'clip'),
-    'model.core': ('rvmrnn', 'mamba', 'mambamix', 'gmmix', 'self_attention'),
+    'model.encoder': collections.ChainMap(FROZEN_ENCODERS, ENCODERS),  # by name, as they are when a config is checked
+    'model.core': CORES,
     'model.taps': ('4_regular', '3_regular', '4_regular_and_conv', '3_regular_and_conv', 'with_layer_0', 'last'),
     'model.adapter_norm': ('bn', 'ln'),
     'model.aggregator': ('mean', 'xattn'),
@@ -38,6 +40,7 @@ CHOICES = {
     'mesh.sharded': ('params', 'optimizer'),
 }
 
+MAMBA_CORES = ('mamba', 'mambamix', 'gmmix')
 MASK_TOKEN = ('dinov3', 'dinov2')  # encoders whose training put a token in place of masked patches
 
 POSITIVE = (
@@ -381,17 +384,17 @@ def _check_encoder(flat):
 
     core, usual = flat['model.core'], flatten(default())
     for keys, has_effect, why in (
-        (('taps', 'adapter_norm', 'aggregator'), encoder != 'vit', 'is for a frozen encoder'),
+        (('taps', 'adapter_norm', 'aggregator'), encoder not in ENCODERS, 'is for a frozen encoder'),
         (('adapter_norm', 'aggregator'), flat['model.taps'] != 'last', 'is for adapters, and model.taps=last has none'),
         (('output_norm', 'gate_bias', 'state_norm'), core == 'rvmrnn', f'is a switch of rvmrnn, not of {core}'),
-        (('core_mlp',), core in ('rvmrnn', 'self_attention'), f'is not a size of {core}'),
-        (('core_dropout',), core in ('mamba', 'mambamix', 'gmmix'), f'is for the Mamba cores, not for {core}'),
+        (('core_mlp',), core not in MAMBA_CORES, f'is not a size of {core}'),
+        (('core_dropout',), core in MAMBA_CORES, f'is for the Mamba cores, not for {core}'),
     ):
         for key in keys:
             is_usual = flat[f'model.{key}'] == usual[f'model.{key}']
             expect(has_effect or is_usual, f'model.{key}', why, f'leave it at {usual[f"model.{key}"]}')
-    if encoder == 'vit':
-        for_frozen = 'is for a frozen encoder, and config.model.encoder is vit'
+    if encoder in ENCODERS:
+        for_frozen = f'is for a frozen encoder, and config.model.encoder is {encoder}'
         expect(not flat['model.encoder_path'], 'model.encoder_path', for_frozen, 'leave it empty')
         expect(target in ('auto', 'shared', 'light_target'), 'model.target', for_frozen, 'take auto')
         expect(not flat['objective.feature_weight'], 'objective.feature_weight', for_frozen, 'leave it at 0')

@@ -10,7 +10,7 @@ from rvm_jax.conversion.export_folder import CONFIG, WEIGHTS, architecture_from,
 from rvm_jax.conversion.export_folder import read_json as _read_json
 from rvm_jax.conversion.safetensors import safetensors_bytes
 from rvm_jax.errors import UserError
-from rvm_jax.models import build, layers, param_names
+from rvm_jax.models import architecture, build, layers, param_names
 from rvm_jax.storage import files
 from rvm_jax.storage.atomic import atomic_write
 
@@ -62,7 +62,7 @@ def read_architecture(path):
     if kind == 'export':
         return read_export_architecture(path)
     if kind == 'image':
-        return build.image_only(image_encoders.read_architecture(path))
+        return architecture.image_only(image_encoders.read_architecture(path))
     return _resolve_run(path)[0]
 
 
@@ -117,7 +117,9 @@ def _read_export(path, _):
 
 def _read_image(path, _):
     found = image_encoders.open_encoder(path)
-    return build.image_only(found.arch), {f'{frozen.PREFIX}{name}': array for name, array in found.read().items()}
+    return architecture.image_only(found.arch), {
+        f'{frozen.PREFIX}{name}': array for name, array in found.read().items()
+    }
 
 
 def _resolve_run(path):

@@ -32,11 +32,11 @@ def recipe(tmp_path, body):
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_builds(path):
-    from rvm_jax.models import build, param_names
+    from rvm_jax.models import architecture, build, param_names
     from rvm_jax.training.optimizer import make_optimizer
 
     config = configs.load(path)
-    model = build.abstract(build.architecture(config), build.execution(config.model))
+    model = build.abstract(architecture.from_config(config), build.execution(config.model))
     of_frozen = {'adapters', 'target'} if config.model.encoder != 'vit' else set()
     assert {name.split('/')[0] for name in param_names.named_shapes(model)} == {
         'encoder',
@@ -55,10 +55,10 @@ def test_there_is_a_recipe_for_every_core_on_a_frozen_encoder():
 @pytest.mark.parametrize('path', sorted(pathlib.Path(__file__).parents[1].glob('configs/dinov3_*.py')))
 @pytest.mark.parametrize('size', ['s', 'b', 'l'])
 def test_every_dinov3_recipe_has_three_sizes(path, size):
-    from rvm_jax.models import build
+    from rvm_jax.models import architecture
 
-    arch = build.architecture(configs.load(path, [f'model.size={size}']))
-    assert arch.width == build.SIZES[size].width == arch.image_encoder.width
+    arch = architecture.from_config(configs.load(path, [f'model.size={size}']))
+    assert arch.width == architecture.SIZES[size].width == arch.image_encoder.width
 
 
 def test_a_recipe_whose_mixture_lacks_a_weight_is_explained(tmp_path):
@@ -73,12 +73,12 @@ def test_there_is_a_recipe_for_every_size():
 
 
 def test_choices_are_the_names_that_the_code_knows():
-    from rvm_jax.models import build, layers
+    from rvm_jax.models import architecture, build, catalog, layers
     from rvm_jax.models.encoders import image_architecture
 
-    assert set(configs.SIZES) == set(build.SIZES)
+    assert set(configs.SIZES) == set(architecture.SIZES)
     assert set(configs.CHOICES['model.encoder']) == {'vit', 'rvm'} | set(image_architecture.FAMILIES)
-    assert set(configs.CHOICES['model.core']) == set(build.CORES) - {'identity'}
+    assert all(catalog.core_class(name) and name in configs.CHOICES['model.core'] for name in catalog.CORES)
     assert set(configs.CHOICES['model.target']) == set(build.TARGETS) | {'auto'}
     assert set(configs.CHOICES['model.precision']) == set(layers.PRECISIONS)
     assert set(configs.flatten(configs.default())) >= set(configs.CHOICES)

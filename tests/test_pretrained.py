@@ -11,10 +11,16 @@ import safetensors.numpy
 import rvm_jax
 from rvm_jax import pretrained
 from rvm_jax.errors import UserError
-from rvm_jax.models import build, param_names
+from rvm_jax.models import architecture, build, param_names
 
 ARCHITECTURE = dataclasses.replace(
-    build.SIZES['tiny'], width=16, encoder_layers=2, core_layers=1, decoder_layers=1, mask_ratio=0.5, image_size=24
+    architecture.SIZES['tiny'],
+    width=16,
+    encoder_layers=2,
+    core_layers=1,
+    decoder_layers=1,
+    mask_ratio=0.5,
+    image_size=24,
 )
 
 

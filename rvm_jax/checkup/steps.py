@@ -19,6 +19,7 @@ from rvm_jax.distributed.process_group import ProcessGroup
 from rvm_jax.distributed.step_exchange import warm_up_collectives
 from rvm_jax.errors import UserError
 from rvm_jax.models import build, cost, trainable
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.planning import chips, estimate, forecast
 from rvm_jax.planning.aot import abstract_batch
 from rvm_jax.training import attention_check, hardware, sharding
@@ -36,7 +37,7 @@ def mesh_of(config: ml_collections.ConfigDict) -> Mesh:
     return sharding.make_mesh(config.mesh)
 
 
-def fitting(config: ml_collections.ConfigDict, arch: build.Architecture, mesh: Mesh) -> ml_collections.ConfigDict:
+def fitting(config: ml_collections.ConfigDict, arch: Architecture, mesh: Mesh) -> ml_collections.ConfigDict:
     """The recipe with as many clips a step, at most its own, as fit these devices by the estimate of their memory.
 
     On a CPU few. Raises UserError if not even one clip a device fits.
@@ -67,14 +68,14 @@ def clips_here(config, fitted: ml_collections.ConfigDict | None, processes: int)
     return math.ceil((config if fits else fitted).batch_size / processes)
 
 
-def checkpoint_bytes(arch: build.Architecture) -> int:
+def checkpoint_bytes(arch: Architecture) -> int:
     """Bytes of a checkpoint: weights that train, and the optimizer's two moments of each."""
     trained, statistics, _ = trainable.split(cost.parameters(arch), arch)
     return 3 * cost.num_bytes(trained) + cost.num_bytes(statistics)
 
 
 def check_attention(
-    config: ml_collections.ConfigDict, arch: build.Architecture, mesh: Mesh, hosts: ProcessGroup
+    config: ml_collections.ConfigDict, arch: Architecture, mesh: Mesh, hosts: ProcessGroup
 ) -> tuple[Finding, str]:
     """The Finding, and the `model.attention` that training would take."""
     device = mesh.local_devices[0]
@@ -112,7 +113,7 @@ class Pace(NamedTuple):
     loss: float
 
 
-def run_steps(config: ml_collections.ConfigDict, arch: build.Architecture, attention: str, hosts: ProcessGroup) -> Pace:
+def run_steps(config: ml_collections.ConfigDict, arch: Architecture, attention: str, hosts: ProcessGroup) -> Pace:
     """Some steps of a recipe, which must fit, on random clips. All processes together."""
     failure = None
     try:
@@ -142,7 +143,7 @@ def run_steps(config: ml_collections.ConfigDict, arch: build.Architecture, atten
     return Pace(config.batch_size / seconds, seconds, compiling, float(metrics['loss']))
 
 
-def check_steps(config, fitted, arch: build.Architecture, mesh: Mesh, pace: Pace) -> Finding:
+def check_steps(config, fitted, arch: Architecture, mesh: Mesh, pace: Pace) -> Finding:
     """The Finding on a Pace; config is the recipe, fitted the same with the batch of that pace."""
     device, devices = mesh.local_devices[0], mesh.size
     platform = device.platform

@@ -1,5 +1,6 @@
 """Reading our own export folders: config.json and model.safetensors."""
 
+import collections
 import dataclasses
 import os
 import typing
@@ -8,6 +9,8 @@ from rvm_jax.config import CHOICES
 from rvm_jax.conversion.safetensors import read_safetensors
 from rvm_jax.errors import UserError
 from rvm_jax.models import build
+from rvm_jax.models.architecture import Architecture
+from rvm_jax.models.catalog import CORES, ENCODERS, NO_CORE
 from rvm_jax.models.encoders import image_architecture, image_vit
 from rvm_jax.storage import files
 
@@ -17,7 +20,7 @@ LARGEST = 65_536  # of any size in an architecture; a config.json beyond it is d
 MOST_LAYERS = 128  # the largest image encoders have 48
 # What config.py offers, and what only an image encoder by itself has.
 TEXTS = {name.rpartition('.')[2]: choices for name, choices in CHOICES.items()} | {
-    'core': (*CHOICES['model.core'], 'identity'),
+    'core': collections.ChainMap({NO_CORE: ''}, CORES),
     'family': image_architecture.FAMILIES,
     'activation': image_vit.ACTIVATIONS,
     'interpolation': (*image_architecture.INTERPOLATIONS, ''),
@@ -46,7 +49,7 @@ def architecture_from(values, origin):
         raise UserError(origin, f'its {CONFIG} lacks or adds architecture', 'was it written by rvm_jax?')
     image = values.get('image_encoder')
     image = None if image is None else _checked(image_architecture.ImageArchitecture, image, origin)
-    arch = _checked(build.Architecture, values | {'image_encoder': None}, origin)
+    arch = _checked(Architecture, values | {'image_encoder': None}, origin)
     arch = dataclasses.replace(arch, image_encoder=image)
     for name, is_right in _sense(arch):
         if not is_right:
@@ -78,13 +81,13 @@ def _sense(arch):
     """(field, whether its value makes sense beside the others) of all that a type and a range do not tell."""
     wanted = ['patch_size', 'width', 'image_size', 'num_source', 'encoder_layers', 'encoder_heads', 'encoder_head_dim']
     sizes = 'layers', 'heads', 'head_dim', 'mlp'
-    wanted += [f'core_{size}' for size in sizes] if arch.core != 'identity' else []
+    wanted += [f'core_{size}' for size in sizes] if arch.core != NO_CORE else []
     if arch.decoder_width:
         wanted += [f'decoder_{size}' for size in sizes] + ['target_layers', 'target_heads', 'target_mlp']
     yield from ((name, getattr(arch, name) > 0) for name in wanted)
     yield from ((name, getattr(arch, name) < 1) for name in ('mask_ratio', 'core_dropout'))
     image = arch.image_encoder
-    yield 'encoder', arch.encoder in ('vit', 'rvm') if image is None else arch.encoder == image.family
+    yield 'encoder', arch.encoder in (*ENCODERS, 'rvm') if image is None else arch.encoder == image.family
     if image is None:
         return
     for name in ('patch_size', 'image_size', 'width', 'layers', 'heads', 'mlp', 'epsilon'):

@@ -5,6 +5,7 @@ import textwrap
 from rvm_jax.conversion.image_encoders import LICENSES
 from rvm_jax.models import param_names
 from rvm_jax.models.adapters import STATISTICS
+from rvm_jax.models.catalog import NO_CORE, core_class
 
 TEMPLATE = """---
 library_name: rvm_jax
@@ -42,7 +43,6 @@ WINDOWS = (
     ' other, and a decoder, used in pre-training alone, rebuilds masked future frames.'
 )
 ALONE = 'The {encoder} by itself, each frame as an image: its last tokens are the features, nothing carries over.'
-INTROS = {'identity': ALONE, 'self_attention': WINDOWS}
 PIXELS = 'Pixels are scaled to [0, 1], without mean and standard deviation.'
 PIXELS_OF_FROZEN = (
     'Pixels are scaled to [0, 1]; the model itself takes off the mean and deviation that its encoder wants.'
@@ -70,13 +70,19 @@ def model_card(model, facts):
         **facts,
     }
     return TEMPLATE.format(
-        intro=textwrap.fill(INTROS.get(arch.core, RVM).format(encoder=_encoder(arch)), 118),
+        intro=textwrap.fill(_intro(arch).format(encoder=_encoder(arch)), 118),
         rows='\n'.join(f'| {name} | {_cell(text)} |' for name, text in rows.items()),
         prefixes=', '.join(f'`{prefix}.`' for prefix in prefixes),
         needed=', '.join(f'`{prefix}.`' for prefix in prefixes if prefix not in FOR_TRAINING),
         pixels=PIXELS_OF_FROZEN if arch.is_frozen else PIXELS,
         licence=_licence(arch),
     )
+
+
+def _intro(arch):
+    if arch.core == NO_CORE:
+        return ALONE
+    return RVM if core_class(arch.core).is_streaming else WINDOWS
 
 
 def _encoder(arch):

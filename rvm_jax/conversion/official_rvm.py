@@ -8,6 +8,7 @@ from rvm_jax.conversion import mapping
 from rvm_jax.conversion.npz import read_npz
 from rvm_jax.errors import UserError
 from rvm_jax.models import build, param_names
+from rvm_jax.models.architecture import Architecture
 
 KERNEL = 'tokenizer/patch_embedding/Conv_0/kernel'  # released as a 3-D convolution with a leading axis of one
 
@@ -55,7 +56,7 @@ def read_official(path):
 
 def to_official(model):
     """{released key: array} of a model, the inverse of `read_official`. UserError if it has no place there."""
-    arch, released = model.architecture, build.Architecture()
+    arch, released = model.architecture, Architecture()
     if (arch.encoder, arch.core, arch.target, arch.output_norm) != ('vit', 'rvmrnn', 'shared', False):
         raise UserError(
             f'a model of {arch.encoder} and {arch.core}', 'the released layout holds an RVM trained as a whole',
@@ -101,7 +102,7 @@ def infer_architecture(arrays):
     sizes |= _stack_sizes(arrays, 'core', 'rnn_core/transformer/xa_blocks_', f'{core}/attention')
     if sizes['decoder_width']:
         sizes |= _stack_sizes(arrays, 'decoder', 'decoder/xa_blocks_', 'decoder/xa_blocks_0/attention')
-    return dataclasses.replace(build.Architecture(), **sizes)
+    return dataclasses.replace(Architecture(), **sizes)
 
 
 def _stack_sizes(arrays, part, prefix, attention):

@@ -15,6 +15,8 @@ from flax import nnx, traverse_util
 from rvm_jax.models import build, trainable
 from rvm_jax.models.layer_shapes import blocks, frozen_parts, num_taps, tokens
 
+BODY = 'encoder/(?!patch_embed/)'  # kernels of an encoder that every token goes through
+
 
 def forward_flops(arch, *, num_source, num_target, image_size):
     """FLOPs of one clip's forward pass by part; the parts do not overlap, so their sum is the whole.
@@ -58,11 +60,11 @@ def _products(arch, num, num_source, num_target):
     shared = num_target * num.seen if arch.target == 'shared' else 0
     return (
         ('encoder_source', 'encoder/patch_embed/', num_source * num.patches),
-        ('encoder_source', 'encoder/layers/', source),
+        ('encoder_source', BODY, source),
         ('encoder_target', f'{target}/patch_embed/', embedded),
-        ('encoder_target', f'{target}/layers/', seen),
+        ('encoder_target', 'target/layers/' if target == 'target' else BODY, seen),
         ('encoder_features', 'encoder/patch_embed/', whole * num.patches),
-        ('encoder_features', 'encoder/layers/', whole * num.source),
+        ('encoder_features', BODY, whole * num.source),
         ('adapters', 'adapters/mlp/', num_source * num.patches),
         ('adapters', 'adapters/attention/(mlp|attention/(query|out))/', num_source * num.patches),
         ('adapters', 'adapters/attention/attention/(key|value)/', num_taps(arch) * num_source * num.patches),

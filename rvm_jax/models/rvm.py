@@ -159,14 +159,14 @@ class RVM(nnx.Module):
 
     def _tokens(self, pixels_BTHWC, learning):
         """What the core reads, (B, T, M, D), and running statistics."""
-        if self.architecture.encoder == 'vit' and not self.core.is_streaming:
+        if not self.architecture.is_frozen and not self.core.is_streaming:
             return self.encoder.encode_clip(pixels_BTHWC), ()
         batch, statistics = len(pixels_BTHWC), ()
         pixels = self._encoder_input(rearrange(pixels_BTHWC, 'b t h w c -> (b t) h w c'))
-        if self.architecture.encoder == 'vit':
-            tokens = self.encoder(pixels)
-        else:
+        if self.architecture.is_frozen:
             tokens, statistics = self._frozen_tokens(pixels, learning)
+        else:
+            tokens = self.encoder(pixels)
         return rearrange(tokens, '(b t) m d -> b t m d', b=batch), statistics
 
     def _frozen_tokens(self, pixels_BHWC, learning):
@@ -179,7 +179,7 @@ class RVM(nnx.Module):
 
     def _encoder_input(self, pixels):
         """Pixels in [0, 1] as the encoder wants them."""
-        if self.architecture.encoder == 'vit':
+        if not any(self.encoder.mean) and set(self.encoder.std) == {1.0}:
             return pixels
         return (pixels - jnp.asarray(self.encoder.mean)) / jnp.asarray(self.encoder.std)
 

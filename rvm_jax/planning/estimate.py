@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
 from rvm_jax.models import build, cost, trainable
+from rvm_jax.models.catalog import core_class
 from rvm_jax.models.layer_shapes import frozen_parts
 from rvm_jax.planning import activations, chips
 from rvm_jax.training import sharding
@@ -156,7 +157,7 @@ def travelling(config, arch, devices, slices=1):
     if config.mesh.sharded != 'params':
         return whole, whole
     uses = {'encoder': 2 if arch.target == 'shared' else 1}
-    uses['core'] = config.data.num_source if arch.core == 'rvmrnn' else 1
+    uses['core'] = core_class(arch.core).shapes(arch, config.data.num_source, 1).passes // max(arch.core_layers, 1)
     scattered = sum(uses.get(part, 1) * size for part, size in counts.items())
     return 2 * scattered * trained / whole + len(frozen_parts(arch)) * held, scattered
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from ml_collections import ConfigDict
 
 from rvm_jax.errors import UserError
-from rvm_jax.models.build import Architecture
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.planning import chips, estimate
 from rvm_jax.planning.topology import parse
 from rvm_jax.training import hardware

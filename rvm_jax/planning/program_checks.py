@@ -16,9 +16,10 @@ import ml_collections
 from flax import traverse_util
 
 from rvm_jax.models import cost, trainable
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.models.attention import LONG_KEYS
-from rvm_jax.models.build import Architecture
-from rvm_jax.models.layer_shapes import Attention, blocks, frozen_parts
+from rvm_jax.models.block_shapes import Attention
+from rvm_jax.models.layer_shapes import blocks, frozen_parts
 from rvm_jax.models.param_names import STACK
 from rvm_jax.planning import estimate, hlo
 from rvm_jax.planning.hlo import ARRAY

@@ -23,6 +23,7 @@ from jax.sharding import Mesh
 from rvm_jax.distributed.process_group import ProcessGroup
 from rvm_jax.errors import Unavailable, UserError, printable
 from rvm_jax.models import attention, build
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.models.layer_shapes import blocks
 from rvm_jax.models.layers import PRECISIONS, Execution
 from rvm_jax.storage import files
@@ -61,7 +62,7 @@ class Difference(NamedTuple):
         return self.kernel <= MOST * max(self.plain, ROUNDING)
 
 
-def shapes(config: ml_collections.ConfigDict, arch: build.Architecture, execution: Execution) -> list[Shape]:
+def shapes(config: ml_collections.ConfigDict, arch: Architecture, execution: Execution) -> list[Shape]:
     """Shapes of a recipe's attentions that 'auto' gives to a fused kernel, sorted; see `attention.best`."""
     sizes = {name: config.data[name] for name in ('num_source', 'num_target', 'image_size')}
     parts = blocks(arch, **sizes)
@@ -116,9 +117,7 @@ def judge(execution: Execution, all_shapes: list[Shape], device: jax.Device) -> 
     )
 
 
-def choose(
-    config: ml_collections.ConfigDict, arch: build.Architecture, mesh: Mesh, hosts: ProcessGroup, folder: str
-) -> str:
+def choose(config: ml_collections.ConfigDict, arch: Architecture, mesh: Mesh, hosts: ProcessGroup, folder: str) -> str:
     """The `model.attention` to train with: the recipe's own, or where 'auto' would take a wrong kernel, another.
 
     All processes compare, each on a device of its own, and choose alike. Verdicts are kept in the folder. Raises

@@ -9,7 +9,7 @@ import os
 from rvm_jax import config as configs
 from rvm_jax.data.open_data import open_source
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
+from rvm_jax.models import architecture
 
 
 def config_problems(config):
@@ -34,4 +34,4 @@ def _check_place(path):
 def _check_sizes(config):
     known = all(value in configs.CHOICES.get(f'model.{key}', (value,)) for key, value in config.model.items())
     if known and not config.model.encoder_path:
-        build.architecture(config)
+        architecture.from_config(config)

@@ -14,6 +14,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from rvm_jax.models import build, trainable
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.models.attention import check_device
 from rvm_jax.training import sharding
 from rvm_jax.training.loss import compared_losses, pixel_loss
@@ -38,7 +39,7 @@ COMPILER_OPTIONS = {
 class Programs(NamedTuple):
     """What `make_programs` gives; nothing in it is compiled yet."""
 
-    arch: build.Architecture
+    arch: Architecture
     mesh: Mesh
     abstract_state: Any  # shapes of the train state, with where it lies
     abstract_frozen: Any  # the same of the parameters that do not train, {} if there are none

@@ -5,7 +5,7 @@ import pytest
 
 from rvm_jax.conversion import mapping
 from rvm_jax.errors import UserError
-from rvm_jax.models import build, param_names
+from rvm_jax.models import architecture, build, param_names
 
 TABLE = (('layers_#/norm/*', 'blocks/#/scale_*'), ('layers_#/*', 'blocks/#/*'), ('token', 'cls'))
 
@@ -22,7 +22,7 @@ def test_a_table_read_from_right_to_left_gives_the_names_back():
 
 
 def test_stacked_layers_are_named_one_by_one_and_put_back_in_order():
-    arch = dataclasses.replace(build.SIZES['tiny'], encoder_layers=12, core_layers=1, decoder_width=0)
+    arch = dataclasses.replace(architecture.SIZES['tiny'], encoder_layers=12, core_layers=1, decoder_width=0)
     model = build.abstract(arch)
     shapes = param_names.named_shapes(model)
     assert shapes['encoder/layers/11/mlp/dense_in/kernel'] == (64, 256) and not any('blocks' in name for name in shapes)

@@ -13,7 +13,7 @@ from flax import nnx
 from rvm_jax import pretrained
 from rvm_jax.conversion import official_rvm
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
+from rvm_jax.models import architecture
 
 SMALL = pathlib.Path(__file__).parents[1] / 'data' / 'official_tiny_64.npz'
 DECODER = ('mask_token', 'decoder', 'delta_embedder', 'detokenizer')  # released keys that belong to the decoder
@@ -134,7 +134,7 @@ def test_sizes_are_worked_out_from_the_shapes(reference, model):
 
 @pytest.mark.parametrize('size', ['s', 'b', 'l', 'h'])
 def test_sizes_of_the_presets_are_worked_out_from_their_released_shapes(size):
-    arch = build.SIZES[size]
+    arch = architecture.SIZES[size]
     shapes = official_rvm.released_shapes(arch)
     arrays = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
     assert official_rvm.infer_architecture(arrays) == arch

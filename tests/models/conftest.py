@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from rvm_jax.conversion import mapping, official_rvm
-from rvm_jax.models import build, layers, param_names
+from rvm_jax.models import architecture, build, layers, param_names
 
-ARCHITECTURE = build.Architecture(
+ARCHITECTURE = architecture.Architecture(
     patch_size=16, width=32,
     encoder_layers=2, encoder_heads=2, encoder_head_dim=16, encoder_mlp=128,
     core_layers=2, core_heads=4, core_head_dim=8, core_mlp=96,

@@ -10,7 +10,7 @@ from flax import nnx
 from rvm_jax import config as configs
 from rvm_jax import inference
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
+from rvm_jax.models import architecture, build
 
 RNG = np.random.default_rng(0)
 FRAMES = RNG.integers(0, 256, (2, 5, 16, 24, 3), np.uint8)  # not square
@@ -23,7 +23,7 @@ def make(encoder, core, **changes):
     config.model.core_layers = 1
     for key, value in changes.items():
         config.model[key] = value
-    return build.build(dataclasses.replace(build.architecture(config), decoder_width=0), rngs=nnx.Rngs(0))
+    return build.build(dataclasses.replace(architecture.from_config(config), decoder_width=0), rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize(
@@ -103,8 +103,8 @@ def test_the_core_is_as_wide_as_the_encoder_or_the_size_is_refused():
     config = configs.default()
     config.model.encoder, config.model.size = 'dinov3', 'l'
     with pytest.raises(UserError, match='the encoder is 384 wide, as size s'):
-        build.architecture(config, standard('dinov3', 's'))
+        architecture.from_config(config, standard('dinov3', 's'))
     so400m = dataclasses.replace(standard('siglip2', 'l'), width=1152, layers=27, mlp=4304)
     config.model.encoder = 'siglip2'
-    arch = build.architecture(config, so400m)
+    arch = architecture.from_config(config, so400m)
     assert (arch.width, arch.core_heads, arch.core_head_dim, arch.core_mlp) == (1152, 16, 72, 4608)

@@ -5,7 +5,7 @@ import pytest
 from flax import nnx
 
 from rvm_jax import config as configs
-from rvm_jax.models import build, patches
+from rvm_jax.models import architecture, build, patches
 
 RNG = np.random.default_rng(0)
 SOURCE = RNG.random((2, 3, 48, 48, 3), np.float32)
@@ -23,7 +23,7 @@ def make(encoder, target, **changes):
     config.model.size, config.model.encoder, config.model.target, config.data.image_size = 'tiny', encoder, target, 48
     for key, value in changes.items():
         config.model[key] = value
-    model = build.build(build.architecture(config), rngs=nnx.Rngs(0))
+    model = build.build(architecture.from_config(config), rngs=nnx.Rngs(0))
     rng = np.random.default_rng(0)
     return jax.tree.map(lambda x: x + jnp.asarray(rng.normal(0, 0.02, x.shape), x.dtype) ** 2, model)  # no zeros
 
@@ -87,7 +87,7 @@ def test_features_of_the_target_are_predicted_for_every_patch():
     config = configs.default()
     config.model.size, config.model.encoder, config.data.image_size = 'tiny', 'dinov2', 48
     config.objective.feature_weight = 0.5
-    model = build.build(build.architecture(config), rngs=nnx.Rngs(0))
+    model = build.build(architecture.from_config(config), rngs=nnx.Rngs(0))
     out = model.reconstruct(SOURCE, TARGET, DELTAS, VISIBLE)
     assert out.predicted.shape == (2, 2, 36, 64)
     assert make('dinov2', 'light_target').reconstruct(SOURCE, TARGET, DELTAS, VISIBLE).predicted is None

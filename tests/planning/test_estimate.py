@@ -10,7 +10,7 @@ import pytest
 from rvm_jax import config as configs
 from rvm_jax.conversion.frozen import resolve
 from rvm_jax.errors import UserError
-from rvm_jax.models import build, cost
+from rvm_jax.models import architecture, cost
 from rvm_jax.planning import activations, chips, estimate, topology
 from rvm_jax.training import hardware, sharding
 from rvm_jax.training.state import make_programs
@@ -57,7 +57,7 @@ def frozen_recipe(size='l', *overrides):
 def test_flops_by_part_are_those_of_a_clip():
     for size in 'sh':
         flops = estimate.flops_by_part(*planned(recipe(size)))
-        assert sum(flops.values()) == pytest.approx(cost.train_flops(build.SIZES[size], **CLIP))
+        assert sum(flops.values()) == pytest.approx(cost.train_flops(architecture.SIZES[size], **CLIP))
     assert flops['encoder'] > flops['core'] > flops['decoder'] > 0
 
 
@@ -72,11 +72,11 @@ def test_flops_of_a_frozen_recipe_have_adapters_and_a_light_target_beside():
 
 def test_one_device_holds_all_weights_their_gradients_and_two_moments():
     config = recipe('s', 'batch_size=16')
-    ours, gradients = estimate.memory(*planned(config), 'tpu', 1), 4 * cost.num_parameters(build.SIZES['s'])
+    ours, gradients = estimate.memory(*planned(config), 'tpu', 1), 4 * cost.num_parameters(architecture.SIZES['s'])
     assert ours['weights'] == ours['gradients'] == gradients
     assert ours['optimizer'] == pytest.approx(2 * gradients, abs=64)  # counters
     execution = estimate.execution_of(config, 'tpu')
-    assert ours['activations'] == activations.of_batch(build.SIZES['s'], execution, 16, **CLIP)
+    assert ours['activations'] == activations.of_batch(architecture.SIZES['s'], execution, 16, **CLIP)
 
 
 @pytest.mark.parametrize(('data', 'fsdp'), [(-1, 1), (2, -1), (1, -1), (-1, 4), (-1, 16), (-1, 3), (3, -1), (1, 4)])
@@ -155,7 +155,7 @@ def test_memory_and_traffic_on_gpus_are_within_15_percent_of_compiled_programs(c
 
 
 def test_collectives_of_plain_data_parallel_training_are_one_sum_of_the_gradients():
-    config, gradients = recipe('l'), 4 * cost.num_parameters(build.SIZES['l'])
+    config, gradients = recipe('l'), 4 * cost.num_parameters(architecture.SIZES['l'])
     v6e, h100 = chips.CHIPS['v6e'], chips.CHIPS['h100']
     assert estimate.link_seconds(*planned(config), v6e, 1) == 0
     assert estimate.link_seconds(*planned(config), v6e, 256) == pytest.approx(2 * gradients * 255 / 256 / 400e9)
@@ -183,7 +183,10 @@ def test_weights_on_gpus_are_split_within_a_host_as_training_splits_them():
     sizes = estimate.mesh_sizes(wide, 32, chips.slices(h100, 32))
     assert sizes == tuple(sharding.make_mesh(wide.mesh, devices).shape.values()) == (4, 8)
     assert estimate.memory(*planned(wide), 'gpu', 32, 4) == estimate.memory(*planned(near), 'gpu', 32)
-    in_host, gradients = estimate.link_seconds(*planned(near), h100, 8), 4 * cost.num_parameters(build.SIZES['l'])
+    in_host, gradients = (
+        estimate.link_seconds(*planned(near), h100, 8),
+        4 * cost.num_parameters(architecture.SIZES['l']),
+    )
     across = 2 * gradients / 8 * 3 / 4 / 50e9  # each card sums its part of the gradients over the hosts
     for config in (wide, near):
         assert estimate.link_seconds(*planned(config), h100, 32) == pytest.approx(in_host + across)

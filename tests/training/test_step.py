@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import NamedSharding
 
 from rvm_jax import config as configs
-from rvm_jax.models import build
+from rvm_jax.models import architecture
 from rvm_jax.models.layers import PRECISIONS, Execution
 from rvm_jax.training import sharding
 from rvm_jax.training.loss import compared_losses, pixel_loss
@@ -18,7 +18,7 @@ from rvm_jax.training.state import make_state
 from rvm_jax.training.step import make_eval_step, make_train_step
 
 ARCHITECTURE = dataclasses.replace(
-    build.SIZES['tiny'], encoder_layers=1, core_layers=1, decoder_layers=1, mask_ratio=0.5, image_size=16
+    architecture.SIZES['tiny'], encoder_layers=1, core_layers=1, decoder_layers=1, mask_ratio=0.5, image_size=16
 )
 RNG = np.random.default_rng(0)
 BATCH = {

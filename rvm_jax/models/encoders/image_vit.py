@@ -1,6 +1,10 @@
 """The image encoders that are imported: pre-norm ViTs, whose variations are the values of an ImageArchitecture."""
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +14,12 @@ from flax import nnx
 from rvm_jax.errors import UserError
 from rvm_jax.models import layers, masking, patches, positions
 from rvm_jax.models.attention import attention
+from rvm_jax.models.block_shapes import Attention, Blocks
 from rvm_jax.models.encoders.image_architecture import INTERPOLATIONS
+from rvm_jax.models.layers import Execution
+
+if TYPE_CHECKING:
+    from rvm_jax.models.architecture import Architecture
 
 ACTIVATIONS = {
     'erf': functools.partial(jax.nn.gelu, approximate=False),
@@ -46,14 +55,33 @@ class ImageEncoder(nnx.Module):
         )
         self.norm = norm() if arch.final_norm else None
 
+    @classmethod
+    def from_architecture(cls, arch: Architecture, *, execution: Execution, rngs: nnx.Rngs) -> ImageEncoder:
+        """The encoder of a model of this architecture, with fresh parameters."""
+        return cls(arch.image_encoder, execution=execution, rngs=rngs)
+
+    @staticmethod
+    def prefix_tokens(arch: Architecture) -> int:
+        """Tokens of a frame before its patches: CLS and registers."""
+        image: Any = arch.image_encoder
+        return image.num_prefix_tokens
+
+    @staticmethod
+    def shapes(arch: Architecture, frames: int, num_tokens: int) -> Blocks:
+        """The Blocks that so many frames go through, each by itself and of num_tokens tokens."""
+        image: Any = arch.image_encoder
+        attention = Attention(frames, num_tokens, num_tokens, image.heads, image.head_dim)
+        passes, tokens, is_rotated = image.layers if frames else 0, frames * num_tokens, bool(image.rope_periods)
+        return Blocks(passes, tokens, image.width, image.mlp, (attention,), image.gated, is_rotated)
+
     @layers.compiled
-    def __call__(self, pixels_BHWC):
+    def __call__(self, pixels_BHWC: jax.Array) -> jax.Array:
         """Tokens (B, M, D) after the final norm; of CLIP as they are, since its norm is for the pooled CLS alone."""
         tokens_BMD = self._encode(*self._start(pixels_BHWC))
         return tokens_BMD if self.norm is None else self.norm(tokens_BMD)
 
     @layers.compiled
-    def hidden_states(self, pixels_BHWC):
+    def hidden_states(self, pixels_BHWC: jax.Array) -> list[jax.Array]:
         """Embeddings, then the output of each block, before the final norm: a list of layers + 1 times (B, M, D)."""
         tokens_BMD, rotation = self._start(pixels_BHWC)
 
@@ -63,7 +91,7 @@ class ImageEncoder(nnx.Module):
 
         return [tokens_BMD, *self.layers.fold(apply, tokens_BMD)[1]]
 
-    def tapped(self, pixels_BHWC, taps, *, is_normed=True):
+    def tapped(self, pixels_BHWC: jax.Array, taps: Sequence[int], *, is_normed: bool = True) -> jax.Array:
         """Outputs of the blocks that taps names, ascending from 0, each after the final norm: (J, B, M, D).
 
         Tap -1 is the embeddings, not normed; with is_normed=False no block is. CLIP's are normed without parameters,
@@ -77,7 +105,7 @@ class ImageEncoder(nnx.Module):
             tapped_JBMD = jnp.concatenate([tapped_JBMD, self._finish(after_JBMD) if is_normed else after_JBMD])
         return tapped_JBMD
 
-    def encode_visible(self, pixels_BHWC, visible_BV):
+    def encode_visible(self, pixels_BHWC: jax.Array, visible_BV: jax.Array) -> jax.Array:
         """Tokens of the visible patches alone, (B, prefix+V, D): the others are dropped before anything is computed.
 
         Positions are those in the whole grid. Normed as in `tapped`.
@@ -88,7 +116,7 @@ class ImageEncoder(nnx.Module):
         tokens_BMD = self._join(self._embed(patches_BVP), None if places_ND is None else places_ND[visible_BV])
         return self._finish(self._encode(tokens_BMD, rotation))
 
-    def encode_masked(self, pixels_BHWC, visible_BV):
+    def encode_masked(self, pixels_BHWC: jax.Array, visible_BV: jax.Array) -> jax.Array:
         """The same tokens, (B, prefix+V, D), where the whole grid is encoded with the mask token at hidden patches."""
         grid = self._grid(pixels_BHWC)
         tokens_BND = self._embed(patches.to_patches(pixels_BHWC, self.patch_size))
