@@ -64,7 +64,9 @@ def test_every_dinov3_recipe_has_three_sizes(path, size):
 def test_a_recipe_whose_mixture_lacks_a_weight_is_explained(tmp_path):
     lines = 'from rvm_jax import config', 'def get_config():', '    c = config.default()'
     (tmp_path / 'mix.py').write_text('\n'.join([*lines, "    c.data.mixture = [('a', 1)]", '    return c']))
-    with pytest.raises(UserError, match=r'mix\.py: data\.mixture: is not a list of \(path, frames a second, weight\)'):
+    with pytest.raises(
+        UserError, match=r'mix\.py: data\.mixture: is not a list of \(path, frames per second, weight\)'
+    ):
         configs.load(str(tmp_path / 'mix.py'))
 
 
@@ -149,7 +151,7 @@ def test_an_override_takes_the_type_of_its_default(override, value):
         ('data.max_gap=61', 'the farthest target is frame 64 of the clip; give 65 or more'),
         ('data.clip_frames=65', 'the delta embedding counts to 63'),
         ('mesh.fsdp=0', 'is a number of devices'),
-        ('data.mixture=a', '--config.data.mixture=a: is not a list of (path, frames a second, weight)'),
+        ('data.mixture=a', '--config.data.mixture=a: is not a list of (path, frames per second, weight)'),
         ("data.mixture=[('a', 10)]", 'is not a list of (path'),
         ("data.mixture=[('a', 10, 0)]", 'has a frame rate or weight that is not above 0'),
     ],
