@@ -4,6 +4,7 @@ import dataclasses
 import os
 import re
 import runpy
+from collections.abc import Iterable, Sequence
 
 from rvm_jax import config
 from rvm_jax.errors import UserError
@@ -22,7 +23,7 @@ class Ablation:
     recipe: str = 'configs/tiny.py'
 
 
-def load(path):
+def load(path: str | os.PathLike) -> Ablation:
     """The Ablation of a file; raises UserError if it is none."""
     found = runpy.run_path(config.find_recipe(path))
     if 'get_ablation' not in found:
@@ -44,24 +45,24 @@ class Cell:
     folder: str
 
     @property
-    def workdir(self):
+    def workdir(self) -> str:
         """Where it trains."""
         return os.path.join(self.folder, 'train')
 
     @property
-    def export(self):
+    def export(self) -> str:
         """Its export folder."""
         return os.path.join(self.folder, 'export')
 
 
-def cells(ablation, recipe, shared, seeds, folder):
+def cells(ablation: Ablation, recipe: str, shared: Sequence[str], seeds: Iterable[int], folder: str) -> list[Cell]:
     """The Cells, in the order in which they are trained: the recipe, what all share, then each one's own overrides.
 
     Raises UserError or ConfigErrors for the first that is no valid config.
     """
     found = []
     for seed in seeds:
-        exports = {}
+        exports: dict[str, str] = {}
         for name, overrides in ablation.cells.items():
             resolved = [*shared, f'seed={seed}']
             base = config.flatten(config.load(recipe, resolved))

@@ -305,8 +305,8 @@ def from_dict(values: Any, origin: str | os.PathLike) -> ConfigDict:
         if not _is_like(value, known[key]):
             raise UserError(origin, f'has {key}={value!r}', 'was it written by rvm_jax?')
         (config[section] if section else config)[name] = tuple(value) if isinstance(value, list | tuple) else value
-    for problem in check(config):
-        raise UserError(origin, str(problem), 'was it written by rvm_jax?')
+    for mistake in check(config):
+        raise UserError(origin, str(mistake), 'was it written by rvm_jax?')
     return config
 
 

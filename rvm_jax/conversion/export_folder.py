@@ -4,6 +4,9 @@ import collections
 import dataclasses
 import os
 import typing
+from typing import Any
+
+import numpy as np
 
 from rvm_jax.config import CHOICES
 from rvm_jax.conversion.safetensors import read_safetensors
@@ -28,22 +31,22 @@ TEXTS = {name.rpartition('.')[2]: choices for name, choices in CHOICES.items()} 
 }
 
 
-def is_export(path):
+def is_export(path: str | os.PathLike) -> bool:
     """Whether a folder is one, by its names alone."""
     return {CONFIG, WEIGHTS} <= set(files.names(path)) and 'architecture' in _or_empty(os.path.join(path, CONFIG))
 
 
-def read_export(path):
+def read_export(path: str | os.PathLike) -> tuple[Architecture, dict[str, np.ndarray]]:
     """(Architecture, {name: array}) of an export folder. UserError if it is damaged or not one."""
     return read_export_architecture(path), read_safetensors(os.path.join(path, WEIGHTS))
 
 
-def read_export_architecture(path):
+def read_export_architecture(path: str | os.PathLike) -> Architecture:
     """The Architecture of an export folder. UserError if it is damaged or not one."""
     return architecture_from(read_json(os.path.join(path, CONFIG)).get('architecture'), path)
 
 
-def architecture_from(values, origin):
+def architecture_from(values: Any, origin: str | os.PathLike) -> Architecture:
     """An Architecture from a config.json, every value checked for its type and size."""
     if not isinstance(values, dict):
         raise UserError(origin, f'its {CONFIG} lacks or adds architecture', 'was it written by rvm_jax?')
@@ -58,7 +61,7 @@ def architecture_from(values, origin):
     return arch
 
 
-def read_json(path):
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
     """The object in a JSON file of a model or a run. UserError if there is none."""
     try:
         values = files.read_json(path, MAX_JSON)

@@ -74,7 +74,8 @@ def resolve(config: ml_collections.ConfigDict) -> tuple[Architecture, EncoderFil
     path = model.encoder_path
     imported, reader = _open(model.encoder, path) if path else (None, None)
     arch = architecture.from_config(config, imported)
-    if model.target == 'mask_token' and not arch.image_encoder.mask_token:
+    image = arch.image_encoder
+    if model.target == 'mask_token' and not (image and image.mask_token):
         raise UserError('config.model.target=mask_token', f'{path} has no mask token', 'take light_target')
     return arch, EncoderFiles(arch, path, reader)
 

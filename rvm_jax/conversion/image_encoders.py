@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from flax import nnx
@@ -48,7 +48,9 @@ LAYOUTS = (  # in this order: a mark of a later one may be in an earlier one, to
 ORIGINALS = (dinov3_weights.ORIGINAL, dinov2_weights.ORIGINAL, mae_weights.ORIGINAL)
 
 
-def load_image_encoder(path, *, interpolation=None, precision='float32'):
+def load_image_encoder(
+    path: str | os.PathLike, *, interpolation: str | None = None, precision: str = 'float32'
+) -> ImageEncoder:
     """The ImageEncoder in a Hugging Face folder or `.pth`.
 
     interpolation: how positions are resized to other grids, 'size', 'size_antialias', 'offset' or 'linear_antialias'
@@ -61,7 +63,7 @@ def load_image_encoder(path, *, interpolation=None, precision='float32'):
     return param_names.from_named(_abstract(found.arch, Execution(PRECISIONS[precision])), found.read(), path)
 
 
-def is_image_encoder(path):
+def is_image_encoder(path: str | os.PathLike) -> bool:
     """Whether a path looks like an image encoder, of whatever family: a `.pth`, or a folder of Hugging Face."""
     if os.path.isfile(path):
         return weight_files.is_torch_file(path)
@@ -87,7 +89,7 @@ class OpenEncoder(NamedTuple):
         return layouts.read_named(self.weights, self.layout, self.prefix, shapes)
 
 
-def open_encoder(path, family=None, interpolation=None):
+def open_encoder(path: str | os.PathLike, family: str | None = None, interpolation: str | None = None) -> OpenEncoder:
     """The OpenEncoder at a path; of a folder only config.json and names of weights are read.
 
     Mean and deviation of the pixels are those of a preprocessor_config.json there (beside a .pth, too), or the
@@ -111,12 +113,14 @@ def open_encoder(path, family=None, interpolation=None):
     return found._replace(arch=dataclasses.replace(arch, interpolation=interpolation))
 
 
-def read_architecture(path, family=None, interpolation=None):
+def read_architecture(
+    path: str | os.PathLike, family: str | None = None, interpolation: str | None = None
+) -> ImageArchitecture:
     """The ImageArchitecture of the encoder at a path, as of `open_encoder`."""
     return open_encoder(path, family, interpolation).arch
 
 
-def read_weights(path, arch):
+def read_weights(path: str | os.PathLike, arch: ImageArchitecture) -> dict[str, np.ndarray]:
     """{our name: float32 array} of the encoder at a path, just those of an ImageEncoder of this architecture.
 
     Raises UserError if any is missing, left over or misshapen.
@@ -128,9 +132,9 @@ def read_weights(path, arch):
     return OpenEncoder(arch, weights, layout, prefix).read()
 
 
-def fingerprint(facts, named):
+def fingerprint(facts: Any, named: dict[str, np.ndarray]) -> str:
     """16 hex digits that tell encoders apart: by facts, plain values or a dataclass, and by all weights."""
-    if dataclasses.is_dataclass(facts):
+    if isinstance(facts, ImageArchitecture):
         facts = dataclasses.asdict(facts)
     digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
     for name in sorted(named):

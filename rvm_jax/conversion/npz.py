@@ -10,6 +10,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -26,14 +27,14 @@ MAX_AXES = 5  # of the patch kernel, which has the most
 MAX_INFLATION = 8  # weights hardly compress; a small file that declares far more than it holds is an attack
 
 
-def read_npz(path):
+def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """{key: float32 array} of an .npz file; raises UserError for anything else, naming the member and the reason."""
     with open_zip(path) as archive:
         return {info.filename.removesuffix('.npy'): _read_member(path, archive, info) for info in archive.infolist()}
 
 
 @contextlib.contextmanager
-def open_zip(path):
+def open_zip(path: str | os.PathLike) -> Iterator[zipfile.ZipFile]:
     """The zip at a path. UserError if it is none, or holds more than weights in a file of its size do."""
     try:
         files.check_regular(path)

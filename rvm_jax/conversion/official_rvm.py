@@ -1,6 +1,8 @@
 """The released RVM layout (google-deepmind/representations4d): an `.npz` of float32 arrays and no configuration."""
 
 import dataclasses
+import os
+from typing import IO
 
 import numpy as np
 
@@ -9,6 +11,7 @@ from rvm_jax.conversion.npz import read_npz
 from rvm_jax.errors import UserError
 from rvm_jax.models import build, param_names
 from rvm_jax.models.architecture import Architecture
+from rvm_jax.models.rvm import RVM
 
 KERNEL = 'tokenizer/patch_embedding/Conv_0/kernel'  # released as a 3-D convolution with a leading axis of one
 
@@ -34,7 +37,7 @@ TABLE = (
 )
 
 
-def read_official(path):
+def read_official(path: str | os.PathLike) -> tuple[Architecture, dict[str, np.ndarray]]:
     """(architecture, named arrays) of a released file, with or without the decoder keys.
 
     Raises UserError for a file that is not one, listing the keys that are missing, have no place or are misshapen.
@@ -54,7 +57,7 @@ def read_official(path):
     return arch, named
 
 
-def to_official(model):
+def to_official(model: RVM) -> dict[str, np.ndarray]:
     """{released key: array} of a model, the inverse of `read_official`. UserError if it has no place there."""
     arch, released = model.architecture, Architecture()
     if (arch.encoder, arch.core, arch.target, arch.output_norm) != ('vit', 'rvmrnn', 'shared', False):
@@ -76,18 +79,18 @@ def to_official(model):
     return arrays
 
 
-def released_shapes(arch):
+def released_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
     """{released key: shape} of a model of this architecture."""
     shapes, _ = mapping.translate(param_names.named_shapes(build.abstract(arch)), mapping.invert(TABLE))
     return shapes | {KERNEL: (1, arch.patch_size, arch.patch_size, 3, arch.width)}
 
 
-def write_npz(file, arrays):
+def write_npz(file: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
     """Write {key: array} uncompressed to an open binary file."""
-    np.savez(file, **arrays)
+    np.savez(file, **arrays)  # type: ignore[arg-type]  (NumPy's stub takes them for its option)
 
 
-def infer_architecture(arrays):
+def infer_architecture(arrays: dict[str, np.ndarray]) -> Architecture:
     """Sizes and switches of a released file from its shapes; what shapes cannot tell is as released."""
     core = 'rnn_core/transformer/xa_blocks_0'
     sizes = {

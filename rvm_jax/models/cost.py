@@ -8,17 +8,19 @@ the body of a loop once.
 import functools
 import math
 import re
+from typing import Any
 
 import jax
 from flax import nnx, traverse_util
 
 from rvm_jax.models import build, trainable
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.models.layer_shapes import blocks, frozen_parts, num_taps, tokens
 
 BODY = 'encoder/(?!patch_embed/)'  # kernels of an encoder that every token goes through
 
 
-def forward_flops(arch, *, num_source, num_target, image_size):
+def forward_flops(arch: Architecture, *, num_source: int, num_target: int, image_size: int) -> dict[str, float]:
     """FLOPs of one clip's forward pass by part; the parts do not overlap, so their sum is the whole.
 
     As this model computes it: hidden patches are not embedded (but for target 'mask_token'), and all targets share one
@@ -27,7 +29,9 @@ def forward_flops(arch, *, num_source, num_target, image_size):
     Mamba's recurrence is no matrix product and left out: 2 % of such a layer's work.
     """
     sizes = {'num_source': num_source, 'num_target': num_target, 'image_size': image_size}
-    flops = {part: 0 for part in (*blocks(arch, **sizes), 'decoder_attention', 'embedder_detokenizer')}
+    flops: dict[str, float] = {
+        part: 0 for part in (*blocks(arch, **sizes), 'decoder_attention', 'embedder_detokenizer')
+    }
     for part, one in blocks(arch, **sizes).items():
         scores = one.passes * sum(map(_score_flops, one.attentions))
         flops['decoder_attention' if part == 'decoder' else part] += scores
@@ -37,13 +41,13 @@ def forward_flops(arch, *, num_source, num_target, image_size):
     return flops
 
 
-def train_flops_by_part(arch, **sizes):
+def train_flops_by_part(arch: Architecture, **sizes: int) -> dict[str, float]:
     """FLOPs of one clip in training by the parts of `forward_flops`: 3 times the forward pass, once what is frozen."""
     frozen = frozen_parts(arch)
     return {part: (1.0 if part in frozen else 3.0) * count for part, count in forward_flops(arch, **sizes).items()}
 
 
-def train_flops(arch, *, num_source, num_target, image_size):
+def train_flops(arch: Architecture, *, num_source: int, num_target: int, image_size: int) -> float:
     """FLOPs of one clip in training, all parts."""
     sizes = {'num_source': num_source, 'num_target': num_target, 'image_size': image_size}
     return sum(train_flops_by_part(arch, **sizes).values())
@@ -93,28 +97,28 @@ def _score_flops(a):
     return 2 * 2 * a.groups * a.queries * a.keys * a.heads * a.head_dim
 
 
-def num_parameters(arch):
+def num_parameters(arch: Architecture) -> int:
     """Parameters of a model, decoder included where it has one; nothing is allocated."""
     return sum(parameter_counts(arch).values())
 
 
-def parameter_counts(arch):
+def parameter_counts(arch: Architecture) -> dict[str, int]:
     """{'trained', 'frozen'}: how many parameters of each; the running statistics of a batch norm are neither."""
     trained, _, frozen = trainable.split(parameters(arch), arch)
     return {'trained': count(trained), 'frozen': count(frozen)}
 
 
 @functools.cache
-def parameters(arch):
+def parameters(arch: Architecture) -> dict[str, Any]:
     """Shapes of a model's parameters, a nested dict."""
     return nnx.to_pure_dict(nnx.state(build.abstract(arch)))
 
 
-def num_bytes(tree):
+def num_bytes(tree: Any) -> int:
     """Bytes of a tree of shapes."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def count(tree):
+def count(tree: Any) -> int:
     """Numbers in a tree of shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

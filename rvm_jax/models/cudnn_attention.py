@@ -10,6 +10,7 @@ moves more memory. It is for versions of JAX with other primitives, and for devi
 import functools
 import inspect
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,7 +87,9 @@ def padded(
     num_queries = query_BQHd.shape[1]
     lengths = [jnp.full(len(x), x.shape[1], jnp.int32) for x in (query_BQHd, key_BKHd)]
     out_BQHd = jax.nn.dot_product_attention(
-        *map(_pad, (query_BQHd, key_BKHd, value_BKHd)),
+        _pad(query_BQHd),
+        _pad(key_BKHd),
+        _pad(value_BKHd),
         query_seq_lengths=lengths[0],
         key_value_seq_lengths=lengths[1],
         implementation=implementation,
@@ -98,6 +101,6 @@ def _pad(x_BNHd):
     return jnp.pad(x_BNHd, ((0, 0), (0, -x_BNHd.shape[1] % LENGTHS), (0, 0), (0, 0)))
 
 
-def is_cudnn_output(primitive, *_, **__) -> bool:
+def is_cudnn_output(primitive: Any, *_: Any, **__: Any) -> bool:
     """A policy of `jax.checkpoint`: what JAX's own forward primitive puts out, which `padded` cannot name, is kept."""
     return primitive.name.startswith('dot_product_attention_fwd')

@@ -1,8 +1,12 @@
 """What an architecture is, for people: rows of (what, text) that `rvm info` and `rvm plan` show."""
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from rvm_jax.models.catalog import NO_CORE, core_class
+
+if TYPE_CHECKING:
+    from rvm_jax.models.architecture import Architecture
 
 # Fields of an architecture that do not make it another model than a preset.
 CIRCUMSTANCES = ('mask_ratio', 'shared_mask', 'image_size', 'delta_from', 'num_source', 'core_dropout')
@@ -10,7 +14,7 @@ CHOICES = ('encoder', 'image_encoder', 'taps', 'adapter_norm', 'aggregator', 'co
 OF_ENCODER = ('patch_size', 'encoder_layers', 'encoder_heads', 'encoder_head_dim', 'encoder_mlp')
 
 
-def architecture_rows(arch):
+def architecture_rows(arch: 'Architecture') -> list[tuple[str, str]]:
     """Parameters, which preset it is, and its parts."""
     from rvm_jax.models import cost
 
@@ -27,7 +31,7 @@ def architecture_rows(arch):
     ]
 
 
-def part_rows(arch):
+def part_rows(arch: 'Architecture') -> list[tuple[str, str]]:
     """The encoder, how its tokens are used, the core, and how target frames reach the decoder."""
     from rvm_jax.models import adapters, cost
 
@@ -79,7 +83,7 @@ def _target_facts(arch):
     }[arch.target] + (', and features of the encoder are predicted' if arch.feature_head else '')  # fmt: skip
 
 
-def preset(arch):
+def preset(arch: 'Architecture') -> str:
     """The preset that an architecture is, or the nearest one with what differs; which encoder, core and target path
     it has is another matter. Of an image encoder by itself: the released size.
     """

@@ -1,14 +1,16 @@
 """The small model and inputs whose golden values were made with the released code; weights follow a formula."""
 
+import dataclasses
 import types
 
 import numpy as np
 import pytest
 
 from rvm_jax.conversion import mapping, official_rvm
-from rvm_jax.models import architecture, build, layers, param_names
+from rvm_jax.models import build, layers, param_names
+from rvm_jax.models.architecture import Architecture
 
-ARCHITECTURE = architecture.Architecture(
+ARCHITECTURE = Architecture(
     patch_size=16, width=32,
     encoder_layers=2, encoder_heads=2, encoder_head_dim=16, encoder_mlp=128,
     core_layers=2, core_heads=4, core_head_dim=8, core_mlp=96,
@@ -35,7 +37,7 @@ def make_model():
     """make_model(execution, **switches that differ): the small model, weights by the formula."""
 
     def make(execution=layers.Execution(), **switches):  # noqa: B008 (frozen)
-        model = build.abstract(build.dataclasses.replace(ARCHITECTURE, **switches), execution)
+        model = build.abstract(dataclasses.replace(ARCHITECTURE, **switches), execution)
         shapes = param_names.named_shapes(model)
         keys = {
             name: next(iter(mapping.translate({name: 0}, mapping.invert(official_rvm.TABLE))[0])) for name in shapes

@@ -15,7 +15,10 @@ from rvm_jax.models.cores.core import Core
 from rvm_jax.training import sharding
 from rvm_jax.training.state import make_programs
 
-SMALL = ['data.image_size=16', 'data.num_target=2', 'batch_size=2', 'model.unroll=false', 'model.mask_ratio=0.5', 'optim.warmup=0']
+SMALL = [
+    'data.image_size=16', 'data.num_target=2', 'batch_size=2', 'model.unroll=false', 'model.mask_ratio=0.5',
+    'optim.warmup=0',
+]  # fmt: skip
 WIDTH, FRAMES, PATCHES = 64, 2, 4  # of the tiny recipe with SMALL
 
 

@@ -21,4 +21,4 @@ def test_frames_come_back_from_their_patches(leading):
 def test_what_is_no_whole_patch_is_dropped_at_the_bottom_and_the_right():
     pixels = np.random.default_rng(0).random((5, 7, 3))
     np.testing.assert_array_equal(patches.to_patches(pixels, 2), patches.to_patches(pixels[:4, :6], 2))
-    assert patches.grid_size(360, 640, 16) == (22, 40)
+    assert patches.grid_size(360, 640, patch_size=16) == (22, 40)

@@ -141,7 +141,7 @@ class ImageEncoder(nnx.Module):
                 f'expected (B, H, W, 3) floats with at least {self.patch_size} pixels a side',
                 'scale to [0, 1], take off the mean and divide by the deviation of the encoder',
             )
-        return patches.grid_size(*shape[1:3], self.patch_size)
+        return patches.grid_size(*shape[1:3], patch_size=self.patch_size)
 
     def _embed(self, patches_BNP):
         return self.patch_embed(patches_BNP.astype(self.tokens_dtype))
@@ -207,7 +207,7 @@ class ImageBlock(nnx.Module):
         self.mlp = ImageMLP(arch, rngs=rngs)
         self.mlp_scale = LayerScale(arch.width) if arch.layer_scale else None
 
-    def __call__(self, x_BMD, rotation=None):
+    def __call__(self, x_BMD: jax.Array, rotation: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
         """Returns (B, M, D)."""
         y_BMD = self.attention(self.attention_norm(x_BMD), rotation)
         x_BMD = x_BMD + (y_BMD if self.attention_scale is None else self.attention_scale(y_BMD))
@@ -226,7 +226,7 @@ class ImageAttention(nnx.Module):
         self.value = layers.Dense(arch.width, heads, use_bias=arch.value_bias, rngs=rngs)
         self.out = layers.Dense(heads, arch.width, use_bias=arch.out_bias, rngs=rngs)
 
-    def __call__(self, x_BMD, rotation):
+    def __call__(self, x_BMD: jax.Array, rotation: tuple[jax.Array, jax.Array] | None) -> jax.Array:
         """rotation: cosine and sine for each token and channel, (B, M, 1, d), or None. Returns (B, M, D)."""
         query_BMHd, key_BMHd = self.query(x_BMD), self.key(x_BMD)
         if rotation is not None:
@@ -243,7 +243,7 @@ class ImageMLP(nnx.Module):
         self.gate = layers.Dense(arch.width, arch.mlp, use_bias=arch.mlp_bias, rngs=rngs) if arch.gated else None
         self.dense_out = layers.Dense(arch.mlp, arch.width, use_bias=arch.mlp_bias, rngs=rngs)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """x (..., D) -> (..., D)."""
         activation, hidden = ACTIVATIONS[self.activation], self.dense_in(x)
         return self.dense_out(activation(hidden) if self.gate is None else activation(self.gate(x)) * hidden)
@@ -255,7 +255,7 @@ class LayerScale(nnx.Module):
     def __init__(self, width):
         self.scale = nnx.Param(jnp.ones(width))
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """x (..., D) -> (..., D)."""
         return x * self.scale[...].astype(x.dtype)
 

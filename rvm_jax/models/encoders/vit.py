@@ -111,7 +111,7 @@ class ViT(nnx.Module):
         return self.patch_embed(patches_BNP.astype(self.tokens_dtype))
 
     def _positions(self, pixels_BHWC, frame=0):
-        grid = patches.grid_size(*pixels_BHWC.shape[-3:-1], self.patch_size)
+        grid = patches.grid_size(*pixels_BHWC.shape[-3:-1], patch_size=self.patch_size)
         return jnp.asarray(positions.resized_sincos_table(grid, self.width, self.position_resize, frame))
 
     def _with_cls(self, tokens_BND, code_D=0.0):
