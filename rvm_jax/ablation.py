@@ -24,12 +24,12 @@ class Ablation:
 
 
 def load(path: str | os.PathLike) -> Ablation:
-    """The Ablation of a file; raises UserError if it is none."""
+    """The Ablation of a file; raises UserError if it is not an ablation."""
     found = runpy.run_path(config.find_recipe(path))
     if 'get_ablation' not in found:
         raise UserError(
             path,
-            'is not an ablation recipe: it has no get_ablation()',
+            'is not an ablation recipe: it does not have get_ablation()',
             'name a file such as configs/ablations/cores.py',
         )
     return found['get_ablation']()
@@ -58,7 +58,7 @@ class Cell:
 def cells(ablation: Ablation, recipe: str, shared: Sequence[str], seeds: Iterable[int], folder: str) -> list[Cell]:
     """The Cells, in the order in which they are trained: the recipe, what all share, then each one's own overrides.
 
-    Raises UserError or ConfigErrors for the first that is no valid config.
+    Raises UserError or ConfigErrors for the first cell whose config is not valid.
     """
     found = []
     for seed in seeds:

@@ -253,7 +253,7 @@ def parse_override(text: str) -> tuple[str, str]:
     """'a.b=1' -> ('a.b', '1')."""
     key, equals, value = text.partition('=')
     if not equals:
-        raise UserError(text, 'has no value', f'write --config.{text}=VALUE')
+        raise UserError(text, 'does not have a value', f'write --config.{text}=VALUE')
     return key, value
 
 
@@ -364,7 +364,7 @@ def _run_recipe(path):
     try:
         names = runpy.run_path(path)
         if 'get_config' not in names:
-            raise UserError(path, 'has no get_config()', 'start from configs/tiny.py')
+            raise UserError(path, 'does not have get_config()', 'start from configs/tiny.py')
         config = names['get_config']()
     except (AttributeError, ImportError, LookupError, NameError, SyntaxError, TypeError, ValueError) as error:
         raise UserError(path, str(error).strip('"').replace('\\n', ' ').replace('\n', ' '), 'correct it') from error
@@ -440,7 +440,7 @@ def _check_encoder(flat, expect):
         expect(not flat['objective.feature_weight'], 'objective.feature_weight', for_frozen, 'leave it at 0')
         return
     expect(target != 'shared', 'model.target', f'{encoder} is frozen', 'take auto, which is light_target')
-    expect(target != 'mask_token' or encoder in MASK_TOKEN, 'model.target', f'{encoder} has no mask token',
+    expect(target != 'mask_token' or encoder in MASK_TOKEN, 'model.target', f'{encoder} does not have a mask token',
            f'take light_target, or one of {", ".join(MASK_TOKEN)}')  # fmt: skip
 
 

@@ -74,7 +74,7 @@ def describe(path: str, step: int | None) -> tuple[int | None, dict[str, str]]:
         return step, {'Converted from': os.path.basename(os.path.abspath(path))}
     found = find_good_step(os.path.join(path, FOLDER), step)
     if found is None:
-        raise UserError(path, 'has no checkpoint', 'train there first, or name another model path')
+        raise UserError(path, 'does not have a checkpoint', 'train there first, or name another model path')
     run = pretrained.read_run(path)
     return found[0], run_facts(path, run, config.from_dict(run.get('config'), path), found[0])
 

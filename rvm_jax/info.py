@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     if path.endswith('.py'):
         return print(describe_recipe(path, overrides))
     if overrides:
-        raise UserError(f'--config.{overrides[0]}', f'{path} is no recipe', 'leave it out')
+        raise UserError(f'--config.{overrides[0]}', f'{path} is not a recipe', 'leave it out')
     if os.path.isfile(path) and not path.endswith(('.npz', '.pth')):
         return print(table(video_rows(path)))
     from rvm_jax.data import shard_format
@@ -74,7 +74,7 @@ def describe_recipe(path: str, overrides: Iterable[str]) -> str:
         ('recipe', path),
         *architecture_rows(arch),
         ('clip', f'{data.num_source} source and {data.num_target} target frames of {data.image_size} x '
-                 f'{data.image_size} pixels at {data.fps:g} a second'),
+                 f'{data.image_size} pixels at {data.fps:g} frames per second'),
         ('training', f'{config.steps:,} steps of {config.batch_size:,} clips, {config.steps * config.batch_size:,} in '
                      f'all, {cost.train_flops(arch, **sizes) / 1e9:,.1f} GFLOP a clip'),
     ]  # fmt: skip
@@ -207,7 +207,7 @@ def shard_rows(path: str, manifest: dict[str, Any]) -> list[tuple[str, str]]:
                      if split['videos'] else 'nothing'))  # fmt: skip
     group = f', {settings["group"]} frames together' if settings['group'] > 1 else ''
     side = f'shorter side {settings["short_side"]} pixels at most' if settings['short_side'] else 'original size'
-    rows.append(('frames', f'{settings["fps"]:g} a second, {side}, {settings["codec"]} of quality '
+    rows.append(('frames', f'{settings["fps"]:g} per second, {side}, {settings["codec"]} of quality '
                            f'{settings["quality"]}{group}'))  # fmt: skip
     for key, what in (('fps', 'original rates'), ('size', 'original sizes')):
         counts = manifest['histograms'][key]
@@ -228,7 +228,7 @@ def video_rows(path: str) -> list[tuple[str, str]]:
         ('size', f'{info.width} x {info.height} pixels, upright' + (
             f' after turning by {info.rotation} degrees' if info.rotation else '')),
         ('frames', f'{info.num_frames:,}' if info.num_frames else unknown),
-        ('rate', f'{info.fps:.3f} frames a second' if info.fps else unknown),
+        ('rate', f'{info.fps:.3f} frames per second' if info.fps else unknown),
         ('duration', f'{info.duration_s:.2f} s' if info.duration_s else unknown),
     ]  # fmt: skip
 

@@ -122,7 +122,7 @@ def test_an_override_takes_the_type_of_its_default(override, value):
         ('peak_lr=1', 'did you mean optim.peak_lr?'),
         ('optim=1', '--config.optim: there is no such key'),
         ('zzz=1', 'there is no such key; see config.py'),
-        ('steps', 'steps: has no value; write --config.steps=VALUE'),
+        ('steps', 'steps: does not have a value; write --config.steps=VALUE'),
         ('steps=1.5', '--config.steps=1.5: expected int; give something like 1000000'),
         ('steps=many', 'expected int'),
         ('steps=True', 'expected int'),
@@ -196,7 +196,7 @@ def test_a_broken_recipe_is_one_line(tmp_path, body, reason):
 
 def test_a_file_that_is_no_recipe_is_named(tmp_path):
     (tmp_path / 'empty.py').write_text('')
-    with pytest.raises(UserError, match=r'has no get_config\(\)'):
+    with pytest.raises(UserError, match=r'does not have get_config\(\)'):
         configs.load(tmp_path / 'empty.py')
     with pytest.raises(UserError, match='there is no such recipe'):
         configs.load('configs/none.py')

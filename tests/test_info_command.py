@@ -154,7 +154,7 @@ def test_a_video_tells_its_size_and_length(shown, tmp_path):
     movies.write_video(tmp_path / 'clip.mp4', frames, 10)
     rows = shown(tmp_path / 'clip.mp4')
     assert rows['size'] == '32 x 16 pixels, upright' and rows['frames'] == '20'
-    assert rows['rate'] == '10.000 frames a second' and rows['duration'] == '2.00 s'
+    assert rows['rate'] == '10.000 frames per second' and rows['duration'] == '2.00 s'
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_video_tells_its_size_and_length(shown, tmp_path):
         (['configs/none.py'], 2, 'there is no such recipe'),
         (['configs/tiny.py', '--config.stepz=1'], 2, 'did you mean steps?'),
         (['nowhere'], 2, 'not a model: there is nothing'),
-        (['nowhere', '--config.steps=1'], 2, '--config.steps=1: nowhere is no recipe'),
+        (['nowhere', '--config.steps=1'], 2, '--config.steps=1: nowhere is not a recipe'),
         (['{tmp}/text.txt'], 65, 'cannot be opened as a video'),
         (['{tmp}/other.npz'], 2, 'not a released RVM file'),
     ],

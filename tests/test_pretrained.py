@@ -98,7 +98,7 @@ def test_an_older_export_is_replaced_and_nothing_else(folder, model, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['export']
 
 
-def test_a_write_that_fails_leaves_the_older_export_and_nothing_half_written(folder, model, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_older_export(folder, model, tmp_path, monkeypatch):
     other, opened = make_model(dataclasses.replace(ARCHITECTURE, decoder_width=0)), open
 
     def failing(path, *args, **options):
@@ -115,7 +115,7 @@ def test_a_write_that_fails_leaves_the_older_export_and_nothing_half_written(fol
     assert_same(pretrained.load(folder), model)
 
 
-def test_a_released_file_that_cannot_be_written_leaves_the_older_one(model, tmp_path, monkeypatch):
+def test_a_failed_released_file_leaves_the_older_one(model, tmp_path, monkeypatch):
     path = tmp_path / 'rvm.npz'
     pretrained.save_official(model, path)
     before = path.read_bytes()

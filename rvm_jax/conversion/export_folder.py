@@ -62,7 +62,7 @@ def architecture_from(values: Any, origin: str | os.PathLike) -> Architecture:
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:
-    """The object in a JSON file of a model or a run. UserError if there is none."""
+    """The object in a JSON file of a model or a run. UserError if it does not hold one."""
     try:
         values = files.read_json(path, MAX_JSON)
     except (OSError, ValueError) as error:

@@ -76,7 +76,7 @@ def resolve(config: ml_collections.ConfigDict) -> tuple[Architecture, EncoderFil
     arch = architecture.from_config(config, imported)
     image = arch.image_encoder
     if model.target == 'mask_token' and not (image and image.mask_token):
-        raise UserError('config.model.target=mask_token', f'{path} has no mask token', 'take light_target')
+        raise UserError('config.model.target=mask_token', f'{path} does not have a mask token', 'take light_target')
     return arch, EncoderFiles(arch, path, reader)
 
 

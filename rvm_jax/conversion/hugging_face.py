@@ -95,10 +95,12 @@ def read_config(folder: str) -> tuple[str, dict[str, Any]]:
     if model_type == 'rvm':
         raise UserError(folder, 'is an RVM export, not an image encoder alone', 'name it where a model is wanted')
     if not isinstance(model_type, str):
-        raise UserError(path, 'has no model_type', 'give the folder of an image encoder as transformers writes it')
+        raise UserError(
+            path, 'does not have a model_type', 'give the folder of an image encoder as transformers writes it'
+        )
     vision = values.get('vision_config', values)
     if not isinstance(vision, dict):
-        raise UserError(path, 'has a vision_config that is no object', 'download it again')
+        raise UserError(path, 'has a vision_config that is not an object', 'download it again')
     return model_type, vision
 
 

@@ -55,7 +55,8 @@ def load_image_encoder(
 
     interpolation: how positions are resized to other grids, 'size', 'size_antialias', 'offset' or 'linear_antialias'
     (None: as where the weights come from). precision: 'float32', 'official_mixed' or 'bf16', what it computes in.
-    Raises UserError, naming the file, if it is none of the families or any array is missing, left over or misshapen.
+    Raises UserError, naming the file, if it is not of a known family, or if an array is missing, left over or of another
+    shape.
     """
     if precision not in PRECISIONS:
         raise UserError(f'precision={precision!r}', 'there is no such choice', f'take one of {", ".join(PRECISIONS)}')
@@ -94,8 +95,8 @@ def open_encoder(path: str | os.PathLike, family: str | None = None, interpolati
 
     Mean and deviation of the pixels are those of a preprocessor_config.json there (beside a .pth, too), or the
     family's usual ones, which weights for satellite images do not share.
-    Raises UserError if there is none, if config.json and weights belong to different encoders, or if it is not of
-    `family`.
+    Raises UserError if it does not hold one, if config.json and weights belong to different encoders, or if it is of
+    another family than `family`.
     """
     path = os.fspath(path)
     if weight_files.is_torch_file(path):
@@ -109,7 +110,7 @@ def open_encoder(path: str | os.PathLike, family: str | None = None, interpolati
         return found
     if not arch.position_grid or interpolation not in INTERPOLATIONS:
         choices = f'take one of {", ".join(INTERPOLATIONS)}' if arch.position_grid else 'leave it out'
-        raise UserError(f'interpolation={interpolation!r}', f'{arch.family} has none like it', choices)
+        raise UserError(f'interpolation={interpolation!r}', f'{arch.family} does not offer it', choices)
     return found._replace(arch=dataclasses.replace(arch, interpolation=interpolation))
 
 
@@ -152,15 +153,13 @@ def _open_folder(path):
     if not os.path.isfile(os.path.join(path, hugging_face.CONFIG)):
         if files.is_remote(path):
             raise UserError(path, 'is in a bucket', 'copy it to this machine')
-        found = f'it has no {hugging_face.CONFIG}' if os.path.isdir(path) else (
+        found = f'it does not have a {hugging_face.CONFIG}' if os.path.isdir(path) else (
             'it is a file' if os.path.exists(path) else 'there is nothing')  # fmt: skip
         fix = 'give a Hugging Face folder (the one with config.json and *.safetensors), or an original .pth'
         raise UserError(path, f'not an image encoder: {found}', fix)
     model_type, values = hugging_face.read_config(path)
     if model_type not in MODEL_TYPES:
-        raise UserError(
-            path, f'model_type={model_type!r} is none that is known', f'take one of {", ".join(MODEL_TYPES)}'
-        )
+        raise UserError(path, f'model_type={model_type!r} is not known', f'take one of {", ".join(MODEL_TYPES)}')
     module = FAMILIES[MODEL_TYPES[model_type]]
     arch = module.from_config(model_type, hugging_face.Config(path, values, module.DEFAULTS[model_type]))
     weights = weight_files.open_weights(path)
@@ -195,7 +194,7 @@ def _layout(weights):
         some = ', '.join(sorted(weights.shapes)[:4]) or 'nothing'
         raise UserError(
             weights.path,
-            f'weights of no encoder that is known: {some} ...',
+            f'weights of an unknown encoder: {some} ...',
             'docs/frozen.md has the families that can be read',
         )
     return layout, prefix

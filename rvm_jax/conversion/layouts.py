@@ -89,7 +89,7 @@ def stripped(weights: Weights, prefix: str) -> dict[str, tuple[int, ...]]:
 
 
 def _sort(layout, prefix, keys):
-    """({key: our name}, keys that have no place), without those that are ignored."""
+    """({key: our name}, unknown keys), without those that are ignored."""
     ours, unknown = {}, []
     for key in _not_ignored(layout, prefix, keys):
         renamed, _ = mapping.translate({key.removeprefix(prefix): None}, layout.table)

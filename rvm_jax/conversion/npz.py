@@ -19,7 +19,7 @@ from rvm_jax.storage import files
 
 # NumPy parses a header as Python source, and a hostile one can make any part of that fail.
 HEADER_ERRORS = (ValueError, KeyError, RecursionError, MemoryError, tokenize.TokenError)
-# What a damaged zip makes zipfile raise, ValueError for names that are no text among them.
+# What a damaged zip makes zipfile raise, with ValueError for names that are not text.
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, ValueError, struct.error)
 MAX_MEMBERS = 20_000
 MAX_DIRECTORY = 4 * 2**20  # bytes of the list of members, which zipfile takes in before one can look
@@ -35,7 +35,7 @@ def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
 
 @contextlib.contextmanager
 def open_zip(path: str | os.PathLike) -> Iterator[zipfile.ZipFile]:
-    """The zip at a path. UserError if it is none, or holds more than weights in a file of its size do."""
+    """The zip at a path. UserError if it is not a zip, or expands to more than weights of its size do."""
     try:
         files.check_regular(path)
         with _Guarded(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:

@@ -40,7 +40,7 @@ TABLE = (
 def read_official(path: str | os.PathLike) -> tuple[Architecture, dict[str, np.ndarray]]:
     """(architecture, named arrays) of a released file, with or without the decoder keys.
 
-    Raises UserError for a file that is not one, listing the keys that are missing, have no place or are misshapen.
+    Raises UserError for a file that is not one, listing the keys that are missing, unexpected or of another shape.
     """
     arrays = read_npz(path)
     if KERNEL not in arrays or arrays[KERNEL].ndim != 5 or arrays[KERNEL].shape[0] != 1:
@@ -58,7 +58,7 @@ def read_official(path: str | os.PathLike) -> tuple[Architecture, dict[str, np.n
 
 
 def to_official(model: RVM) -> dict[str, np.ndarray]:
-    """{released key: array} of a model, the inverse of `read_official`. UserError if it has no place there."""
+    """{released key: array} of a model, the inverse of `read_official`. UserError if it does not fit there."""
     arch, released = model.architecture, Architecture()
     if (arch.encoder, arch.core, arch.target, arch.output_norm) != ('vit', 'rvmrnn', 'shared', False):
         raise UserError(
@@ -71,9 +71,7 @@ def to_official(model: RVM) -> dict[str, np.ndarray]:
             raise UserError(f'{switch}={value}', 'cannot be told from a released file', 'use save_pretrained')
     arrays, unknown = mapping.translate(param_names.to_named(model), mapping.invert(TABLE))
     if unknown:
-        raise UserError(
-            'model', f'{", ".join(unknown[:4])} have no place in the released layout', 'use save_pretrained'
-        )
+        raise UserError('model', f'{", ".join(unknown[:4])} do not exist in the released layout', 'use save_pretrained')
     kernel = arrays[KERNEL]
     arrays[KERNEL] = kernel.reshape(1, model.patch_size, model.patch_size, 3, kernel.shape[-1])
     return arrays

@@ -47,7 +47,7 @@ def from_config(model_type: str, config: Config) -> ImageArchitecture:
     patches = config.integer('num_patches')
     rows = math.isqrt(patches)
     if rows * rows != patches:
-        raise UserError(config.path, f'num_patches={patches} is no square', 'download it again')
+        raise UserError(config.path, f'num_patches={patches} is not a square number', 'download it again')
     return image_architecture.make(
         'siglip2', **sizes, image_size=rows * sizes['patch_size'], interpolation='linear_antialias'
     )

@@ -53,7 +53,7 @@ def open_weights(path: str | os.PathLike) -> Weights:
         raise UserError(
             path, f'has only {PICKLED}, a pickle', f'download {WHOLE} too, or write it with save_pretrained'
         )
-    raise UserError(path, f'has no {WHOLE}', 'download the whole folder')
+    raise UserError(path, f'does not have {WHOLE}', 'download the whole folder')
 
 
 def _open_safetensors(folder, file_names):
@@ -126,7 +126,7 @@ def _as_array(tensor, origin):
 
 
 def state_dict(found: Any, path: str, is_array: Callable[[Any], bool]) -> dict[str, Any]:
-    """{key: array} in what a .pth holds, out of what training scripts wrap around it; UserError if there is none."""
+    """{key: array} in what a .pth holds, out of what training scripts wrap around it; UserError if it holds none."""
     for _ in WRAPPERS:  # a dict may be within itself
         if not isinstance(found, dict) or any(is_array(value) for value in found.values()):
             break
@@ -139,5 +139,5 @@ def state_dict(found: Any, path: str, is_array: Callable[[Any], bool]) -> dict[s
     other = [key if isinstance(key, str) else type(key).__name__ for key, value in found.items()
              if not (isinstance(key, str) and is_array(value))]  # fmt: skip
     if other:
-        raise UserError(path, f'{", ".join(other[:4])} are no arrays', 'save the state dict alone')
+        raise UserError(path, f'{", ".join(other[:4])} are not arrays', 'save the state dict alone')
     return found

@@ -1,8 +1,8 @@
 """What an architecture costs, from shapes alone: FLOPs of a clip, and parameters.
 
 One multiply-add is 2 FLOPs; matrix products only. Of what trains, training is 3 times the forward pass by convention,
-whatever is recomputed; of what is frozen it is the forward pass. The compiler's own count is no substitute: it counts
-the body of a loop once.
+whatever is recomputed; of what is frozen it is the forward pass. The compiler's own count cannot replace it: it
+counts the body of a loop once.
 """
 
 import functools
@@ -26,7 +26,7 @@ def forward_flops(arch: Architecture, *, num_source: int, num_target: int, image
     As this model computes it: hidden patches are not embedded (but for target 'mask_token'), and all targets share one
     set of source keys and values. 'encoder_features' is the frozen encoder on whole targets, which a feature loss
     wants; 'decoder_attention' the products of queries, keys and values in the decoder, 'decoder' its other work.
-    Mamba's recurrence is no matrix product and left out: 2 % of such a layer's work.
+    Mamba's recurrence is not a matrix product and left out: 2 % of such a layer's work.
     """
     sizes = {'num_source': num_source, 'num_target': num_target, 'image_size': image_size}
     flops: dict[str, float] = {
@@ -83,7 +83,7 @@ def _products(arch, num, num_source, num_target):
 
 
 def _weights(arch, pattern):
-    """Numbers in all kernels whose path begins so; a convolution channel by channel is no product."""
+    """Numbers in all kernels whose path begins so; a convolution of each channel is not a matrix product."""
     return sum(size for path, size in _kernels(arch).items() if re.match(pattern, path) and '/conv/' not in path)
 
 

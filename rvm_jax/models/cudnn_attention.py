@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-KEPT = 'attention'  # name of what a fused kernel puts out or needs going back, for remat to keep: see layers.Stack
+KEPT = 'attention'  # name of what a fused kernel gives or its backward pass needs, for remat to keep: see layers.Stack
 LENGTHS = 8  # padded lengths are multiples of this
 FORWARD, BACKWARD = '_dot_product_attention_fwd_p_wrapper', '_dot_product_attention_bwd_p_wrapper'
 
@@ -102,5 +102,5 @@ def _pad(x_BNHd):
 
 
 def is_cudnn_output(primitive: Any, *_: Any, **__: Any) -> bool:
-    """A policy of `jax.checkpoint`: what JAX's own forward primitive puts out, which `padded` cannot name, is kept."""
+    """A policy of `jax.checkpoint`: keep the output of JAX's own forward primitive, which `padded` cannot name."""
     return primitive.name.startswith('dot_product_attention_fwd')

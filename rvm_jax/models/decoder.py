@@ -51,7 +51,7 @@ class Decoder(nnx.Module):
         """Patches (B, F, N, P*P*3) float32 from embedded target tokens (prefix first, then visible patches).
 
         source_BKE: embedded features of all source frames. deltas_BF in frames, or None: then nothing is added.
-        Beside them what the feature head makes of each patch, (B, F, N, D) float32, or None without one.
+        Also returns what the feature head makes of each patch, (B, F, N, D) float32, or None without one.
         """
         num_prefix = tokens_BFME.shape[2] - visible_BFV.shape[2]
         prefix_BFpE, patches_BFVE = tokens_BFME[:, :, :num_prefix], tokens_BFME[:, :, num_prefix:]

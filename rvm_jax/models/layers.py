@@ -1,7 +1,7 @@
 """The pieces every transformer here is made of: dense, attention, MLP, pre-norm blocks, and a scanned stack of them.
 
-Precision follows the data, as in the released code: a `Dense` computes in the dtype of its input, so what the norms
-put out decides what a block computes in. `Precision` names those outputs (RVM, supplement on precision, and the dtypes
+Precision follows the data, as in the released code: a `Dense` computes in the dtype of its input, so the output
+of the norms decides what a block computes in. `Precision` names those outputs (RVM, supplement on precision, and the dtypes
 of the released model).
 """
 
@@ -30,7 +30,7 @@ class Precision:
     """Dtypes of a forward pass; parameters, norm statistics, softmax, loss and the carried state are always float32."""
 
     tokens: jnp.dtype  # residual stream, encoder output, gates
-    block: jnp.dtype  # output of the norms inside blocks, hence matrix products
+    block: jnp.dtype  # output of the norms inside blocks, and so of matrix products
     half_logits: bool  # logits stay in the dtype of query and key, as released; else they are accumulated in float32
     weights: str  # softmax output: 'float32' (released colab) or 'input' (Kauldron)
 
@@ -206,8 +206,8 @@ class CrossBlock(nnx.Module):
 class Stack(nnx.Module):
     """Blocks of one shape, parameters stacked on a leading axis and scanned, so compile time ignores depth.
 
-    Going back, remat 'none' keeps all activations and 'full' none of a block's. With 'dots' no product with parameters
-    runs again, and no fused attention. On GPUs that keeps what has passed `kept`: products after their bias, the
+    For the backward pass, remat 'none' keeps all activations and 'full' keeps none of a block. With 'dots' products
+    with parameters and fused attention do not run again. On GPUs that keeps what has passed `kept`: products after their bias, the
     residual stream, statistics of norms. Elsewhere it keeps the products themselves: on a TPU the other way moves a
     tenth more memory. Gathered parameters are never kept.
     """

@@ -23,7 +23,7 @@ def sincos_table(num_positions: int, width: int) -> np.ndarray:
 def resized_sincos_table(grid: tuple[int, int], width: int, method: str, frame: int = 0) -> np.ndarray:
     """The 16x16 table resized to grid (h, w), flattened to (N, D) float32; method as in `resize_grid`.
 
-    frame: positions go on from one frame of a clip to the next.
+    frame: positions continue from one frame of a clip to the next.
     """
     size = BASE_GRID[0] * BASE_GRID[1]
     table_hwD = sincos_table((frame + 1) * size, width)[-size:].reshape(*BASE_GRID, width)

@@ -93,12 +93,14 @@ class RVM(nnx.Module):
 
         source (B, T, H, W, 3), target (B, F, H, W, 3): uint8, or float in [0, 1]. deltas (B, F) int: frames from
         source to target, or None to add nothing. visible (B, F, V) int: patches kept, in the order they are fed;
-        without it they are drawn by key (the same draw every time if there is no key either). learning: given in
+        without it they are drawn by key (without a key, the same draw every time). learning: given in
         training alone, see dropout.py.
         Raises UserError for other shapes, and if the weights came without a decoder.
         """
         if self.decoder is None:
-            raise UserError('reconstruct', 'these weights have no decoder', 'load a file that has the decoder keys')
+            raise UserError(
+                'reconstruct', 'these weights do not have a decoder', 'load a file that has the decoder keys'
+            )
         source = self._checked(source, 'source', 'B, T, H, W, 3')
         target = self._checked(target, 'target', 'B, F, H, W, 3')
         height, width = target.shape[2:4]

@@ -44,7 +44,7 @@ def main(request_path: str, result_path: str) -> None:
 def compile_step(config: ConfigDict, topology: str) -> dict[str, Any]:
     """{'compiled': figures of the program}, or {'shortage': {'needs', 'has'}} in bytes if memory does not suffice.
 
-    Raises UserError for a topology that there is none, or that config does not fit.
+    Raises UserError for a topology that does not exist, or that config does not fit.
     """
     devices, (arch, _) = abstract_devices(topology), resolve(config)
     facts = {'devices': len(devices), 'device_kind': devices[0].device_kind}
@@ -61,7 +61,7 @@ def compile_step(config: ConfigDict, topology: str) -> dict[str, Any]:
 
 
 def abstract_devices(topology: str) -> list[jax.Device]:
-    """The devices of a topology as the compiler knows them; raises UserError for a name that is none."""
+    """The devices of a topology as the compiler knows them; raises UserError for an unknown name."""
     place = parse(topology)
     kind, _, shape = topology.partition(':')
     if place.platform == 'tpu':
@@ -80,7 +80,7 @@ def _abstract_tpus(topology, generation, shape):
         return topologies.get_topology_desc(topology, 'tpu', **options).devices
     except jax.errors.JaxRuntimeError as error:
         reason = re.sub(r'^[A-Z_]+: | and does not match regex.*', '', str(error).splitlines()[0])
-        raise UserError(f'--topology {topology}', f'libtpu knows no such slice ({reason})', EXAMPLES) from None
+        raise UserError(f'--topology {topology}', f'libtpu does not know this slice ({reason})', EXAMPLES) from None
 
 
 def lower_step(config: ConfigDict, arch: Architecture, devices: list[jax.Device]) -> jax.stages.Lowered:

@@ -19,13 +19,13 @@ GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """device_kind as JAX calls it; memory in bytes; rates in bytes a second; the last two of a whole host."""
+    """device_kind as JAX calls it; memory in bytes; rates in bytes per second; the last two of a whole host."""
 
     device_kind: str
     memory: float
     memory_rate: float
     link_rate: float  # what one chip receives over all its links from its slice (TPU) or host (GPU)
-    network_rate: float  # what one GPU receives from other hosts; within a slice of TPUs there is no such border
+    network_rate: float  # what one GPU receives from other hosts; a slice of TPUs has one network
     host_chips: int
     host_cores: int
 
@@ -47,7 +47,7 @@ CLIPS_A_CORE = {'video of GOP 32': 38, 'JPEG shards': 280}  # 256 pixels, 8 fram
 def find(name: str) -> Chip:
     """The Chip that a user names; raises UserError with the names there are."""
     if name not in CHIPS:
-        raise UserError(f'--device {name}', 'there are no figures for it', f'take one of {", ".join(CHIPS)}')
+        raise UserError(f'--device {name}', 'is not a device with known figures', f'take one of {", ".join(CHIPS)}')
     return CHIPS[name]
 
 

@@ -22,7 +22,7 @@ class Forecast(NamedTuple):
     config: ConfigDict
     arch: Architecture
     place: str
-    chip: chips.Chip | None  # None: a kind of device that there are no figures for
+    chip: chips.Chip | None  # None: the figures of this kind of device are not known
     device_kind: str
     devices: int
     slices: int  # that the devices come in, see `topology.Topology`
@@ -43,7 +43,7 @@ class Forecast(NamedTuple):
     def fits(self) -> str:
         """'yes', 'no', or 'maybe': the compiler's word, or the estimate with its doubt."""
         if self.has is None:
-            return 'yes'  # compiled for a device that there are no figures for
+            return 'yes'  # compiled for a device whose figures are not known
         doubt = DOUBT[chips.platform(self.chip)] if self.chip and self.compile_seconds is None else 1
         return 'yes' if self.needs * doubt <= self.has else 'maybe' if self.needs <= self.has else 'no'
 

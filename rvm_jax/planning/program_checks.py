@@ -187,7 +187,7 @@ def _maker(computation, name):
 
 
 def grown(name: str, found: float, recorded: float | None, unit: str) -> list[str]:
-    """That a figure is more than 5 % above the recorded one; None: there is none, which is a finding, too."""
+    """That a figure is more than 5 % above the recorded one; a figure that is not recorded (None) is a finding, too."""
     if recorded is None:
         return [f'{name} {found:.2f} {unit} is not recorded yet']
     if found <= LONGER * recorded:

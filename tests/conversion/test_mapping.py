@@ -10,7 +10,7 @@ from rvm_jax.models import architecture, build, param_names
 TABLE = (('layers_#/norm/*', 'blocks/#/scale_*'), ('layers_#/*', 'blocks/#/*'), ('token', 'cls'))
 
 
-def test_names_are_translated_by_the_first_rule_that_fits_and_the_rest_is_listed():
+def test_names_are_translated_by_the_first_rule_that_fits():
     renamed, unknown = mapping.translate({'layers_12/norm/a': 1, 'layers_3/b/c': 2, 'token': 3, 'tokens': 4}, TABLE)
     assert renamed == {'blocks/12/scale_a': 1, 'blocks/3/b/c': 2, 'cls': 3} and unknown == ['tokens']
 
@@ -21,7 +21,7 @@ def test_a_table_read_from_right_to_left_gives_the_names_back():
     assert back == names and not unknown
 
 
-def test_stacked_layers_are_named_one_by_one_and_put_back_in_order():
+def test_stacked_layers_are_named_one_by_one_and_restored():
     arch = dataclasses.replace(architecture.SIZES['tiny'], encoder_layers=12, core_layers=1, decoder_width=0)
     model = build.abstract(arch)
     shapes = param_names.named_shapes(model)

@@ -101,7 +101,7 @@ def test_fresh_parameters_are_drawn_as_released():
     assert all(std == 0 for name, std in params.items() if name.endswith(('bias', 'scale')))
 
 
-def test_the_same_seed_gives_the_same_parameters_and_layers_differ():
+def test_a_seed_decides_the_parameters_and_layers_differ():
     arch = dataclasses.replace(architecture.SIZES['tiny'], encoder_layers=2, core_layers=1, decoder_width=0)
     make = jax.jit(lambda key: nnx.state(build.build(arch, rngs=nnx.Rngs(params=key))))
     first, again, other = (make(jax.random.key(seed)) for seed in (0, 0, 1))

@@ -73,7 +73,7 @@ def test_joint_attention_of_one_frame_is_the_plain_encoder():
     np.testing.assert_allclose(encoder.encode_clip(frames)[:, 0], encoder(frames[:, 0]), atol=1e-5)
 
 
-def test_a_long_video_goes_through_self_attention_in_windows_as_in_training():
+def test_self_attention_takes_a_long_video_in_windows():
     model = make('dinov3', 'self_attention')
     frames = np.concatenate([FRAMES[0], FRAMES[1]])
     found = np.concatenate(list(inference.encode_stream(model, frames)))
@@ -97,7 +97,7 @@ def test_the_last_depth_alone_needs_no_adapters():
     assert statistics == ()
 
 
-def test_the_core_is_as_wide_as_the_encoder_or_the_size_is_refused():
+def test_a_size_that_is_not_as_wide_as_the_encoder_is_refused():
     from rvm_jax.models.encoders.image_architecture import standard
 
     config = configs.default()

@@ -163,7 +163,7 @@ QUICK = ('dinov3, rvmrnn, light_target', 'siglip2, xattn, mambamix, frozen_visib
         for name, arch in MODELS.items()
     ],
 )
-def test_forward_flops_of_every_encoder_core_and_target_path_are_the_compilers(arch):
+def test_forward_flops_of_every_path_are_the_compilers(arch):
     counted = step_compiled(arch, layers.Execution(implementation='xla', unroll=True), 2, wanted=None)
     ours = sum(cost.forward_flops(arch, **CLIP).values())
     assert ours == pytest.approx(counted.cost_analysis()['flops'] / 2, rel=0.06)  # Mamba's recurrence is left out
@@ -251,7 +251,7 @@ def test_memory_is_near_what_the_compiler_allots(remat, most):
         pytest.param('dots', MODELS['siglip2, xattn, mambamix, frozen_visible'], id='mambamix', marks=pytest.mark.slow),
     ],
 )
-def test_memory_beside_a_frozen_encoder_is_near_what_the_compiler_allots(remat, arch):
+def test_memory_with_a_frozen_encoder_is_near_the_compilers(remat, arch):
     execution = layers.Execution(implementation='xla', remat=remat)
     allotted = step_compiled(arch, execution, 16).memory_analysis()
     kept, gradients = activations.of_batch(arch, execution, 16, **CLIP), 4 * cost.parameter_counts(arch)['trained']

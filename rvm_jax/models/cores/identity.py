@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Identity(Core):
-    """output = e, the tokens of the frame; there are no parameters and the state is ()."""
+    """output = e, the tokens of the frame; there are no parameters, and the state is ()."""
 
     @classmethod
     def from_architecture(cls, arch: Architecture, *, execution: Execution, rngs: nnx.Rngs) -> Identity:

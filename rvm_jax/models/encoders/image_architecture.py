@@ -151,8 +151,8 @@ STANDARD = {
 def standard(family: str, size: str) -> ImageArchitecture:
     """The ImageArchitecture that was released under this name; raises UserError naming the sizes there are."""
     if family not in FAMILIES:
-        raise UserError(f'encoder={family!r}', 'there is no such image encoder', f'take one of {", ".join(FAMILIES)}')
+        raise UserError(f'encoder={family!r}', 'is not an image encoder', f'take one of {", ".join(FAMILIES)}')
     if (family, size) not in STANDARD:
         sizes = ', '.join(name for other, name in STANDARD if other == family)
-        raise UserError(f'size={size!r}', f'{family} has none like it', f'take one of {sizes}')
+        raise UserError(f'size={size!r}', f'{family} does not have it', f'take one of {sizes}')
     return STANDARD[family, size]

@@ -89,7 +89,7 @@ class ViT(nnx.Module):
     def encode_clip(self, pixels_BTHWC: jax.Array) -> jax.Array:
         """Tokens (B, T, M, D) of frames that all attend to each other (RVM, supplement 9: the aggregator ablation).
 
-        The position code goes on from frame to frame, as one table over T*h*w patches. Each frame has a CLS (ours: so
+        The position code continues from frame to frame, as one table over T*h*w patches. Each frame has a CLS (ours: so
         every encoder gives T frames of M tokens; the paper is silent), and after the first it carries a code of the
         frame's number: equal copies would stay equal, and count T times. The final norm comes before the extra layers.
         """
