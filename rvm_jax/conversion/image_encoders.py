@@ -55,8 +55,8 @@ def load_image_encoder(
 
     interpolation: how positions are resized to other grids, 'size', 'size_antialias', 'offset' or 'linear_antialias'
     (None: as where the weights come from). precision: 'float32', 'official_mixed' or 'bf16', what it computes in.
-    Raises UserError, naming the file, if it is not of a known family, or if an array is missing, left over or of another
-    shape.
+    Raises UserError, naming the file, if it is not of a known family, or if an array is missing, left over or
+    misshapen.
     """
     if precision not in PRECISIONS:
         raise UserError(f'precision={precision!r}', 'there is no such choice', f'take one of {", ".join(PRECISIONS)}')

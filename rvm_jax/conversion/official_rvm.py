@@ -85,7 +85,7 @@ def released_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
 
 def write_npz(file: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
     """Write {key: array} uncompressed to an open binary file."""
-    np.savez(file, **arrays)  # type: ignore[arg-type]  (NumPy's stub takes them for its option)
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes them for its option
 
 
 def infer_architecture(arrays: dict[str, np.ndarray]) -> Architecture:

@@ -10,7 +10,7 @@ moves more memory. It is for versions of JAX with other primitives, and for devi
 import functools
 import inspect
 import math
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -81,7 +81,7 @@ def _unused(query_BQHd):
 
 
 def padded(
-    query_BQHd: jax.Array, key_BKHd: jax.Array, value_BKHd: jax.Array, implementation: str = 'cudnn'
+    query_BQHd: jax.Array, key_BKHd: jax.Array, value_BKHd: jax.Array, implementation: Literal['xla', 'cudnn'] = 'cudnn'
 ) -> jax.Array:
     """The same for arrays padded to multiples of 8 queries and keys; implementation: of `jax.nn`, for tests."""
     num_queries = query_BQHd.shape[1]

@@ -1,8 +1,8 @@
 """The pieces every transformer here is made of: dense, attention, MLP, pre-norm blocks, and a scanned stack of them.
 
 Precision follows the data, as in the released code: a `Dense` computes in the dtype of its input, so the output
-of the norms decides what a block computes in. `Precision` names those outputs (RVM, supplement on precision, and the dtypes
-of the released model).
+of the norms decides what a block computes in. `Precision` names those outputs (RVM, supplement on precision, and the
+dtypes of the released model).
 """
 
 import dataclasses
@@ -131,7 +131,7 @@ class LayerNorm(nnx.LayerNorm):
     round the result alone, and NNX its input too. Remat 'dots' keeps mean and deviation.
     """
 
-    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]  (Flax's takes a mask, too)
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]  # Flax's takes a mask, too
         """x (..., D) -> (..., D)."""
         wide = x.astype(jnp.float32)
         mean, square = wide.mean(-1, keepdims=True), jnp.square(wide).mean(-1, keepdims=True)
@@ -207,9 +207,9 @@ class Stack(nnx.Module):
     """Blocks of one shape, parameters stacked on a leading axis and scanned, so compile time ignores depth.
 
     For the backward pass, remat 'none' keeps all activations and 'full' keeps none of a block. With 'dots' products
-    with parameters and fused attention do not run again. On GPUs that keeps what has passed `kept`: products after their bias, the
-    residual stream, statistics of norms. Elsewhere it keeps the products themselves: on a TPU the other way moves a
-    tenth more memory. Gathered parameters are never kept.
+    with parameters and fused attention do not run again. On GPUs that keeps what has passed `kept`: products after
+    their bias, the residual stream, statistics of norms. Elsewhere it keeps the products themselves: on a TPU the other
+    way moves a tenth more memory. Gathered parameters are never kept.
     """
 
     def __init__(self, make_block, depth, *, execution, rngs):

@@ -54,8 +54,7 @@ def resize_weights(size_in: int, size_out: int, method: str, offset: float = 0.0
     centers = (np.arange(size_out) + 0.5) / scale - 0.5
     reach = int(np.ceil(2 * widen)) + 1
     cells = np.arange(-reach, size_in + reach)
-    kernel: Callable[[np.ndarray], np.ndarray] = KERNELS[method]
-    weights = kernel(np.abs(centers[:, None] - cells) / widen)
+    weights = KERNELS[method](np.abs(centers[:, None] - cells) / widen)
     inside = weights[:, reach : reach + size_in]
     if method == 'torch':
         inside[:, 0] += weights[:, :reach].sum(1)
@@ -70,7 +69,7 @@ def _cubic(a, x):
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
-KERNELS = {
+KERNELS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     'jax': functools.partial(_cubic, -0.5),
     'torch': functools.partial(_cubic, -0.75),
     'linear': lambda x: np.maximum(1 - x, 0.0),

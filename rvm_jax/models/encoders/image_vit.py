@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -21,7 +21,7 @@ from rvm_jax.models.layers import Execution
 if TYPE_CHECKING:
     from rvm_jax.models.architecture import Architecture
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     'erf': functools.partial(jax.nn.gelu, approximate=False),
     'tanh': functools.partial(jax.nn.gelu, approximate=True),
     'quick': lambda x: x * jax.nn.sigmoid(1.702 * x),
