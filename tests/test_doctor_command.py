@@ -50,7 +50,7 @@ def test_what_is_red_ends_with_code_2_and_the_rest_is_looked_at(quick, tmp_path,
     assert {check for check, color in colors.items() if color == 'red'} == {'attention', 'decoding'}
     assert 'does not divide 8 devices' in out
     assert f'{nowhere}: ' in out
-    assert err.strip() == 'rvm doctor: not ready: attention, decoding; mend what is red above'
+    assert err.strip() == 'rvm doctor: not ready: attention, decoding; fix what is red above'
 
 
 def test_a_mistake_in_the_command_is_one_line(capsys):

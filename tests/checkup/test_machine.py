@@ -49,7 +49,7 @@ def test_one_process_a_gpu_is_as_it_should_be():
         ({}, 'green', ''),
         ({'jax-cuda13-plugin': '0.10.2', 'jax-cuda13-pjrt': '0.10.2'}, 'green', ''),
         ({'jax-cuda13-plugin': '0.10.1', 'jax-cuda13-pjrt': '0.10.2'}, 'red', "pip install --upgrade 'jax[cuda13]'"),
-        ({'jax-cuda12-plugin': '0.10.2', 'jax-cuda13-plugin': '0.10.2'}, 'red', 'anew'),
+        ({'jax-cuda12-plugin': '0.10.2', 'jax-cuda13-plugin': '0.10.2'}, 'red', 'new environment'),
         ({'jaxlib': '0.9.0'}, 'yellow', 'pip install --upgrade jax jaxlib'),
     ],
 )

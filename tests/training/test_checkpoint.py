@@ -279,7 +279,7 @@ def test_a_disk_that_is_away_is_no_damage(two_steps):
 
 
 def test_reading_parameters_where_there_are_none_is_an_error(tmp_path):
-    with pytest.raises(UserError, match='has no checkpoint'):
+    with pytest.raises(UserError, match='does not have a checkpoint'):
         read_step(tmp_path)
 
 
