@@ -90,6 +90,7 @@ def _stdout_kept(is_wanted):
 
 def _check_all(args, hosts, report):
     from rvm_jax.checkup import machine
+    from rvm_jax.conversion.frozen import resolve
 
     report.check('packages', machine.check_packages)
     devices = report.check('devices', machine.check_devices)
@@ -98,9 +99,10 @@ def _check_all(args, hosts, report):
     report.check('driver', machine.check_driver)
     report.check('memory', machine.check_memory)
     config = _recipe(args, devices.values['platform'], report)
+    arch, _ = resolve(config)
     report.check('open files', machine.check_open_files)
-    _check_workdir(args.workdir, config, report)
-    fitted, pace = _check_training(config, hosts, report)
+    _check_workdir(args.workdir, config, arch, report)
+    fitted, pace = _check_training(config, arch, hosts, report)
     _check_data(config, fitted, pace, hosts, report)
 
 
@@ -117,14 +119,14 @@ def _recipe(args, platform, report):
     return config
 
 
-def _check_workdir(workdir, config, report):
+def _check_workdir(workdir, config, arch, report):
     from rvm_jax.checkup import machine, steps
 
-    room = functools.partial(machine.check_disk, workdir, steps.checkpoint_bytes(config), config.checkpoint.keep)
+    room = functools.partial(machine.check_disk, workdir, steps.checkpoint_bytes(arch), config.checkpoint.keep)
     report.check('disk', room, 'writing and reading')
 
 
-def _check_training(config, hosts, report):
+def _check_training(config, arch, hosts, report):
     """Lines about attention, network and steps; (the recipe as it fits these devices, its Pace), None if not known."""
     from rvm_jax.checkup import steps
 
@@ -132,13 +134,13 @@ def _check_training(config, hosts, report):
 
     def attention():
         mesh = found['mesh'] = steps.mesh_of(config)
-        found['fitted'] = steps.fitting(config, mesh)
-        finding, found['attention'] = steps.check_attention(config, mesh, hosts)
+        found['fitted'] = steps.fitting(config, arch, mesh)
+        finding, found['attention'] = steps.check_attention(config, arch, mesh, hosts)
         return finding
 
     def a_few_steps():
-        found['pace'] = steps.run_steps(found['fitted'], found['attention'], hosts)
-        return steps.check_steps(config, found['fitted'], found['mesh'], found['pace'])
+        found['pace'] = steps.run_steps(found['fitted'], arch, found['attention'], hosts)
+        return steps.check_steps(config, found['fitted'], arch, found['mesh'], found['pace'])
 
     report.check('attention', attention, 'comparing fused attention with plain attention')
     if report.all_have('attention' in found):

@@ -11,11 +11,11 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from rvm_jax.conversion import mapping
+from rvm_jax.conversion.frozen import FrozenEncoder
 from rvm_jax.data.mixture import Mixture
 from rvm_jax.distributed.process_group import ProcessGroup
 from rvm_jax.errors import UserError
-from rvm_jax.models import build, cost, trainable
+from rvm_jax.models import build, cost, param_names, trainable
 from rvm_jax.models.rvm import RVM
 from rvm_jax.storage import files
 from rvm_jax.training.checkpoint import Checkpoints
@@ -75,7 +75,7 @@ def create(
     config: ml_collections.ConfigDict,
     programs: Programs,
     hosts: ProcessGroup,
-    encoder: trainable.FrozenEncoder,
+    encoder: FrozenEncoder,
     load_initial: Callable[[str], RVM],
 ) -> tuple[dict[str, Any], int]:
     """(state, 0): fresh, but for what is taken over from config.init_from.
@@ -102,7 +102,7 @@ def take_initial(
     path: str,
     model: RVM,
     arch: build.Architecture,
-    encoder: trainable.FrozenEncoder,
+    encoder: FrozenEncoder,
     abstract_state: dict[str, Any],
 ) -> dict[str, dict[str, Any]]:
     """What a run takes over from the model at path: {'params': {part: tree}, ...}, numpy arrays.
@@ -115,7 +115,9 @@ def take_initial(
     found = dict(zip(kinds, trainable.split(nnx.to_pure_dict(nnx.state(model)), arch), strict=False))
     found = jax.tree.map(np.asarray, found)
     if not arch.is_frozen:
-        mapping.compare(mapping.tree_shapes(abstract_state['params']), mapping.tree_shapes(found['params']), path)
+        param_names.compare(
+            param_names.tree_shapes(abstract_state['params']), param_names.tree_shapes(found['params']), path
+        )
         return found
     _check_core(path, model.architecture, arch, abstract_state['params']['core'], found['params'].get('core', {}))
     taken: dict[str, dict[str, Any]] = {kind: {} for kind in kinds}
@@ -125,7 +127,7 @@ def take_initial(
             # A decoder without a head for features serves in a run that trains one: the head starts fresh.
             shared = {name: wanted[name] for name in wanted if name in tree or name != 'feature_head'}
             is_ours = part != 'adapters' or _has_same_adapters(model, arch, encoder)
-            if is_ours and tree and mapping.tree_shapes(tree) == mapping.tree_shapes(shared):
+            if is_ours and tree and param_names.tree_shapes(tree) == param_names.tree_shapes(shared):
                 taken[kind][part] = tree
     return taken
 
@@ -155,7 +157,7 @@ def _has_same_adapters(model, arch, encoder):
     names = 'encoder', 'taps', 'adapter_norm', 'aggregator'
     if any(getattr(model.architecture, name) != getattr(arch, name) for name in names):
         return False
-    theirs = mapping.tree_named({'encoder': nnx.state(model.encoder)})
+    theirs = param_names.tree_named({'encoder': nnx.state(model.encoder)})
     return theirs.keys() == encoder.named.keys() and all(
         np.array_equal(array, encoder.named[name]) for name, array in theirs.items()
     )
@@ -175,4 +177,4 @@ def _check_core(path, found, wanted, abstract_core, core):
                 path, f'its {name} is {getattr(found, name)}, and that of this run {getattr(wanted, name)}',
                 f'start from another model, or change config.model.{key}',
             )  # fmt: skip
-    mapping.compare(mapping.tree_shapes({'core': abstract_core}), mapping.tree_shapes({'core': core}), path)
+    param_names.compare(param_names.tree_shapes({'core': abstract_core}), param_names.tree_shapes({'core': core}), path)

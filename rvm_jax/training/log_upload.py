@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 
 from rvm_jax.errors import Unavailable
 from rvm_jax.storage import files
+from rvm_jax.storage.atomic import is_partial
 
 EVERY = 60.0  # seconds between copies
 
@@ -69,7 +70,7 @@ class LogUploader:
         try:
             status = os.stat(path)  # before reading: what is written meanwhile is seen as a change the next time
             seen = status.st_size, status.st_mtime_ns
-            if self._seen.get(name) == seen or name.endswith(files.PARTIAL):
+            if self._seen.get(name) == seen or is_partial(name):
                 return
             data = files.read(path)
         except FileNotFoundError:  # renamed since it was listed, or not written yet

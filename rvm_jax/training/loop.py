@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import ml_collections
 
+from rvm_jax.conversion.frozen import resolve
 from rvm_jax.data.loader import make_loader
 from rvm_jax.data.open_data import open_held_out, open_training
 from rvm_jax.distributed.connect import connect
 from rvm_jax.distributed.step_exchange import warm_up_collectives
 from rvm_jax.errors import DataError, Stopped
-from rvm_jax.models import trainable
 from rvm_jax.models.rvm import RVM
 from rvm_jax.signals import StopRequest
 from rvm_jax.storage.run_lock import release, run_lock
@@ -47,11 +47,13 @@ def train(
 def _train(config, workdir, load_initial, objective, hosts, stack):
     # ---- Data and frozen encoder: the same in all processes ----
     source, held_out = open_training(config.data), open_held_out(config.data)
-    encoder = trainable.frozen_encoder(config)
+    arch, encoder_files = resolve(config)
+    encoder = encoder_files.read()
+    del encoder_files  # it may hold a second copy of the arrays
     run_record.check_hosts(hosts, config, source, held_out, encoder)
 
     # ---- Programs: mesh, model, optimizer and steps. Nothing is compiled yet ----
-    programs = make_programs(config, objective=objective)
+    programs = make_programs(config, arch, objective=objective)
     warm_up_collectives(hosts, programs.mesh)
 
     # ---- Workdir: from here on no other run may write there ----
@@ -127,10 +129,10 @@ def _lock(workdir, hosts, stack):
 def _with_right_attention(config, programs, workdir, objective, hosts):
     """The programs, made again with another attention if the fused one is wrong on these devices."""
     compiled = initialize.keep_compiled(workdir, programs.mesh)
-    attention = attention_check.choose(config, programs.mesh, hosts, compiled)
+    attention = attention_check.choose(config, programs.arch, programs.mesh, hosts, compiled)
     if attention == config.model.attention:
         return programs
-    return make_programs(config, attention=attention, objective=objective)
+    return make_programs(config, programs.arch, attention=attention, objective=objective)
 
 
 @contextlib.contextmanager

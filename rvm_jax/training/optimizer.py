@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
-from rvm_jax.conversion.mapping import path_name
+from rvm_jax.models.param_names import path_name
 
 DECAYED = ('kernel',)
 # By name, because attention biases and tokens have two axes too. A_log and D of Mamba as in its authors' code.

@@ -4,9 +4,9 @@ import collections
 import sys
 import time
 from collections.abc import Mapping
-from typing import IO, Any, Self
+from typing import Any, Self, TextIO
 
-from rvm_jax.terminal import say, silence
+from rvm_jax.terminal import silence, write_line
 
 WINDOW = 500  # updates that the pace is averaged over
 LONGEST = 999 * 3600  # seconds; a longer time left means nothing
@@ -72,8 +72,9 @@ class Progress:
     monotonic clock, so that a change of the wall clock does not matter.
     """
 
-    def __init__(self, total: int, stream: IO[str] | None = None, is_shown: bool = True):
-        self._total, self._stream, self._is_shown = total, sys.stdout if stream is None else stream, is_shown
+    def __init__(self, total: int, stream: TextIO | None = None, is_shown: bool = True):
+        self._total, self._is_shown = total, is_shown
+        self._stream: Any = sys.stdout if stream is None else stream
         self._seen: collections.deque[tuple[float, int]] = collections.deque(maxlen=WINDOW)
         self._bar: Any = None  # the one of rich, which is imported on a terminal only
         self._task: Any = None
@@ -104,7 +105,7 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, completed=step, **({} if text is None else {'description': text}))
         elif text is not None:
-            say(text, self._stream)
+            write_line(text, self._stream)
 
     def seconds_left(self) -> float | None:
         """Seconds until the last step at the current pace; None before the second update."""

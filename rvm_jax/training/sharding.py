@@ -17,9 +17,9 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from rvm_jax.conversion.mapping import STACK, path_name
 from rvm_jax.errors import UserError
 from rvm_jax.models.layers import Precision
+from rvm_jax.models.param_names import STACK, path_name
 
 AXES = ('data', 'fsdp')
 BATCH = PartitionSpec(AXES)

@@ -14,7 +14,6 @@ import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from rvm_jax.conversion import frozen
 from rvm_jax.models import build, trainable
 from rvm_jax.models.attention import check_device
 from rvm_jax.models.layers import Execution
@@ -52,6 +51,7 @@ class Programs(NamedTuple):
 
 def make_programs(
     config: ml_collections.ConfigDict,
+    arch: build.Architecture,
     devices: Sequence[Any] | None = None,
     attention: str | None = None,
     by_process: bool = False,
@@ -59,11 +59,10 @@ def make_programs(
 ) -> Programs:
     """The programs of a config on these devices (None: all that JAX has), which may be abstract ones.
 
-    attention replaces config.model.attention, see `attention_check.choose`. by_process: see `sharding.make_mesh`.
-    objective replaces the one that config.objective describes, see `loss.OBJECTIVES`. Raises UserError if config and
-    devices do not fit together.
+    arch is the config's Architecture, see `conversion.frozen.resolve`. attention replaces config.model.attention, see
+    `attention_check.choose`. by_process: see `sharding.make_mesh`. objective replaces the one that config.objective
+    describes, see `loss.OBJECTIVES`. Raises UserError if config and devices do not fit together.
     """
-    arch = frozen.architecture(config)
     mesh = sharding.make_mesh(config.mesh, devices, by_process)
     sharding.check_batch(mesh.devices.size, config.batch_size)
     execution = build.execution(config.model, sharding.platform(mesh))

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from rvm_jax import config as configs
+from rvm_jax.conversion.frozen import resolve
 from rvm_jax.errors import ConfigErrors
 from rvm_jax.models.rvm import to_unit_range
 from rvm_jax.training import loss
@@ -28,7 +29,7 @@ def test_an_objective_of_ones_own_is_trained(monkeypatch):
     monkeypatch.setitem(OBJECTIVES, 'color', color_loss)
     monkeypatch.setitem(configs.CHOICES, 'objective.name', ('pixels', 'color'))
     config = configs.load('configs/tiny.py', [*SMALL, 'objective.name=color', 'optim.warmup=0.0'])
-    programs = make_programs(config, jax.devices()[:1])
+    programs = make_programs(config, resolve(config)[0], jax.devices()[:1])
     rng = np.random.default_rng(0)
     batch = {
         'source_BTHWC': rng.integers(0, 256, (2, 1, 16, 16, 3), np.uint8),
