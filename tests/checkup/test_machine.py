@@ -118,7 +118,7 @@ def test_few_open_files_are_red_and_no_limit_is_green():
     assert [machine.judge_open_files(limit).color for limit in (256, 1024, -1)] == ['red', 'green', 'green']
 
 
-def test_a_check_that_fails_is_red_with_the_reason_and_the_others_go_on():
+def test_a_check_that_fails_is_red_and_the_others_still_run():
     def fails(error):
         raise error
 

@@ -49,7 +49,7 @@ def test_the_names_in_the_config_are_those_of_the_table():
         configs.load('configs/tiny.py', ['objective.name=pixel'])
 
 
-def test_the_keys_of_the_config_are_the_settings_of_the_objective():
+def test_the_keys_of_the_config_are_the_settings():
     settings = configs.default().objective
     found = objective_of(settings)
     assert found.func is pixel_loss and found.keywords.keys() == set(settings) - {'name'}
