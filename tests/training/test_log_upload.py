@@ -18,7 +18,7 @@ def test_at_its_end_the_log_is_in_the_bucket_alone(store):
     with Writer(store.path) as writer:
         writer.scalars(10, {'loss': 0.5})
         writer.image(10, 'panel', picture())
-        kept = writer._mirror.folder
+        kept = writer._upload.folder
     assert read_metrics(f'{store.path}/metrics.jsonl') == [{'step': 10, 'loss': 0.5}]
     assert files.names(store.path) == ['images', 'metrics.jsonl', 'tensorboard']
     assert files.names(f'{store.path}/images') == ['panel_00000010.png']
@@ -34,7 +34,7 @@ def test_after_a_kill_the_log_has_each_step_once(store):
     with Writer(store.path, step=20) as writer:
         writer.scalars(30, {'loss': 2.0})
     assert [entry['loss'] for entry in read_metrics(f'{store.path}/metrics.jsonl')] == [0.1, 0.05, 2.0]
-    killed._mirror._ended.set()
+    killed._upload._ended.set()
 
 
 def test_the_log_is_copied_while_the_run_continues(store, monkeypatch):
@@ -48,15 +48,15 @@ def test_the_log_is_copied_while_the_run_continues(store, monkeypatch):
 def test_only_what_changed_is_read_and_copied(store, monkeypatch):
     with Writer(store.path) as writer:
         writer.scalars(1, {'loss': 1.0})
-        writer._mirror.copy()
+        writer._upload.copy()
         read, reads = files.read, []
         monkeypatch.setattr(files, 'read', lambda path: reads.append(path) or read(path))
         store.fail(1, status=403)
-        writer._mirror.copy()
+        writer._upload.copy()
         assert store.failed == 0 and reads == []
         store.fail(0)
         writer.scalars(2, {'loss': 1.0})
-        writer._mirror.copy()
+        writer._upload.copy()
         assert [path.rpartition('/')[2] for path in reads] == ['metrics.jsonl']
 
 
