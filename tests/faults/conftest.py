@@ -1,7 +1,7 @@
 """The real `rvm` command is started, damaged and started again, and compared with an uninterrupted run.
 
-Every test has a mark `fault(name, what is done)` and passes what was seen to `seen`. `make test-faults` ends with a table
-of all faults. docs/reliability.md explains the names.
+Every test has a mark `fault(name, what is done)` and passes what was seen to `seen`. `make test-faults` ends with a
+table of all faults, as docs/reliability.md has it.
 """
 
 import collections
@@ -175,7 +175,7 @@ class Training:
         )
 
     def wait_held(self, step, meanwhile=lambda: None):
-        """Wait until the run holds before this step and all steps but the last are logged; call meanwhile in between."""
+        """Wait until the run holds before this step and all steps but the last are logged; polls with `meanwhile`."""
         held = self._seen.with_name(f'{self._seen.name}.held_{step}')
         wait_until(lambda: (meanwhile(), held.exists())[1])
 
