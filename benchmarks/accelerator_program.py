@@ -17,6 +17,7 @@ import time
 import jax
 
 from rvm_jax import config as configs
+from rvm_jax.conversion.frozen import resolve
 from rvm_jax.planning import aot, hlo
 from rvm_jax.planning import program_checks as checks
 from rvm_jax.planning.topology import parse
@@ -38,8 +39,8 @@ def judge(case, folder):
     """{'figures' or None, 'findings', 'seconds' of compiling or None if it was kept} for {recipe, topology, batch}."""
     config = configs.load(case['recipe'], [f'batch_size={case["batch"]}'])
     place = parse(case['topology'])
-    devices = aot.abstract_devices(case['topology'])
-    lowered = aot.lower_step(config, devices)
+    devices, (arch, _) = aot.abstract_devices(case['topology']), resolve(config)
+    lowered = aot.lower_step(config, arch, devices)
     kept = os.path.join(folder, f'{key(lowered, case["topology"])}.json.gz')
     began, is_kept = time.monotonic(), os.path.exists(kept)
     if is_kept:
@@ -56,8 +57,8 @@ def judge(case, folder):
     program = hlo.parse(made['text'])
     times, _ = hlo.runs(program)
     figures = made['memory'] | aot.moves(program, len(devices), place.slices)
-    fused = checks.fused_attentions(config, place.platform)
-    split = checks.split_of(config, len(devices), place.slices)
+    fused = checks.fused_attentions(config, arch, place.platform)
+    split = checks.split_of(config, arch, len(devices), place.slices)
     calls = checks.attention_calls(program, times)
     findings = [
         *checks.check_calls(calls, checks.needed_calls(fused)),

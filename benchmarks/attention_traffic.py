@@ -32,12 +32,13 @@ def count(flags, attention):
     import jax
 
     from rvm_jax import config as configs
+    from rvm_jax.conversion.frozen import resolve
     from rvm_jax.planning import aot
 
     changes = {'batch_size': flags.batch, 'model.remat': flags.remat, 'model.attention': attention,
                'model.unroll': 'true', 'mesh.data': -1, 'mesh.fsdp': 1}  # fmt: skip
     config = configs.load(f'configs/rvm_{flags.size}.py', [f'{key}={value}' for key, value in changes.items()])
-    traced = aot.trace_step(config, aot.abstract_devices(flags.topology))
+    traced = aot.trace_step(config, resolve(config)[0], aot.abstract_devices(flags.topology))
     began = time.monotonic()
     try:
         compiled = traced.lower(lowering_platforms=('tpu',)).compile()

@@ -172,7 +172,7 @@ def train(add, sizes, name, way):
         unit='clips',
         ms=1e3 * step,
         mfu=mfu(run.flops * clips / step, one, config),
-        roofline=None if way == RELEASED else roofline_share(config, one, step),
+        roofline=None if way == RELEASED else roofline_share(config, run.made.arch, one, step),
         needs=run.needs,
         peak=peak_memory(one),
         note=f'{clips} clips a step, {len(seconds)} steps; compiled (or loaded) in {run.compile_seconds:.0f} s'
@@ -195,12 +195,13 @@ def choose_attention(config):
     """The attention that training would use on the first device, by its own comparison; kept beside the programs."""
     import jax
 
+    from rvm_jax.conversion.frozen import resolve
     from rvm_jax.distributed.process_group import ALONE
     from rvm_jax.training import attention_check, sharding
 
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     folder = jax.config.jax_compilation_cache_dir or os.devnull  # nothing can be kept there, and that is not an error
-    return attention_check.choose(config, mesh, ALONE, folder)
+    return attention_check.choose(config, resolve(config)[0], mesh, ALONE, folder)
 
 
 def mfu(rate, one, config):
@@ -211,7 +212,7 @@ def mfu(rate, one, config):
     return peak and rate / peak
 
 
-def roofline_share(config, one, step_seconds):
+def roofline_share(config, arch, one, step_seconds):
     """Time of a step at the data sheet's rates (by FLOPs or traffic, whichever is longer) over the time taken.
 
     None if the rates of the device are not known.
@@ -222,8 +223,8 @@ def roofline_share(config, one, step_seconds):
     chip, peak = chips.of_kind(one.device_kind), hardware.device_peak(one, config.model.precision)
     if chip is None or peak is None:
         return None
-    flops = sum(estimate.flops_by_part(config).values()) * config.batch_size
-    return max(flops / peak, estimate.traffic(config, one.platform, 1) / chip.memory_rate) / step_seconds
+    flops = sum(estimate.flops_by_part(config, arch).values()) * config.batch_size
+    return max(flops / peak, estimate.traffic(config, arch, one.platform, 1) / chip.memory_rate) / step_seconds
 
 
 def peak_memory(one):
@@ -280,11 +281,11 @@ def stream(add, sizes, name):
     import jax
     from flax import nnx
 
-    from rvm_jax.conversion import frozen
+    from rvm_jax.conversion.frozen import resolve
     from rvm_jax.models import build
 
     config, one = make_config(sizes, name), jax.devices()[0]
-    arch, execution = frozen.architecture(config), build.execution(config.model, one.platform)
+    (arch, _), execution = resolve(config), build.execution(config.model, one.platform)
     execution = dataclasses.replace(execution, implementation=choose_attention(config))
     make = jax.jit(lambda: nnx.state(build.build(arch, execution, rngs=nnx.Rngs(0))))
     model = nnx.merge(nnx.split(build.abstract(arch, execution))[0], make())

@@ -17,6 +17,7 @@ from einops import rearrange, repeat
 from flax import nnx
 from ml_collections import ConfigDict
 
+from rvm_jax.conversion.frozen import resolve
 from rvm_jax.models import build, cost, patches, trainable
 from rvm_jax.models.decoder import flatten_time
 from rvm_jax.models.rvm import RVM, Reconstruction, to_unit_range
@@ -100,7 +101,7 @@ def lower(config: ConfigDict, way: str = OURS, devices: list[jax.Device] | None 
     objective = functools.partial(pixel_loss, **config.objective)
     if way == RELEASED:
         config, attention, objective = inlined(config), None, released_loss
-    made = state.make_programs(config, devices, attention)
+    made = state.make_programs(config, resolve(config)[0], devices, attention)
     train_step = made.train_step if way == OURS else step_of(config, made, objective, attention)
     frozen_arrays = trainable.place(random_like(made.abstract_frozen), made.abstract_frozen)
     arguments = made.create(), sharding.place_batch(made.mesh, random_batch(config)), frozen_arrays

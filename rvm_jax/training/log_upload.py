@@ -11,6 +11,7 @@ import threading
 
 from rvm_jax.errors import Unavailable
 from rvm_jax.storage import files
+from rvm_jax.storage.atomic import is_partial
 
 EVERY = 60.0  # seconds between copies
 
@@ -68,7 +69,7 @@ class LogUploader:
         try:
             status = os.stat(path)  # before it is read: what is written meanwhile looks new the next time
             looks = status.st_size, status.st_mtime_ns
-            if self._seen.get(name) == looks or name.endswith(files.PARTIAL):
+            if self._seen.get(name) == looks or is_partial(name):
                 return
             data = files.read(path)
         except FileNotFoundError:  # renamed since it was listed, or not there yet

@@ -13,7 +13,7 @@ STEPS = 14  # as in the reference
 
 def state(training, step=STEPS):
     """{name: bytes} of the parameters of a step."""
-    from rvm_jax.conversion.mapping import tree_named
+    from rvm_jax.models.param_names import tree_named
     from rvm_jax.training.checkpoint import read_step
 
     return {name: array.tobytes() for name, array in tree_named(read_step(training.workdir, step)[1]).items()}
