@@ -1,4 +1,4 @@
-"""What is around a run: another run, the clock, who reads its output and where its numbers go."""
+"""Things around a run: another run, the clock, the reader of its output, and its log files."""
 
 import json
 import os
