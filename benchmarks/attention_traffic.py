@@ -1,9 +1,9 @@
-"""Bytes that a train step moves through a TPU's memory: our fused attention beside plain softmax, by the compiler.
+"""Bytes that a train step moves through a TPU's memory, by the compiler: our fused attention and plain softmax.
 
     python benchmarks/attention_traffic.py --size s --batch 16
 
-Compiles the unrolled step, whose layers the compiler's cost analysis counts one by one, for one chip that need not be
-there (`pip install 'rvm_jax[tpu]'` in an environment of its own). Takes 2 to 5 minutes a program.
+Compiles the unrolled step for one chip, without the chip (`pip install 'rvm_jax[tpu]'` in a separate environment).
+Unrolled, because the compiler's cost analysis then counts each layer. Takes 2 to 5 minutes per program.
 """
 
 import argparse
@@ -28,7 +28,7 @@ def main():
 
 
 def count(flags, attention):
-    """What the compiler says of one program, in words."""
+    """The compiler's figures for one program, as text."""
     import jax
 
     from rvm_jax import config as configs

@@ -6,6 +6,8 @@ import re
 import runpy
 from collections.abc import Iterable, Sequence
 
+from ml_collections import ConfigDict
+
 from rvm_jax import config
 from rvm_jax.errors import UserError
 
@@ -41,7 +43,7 @@ class Cell:
 
     name: str
     seed: int
-    config: object
+    config: ConfigDict
     folder: str
 
     @property

@@ -14,6 +14,7 @@ from rvm_jax.conversion.export_folder import read_json as _read_json
 from rvm_jax.conversion.safetensors import safetensors_bytes
 from rvm_jax.errors import UserError
 from rvm_jax.models import architecture, build, layers, param_names
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.models.rvm import RVM
 from rvm_jax.storage import files
 from rvm_jax.storage.atomic import atomic_write
@@ -58,7 +59,7 @@ def model_kind(path: str | os.PathLike) -> str:
     raise UserError(path, f'not a model: {found}', fix)
 
 
-def read_architecture(path: str | os.PathLike) -> architecture.Architecture:
+def read_architecture(path: str | os.PathLike) -> Architecture:
     """The Architecture at any model path, without its weights where that is possible; UserError as in `load`."""
     kind = model_kind(path)
     if kind == 'official':

@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import pathlib
@@ -30,7 +31,14 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', COMPILED.name)
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 
 
-DATA = pathlib.Path(__file__).parent / 'data'
+GOLDENS = pathlib.Path(__file__).parent / 'goldens'
+
+
+@pytest.fixture
+def caplog(caplog, monkeypatch):
+    """What the package logs, too: its logger passes nothing on to the root logger, where pytest listens."""
+    monkeypatch.setattr(logging.getLogger('rvm_jax'), 'propagate', True)
+    return caplog
 
 
 class Store:
@@ -179,11 +187,11 @@ class Golden:
 
 @pytest.fixture(scope='session')
 def golden():
-    """golden('dinov3/mlp') -> Golden; see tests/data/README.md for the names."""
+    """golden('dinov3/mlp') -> Golden; see tests/goldens/README.md for the names."""
 
     def read(name):
         family, _, case = name.partition('/')
-        with np.load(DATA / f'image_{family}.npz', allow_pickle=False) as file:
+        with np.load(GOLDENS / f'image_{family}.npz', allow_pickle=False) as file:
             found = {key.removeprefix(f'{case}/'): file[key] for key in file if key.startswith(f'{case}/')}
         facts = json.loads(str(found.pop('facts')))
         arrays = {key: weight(key, shape) for key, shape in facts['shapes'].items()}

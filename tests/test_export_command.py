@@ -6,7 +6,7 @@ import pytest
 from rvm_jax import cli, pretrained
 from rvm_jax.models import param_names
 
-RELEASED = pathlib.Path(__file__).parent / 'data' / 'official_tiny_64.npz'
+RELEASED = pathlib.Path(__file__).parent / 'goldens' / 'official_tiny_64.npz'
 
 
 @pytest.fixture(scope='module')

@@ -77,7 +77,8 @@ def mesh_sizes(config: ConfigDict, devices: int, slices: int = 1) -> tuple[int, 
     """
     sizes = sharding.mesh_sizes(config.mesh, devices, slices)
     sharding.check_batch(devices, config.batch_size)
-    return tuple(sizes.values())
+    data, fsdp = sizes.values()
+    return data, fsdp
 
 
 def memory(config: ConfigDict, arch: Architecture, platform: str, devices: int, slices: int = 1) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Image encoders against numbers of PyTorch and transformers, see tests/data/README.md."""
+"""Image encoders against numbers of PyTorch and transformers, see tests/goldens/README.md."""
 
 import dataclasses
 import json

@@ -1,4 +1,4 @@
-"""Our cores against PyTorch ones with the same weights, see tests/data/README.md."""
+"""Our cores against PyTorch ones with the same weights, see tests/goldens/README.md."""
 
 import ast
 import pathlib
@@ -13,7 +13,7 @@ from rvm_jax.errors import UserError
 from rvm_jax.models import param_names
 from rvm_jax.models.layers import PRECISIONS, Execution
 
-TINY = pathlib.Path(__file__).parents[1] / 'data' / 'torch_cores_tiny.npz'
+TINY = pathlib.Path(__file__).parents[1] / 'goldens' / 'torch_cores_tiny.npz'
 PUBLIC = pathlib.Path(__file__).parents[3] / 'shared' / 'fixtures' / 'cores'
 KINDS = ('mamba', 'mambamix', 'gmmix', 'rvmrnn')
 HEADS = 2
