@@ -50,6 +50,23 @@ def make_model():
 
 
 @pytest.fixture(scope='session')
+def random_model():
+    """random_model(arch): a model of random weights, drawn by NumPy, which compiles nothing."""
+
+    def make(arch):
+        model, rng = build.abstract(arch), np.random.default_rng(0)
+
+        def draw(name, shape):
+            values = rng.normal(0, 0.1, shape)
+            return np.float32(values**2 + 1 if name.endswith(('scale', 'var')) else values)
+
+        named = {name: draw(name, shape) for name, shape in param_names.named_shapes(model).items()}
+        return param_names.from_named(model, named, 'random')
+
+    return make
+
+
+@pytest.fixture(scope='session')
 def model(make_model):
     return make_model()
 

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from rvm_jax import config as configs
-from rvm_jax.models import architecture, build, param_names, patches
+from rvm_jax.models import architecture, patches
 
 RNG = np.random.default_rng(0)
 SOURCE = RNG.random((2, 3, 48, 48, 3), np.float32)
@@ -20,33 +20,35 @@ PATHS = [
 ]  # fmt: skip
 
 
-def make(encoder, target, feature_weight=0.0):
-    """A tiny model of random weights; drawn by NumPy, which compiles nothing."""
-    config = configs.default()
-    config.model.size, config.model.encoder, config.model.target, config.data.image_size = 'tiny', encoder, target, 48
-    config.objective.feature_weight = feature_weight
-    model = build.abstract(architecture.from_config(config))
-    rng = np.random.default_rng(0)
+@pytest.fixture(scope='module')
+def make(random_model):
+    """make(encoder, target): a tiny model; feature_weight above 0 gives it a feature head."""
 
-    def weight(name, shape):
-        values = rng.normal(0, 0.1, shape)
-        return np.float32(values**2 + 1 if name.endswith(('scale', 'var')) else values)
+    def make_one(encoder, target, feature_weight=0.0):
+        config = configs.default()
+        config.model.size, config.model.encoder, config.model.target = 'tiny', encoder, target
+        config.data.image_size, config.objective.feature_weight = 48, feature_weight
+        return random_model(architecture.from_config(config))
 
-    named = {name: weight(name, shape) for name, shape in param_names.named_shapes(model).items()}
-    return param_names.from_named(model, named, 'test')
+    return make_one
 
 
-@functools.cache
-def programs(encoder, target):
-    """(painted(target frames) -> pixels, gradients of their squares by parameters and by target frames)."""
-    graphdef, params = nnx.split(make(encoder, target))
+@pytest.fixture(scope='module')
+def programs(make):
+    """programs(encoder, target): (painted(frames) -> pixels, gradients of their squares by parameters and frames)."""
 
-    @jax.jit
-    def painted(params, target_BFHWC):
-        return nnx.merge(graphdef, params).reconstruct(SOURCE, target_BFHWC, DELTAS, VISIBLE).pixels
+    @functools.cache
+    def of_path(encoder, target):
+        graphdef, params = nnx.split(make(encoder, target))
 
-    squares = jax.grad(lambda params, frames: jnp.square(painted(params, frames)).sum(), argnums=(0, 1))
-    return functools.partial(painted, params), jax.device_get(jax.jit(squares)(params, TARGET))
+        @jax.jit
+        def painted(params, target_BFHWC):
+            return nnx.merge(graphdef, params).reconstruct(SOURCE, target_BFHWC, DELTAS, VISIBLE).pixels
+
+        squares = jax.grad(lambda params, frames: jnp.square(painted(params, frames)).sum(), argnums=(0, 1))
+        return functools.partial(painted, params), jax.device_get(jax.jit(squares)(params, TARGET))
+
+    return of_path
 
 
 def hidden_pixels():
@@ -57,7 +59,7 @@ def hidden_pixels():
 
 
 @pytest.mark.parametrize(('encoder', 'target'), PATHS)
-def test_no_hidden_pixel_reaches_the_prediction(encoder, target):
+def test_no_hidden_pixel_reaches_the_prediction(programs, encoder, target):
     painted, (_, gradient) = programs(encoder, target)
     hidden = hidden_pixels()
     assert np.abs(gradient * hidden).max() == 0
@@ -68,7 +70,7 @@ def test_no_hidden_pixel_reaches_the_prediction(encoder, target):
 
 
 @pytest.mark.parametrize('target', ['light_target', 'frozen_visible', 'mask_token'])
-def test_targets_do_not_see_each_other(target):
+def test_targets_do_not_see_each_other(programs, target):
     painted, _ = programs('dinov3', target)
     changed = TARGET.copy()
     changed[:, 1] = 1 - changed[:, 1]
@@ -78,7 +80,7 @@ def test_targets_do_not_see_each_other(target):
 
 
 @pytest.mark.parametrize('target', ['light_target', 'frozen_visible', 'mask_token'])
-def test_a_frozen_encoder_gets_no_gradient_and_the_rest_does(target):
+def test_a_frozen_encoder_gets_no_gradient_and_the_rest_does(programs, target):
     _, (gradients, _) = programs('dinov3', target)
     largest = jax.tree.map(lambda x: float(np.abs(x).max()), nnx.to_pure_dict(gradients))
     assert max(jax.tree.leaves(largest['encoder'])) == 0
@@ -86,13 +88,13 @@ def test_a_frozen_encoder_gets_no_gradient_and_the_rest_does(target):
         assert max(jax.tree.leaves(largest[part])) > 0, part
 
 
-def test_the_light_target_is_as_wide_as_the_decoder():
+def test_the_light_target_is_as_wide_as_the_decoder(make):
     model = make('dinov3', 'light_target')
     tokens = model.target(TARGET[0], VISIBLE[0])
     assert tokens.shape == (2, 6, model.architecture.decoder_width)
 
 
-def test_features_of_the_target_are_predicted_for_every_patch():
+def test_features_of_the_target_are_predicted_for_every_patch(make):
     shapes = {
         weight: jax.eval_shape(make('dinov2', 'auto', weight).reconstruct, SOURCE, TARGET, DELTAS, VISIBLE)
         for weight in (0.0, 0.5)
