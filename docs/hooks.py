@@ -66,6 +66,13 @@ def on_page_markdown(markdown, page, **_):
     return rewrite_links(markdown, page.file.src_uri)
 
 
+def on_page_content(html, page, **_):
+    """Call `load` in its signature by its public name."""
+    if page.file.src_uri != 'api/index.md':
+        return html
+    return html.replace('<span class="nf">load</span>', '<span class="nf">from_pretrained</span>')
+
+
 def on_post_build(config):
     """Refuse a site that loads anything from another host."""
     from mkdocs.exceptions import PluginError

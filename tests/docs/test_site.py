@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import itertools
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -14,10 +15,12 @@ from pathlib import Path
 
 import pytest
 
+import rvm_jax
 from rvm_jax import cli
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [*sorted((REPOSITORY / 'docs').glob('*.md')), REPOSITORY / 'README.md']
+EXPORT = REPOSITORY / 'tests' / 'data' / 'formats' / 'export'
 NOTEBOOK = REPOSITORY / 'docs' / 'first_look.ipynb'
 
 
@@ -62,6 +65,11 @@ def test_what_loads_from_another_host_is_found(hooks, tmp_path, name, text, addr
     assert hooks.foreign_loads(tmp_path) == [f'{name}: {address}']
 
 
+def test_the_reference_has_every_public_call():
+    headings = re.findall(r'heading: rvm_jax\.(\w+)', (REPOSITORY / 'docs' / 'api' / 'index.md').read_text())
+    assert headings == rvm_jax.__all__
+
+
 def shown_commands():
     """(page, words) of every `rvm ...` line in the shell blocks of the pages."""
     for page in PAGES:
@@ -83,10 +91,13 @@ def test_commands_on_the_pages_have_flags_that_exist():
 
 
 def test_the_notebook_runs_from_its_first_cell_to_the_last(tmp_path):
+    """Its code as a program: Jupyter and what it needs would be thirty packages more for the test."""
     cells = json.loads(NOTEBOOK.read_text())['cells']
-    code = [''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code']
-    (tmp_path / 'cells.py').write_text('\n\n'.join(code))
-    subprocess.run([sys.executable, tmp_path / 'cells.py'], cwd=REPOSITORY, check=True, timeout=600)
+    code = '\n\n'.join(''.join(cell['source']) for cell in cells if cell['cell_type'] == 'code')
+    assert "MODEL = '../runs/first'\n" in code
+    (tmp_path / 'cells.py').write_text(code.replace("'../runs/first'", repr(str(EXPORT))))
+    env = os.environ | {'TMPDIR': str(tmp_path)}
+    subprocess.run([sys.executable, tmp_path / 'cells.py'], cwd=REPOSITORY, env=env, check=True, timeout=600)
 
 
 def drawn_rows():
