@@ -43,7 +43,13 @@ class FolderSource:
 
     fps = None  # files have their own rates
 
-    def __init__(self, path):
+    @staticmethod
+    def knows(path: str) -> bool:
+        """Yes: it is asked last."""
+        return True
+
+    def __init__(self, path: str | os.PathLike, split: str = ''):
+        del split  # files do not know to which they belong
         self.path = os.fspath(path)
         self.root, self.names = files.retried(self.path, lambda: _list_videos(os.path.expanduser(self.path)))
         self._manifest = None

@@ -25,8 +25,13 @@ class ShardSource:
     UserError if there is no such split, DataError if a shard is missing or was cut off.
     """
 
-    def __init__(self, path, split):
-        self.path = os.fspath(path)
+    @staticmethod
+    def knows(path: str) -> bool:
+        """Whether a path is a folder of shards."""
+        return shard_format.is_shards(os.path.expanduser(path))
+
+    def __init__(self, path: str | os.PathLike, split: str):
+        self.path = os.path.expanduser(path)
         manifest = shard_format.read_manifest(self.path)
         settings = manifest['settings']
         self.fps, self.group, self.codec = settings['fps'], settings['group'], settings['codec']

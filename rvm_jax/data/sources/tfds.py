@@ -50,7 +50,13 @@ class TfdsSource:
 
     fps = None  # not known
 
-    def __init__(self, path, split):
+    @staticmethod
+    def knows(path: str) -> bool:
+        """Whether a path is the folder of one version of a dataset, or the name of one that is prepared here."""
+        folder = os.path.expanduser(split_path(path)[0])
+        return os.path.isfile(os.path.join(folder, FEATURES)) if os.path.lexists(folder) else is_prepared(path)
+
+    def __init__(self, path: str | os.PathLike, split: str):
         self.path = os.fspath(path)
         place, chosen = split_path(self.path)
         self.root = _dataset_folder(place)

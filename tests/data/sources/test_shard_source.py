@@ -87,7 +87,7 @@ def test_each_split_is_a_source_and_an_empty_one_is_said(tmp_path, videos, data,
 
 def test_more_frames_a_second_than_there_are_are_refused(prepared, data):
     data.path, data.fps = str(prepared), 25.0
-    with pytest.raises(UserError, match=r'holds 10 frames a second, fewer than the 25 of config.data.fps'):
+    with pytest.raises(UserError, match=r'holds 10 frames per second, fewer than the 25 of config.data.fps'):
         open_training(data)
 
 
