@@ -1,6 +1,7 @@
 """What config.data names, opened: a mixture to train on, and the held-out videos."""
 
 import math
+from typing import Any
 
 from ml_collections import ConfigDict
 
@@ -13,7 +14,7 @@ from rvm_jax.errors import UserError
 from rvm_jax.storage import files
 
 # The first that knows a path opens it. FolderSource is last: it takes all that is left, and says what is wrong with it.
-SOURCES = (ShardSource, TfdsSource, FolderSource)
+SOURCES: tuple[type[Any], ...] = (ShardSource, TfdsSource, FolderSource)
 
 
 def open_training(data: ConfigDict) -> Mixture:

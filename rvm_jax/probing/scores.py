@@ -3,7 +3,7 @@
 import dataclasses
 import os
 
-from rvm_jax.data.shard_format import MOST_LETTERS
+from rvm_jax.data.shard_format import MOST_CHARACTERS
 from rvm_jax.errors import UserError, printable
 from rvm_jax.probing import results
 
@@ -54,7 +54,7 @@ def read(folder):
     try:
         return _scores(folder, found)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        reason = f'is not as `rvm probe` writes it ({type(error).__name__}: {str(error)[:MOST_LETTERS]})'
+        reason = f'is not as `rvm probe` writes it ({type(error).__name__}: {str(error)[:MOST_CHARACTERS]})'
         raise UserError(path, reason, 'leave it out, or probe again') from error
 
 

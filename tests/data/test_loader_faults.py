@@ -150,7 +150,7 @@ def test_a_killed_worker_is_replaced_once_and_then_ends_the_run(folder, data):
     assert_same(found, expected)
     ((step, notice),) = notices
     pattern = r'a loader worker died \(SIGKILL, as where memory runs out\): process \d+ at (\S*/\d\.mp4); '
-    assert re.fullmatch(pattern + f'workers start again at step {step}', notice)
+    assert re.fullmatch(pattern + f'new workers start at step {step}', notice)
 
 
 SCRIPT = """

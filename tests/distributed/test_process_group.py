@@ -157,8 +157,8 @@ def test_a_process_without_a_step_for_too_long_shows_its_stacks_and_ends_all():
 def test_who_waits_in_vain_for_the_others_says_so():
     [(code, output)] = end(start('pass', count=2, start_timeout=3))
     assert code == 75
-    assert 'process 0: the processes did not meet within 3 s' in output
-    assert 'not all others came' in output
+    assert 'process 0: the processes did not connect within 3 s' in output
+    assert 'not all others connected' in output
     assert len(output.splitlines()) == 1
 
 
@@ -217,7 +217,7 @@ def test_an_environment_that_makes_no_sense_is_refused(monkeypatch):
             pass
         monkeypatch.delenv('RVM_DISTRIBUTED', raising=False)
     monkeypatch.setenv('RVM_PROCESS_ID', '1')
-    with pytest.raises(UserError, match='RVM_COORDINATOR=somewhere: has no port'), connect(None):
+    with pytest.raises(UserError, match='RVM_COORDINATOR=somewhere: does not have a port'), connect(None):
         pass
 
 

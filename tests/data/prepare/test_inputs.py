@@ -57,14 +57,14 @@ def test_a_csv_names_pieces_of_videos(folder, tmp_path):
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('', 'has no column named path'),
-        ('file,start\na.mp4,1\n', 'has no column named path'),
+        ('', 'does not have a column named path'),
+        ('file,start\na.mp4,1\n', 'does not have a column named path'),
         ('path\n', 'names no video'),
         ('path,start\na.mp4,soon\n', "line 2: 'soon' is not a time"),
         ('path,start\na.mp4,-1\n', "line 2: '-1' is not a time"),
         ('path,start,end\na.mp4,3,2\n', 'line 2: ends before it starts'),
-        ('path,start_s\na.mp4,3\n', 'has a column start_s, which is not known; call it start or end'),
-        ('start,end,path\n1,2\n', 'line 2: has no path'),
+        ('path,start_s\na.mp4,3\n', 'has an unknown column start_s; call it start or end'),
+        ('start,end,path\n1,2\n', 'line 2: does not have a path'),
     ],
 )
 def test_a_csv_that_makes_no_sense_is_named_with_its_line(tmp_path, text, message):

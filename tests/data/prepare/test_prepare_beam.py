@@ -114,7 +114,7 @@ def test_a_video_that_is_done_is_not_made_again_where_beam_tries_again(tmp_path)
 @pytest.mark.parametrize(('folder', 'videos'), [('not here', '.'), ('.', 'not here')])
 def test_a_worker_that_does_not_see_the_files_says_so_and_skips_nothing(tmp_path, folder, videos):
     step = PrepareVideo(str(tmp_path / folder), SETTINGS, 60.0)
-    with pytest.raises(UserError, match=r'not here: is not there on the worker .*; take paths that every worker sees'):
+    with pytest.raises(UserError, match=r'not here: does not exist on the worker .*; take paths that every worker sees'):
         step.process(json.dumps([0, 'a.mp4', str(tmp_path / videos / 'a.mp4'), None, None, 1, 0, 'train']))
     assert not list(tmp_path.iterdir())
 

@@ -194,7 +194,7 @@ def test_unfinished_work_is_not_mixed_with_other_work(tmp_path, videos, capsys):
         message = capsys.readouterr().err
         assert 'run.lock: in use by process' in message and 'or choose another --output' in message
     assert prepare(videos, tmp_path / 'begun', '--quality', '50') == 2
-    assert 'was begun with something else (quality was 90, now 50)' in capsys.readouterr().err
+    assert 'was begun with other videos or settings (quality was 90, now 50)' in capsys.readouterr().err
     assert prepare(videos / '03.mp4', tmp_path / 'begun') == 2
     assert 'removed or changed: 00.mp4; removed or changed: 01.mp4' in capsys.readouterr().err
 

@@ -81,7 +81,7 @@ def test_each_split_is_a_source_and_an_empty_one_is_said(tmp_path, videos, data,
     data.path = data.eval_path = str(tmp_path / 'shards')
     assert len(open_training(data)) == splits['train']['sequences']
     assert len(open_held_out(data)) == splits['val']['sequences']
-    with pytest.raises(UserError, match='has no val split; prepare it with a larger --val'):
+    with pytest.raises(UserError, match='does not have a val split; prepare it with a larger --val'):
         open_source(str(prepared), 'val')
 
 

@@ -99,7 +99,7 @@ def call_them_videos(folder, videos):
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
-    """Sequence of PNG; the second frame of every example cannot be decoded, and the third example has no frame."""
+    """Sequence of PNG; the second frame of every example cannot be decoded, and the third example does not have a frame."""
     import tensorflow_datasets as tfds
 
     def example(i):
@@ -190,7 +190,7 @@ def which_without_frames(source, wanted):
 def test_an_example_without_frames_is_named(pictures):
     source = TfdsSource(pictures, 'train')
     i = which_without_frames(source, wanted=None)
-    with pytest.raises(DataError, match=r'movies-train.array_record-00000-of-00001 example \d: has no frame'):
+    with pytest.raises(DataError, match=r'movies-train.array_record-00000-of-00001 example \d: does not have a frame'):
         num_frames(source[i])
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import logging
 import os
 
-from rvm_jax.data.shard_format import MOST_LETTERS
+from rvm_jax.data.shard_format import MOST_CHARACTERS
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.storage import files
 
@@ -61,7 +61,7 @@ class DatasetFiles:
     def inside(self, table, name):
         """A name that a table has for a file, checked: UserError if it leads out of the dataset."""
         if not isinstance(name, str) or os.path.isabs(name) or '..' in name.split('/') or '\0' in name:
-            raise self.broken(table, f'names {str(name)[:MOST_LETTERS]!r}, which is no file of the dataset')
+            raise self.broken(table, f'names {str(name)[:MOST_CHARACTERS]!r}, which is no file of the dataset')
         return name
 
     def json(self, path):
@@ -95,7 +95,7 @@ class DatasetFiles:
 
 def described(error):
     """What an error of Python says, for one line."""
-    return f'{type(error).__name__}: {str(error)[:MOST_LETTERS]}'
+    return f'{type(error).__name__}: {str(error)[:MOST_CHARACTERS]}'
 
 
 def once(lines):
