@@ -33,7 +33,7 @@ def test_a_mixture_has_the_records_and_rates_of_its_parts(folders):
     assert mixture[4].name == f'{folders[1]}/1.mp4'
 
 
-def test_a_change_of_weight_or_rate_or_of_any_file_is_a_change_of_the_data(folders):
+def test_a_changed_weight_rate_or_file_changes_the_data(folders):
     parts = ((folders[0], 25, 0.7), (folders[1], 10, 0.3))
     before = open_training(data(mixture=parts))
     again = open_training(data(mixture=parts))

@@ -19,7 +19,7 @@ def sides(path, val=0.3):
     return {os.path.basename(task.name): task.split for task in list_tasks(str(path), val)[0]}
 
 
-def test_a_video_stays_on_its_side_of_the_split_whatever_else_is_there(folder, tmp_path):
+def test_a_video_stays_in_its_split_whatever_else_is_there(folder, tmp_path):
     before = sides(folder)
     assert 60 < list(before.values()).count('val') < 120
     for i in range(0, 300, 2):
@@ -73,7 +73,7 @@ def test_a_csv_that_makes_no_sense_is_named_with_its_line(tmp_path, text, messag
         list_tasks(str(tmp_path / 'pieces.csv'), 0)
 
 
-def test_paths_that_leave_the_folder_of_the_list_are_resolved_and_told(folder, tmp_path):
+def test_paths_outside_the_lists_folder_are_resolved_and_named(folder, tmp_path):
     elsewhere = tmp_path / 'elsewhere'
     elsewhere.mkdir()
     shutil.copy(folder / '000.mp4', elsewhere / 'a.mp4')

@@ -109,7 +109,7 @@ def test_unfinished_shards_are_told_from_a_folder_of_videos(folder):
         open_source(str(folder), 'train')
 
 
-def test_a_flipped_byte_costs_the_clips_that_need_it_and_is_named(folder, data):
+def test_a_flipped_byte_costs_the_clips_that_need_it(folder, data):
     path = folder / 'train-00000.array_record'
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 4

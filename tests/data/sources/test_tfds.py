@@ -99,7 +99,7 @@ def call_them_videos(folder, videos):
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
-    """Sequence of PNG; the second frame of every example cannot be decoded, and the third example does not have a frame."""
+    """Sequence of PNG; the second frame of every example cannot be decoded, and the third example has no frame."""
     import tensorflow_datasets as tfds
 
     def example(i):
