@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Trains on GPU nodes under Slurm: one batch job that starts `rvm train` once a GPU, and goes back into the queue when
+# Trains on GPU nodes under Slurm: one batch job that starts `rvm train` once per GPU, and goes back into the queue when
 # it was stopped early with everything saved.
 set -euo pipefail
 
@@ -15,7 +15,7 @@ usage: launch/slurm.sh --nodes N --gpus-per-node K [options] -- train ARGUMENTS
        launch/slurm.sh status|logs|stop JOB [--logs DIR]
 
   --nodes N            nodes
-  --gpus-per-node K    GPUs of each, one process a GPU
+  --gpus-per-node K    GPUs of each, one process per GPU
   --cpus-per-gpu C     cores of each process, for reading videos; default 8
   --partition P, --account A, --time T    as for sbatch
   --name NAME          of the job; default rvm
@@ -81,7 +81,7 @@ submit() {
         die 2 'what to run is missing: -- train --config RECIPE --workdir DIR, or doctor in place of train'
     [[ -n $(value_of --workdir "${training[@]}") ]] || die 2 '--workdir is missing: a folder that all nodes share, or gs://...'
     run mkdir -p "$logs"
-    # One task a GPU, each seeing all GPUs of its node: jax.distributed takes the one with the task's local number.
+    # One task per GPU, each seeing all GPUs of its node: jax.distributed takes the one with the task's local number.
     # The signal goes to the tasks, not to the batch script, which then sees how they ended.
     run sbatch "--job-name=$name" "--nodes=$nodes" "--ntasks-per-node=$gpus" "--gpus-per-node=$gpus" \
         "--cpus-per-task=$cpus" ${placing[@]+"${placing[@]}"} --signal=TERM@120 --requeue --open-mode=append \

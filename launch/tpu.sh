@@ -36,7 +36,7 @@ usage: launch/tpu.sh COMMAND --name NAME --zones ZONE[,ZONE...] [options] [-- tr
   --spot               cheaper, can be taken away at any time
   --wait SECONDS       how long one zone may take to give the slice; default 3600
   --prepare COMMAND    run on every host after installing, again after each restart: what makes the videos visible there,
-                       such as a mount; has to be repeatable (setup, train)
+                       such as a mount; it must be repeatable (setup, train)
   --grace SECONDS      how long the training may take to save and end; default 600
   --flags NAME[,NAME]  compiler flags of launch/flags.sh: overlap, vmem, slices; none by default, none measured
   --worker N           whose log (logs); default 0

@@ -2,7 +2,7 @@
 # shellcheck disable=SC2154  # options come from tpu.sh
 # Asks for, finds and deletes the slice: one queued resource with one node, both called $name. Sourced by tpu.sh.
 
-zone='' state='' assumed_state=ACTIVE  # where the slice is, what Google says of it, what a dry run takes it to be
+zone='' state='' assumed_state=ACTIVE  # where the slice is, its state, and the state that a dry run assumes
 
 queued() {  # queued VERB ARGUMENTS...: words of one queued-resources command in $zone
     local verb=$1
@@ -10,14 +10,14 @@ queued() {  # queued VERB ARGUMENTS...: words of one queued-resources command in
     command=(gcloud compute tpus queued-resources "$verb" "$@" "--zone=$zone" ${project:+"--project=$project"})
 }
 
-read_state() {  # sets state: NONE when there is no such slice in $zone; fails when Google could not be asked
+read_state() {  # sets state: NONE when there is no such slice in $zone; fails when Google does not answer
     local command answer
     queued list "--filter=name~/$name\$" '--format=value(state.state)'
     answer=$(ask "$assumed_state" "${command[@]}") || return
     state=${answer:-NONE}
 }
 
-find_slice() {  # sets zone and state, NONE when no zone has the slice; fails when a zone could not be asked
+find_slice() {  # sets zone and state, NONE when no zone has the slice; fails when a zone does not answer
     for zone in "${zones[@]}"; do
         if ! read_state; then
             say "zone $zone cannot be asked, Google's reason is above; check --zones, --project and 'gcloud auth list'"
@@ -101,7 +101,7 @@ create_slice() {  # makes the slice ACTIVE in the first zone that gives it; what
             return
             ;;
         FAILED | SUSPENDED | SUSPENDING | DELETING)
-            say "$name in $zone is $state: it is deleted and asked for anew"
+            say "$name in $zone is $state: it is deleted and asked for again"
             delete_here || return
             ;;
         *)

@@ -100,8 +100,8 @@ def test_a_process_that_does_not_end_is_killed_with_its_children(launch, tmp_pat
 @pytest.mark.parametrize(
     'options, message',
     [
-        (['--processes', '0', '--', 'train'], '--processes 0: is no number of at least 1'),
-        (['--processes'], '--processes: has no value'),
+        (['--processes', '0', '--', 'train'], '--processes 0: is not a number of at least 1'),
+        (['--processes'], '--processes: needs a value'),
         (['--procs', '2'], '--procs: is not known'),
         (['--processes', '2'], 'no command; give one after --'),
     ],
