@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# A small pod: N real processes with K CPU devices each on this machine, for tests and debugging.
+# A small pod on this machine: N real processes with K CPU devices each, for tests and debugging.
 #
 #   launch/local.sh [--processes N] [--devices K] [--grace SECONDS] -- train --config configs/tiny.py --workdir DIR ...
 #
-# What follows -- is a command of rvm. Lines of process 0 are printed as they are, those of the others as "[i] ...".
-# SIGTERM and Ctrl-C are passed to all processes, which save the same step and end. When a process ends otherwise, the
-# others have SECONDS (default: 180, longer than the default hosts.heartbeat) to end by themselves, then they are
-# killed with all that they started.
+# After -- comes a command of rvm. Output of process 0 is shown as it is, output of the others with "[i] " in front.
+# SIGTERM and Ctrl-C go to all processes, which save the same step and end. If a process ends in another way, the
+# others have SECONDS (default: 180, longer than the default hosts.heartbeat) to end by themselves. Then they are
+# killed, with all processes that they started.
 #
-# The exit code is 0 if all ended with 0, else the most informative one among the processes: 2, 65, 76, 1, any other,
-# 130, 75 (the rest of rvm's codes: docs/workdir.md). A killed or crashed process counts as 75: starting again resumes.
+# The exit code is 0 if all ended with 0. Otherwise it is the first of these that a process ended with: 2, 65, 76, 1,
+# any other, 130, 75 (docs/workdir.md explains them). A killed or crashed process counts as 75: starting again resumes.
 set -euo pipefail
 
 usage() {
@@ -29,8 +29,8 @@ processes=2 devices=1 grace=180
 while (($#)); do
   case $1 in
     --processes | --devices | --grace)
-      (($# > 1)) || fail "$1: needs a value; give a number"
-      is_count "$2" || fail "$1 $2: is not a number of at least 1; give something like $1 2"
+      (($# > 1)) || fail "$1: has no value; give a number"
+      is_count "$2" || fail "$1 $2: is not a whole number from 1 to 9999; give something like $1 2"
       printf -v "${1#--}" %s "$2"
       shift 2
       ;;
@@ -51,7 +51,7 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 rvm=$root/.venv/bin/rvm
 [[ -x $rvm ]] || rvm=$(command -v rvm) || fail "rvm: is neither in $root/.venv/bin nor on PATH; run make .venv/package"
 
-# A port that is free at the moment.
+# A port that nobody listens on just now.
 free_port() {
   local port
   for _ in {1..50}; do
@@ -72,7 +72,7 @@ show() {
   done
 }
 
-# How informative an exit code is: the script ends with the most informative one.
+# How much an exit code tells: the largest of all is ours.
 rank() {
   case $1 in
     2) echo 9 ;;
@@ -99,7 +99,7 @@ signal_all() {
   done
 }
 
-# Nothing that we started may stay: each process leads a group of its own, with its loader workers.
+# Nothing that we started stays: each process leads a group of its own, with its loader workers.
 trap 'signal_all KILL -' EXIT
 trap 'signal_all TERM ""' TERM
 trap 'signal_all INT ""' INT
@@ -116,12 +116,12 @@ for ((i = 0; i < processes; i++)); do
   pids+=($!) index[$!]=$i
   exec {out}>&- {err}>&-
 done
-exec {own}>&2 2> /dev/null # bash would print which process a signal ended; we do, below
+exec {own}>&2 2> /dev/null # bash would announce whom a signal ended; we do, below
 
 worst=0 deadline='' left=("${pids[@]}")
 while ((${#left[@]})); do
   sleep 0.2 &
-  wait $! || true # a trap ends it early
+  wait $! || true # a trap cuts it short
   still=()
   for pid in "${left[@]}"; do
     if kill -0 "$pid" 2>/dev/null; then

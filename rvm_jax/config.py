@@ -31,10 +31,12 @@ CHOICES = {
     'model.block_order': ('cross_mlp_self', 'self_mlp_cross'),
     'model.gelu': ('tanh', 'erf'),
     'model.position_resize': ('jax', 'torch'),
+    'objective.name': ('pixels',),
     'objective.region': ('all', 'masked'),
     'data.source_start': ('first', 'random'),
     'data.delta_from': ('first', 'last'),
     'data.crop_level': ('clip', 'frame'),
+    'data.resize': ('auto', 'bicubic'),
     'mesh.sharded': ('params', 'optimizer'),
 }
 
@@ -97,6 +99,7 @@ def default():
     m.core_mlp = 0  # hidden width of the core's MLP; 0: the preset's (2048 for S as released, 1536 would be 4 x width)
 
     o = c.objective = ml_collections.ConfigDict()
+    o.name = 'pixels'  # what training minimizes, see OBJECTIVES in training/loss.py; the other keys are its settings
     o.region = 'all'  # pixels that count: all (paper) or masked
     o.patch_norm = False  # targets normalized patch by patch, as in MAE
     o.feature_weight = 0.0  # frozen encoders: weight of predicting the encoder's own features of the target
@@ -119,7 +122,8 @@ def default():
     d.flip = 0.5  # probability of a horizontal flip, one draw a clip
     d.crop_area = (0.3, 1.0)  # fraction of the frame
     d.crop_ratio = (0.75, 1.25)  # width / height
-    d.crop_level = 'clip'  # one crop a clip; frame: one a frame, the literal reading of the paper
+    d.crop_level = 'clip'  # one crop a clip (ours, as in V-JEPA); frame: one a frame, as supplement 7 says
+    d.resize = 'auto'  # averages over areas where a crop shrinks by more than 1.2 (ours); bicubic: always, as the paper
     d.num_workers = 8  # decoding processes on each host; 0 decodes in the training process
     d.decode_timeout = 30.0  # seconds a clip may take before it is given up
     d.max_failures = 0.1  # share of clips that may fail before the run stops

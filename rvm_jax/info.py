@@ -58,12 +58,12 @@ def run(args):
 def describe_recipe(path, overrides):
     """What a recipe builds and costs, then every key with its value."""
     from rvm_jax import config as configs
-    from rvm_jax.conversion import frozen
+    from rvm_jax.conversion.frozen import resolve
     from rvm_jax.models import cost
 
     config = configs.load(path, overrides)
     data = config.data
-    arch = frozen.architecture(config)
+    arch, _ = resolve(config)
     sizes = {'num_source': data.num_source, 'num_target': data.num_target, 'image_size': data.image_size}
     rows = [
         ('recipe', path),

@@ -89,18 +89,17 @@ def make_workdir():
         from flax import nnx
 
         from rvm_jax import config as configs
-        from rvm_jax.conversion import mapping
-        from rvm_jax.models import build
+        from rvm_jax.models import build, param_names
         from rvm_jax.storage.run_lock import run_lock
         from rvm_jax.training.checkpoint import Checkpoints
 
         config = configs.load('configs/tiny.py', ['data.path=/private/clips/', 'steps=20'])
         model = build.abstract(build.architecture(config))
-        shapes = mapping.named_shapes(model)
+        shapes = param_names.named_shapes(model)
         with run_lock(folder), Checkpoints(folder) as checkpoints:
             for step in steps:
                 named = {name: np.full(shape, step, np.float32) for name, shape in shapes.items()}
-                params = nnx.to_pure_dict(nnx.state(mapping.from_named(model, named, 'test')))
+                params = nnx.to_pure_dict(nnx.state(param_names.from_named(model, named, 'test')))
                 checkpoints.save(step, {'step': jnp.int32(step), 'params': params}, {})
         command = (
             '/home/me/bin/rvm train --config configs/tiny.py --workdir /home/me/w --config.data.path=/private/clips/'

@@ -4,7 +4,7 @@
 
 verdict='' log_at=0
 
-newest_step() {  # the newest checkpoint's step, 0 without one: a restart must get beyond it; fails when it is not known
+newest_step() {  # the newest checkpoint's step, 0 without one: what a restart has to beat; fails when it is not known
     local listing
     if ! listing=$(ask '' gcloud storage ls "${workdir%/}/checkpoints/" 2> "$scratch/listing"); then
         if ! grep -q 'matched no objects' "$scratch/listing"; then
@@ -23,7 +23,7 @@ follow_log() {  # what the first host has written since the last time
 
 codes() { sed -n "s/^RVM_HOST $1 ended \([0-9]*\)\$/$2/p" "$scratch/report" | sort -n; }
 
-judge() {  # from each host's word to a verdict; fails while the training continues
+judge() {  # from each host's word to a verdict; fails while the training goes on
     local ended_code
     for ended_code in 2 65 76 130; do  # starting again would not help
         if codes '[0-9]*' '\1' | grep -q -x "$ended_code"; then
@@ -130,7 +130,7 @@ bring_up() {  # the slice, the packages and the training, each only where it is 
     fi
 }
 
-show_ends() {  # which host ended how, with the last lines of its log
+show_ends() {  # which host ended how, with its last words
     local number
     sed -n 's/^RVM_HOST \([0-9]*\) ended \([0-9]*\)$/host \1 ended with exit code \2/p' "$scratch/report" | sort -k 2 -n >&2
     number=$(codes '\([0-9]*\)' '\2 \1' | awk -v code="$1" '$1 == code {print $2; exit}')
@@ -147,23 +147,23 @@ conclude() {  # ends this script when the verdict is final
         failed*)
             ask_hosts stop || true
             show_ends "${verdict#failed }"
-            die "${verdict#failed }" 'the training ended for a reason that starting again does not correct; the slice is still there'
+            die "${verdict#failed }" 'the training ended, and starting it again does not help; the slice is still there'
             ;;
-        stopped) die 75 'stopped by launch/tpu.sh stop, everything saved; the same line resumes' ;;
-        deleted) die 75 "$name was deleted by someone; the same line makes it again and resumes" ;;
-        offline) die 75 'nothing was changed: the training continues by itself, the same line follows it again' ;;
+        stopped) die 75 'stopped by launch/tpu.sh stop, everything saved; the same command resumes' ;;
+        deleted) die 75 "$name was deleted by someone; the same command makes it again and resumes" ;;
+        offline) die 75 'nothing was changed: the training continues by itself; the same command follows it again' ;;
     esac
 }
 
 train() {
     local best barren=0 step brought
-    trap 'die 130 "the training continues by itself; the same line follows it again, launch/tpu.sh stop ends it"' INT
+    trap 'die 130 "the training continues by itself; the same command follows it again, launch/tpu.sh stop ends it"' INT
     best=$(newest_step) || best=0
     bring_up || die $? "nothing was started; the slice, if there is one, is still there"
     while :; do
         watch_run
         conclude
-        if step=$(newest_step); then  # where it is not known, the start does not count
+        if step=$(newest_step); then  # not known: no mark against the run
             barren=$((step > best ? 0 : barren + 1))
             best=$((step > best ? step : best))
         fi

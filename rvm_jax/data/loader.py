@@ -37,7 +37,7 @@ if TYPE_CHECKING:  # workers import this file, and need no config
 
 MAX_ATTEMPTS = 10
 SAMPLING = ('num_source', 'num_target', 'clip_frames', 'min_gap', 'max_gap', 'source_start', 'delta_from')
-AUGMENTATION = ('flip', 'crop_area', 'crop_ratio', 'crop_level')
+AUGMENTATION = ('flip', 'crop_area', 'crop_ratio', 'crop_level', 'resize')
 
 
 def make_loader(
@@ -141,7 +141,7 @@ class ClipMaker:
             if self.is_training:
                 frames_THWC = augment_clip(rng, pictures, image_size=self.image_size, **self.augmentation)
             else:
-                frames_THWC = center_crop_resize(pictures, self.image_size)
+                frames_THWC = center_crop_resize(pictures, self.image_size, self.augmentation['resize'])
         return {'frames_THWC': frames_THWC, 'deltas_F': clip.deltas}
 
 

@@ -11,8 +11,9 @@ import pytest
 import safetensors.numpy
 
 import rvm_jax
-from rvm_jax.conversion import image_encoders, mapping
+from rvm_jax.conversion import image_encoders
 from rvm_jax.errors import UserError
+from rvm_jax.models import param_names
 from rvm_jax.models.encoders.image_architecture import ImageArchitecture
 
 FOLDERS = (
@@ -316,6 +317,6 @@ def test_weights_are_named_as_the_model_names_them(golden, tmp_path):
     path = golden('dinov3/swiglu').write(tmp_path)
     encoder = rvm_jax.load_image_encoder(path)
     named = image_encoders.read_weights(path, encoder.architecture)
-    own = mapping.to_named(encoder)
+    own = param_names.to_named(encoder)
     assert own.keys() == named.keys()
     assert all(np.array_equal(own[name], named[name]) for name in named)

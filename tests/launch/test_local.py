@@ -80,7 +80,7 @@ def test_a_signal_reaches_all_processes(launch, tmp_path, number, code):
     assert end(process)[:2] == (code, ['[1] got it', 'got it'])
 
 
-def test_a_process_that_does_not_end_is_killed_with_its_children(launch, tmp_path):
+def test_who_does_not_end_after_another_is_killed_with_all_its_children(launch, tmp_path):
     body = """if ((i == 0)); then kill -KILL $$; fi
         trap '' TERM INT
         bash -c 'trap "" TERM INT; echo $$ > "$MARK/child"; while :; do sleep 0.1; done' &
@@ -100,8 +100,8 @@ def test_a_process_that_does_not_end_is_killed_with_its_children(launch, tmp_pat
 @pytest.mark.parametrize(
     'options, message',
     [
-        (['--processes', '0', '--', 'train'], '--processes 0: is not a number of at least 1'),
-        (['--processes'], '--processes: needs a value'),
+        (['--processes', '0', '--', 'train'], '--processes 0: is not a whole number from 1 to 9999'),
+        (['--processes'], '--processes: has no value'),
         (['--procs', '2'], '--procs: is not known'),
         (['--processes', '2'], 'no command; give one after --'),
     ],
