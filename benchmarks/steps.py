@@ -5,7 +5,6 @@ target frame, writes all attention scores to memory, keeps all activations, and 
 """
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from rvm_jax.models.decoder import flatten_time
 from rvm_jax.models.rvm import RVM, Reconstruction, to_unit_range
 from rvm_jax.planning import estimate
 from rvm_jax.training import sharding, state
-from rvm_jax.training.loss import pixel_loss
+from rvm_jax.training.loss import objective_of
 from rvm_jax.training.optimizer import make_optimizer
 from rvm_jax.training.step import make_train_step
 
@@ -98,7 +97,7 @@ def check_loss(metrics: dict) -> None:
 
 def lower(config: ConfigDict, way: str = OURS, devices: list[jax.Device] | None = None, attention: str | None = None):
     """(Programs, the lowered train step, its arguments: state, batch, frozen parameters) of a recipe."""
-    objective = functools.partial(pixel_loss, **config.objective)
+    objective = objective_of(config.objective)
     if way == RELEASED:
         config, attention, objective = inlined(config), None, released_loss
     made = state.make_programs(config, resolve(config)[0], devices, attention)
@@ -131,7 +130,7 @@ def released_loss(model: RVM, batch: dict, visible_BFV: jax.Array, learning=None
     Equal to RVM.reconstruct up to the decoder, which gets the source tokens once for each target.
     """
     source_BTHWC, target_BFHWC, deltas_BF = (batch[name] for name in ('source_BTHWC', 'target_BFHWC', 'deltas_BF'))
-    num_target, grid = deltas_BF.shape[1], patches.grid_size(*target_BFHWC.shape[2:4], model.patch_size)
+    num_target, grid = deltas_BF.shape[1], patches.grid_size(*target_BFHWC.shape[2:4], patch_size=model.patch_size)
     target_BFHWC = to_unit_range(target_BFHWC)
     features_BTMD, _, statistics = model._features(source_BTHWC, None, learning)
     tokens_BFMD = model._target_tokens(target_BFHWC, visible_BFV)
