@@ -20,6 +20,7 @@ from rvm_jax.storage import files
 from rvm_jax.terminal import say
 from rvm_jax.training.data_report import FailureLog
 from rvm_jax.training.log_upload import LogUploader
+from rvm_jax.visualization.canvas import png_bytes
 
 TRIVIAL = {'copy_last': 'copy the last source frame', 'mean_color': 'mean color of the source'}  # drawn as levels
 METRICS, SKIPPED = LOGS = 'metrics.jsonl', 'nonfinite.jsonl'  # a resumed run continues both
@@ -77,7 +78,7 @@ class Writer:
     def image(self, step: int, name: str, image_HWC: np.ndarray) -> None:
         """Write an RGB uint8 picture as images/<name>_<step>.png, and to TensorBoard."""
         if self._is_first:
-            png = _encode(image_HWC)
+            png = png_bytes(image_HWC)
             self._try('images', self._write_image, f'{name}_{step:08d}.png', png)
             if self._board is not None:
                 self._try('tensorboard', self._board.image, step, name, png, image_HWC.shape)
@@ -93,7 +94,7 @@ class Writer:
         if self._is_first:
             curve_HWC = draw_losses(read_metrics(self._metrics))
             if curve_HWC is not None:
-                self._try('images', self._write_image, 'loss.png', _encode(curve_HWC))
+                self._try('images', self._write_image, 'loss.png', png_bytes(curve_HWC))
 
     def flush(self) -> None:
         """Wait until the logs that a resumed run continues are in the workdir.
@@ -213,12 +214,6 @@ def _drop_after(path, step):
     if os.path.exists(path):
         kept = [json.dumps(entry) for entry in _entries(path) if entry['step'] <= step]
         files.write(path, ''.join(f'{line}\n' for line in kept).encode())
-
-
-def _encode(image_HWC):
-    from rvm_jax.visualization.canvas import png_bytes
-
-    return png_bytes(image_HWC)
 
 
 def draw_losses(logged: list[dict[str, Any]], dark: bool = False) -> np.ndarray | None:
