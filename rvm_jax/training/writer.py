@@ -216,9 +216,9 @@ def _drop_after(path, step):
 
 
 def _encode(image_HWC):
-    import cv2
+    from rvm_jax.visualization.canvas import png_bytes
 
-    return cv2.imencode('.png', np.ascontiguousarray(image_HWC[..., ::-1]))[1].tobytes()
+    return png_bytes(image_HWC)
 
 
 def draw_losses(logged: list[dict[str, Any]], dark: bool = False) -> np.ndarray | None:

@@ -1,4 +1,4 @@
-"""What is changed between two starts of a run: refused with the difference, or allowed and written down."""
+"""Changes between two starts of a run: refused with the difference, or allowed and recorded."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def copied(tmp_path, videos):
 
 
 def refuse(training, **overrides):
-    """The line with which a start is refused, before the step is compiled."""
+    """The line that refuses a start, before the step is compiled."""
     code, said = training.start(environment={'JAX_LOG_COMPILES': '1'}, **overrides).end()
     assert code == 2, said
     assert 'Compiling jit(train_step)' not in said
@@ -32,14 +32,14 @@ def refuse(training, **overrides):
 
 
 def changes(training):
-    """What config.json tells of changes, as [(step, change), ...]."""
+    """The changes in config.json, as [(step, change), ...]."""
     run = json.loads((training.workdir / 'config.json').read_text())
     return [(entry['step'], entry['change']) for entry in run['changes']]
 
 
 @pytest.mark.slow
 @pytest.mark.fault('F9', 'another model and optimizer in the config')
-def test_another_model_or_optimizer_is_refused_with_all_differences(begun, reference, seen):
+def test_another_model_or_optimizer_is_refused(begun, reference, seen):
     said = refuse(begun, model__size='s', model__core='self_attention', model__precision='bf16', optim__b1=0.8)
     for change in (
         "model.size was 'tiny', now 's'", "model.core was 'rvmrnn', now 'self_attention'",
