@@ -52,6 +52,7 @@ check-accelerators-quick: .venv-cuda/ready
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 
 # The site, in site/; any warning is an error. docs/hooks.py makes the pages that are not written by hand.
 docs: .venv/docs

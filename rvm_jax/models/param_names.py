@@ -4,6 +4,7 @@ Names are paths joined by '/', with stacked layers taken apart: 'encoder/layers/
 """
 
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -90,7 +91,7 @@ def _rest(lines):
     return [f'and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
 
 
-def path_name(path: tuple[Any, ...]) -> str:
+def path_name(path: Sequence[Any]) -> str:
     """A JAX key path as 'a/b/c', without the '.value' that NNX adds at the end."""
     names = [str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path]
     return '/'.join(names[:-1] if names[-1] == 'value' else names)

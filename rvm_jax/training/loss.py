@@ -9,7 +9,7 @@ choices of `objective.name` in config.py.
 
 import functools
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -46,7 +46,8 @@ def pixel_loss(
     painted_BFNP = patches.to_patches(out.pixels, model.patch_size)
     loss = _mean_error(painted_BFNP, (target_BFNP - mean_BFN1) / std_BFN1, out.visible, region)
     if feature_weight:
-        loss = loss + feature_weight * feature_loss(model, target_BFHWC, out.predicted)
+        predicted_BFND = cast(jax.Array, out.predicted)  # config.check allows a weight for frozen encoders only
+        loss = loss + feature_weight * feature_loss(model, target_BFHWC, predicted_BFND)
     return loss, out
 
 
