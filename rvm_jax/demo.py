@@ -65,7 +65,13 @@ def evaluate(model: RVM, recipe: ml_collections.ConfigDict) -> tuple[dict[str, f
     params = jax.device_put(nnx.to_pure_dict(params), sharding.state_shardings(mesh, nnx.to_pure_dict(params)))
     eval_step = make_eval_step(graphdef, comparison_of(recipe.objective), params)
     held_out = open_held_out(recipe.data)
-    losses, batch, out = evaluation.held_out_losses(recipe, mesh, eval_step, params, held_out)
+    losses, batch, out = evaluation.held_out_losses(
+        recipe,
+        mesh,
+        eval_step,
+        params,
+        held_out,  # type: ignore[arg-type]  # the demo renders held-out videos
+    )
     return losses, evaluation.picture(batch, out, model.patch_size)
 
 
@@ -77,7 +83,8 @@ def features_picture(model: RVM, frames_THWC: np.ndarray, truth_THWC: np.ndarray
     from rvm_jax.visualization.feature_maps import feature_panel
 
     features_TMD = np.concatenate(list(inference.encode_stream(model, frames_THWC)))
-    grid = [side // model.patch_size for side in frames_THWC.shape[1:3]]
+    height, width = frames_THWC.shape[1:3]
+    grid = height // model.patch_size, width // model.patch_size
     features_ThwD = inference.patch_grid(features_TMD, grid, model.num_prefix_tokens)
     return feature_panel(frames_THWC, features_ThwD, truth_THWC, first=4)
 
@@ -114,7 +121,7 @@ def _loss_curve(workdir):
     logged = read_metrics(os.path.join(workdir, 'metrics.jsonl'))
     light, dark = (draw_losses(logged, dark) for dark in (False, True))
     caption = 'Mean squared error of the pixels of the target frames. The dashed levels are the two trivial predictors.'
-    return [] if light is None else [Picture('Loss', caption, (light, dark))]
+    return [] if light is None or dark is None else [Picture('Loss', caption, (light, dark))]
 
 
 def _reconstruction(recipe, panel_HWC):

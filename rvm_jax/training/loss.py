@@ -46,7 +46,7 @@ def pixel_loss(
     painted_BFNP = patches.to_patches(out.pixels, model.patch_size)
     loss = _mean_error(painted_BFNP, (target_BFNP - mean_BFN1) / std_BFN1, out.visible, region)
     if feature_weight:
-        loss = loss + feature_weight * feature_loss(model, target_BFHWC, out.predicted)
+        loss = loss + feature_weight * feature_loss(model, target_BFHWC, out.predicted)  # type: ignore[arg-type]
     return loss, out
 
 

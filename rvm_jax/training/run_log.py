@@ -137,7 +137,7 @@ class RunLog:
         received = self._exchange.read()
         if received is None:
             return
-        self._stop.agree(received[:, 1])
+        self._stop.agree(received[:, 1].tolist())
         failed, too_short, retried = map(int, received[:, 2:5].sum(0))
         self._feed.failures.count(int(received[0, 0]), self._config.batch_size, failed, too_short)
         self._read_retries += retried
