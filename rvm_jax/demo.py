@@ -81,7 +81,8 @@ def features_picture(model: RVM, frames_THWC: np.ndarray, truth_THWC: np.ndarray
     from rvm_jax.visualization.feature_maps import feature_panel
 
     features_TMD = np.concatenate(list(inference.encode_stream(model, frames_THWC)))
-    grid = frames_THWC.shape[1] // model.patch_size, frames_THWC.shape[2] // model.patch_size
+    height, width = frames_THWC.shape[1:3]
+    grid = height // model.patch_size, width // model.patch_size
     features_ThwD = inference.patch_grid(features_TMD, grid, model.num_prefix_tokens)
     return feature_panel(frames_THWC, features_ThwD, truth_THWC, first=4)
 

@@ -91,7 +91,7 @@ def platform(mesh: Mesh) -> str:
     return 'old tpu' if is_old else device.platform
 
 
-def partition(path: Sequence[Any], shape: Sequence[int]) -> PartitionSpec:
+def partition(path: tuple[Any, ...], shape: Sequence[int]) -> PartitionSpec:
     """The PartitionSpec of a leaf with this path and shape, by `PARTITIONS`."""
     spec: tuple[str | None, ...] = next(
         (spec for pattern, spec in PARTITIONS if re.search(pattern, path_name(path))), ()
