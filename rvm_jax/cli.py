@@ -37,11 +37,12 @@ def main(argv=None):
 
 def run(name, argv):
     """Run one command; returns its exit code."""
-    from rvm_jax import tested_versions
+    from rvm_jax import arithmetic, tested_versions
     from rvm_jax.errors import ConfigErrors, Stopped, Unavailable, UserError, printable
     from rvm_jax.storage import files
     from rvm_jax.terminal import say
 
+    arithmetic.fix_environment()
     command = importlib.import_module(f'rvm_jax.{name}')
     parser = argparse.ArgumentParser(
         f'rvm {name}',
@@ -53,6 +54,8 @@ def run(name, argv):
     args, rest = parser.parse_known_args(argv)
     args.overrides = [text.removeprefix('--config.') for text in rest if text.startswith('--config.')]
     unknown = [text for text in rest if not (text.startswith('--config.') and 'config' in args)]
+    for name, value in vars(args).items():
+        setattr(args, name, expand_home(value))
     if getattr(args, getattr(command, 'PASSES_ON', ''), None):
         args.passed_on = unknown
     elif unknown:
@@ -89,6 +92,21 @@ def run(name, argv):
     return 0
 
 
+def expand_home(value):
+    """A value of a flag, or a list of them, with ~ as the folder it stands for, also in KEY=~/VALUE.
+
+    A shell does that for `--output ~/x`, and not for `--output=~/x`; all flags are given the same meaning here.
+    """
+    if isinstance(value, list | tuple):
+        return type(value)(map(expand_home, value))
+    if not isinstance(value, str):
+        return value
+    key, equals, rest = value.partition('=~')
+    if equals and '/' not in key:
+        return f'{key}={os.path.expanduser("~" + rest)}'
+    return os.path.expanduser(value)
+
+
 def overview():
     """What `rvm --help` shows."""
     width = max(map(len, COMMANDS))
@@ -108,6 +126,9 @@ def _open_streams():
                 os.dup2(null, number)
                 os.close(null)
             setattr(sys, name, open(number, 'w' if number else 'r', encoding='utf-8', closefd=False))
+    for stream in (sys.stdout, sys.stderr):  # a terminal that knows ASCII alone must not end a command
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
 
 
 def _end(message, code):

@@ -13,6 +13,7 @@ import runpy
 import ml_collections
 
 from rvm_jax.errors import ConfigErrors, UserError
+from rvm_jax.storage import files
 
 SIZES = ('tiny', 's', 'b', 'l', 'h')
 CHOICES = {
@@ -179,10 +180,19 @@ def load(path, overrides=(), preflight=None):
             set_value(config, *parse_override(override))
         except UserError as error:
             problems.append(error)
+    _expand_home(config)
     problems += check(config) + (preflight(config) if preflight else [])
     if problems:
         raise ConfigErrors(problems)
     return config
+
+
+def _expand_home(config):
+    """Write ~ in paths as the folder it stands for: a recipe may have it, too."""
+    config.init_from = files.expanded(config.init_from)
+    config.model.encoder_path = files.expanded(config.model.encoder_path)
+    config.data.path, config.data.eval_path = map(files.expanded, (config.data.path, config.data.eval_path))
+    config.data.mixture = tuple((files.expanded(path), fps, weight) for path, fps, weight in config.data.mixture)
 
 
 def find_recipe(path):

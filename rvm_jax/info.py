@@ -10,6 +10,7 @@ Examples:
     rvm info shards --quick      # sizes and numbers of records only
 """
 
+import json
 import os
 import sys
 
@@ -105,7 +106,19 @@ def model_rows(path, kind):
         rows.append(('trained at', f'{arch.image_size} x {arch.image_size} pixels, {arch.mask_ratio:.0%} masked'))
     if kind == 'image':
         rows.append(('trained at', f'{arch.image_size} x {arch.image_size} pixels'))
+        rows.append(('pixels', _pixels(path, arch.image_encoder)))
     return rows
+
+
+def _pixels(path, image):
+    """How frames become the encoder's input, and which file says so."""
+    from rvm_jax.conversion import hugging_face
+
+    where, values = hugging_face.read_processor(path if os.path.isdir(path) else os.path.dirname(path))
+    mean, deviation = (', '.join(f'{value:.4g}' for value in three) for three in (image.mean, image.std))
+    sizes = [f'{key} {json.dumps(values[key])}' for key in ('size', 'crop_size') if values.get(key)]
+    stated = f'{where}, with {", ".join(sizes)}' if sizes else where
+    return f'in [0, 1], minus mean {mean}, by deviation {deviation} ({stated or "as usual for " + image.family})'
 
 
 def workdir_rows(path):
@@ -185,8 +198,8 @@ def show_shards(path, is_quick, picture):
     print(table([('checked', f'{depth} of all shards are right, {len(manifest["shards"])} in number')], width))
     try:
         write_png(picture, contact_sheet(verify_shards.samples(path, manifest, PICTURED)))
-    except OSError as error:  # as where the shards are mounted to be read only
-        picture = f'none: {error.strerror}; name a place for it with --picture'
+    except Exception as error:  # a folder that is mounted to be read only, or a library that cannot draw
+        picture = f'none: {getattr(error, "strerror", None) or error}; name a place for it with --picture'
     print(table([('picture', picture)], width))
 
 

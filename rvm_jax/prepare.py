@@ -25,6 +25,7 @@ import signal
 import sys
 
 from rvm_jax.errors import Interrupted, Stopped, UserError, printable
+from rvm_jax.signals import heeded
 
 CODECS = ('jpeg', 'h264')
 PASSES_ON = 'runner'  # with this flag, flags unknown here are Beam's
@@ -155,18 +156,19 @@ def run_here(work, args):
 
 @contextlib.contextmanager
 def stopping():
-    """Within this context SIGTERM interrupts as Ctrl-C does; gives a function that says whether it came."""
+    """Within this context SIGTERM, and SIGHUP unless it is ignored, interrupts as Ctrl-C does; gives a function that says whether it came."""
     came = []
 
     def receive(number, frame):
         came.append(number)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, receive)
+    before = {number: signal.signal(number, receive) for number in heeded() if number != signal.SIGINT}
     try:
         yield lambda: bool(came)
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def run_beam(work, args):

@@ -6,13 +6,20 @@ import json
 import os
 
 from rvm_jax.conversion import frozen, image_encoders, mapping, official_rvm
-from rvm_jax.conversion.export_folder import CONFIG, WEIGHTS, architecture_from, read_export, read_export_architecture
+from rvm_jax.conversion.export_folder import (
+    CONFIG,
+    WEIGHTS,
+    architecture_from,
+    is_export,
+    read_export,
+    read_export_architecture,
+)
 from rvm_jax.conversion.export_folder import read_json as _read_json
 from rvm_jax.conversion.safetensors import safetensors_bytes
 from rvm_jax.errors import UserError
 from rvm_jax.models import build, layers
 from rvm_jax.storage import files
-from rvm_jax.storage.atomic import atomic_write
+from rvm_jax.storage.atomic import atomic_write, cannot_replace
 
 CARD, PREPROCESSOR = 'README.md', 'preprocessor_config.json'
 
@@ -24,6 +31,7 @@ def load(path, *, step=None, precision='float32'):
     precision: 'float32', 'official_mixed' or 'bf16', what it computes in. Raises UserError if there is no model, or
     if an array is missing, left over or of another shape.
     """
+    path = files.expanded(path)
     kind = model_kind(path)
     if step is not None and kind != 'workdir':
         raise UserError(f'--step {step}', f'{path} holds one model', 'leave the step out')
@@ -39,7 +47,7 @@ def load(path, *, step=None, precision='float32'):
 
 def model_kind(path):
     """'official', 'export', 'workdir' or 'image'; raises UserError for anything else, saying what was found."""
-    path = os.fspath(path)
+    path = files.expanded(path)
     if image_encoders.is_image_encoder(path):
         return 'image'
     if os.path.isfile(path) and path.endswith('.npz'):
@@ -56,6 +64,7 @@ def model_kind(path):
 
 def read_architecture(path):
     """The Architecture at any model path, without its weights where that is possible; UserError as in `load`."""
+    path = files.expanded(path)
     kind = model_kind(path)
     if kind == 'official':
         return official_rvm.read_official(path)[0]
@@ -75,9 +84,8 @@ def save_pretrained(model, folder, *, facts=None):
     """
     from rvm_jax.conversion.model_card import model_card, preprocessor
 
-    folder = os.path.abspath(folder)
-    if os.path.exists(folder) and (not os.path.isdir(folder) or set(os.listdir(folder)) - EXPORTED):
-        raise UserError(folder, 'exists and is not an export folder', 'choose another --output')
+    folder = files.expanded(folder)
+    check_folder(folder)
     config = {'model_type': 'rvm', 'library_name': 'rvm_jax', 'architecture': dataclasses.asdict(model.architecture)}
     contents = {
         CONFIG: _json_bytes(config),
@@ -92,10 +100,26 @@ def save_pretrained(model, folder, *, facts=None):
                 file.write(data)
 
 
+def check_folder(folder):
+    """Raise UserError unless an export folder can be written at a path: to nothing, an empty folder, or an older export.
+
+    What is there is deleted, so nothing else may be.
+    """
+    if not os.path.exists(folder):
+        return
+    if not os.path.isdir(folder):
+        raise UserError(folder, 'exists and is not a folder', 'choose another --output')
+    if reason := cannot_replace(folder):
+        raise UserError(folder, f'{reason}, so it cannot be replaced', 'name a new folder in it as --output')
+    found = set(os.listdir(folder))
+    if found and (found - EXPORTED or not is_export(folder)):
+        raise UserError(folder, 'exists and is not an export folder', 'choose another --output')
+
+
 def save_official(model, path):
     """Write the released RVM layout as one .npz; it reads back bit for bit. The file appears complete or not at all."""
     arrays = official_rvm.to_official(model)
-    with atomic_write(path) as partial, open(partial, 'wb') as file:
+    with atomic_write(files.expanded(path)) as partial, open(partial, 'wb') as file:
         official_rvm.write_npz(file, arrays)
 
 

@@ -27,6 +27,28 @@ def silence(stream):
     os.close(null)
 
 
+class Extras:
+    """Work whose outcome is for people alone, such as pictures and plots: what fails there must not end a run."""
+
+    def __init__(self, outcome='the run continues'):
+        self._outcome, self._warned = outcome, set()
+
+    def attempt(self, what, act, *args):
+        """act(*args); an error, of any kind, costs one line for each `what`."""
+        try:
+            act(*args)
+        except Exception as error:  # a library that draws may raise anything
+            self.warn(what, error)
+
+    def warn(self, what, error):
+        """Say what was not written and why, once."""
+        if what not in self._warned:
+            self._warned.add(what)
+            reason = getattr(error, 'reason', None) or getattr(error, 'strerror', None) or str(error)
+            reason = printable(str(reason).partition('\n')[0]) or type(error).__name__
+            say(f'{what}: not written ({reason}); {self._outcome}, said once')
+
+
 def table(rows, width=0):
     """[(what, text)] as aligned lines, the first column at least `width` characters wide; text comes from outside."""
     width = max(width, *(len(what) for what, _ in rows))

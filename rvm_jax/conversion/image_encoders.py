@@ -55,6 +55,7 @@ def load_image_encoder(path, *, interpolation=None, precision='float32'):
     """
     if precision not in PRECISIONS:
         raise UserError(f'precision={precision!r}', 'there is no such choice', f'take one of {", ".join(PRECISIONS)}')
+    path = files.expanded(path)
     arch = read_architecture(path, interpolation=interpolation)
     return mapping.from_named(_abstract(arch, Execution(PRECISIONS[precision])), read_weights(path, arch), path)
 
@@ -74,8 +75,8 @@ def is_image_encoder(path):
 def read_architecture(path, family=None, interpolation=None):
     """The ImageArchitecture of the encoder at a path; of a folder only config.json and names of weights are read.
 
-    Mean and deviation of the pixels are those of a preprocessor_config.json there (beside a .pth, too), or the
-    family's usual ones, which weights for satellite images do not share.
+    Mean and deviation of the pixels are those of processor_config.json or preprocessor_config.json there (beside a
+    .pth, too; `hugging_face.read_processor` says which comes first), or the family's usual ones, which weights for satellite images do not share.
     Raises UserError if there is none, if config.json and weights belong to different encoders, or if it is not of
     `family`.
     """

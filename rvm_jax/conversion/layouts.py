@@ -43,6 +43,12 @@ TIMM = (
 )
 
 
+def projections(start):
+    """Rows of a table for the four matrices of attention, whose keys begin with start, as newer Hugging Face models."""
+    ours = {'q_proj': 'query', 'k_proj': 'key', 'v_proj': 'value', 'o_proj': 'out'}
+    return tuple((f'{start}{theirs}.*', f'layers/#/attention/{name}/*') for theirs, name in ours.items())
+
+
 def identify(layouts, keys):
     """(layout, prefix) of the first layout that keys have a mark of, or (None, '')."""
     for layout in layouts:

@@ -12,6 +12,7 @@ from rvm_jax.probing import drawing, feature_batches, results, train_readout
 from rvm_jax.probing.tasks import propagation
 from rvm_jax.signals import StopRequest
 from rvm_jax.storage.run_lock import run_lock
+from rvm_jax.terminal import Extras
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.version import version
 from rvm_jax.visualization import canvas
@@ -73,16 +74,18 @@ def _read_out(setup, backbone, folder, seed, stop, progress):
             task, train, schedule, seed=seed, checkpoints=checkpoints, stop=stop,
             progress=lambda step, loss: progress.update(bar, completed=step),
         )  # fmt: skip
-    draw_curve(os.path.join(folder, results.CURVE), curve)
+    extras = Extras('the scores do not need it')
+    extras.attempt('pictures', draw_curve, os.path.join(folder, results.CURVE), curve)
     bar = progress.add_task('evaluating', total=len(evaluated))
     scores, shown = train_readout.evaluate_readout(
         task, evaluated, readout, batch_size=schedule.batch_size, shown=_pictured(len(evaluated)), stop=stop,
         progress=lambda done: progress.update(bar, completed=done),
     )  # fmt: skip
+    classes = getattr(setup.evaluated, 'classes', None)
     for number, (prediction, example) in enumerate(shown):
-        drawn = drawing.picture(example['video_THWC'], prediction, example, getattr(setup.evaluated, 'classes', None))
-        if drawn is not None:
-            canvas.write_png(os.path.join(folder, f'prediction_{number}.png'), drawn)
+        path = os.path.join(folder, f'prediction_{number}.png')
+        draw = functools.partial(drawing.picture, example['video_THWC'], prediction, example, classes)
+        extras.attempt('pictures', _write_picture, path, draw)
     return scores, {'training': list(train.failed.values()), 'evaluation': list(evaluated.failed.values())}
 
 
@@ -92,14 +95,15 @@ def _propagate(setup, backbone, folder, seed, stop, progress):
     task = propagation.fitted(setup.task, backbone.patch_size)
     bar = progress.add_task('propagating', total=len(setup.evaluated))
     features = functools.partial(propagation.patch_features, backbone)
-    pictured, records = _pictured(len(setup.evaluated)), []
+    pictured, records, extras = _pictured(len(setup.evaluated)), [], Extras('the scores do not need it')
     for index in range(len(setup.evaluated)):
         stop.current = 'a video'
         kept = os.path.join(folder, f'video_{index:05}.npz')
         if not os.path.exists(kept):
-            record, drawn = propagate_one(task, setup.evaluated.video(index), features, index in pictured)
-            if drawn is not None:
-                canvas.write_png(os.path.join(folder, f'prediction_{pictured.index(index)}.png'), drawn)
+            record, draw = propagate_one(task, setup.evaluated.video(index), features, index in pictured)
+            if draw is not None:
+                path = os.path.join(folder, f'prediction_{pictured.index(index)}.png')
+                extras.attempt('pictures', _write_picture, path, draw)
             _write_record(kept, record)
         with np.load(kept) as record:
             records.append(dict(record))
@@ -109,12 +113,20 @@ def _propagate(setup, backbone, folder, seed, stop, progress):
 
 
 def propagate_one(task, video, features, is_pictured):
-    """What the task keeps of one video, and a picture: predicted labels above the true ones, or None."""
+    """What the task keeps of one video, and a function that draws it: predicted labels above the true ones; or None."""
     predictions = task.predict(video, features)
     if not is_pictured:
         return task.measure(predictions, video), None
     predictions = list(predictions)
-    return task.measure(iter(predictions), video), _propagated_picture(predictions, video) if predictions else None
+    draw = functools.partial(_propagated_picture, predictions, video)
+    return task.measure(iter(predictions), video), draw if predictions else None
+
+
+def _write_picture(path, draw):
+    """Write what draw() gives, if it gives anything."""
+    drawn = draw()
+    if drawn is not None:
+        canvas.write_png(path, drawn)
 
 
 def _propagated_picture(predictions, video):

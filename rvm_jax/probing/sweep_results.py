@@ -5,6 +5,7 @@ import os
 import numpy as np
 
 from rvm_jax.probing import results
+from rvm_jax.terminal import Extras
 from rvm_jax.version import version
 from rvm_jax.visualization import canvas
 from rvm_jax.visualization.plots import cells_plot
@@ -30,8 +31,9 @@ def write_summary(question, found, folder):
         for task, facts in first.items()
     }
     canvas.write_bytes(os.path.join(folder, TABLE), results.markdown(header, rows).encode())
-    canvas.write_png(os.path.join(folder, PLOT), cells_plot(question, panels))
     results.write_json(os.path.join(folder, SUMMARY), {'question': question, 'cells': found, 'version': version()})
+    plot = os.path.join(folder, PLOT)
+    Extras('the table does not need it').attempt('plot', lambda: canvas.write_png(plot, cells_plot(question, panels)))
     return [*results.aligned(header, rows), f'plot: {os.path.join(folder, PLOT)}']
 
 

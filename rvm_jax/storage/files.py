@@ -18,6 +18,7 @@ import time
 
 from rvm_jax.errors import Unavailable
 from rvm_jax.storage import gcs
+from rvm_jax.storage.atomic import write_target
 
 TRIES = 6
 PARTIAL = '.partial'  # the end of a name while it is written
@@ -32,6 +33,11 @@ retries = collections.Counter()  # {reason: times that something was tried again
 def is_remote(path):
     """Whether a path lies in a bucket."""
     return os.fspath(path).startswith(gcs.SCHEME)
+
+
+def expanded(path):
+    """A path with its ~ or ~user as the folder it stands for. A shell does that too, but not behind a =."""
+    return os.path.expanduser(os.fspath(path))
 
 
 def absolute(path):
@@ -151,6 +157,7 @@ def _read(path):
 
 
 def _replace(path, data, durable):
+    path = write_target(path)
     partial = f'{path}{PARTIAL}'
     try:
         with open(partial, 'wb') as file:

@@ -15,6 +15,7 @@ import av
 import cv2
 import numpy as np
 
+from rvm_jax import signals
 from rvm_jax.errors import UserError
 from rvm_jax.synthetic.render import Truth, render, truth
 from rvm_jax.synthetic.scenes import CLASSES, random_scene
@@ -145,8 +146,8 @@ def _each(function, calls, num_workers):
 
 @contextlib.contextmanager
 def _signals_held_back():
-    """SIGTERM and Ctrl-C wait; processes started here never get them, though they be sent to the whole group."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """What ends a run waits; processes started here never get them, though they be sent to the whole group."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.NAMES.keys())
     try:
         yield
     finally:

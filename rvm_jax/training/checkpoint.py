@@ -2,7 +2,7 @@
 
 Orbax writes; this module adds what it lacks: a manifest with checksums, which is written into the step's temporary
 folder just before Orbax renames it, so that a step appears with its manifest or not at all, whenever the process is
-killed. A step without a manifest was therefore not written here and is not used. Which steps exist is read from the
+killed. The first save of each start is read back there, too: see `read_back`. A step without a manifest was therefore not written here and is not used. Which steps exist is read from the
 disk each time: a list kept in memory would still name a save that failed. What a bucket does differently is in
 `checkpoint_files`. Of several processes each writes its part; the first decides what is saved and what is restored,
 and a save that fails in one has failed in all.
@@ -21,8 +21,9 @@ from rvm_jax.errors import Stopped, Unavailable, UserError
 from rvm_jax.storage import files
 from rvm_jax.storage.run_lock import confirm
 from rvm_jax.terminal import say
-from rvm_jax.training import checkpoint_files, checksums
+from rvm_jax.training import checkpoint_files, checksums, read_back
 from rvm_jax.training.checkpoint_files import step_path
+from rvm_jax.training.read_back import describe
 from rvm_jax.training.save_errors import SaveFailures, megabytes, quiet_orbax, reason
 from rvm_jax.version import version
 
@@ -46,6 +47,8 @@ class Checkpoints:
         self._failures = SaveFailures(self._folder, hosts.is_first)
         self._on_disk = None  # the step whose state was last saved or restored
         self._contents = self._outcome = None  # of the save in flight: what its manifest says, and its future
+        self._to_read = None  # of the first save: what must be found when it is read back; then None
+        self._is_readable = False  # whether a save of this start was read back
         self._stack = contextlib.ExitStack()
 
     def __enter__(self):
@@ -53,6 +56,7 @@ class Checkpoints:
 
         self._hosts.broadcast_from_first(self._tidy)
         self._stack.enter_context(quiet_orbax())
+        self._seen_folder = self._stack.enter_context(checkpoint_files.without_wildcards(self._folder))
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(state=_array_handler(), data=ocp.JsonCheckpointHandler()),
             async_options=ocp.options.AsyncOptions(
@@ -93,6 +97,7 @@ class Checkpoints:
         if problem:
             return self._failures.add(step, size, OSError(0, problem))
         try:
+            self._to_read = None if self._is_readable else (read_back.sample(state), data)
             self._start(step, state, data)
         except self._failures.errors as error:
             if self._meeting is not None:  # the others have begun to write: a save that cannot be called off
@@ -134,11 +139,11 @@ class Checkpoints:
         if found is None:
             return None
         step, tree = found
-        path = step_path(self._folder, step)
+        path, seen = step_path(self._folder, step), step_path(self._seen_folder, step)
         _compare(path, tree, describe(abstract_state), self._workdir)
         layout = ocp.checkpoint_utils.construct_restore_args(abstract_state)
         state_args = ocp.args.PyTreeRestore(item=abstract_state, restore_args=layout)
-        restored = self._orbax.restore(path, args=ocp.args.Composite(state=state_args, data=ocp.args.JsonRestore()))
+        restored = self._orbax.restore(seen, args=ocp.args.Composite(state=state_args, data=ocp.args.JsonRestore()))
         self._on_disk = step
         return step, restored.state, restored.data
 
@@ -171,12 +176,15 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave(data))
-        self._orbax.save(step_path(self._folder, step), args=items, force=True)
+        self._orbax.save(step_path(self._seen_folder, step), args=items, force=True)
 
     def _write_manifest(self):
         """Called by Orbax in its own thread, in the first process, between the last write and the rename."""
         [folder] = checkpoint_files.unfinished(self._folder, self._contents['step'])
         checksums.write_manifest(folder, self._contents)
+        if self._to_read is not None:
+            seen = os.path.join(self._seen_folder, os.path.basename(folder))
+            read_back.check(seen, self._contents['tree'], *self._to_read)
 
     def _finish(self, step, size):
         """In the finishing thread: wait for the commit, then make room."""
@@ -187,7 +195,7 @@ class Checkpoints:
                 self._meeting.fail(error if isinstance(error, OtherFailed) else OSError(0, reason(error)))
             return self._failures.add(step, size, error)
         self._failures.clear()
-        self._on_disk = step
+        self._on_disk, self._is_readable = step, True
         if self._hosts.is_first:
             checkpoint_files.rotate(self._folder, step, self._keep, self._keep_every)
 
@@ -219,7 +227,8 @@ def read_step(workdir, step=None, check=None):
     step = found[0]
     path = step_path(folder, step)
     try:
-        return step, *_read_items(path, check)
+        with checkpoint_files.without_wildcards(folder) as seen:
+            return step, *_read_items(step_path(seen, step), check)
     except ORBAX_ERRORS as error:
         if isinstance(error, OSError) and files.may_pass(error):
             raise Unavailable(path, error.strerror) from error
@@ -250,14 +259,6 @@ def _read_items(path, check):
     return arrays, position
 
 
-def describe(tree):
-    """Each leaf's path, with its shape and dtype."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator='/'): {'shape': list(leaf.shape), 'dtype': str(leaf.dtype)}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
 def state_bytes(tree):
     """Bytes of all leaves, over all devices."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
@@ -273,6 +274,8 @@ def _compare(path, saved, wanted, workdir):
     }
     lists = [f'{kind}: {checkpoint_files.some_of(names)}' for kind, names in differences.items() if names]
     if lists:
+        if any(facts['dtype'] in ('float64', 'int64') for facts in saved.values()):
+            lists.append('it was saved with JAX_ENABLE_X64=1, which is not used any more')
         fix = f'set the config back, or start a new run elsewhere with --config.init_from={workdir}'
         raise UserError(path, f'does not fit this config ({"; ".join(lists)})', fix)
 

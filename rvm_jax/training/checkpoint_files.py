@@ -4,10 +4,12 @@ A bucket cannot rename: there Orbax writes into the step's own folder, and COMMI
 an unfinished save is a numbered folder without it. It is written last, after our manifest, and deleted first.
 """
 
+import contextlib
 import glob
 import os
 import re
 import shutil
+import tempfile
 
 from rvm_jax.errors import Unavailable, UserError, printable
 from rvm_jax.storage import files
@@ -22,6 +24,34 @@ SHOWN = 5  # names that a message lists
 def step_path(folder, step):
     """Where a step lies."""
     return os.path.join(folder, str(step))
+
+
+def check_place(workdir):
+    """Raise UserError for a bucket's path in which checkpoints could not be read; `without_wildcards` says why."""
+    if files.is_remote(workdir) and glob.has_magic(workdir):
+        raise UserError(
+            workdir, 'has one of the characters * ? [ in its path, and checkpoints there cannot be read',
+            'choose a path without them',
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def without_wildcards(folder):
+    """Yield a name of a folder on a disk under which Orbax finds what is in it.
+
+    Orbax looks for its files with glob and escapes nothing: below a folder such as runs[1] it finds none, and says
+    nothing. There it is given a link to the folder, which lies in a temporary folder.
+    """
+    if not glob.has_magic(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix='rvm_jax_') as place:
+        if glob.has_magic(place):
+            raise UserError(place, 'has one of the characters * ? [ in its path, and so has the workdir',
+                            'set TMPDIR to a folder without them')  # fmt: skip
+        link = os.path.join(place, os.path.basename(folder))
+        os.symlink(folder, link)
+        yield link
 
 
 def find_steps(folder):

@@ -34,7 +34,8 @@ class Evaluation:
             batch = train_batch
             _, out = self._eval_step(params, batch, jax.random.key(EVAL_KEY))
         if draws:
-            self._writer.image(step, 'reconstruction', picture(batch, out, self._patch_size))
+            arrays = first_clips(batch, out)  # by all processes; what draws is the first one alone
+            self._writer.image(step, 'reconstruction', lambda: draw(arrays, self._patch_size))
         return scalars
 
 
@@ -64,15 +65,20 @@ def held_out_losses(config, mesh, eval_step, params, source, hosts=ALONE):
 
 def picture(batch, out, patch_size):
     """The reconstruction panel of the first clips of a batch, uint8 HWC."""
+    return draw(first_clips(batch, out), patch_size)
+
+
+def first_clips(batch, out):
+    """What the panel shows of the first clips of a batch, out of all devices, whole in every process."""
     arrays = batch['source_BTHWC'], batch['target_BFHWC'], out.pixels, out.visible, batch['deltas_BF']
-    source, target, pixels, visible, deltas = map(np.asarray, _first_clips(arrays))
-    return panel(source, target, pixels, visible, patch_size, deltas)
-
-
-def _first_clips(arrays):
-    """The first clips of arrays that are split over all devices, whole in every process."""
     whole = NamedSharding(arrays[0].sharding.mesh, PartitionSpec())
     return jax.jit(_cut, out_shardings=whole)(arrays)
+
+
+def draw(arrays, patch_size):
+    """The panel of `first_clips`."""
+    source, target, pixels, visible, deltas = map(np.asarray, arrays)
+    return panel(source, target, pixels, visible, patch_size, deltas)
 
 
 def _cut(arrays):

@@ -9,7 +9,6 @@ import os
 import tempfile
 import threading
 
-from rvm_jax.errors import Unavailable
 from rvm_jax.storage import files
 
 EVERY = 60.0  # seconds between copies
@@ -51,7 +50,7 @@ class LogUploader:
             for name in find_names():
                 with self._lock:  # for each file alone: a checkpoint does not wait for all that the thread copies
                     self._copy_one(name)
-        except (OSError, Unavailable) as failure:  # the rest would only wait for the same store
+        except Exception as failure:  # of any kind: the log must not end a run. The rest would meet the same store
             error = failure
         self._copied(error)
 

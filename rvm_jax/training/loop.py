@@ -3,6 +3,7 @@
 import contextlib
 import os
 
+from rvm_jax.arithmetic import our_settings
 from rvm_jax.data.loader import make_loader
 from rvm_jax.data.open_data import open_held_out, open_training
 from rvm_jax.distributed.connect import connect
@@ -13,6 +14,7 @@ from rvm_jax.signals import StopRequest
 from rvm_jax.storage.run_lock import release, run_lock
 from rvm_jax.training import attention_check, initialize, run_record, sharding
 from rvm_jax.training.checkpoint import Checkpoints
+from rvm_jax.training.checkpoint_files import check_place
 from rvm_jax.training.evaluation import Evaluation
 from rvm_jax.training.profiler import Profiler
 from rvm_jax.training.progress import Progress
@@ -28,7 +30,8 @@ def train(config, workdir, load_initial):
     and workdir do not fit together; Stopped or Interrupted after a signal, with everything saved; Diverged when steps
     stay non-finite; DataError when too many videos fail.
     """
-    with connect(config.hosts) as hosts:
+    check_place(workdir)
+    with our_settings(), connect(config.hosts) as hosts:
         _train(config, workdir, load_initial, hosts)
 
 

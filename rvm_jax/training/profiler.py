@@ -5,7 +5,7 @@ import tempfile
 import jax
 
 from rvm_jax.storage import files
-from rvm_jax.terminal import say
+from rvm_jax.terminal import Extras, say
 
 
 class Profiler:
@@ -22,7 +22,7 @@ class Profiler:
         self._is_said = is_elsewhere or jax.process_index() == 0
         self._start = first_step + profile.first if profile.steps else None
         self._stop = self._start + profile.steps if profile.steps else None
-        self._is_running = False
+        self._is_running, self._extras = False, Extras('training continues')
 
     def __enter__(self):
         return self
@@ -34,15 +34,21 @@ class Profiler:
         """Start or end the trace if this step, about to be started from state, is the one to do so at."""
         if step == self._start:
             jax.block_until_ready(state)  # the trace holds whole steps: none is in flight where it starts or ends
-            jax.profiler.start_trace(self._folder)
-            self._is_running = True
+            self._extras.attempt('profile', self._begin)
         elif step == self._stop:
             jax.block_until_ready(state)
             self._end()
 
+    def _begin(self):
+        jax.profiler.start_trace(self._folder)
+        self._is_running = True
+
     def _end(self):
         if self._is_running:
             self._is_running = False
-            jax.profiler.stop_trace()
-            if self._is_said:
-                say(f'traced from step {self._start}: tensorboard --logdir {self._folder}')
+            self._extras.attempt('profile', self._write)
+
+    def _write(self):
+        jax.profiler.stop_trace()
+        if self._is_said:
+            say(f'traced from step {self._start}: tensorboard --logdir {self._folder}')

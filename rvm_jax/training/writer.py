@@ -1,7 +1,7 @@
 """Where numbers and pictures go: metrics.jsonl, PNG files and TensorBoard. Only the first process writes.
 
-A run outlives its log: a write that fails costs one warning, not the training. The log of a run in a bucket is written
-to this machine's disk and copied from there.
+A run outlives its log: what cannot be drawn or written, for whatever reason, costs one warning and not the training.
+The log of a run in a bucket is written to this machine's disk and copied from there.
 """
 
 import contextlib
@@ -13,9 +13,8 @@ import time
 import jax
 import numpy as np
 
-from rvm_jax.errors import Unavailable
 from rvm_jax.storage import files
-from rvm_jax.terminal import say
+from rvm_jax.terminal import Extras
 from rvm_jax.training.log_upload import LogUploader
 
 TRIVIAL = {'copy_last': 'copy the last source frame', 'mean_color': 'mean color of the source'}  # drawn as levels
@@ -32,25 +31,25 @@ class Writer:
     """
 
     def __init__(self, workdir, step=0):
-        self._warned, self._board, self._mirror = set(), None, None
+        self._extras, self._board, self._mirror = Extras('training continues'), None, None
         self._retries = files.retries.total()
         self._is_first = jax.process_index() == 0
         if self._is_first and files.is_remote(workdir):
-            self._mirror = LogUploader(workdir, LOGS, lambda error: error and self._warn(workdir, error))
+            self._mirror = LogUploader(workdir, LOGS, lambda error: error and self._extras.warn(workdir, error))
             self._mirror.start()
         self._folder = self._mirror.folder if self._mirror else workdir
         self._metrics, self._images = (os.path.join(self._folder, name) for name in (METRICS, 'images'))
         if self._is_first:
             for name in LOGS:
-                self._try(name, _drop_after, os.path.join(self._folder, name), step)
-            self._try('tensorboard', self._open_board, os.path.join(self._folder, 'tensorboard'), step)
+                self._extras.attempt(name, _drop_after, os.path.join(self._folder, name), step)
+            self._extras.attempt('tensorboard', self._open_board, os.path.join(self._folder, 'tensorboard'), step)
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
         if self._board is not None:
-            self._try('tensorboard', self._board.close)
+            self._extras.attempt('tensorboard', self._board.close)
         if self._mirror is not None:
             self._mirror.close()
 
@@ -62,33 +61,28 @@ class Writer:
                 values['store_retries'] = retries
             self._append(METRICS, {'step': int(step), **values})
             if self._board is not None:
-                self._try('tensorboard', self._board.scalars, step, values)
+                self._extras.attempt('tensorboard', self._board.scalars, step, values)
 
     def skipped(self, step, videos, number):
         """Log a step that was skipped because it was not finite, names of its videos, and how many these are."""
         if self._is_first:
             self._append(SKIPPED, {'step': int(step), 'videos': videos, 'number': number})
 
-    def image(self, step, name, image_HWC):
-        """Write an RGB uint8 picture as images/<name>_<step>.png, and to TensorBoard."""
+    def image(self, step, name, draw):
+        """Write what draw() gives, an RGB uint8 picture, as images/<name>_<step>.png, and to TensorBoard."""
         if self._is_first:
-            png = _encode(image_HWC)
-            self._try('images', self._write_image, f'{name}_{step:08d}.png', png)
-            if self._board is not None:
-                self._try('tensorboard', self._board.image, step, name, png, image_HWC.shape)
+            self._extras.attempt('images', self._image, step, name, draw)
 
     def report(self, failures):
         """Write data_report.json, the videos that could not be used."""
         if self._is_first:
             path = os.path.join(self._folder, 'data_report.json')
-            self._try('data_report.json', files.write_json, path, failures.report, 1)
+            self._extras.attempt('data_report.json', files.write_json, path, failures.report, 1)
 
     def loss_curve(self):
         """Draw images/loss.png from metrics.jsonl; nothing before two losses are logged."""
         if self._is_first:
-            curve_HWC = draw_losses(read_metrics(self._metrics))
-            if curve_HWC is not None:
-                self._try('images', self._write_image, 'loss.png', _encode(curve_HWC))
+            self._extras.attempt('images', self._loss_curve)
 
     def flush(self):
         """Wait until the logs that a resumed run continues are where they belong.
@@ -99,26 +93,26 @@ class Writer:
             self._mirror.copy_continued()
 
     def _append(self, name, entry):
-        self._try(name, _append, os.path.join(self._folder, name), json.dumps(entry))
+        self._extras.attempt(name, _append, os.path.join(self._folder, name), json.dumps(entry))
 
     def _open_board(self, folder, step):
         self._board = TensorBoard(folder, step)
 
+    def _image(self, step, name, draw):
+        image_HWC = draw()
+        png = _encode(image_HWC)
+        if self._board is not None:
+            self._extras.attempt('tensorboard', self._board.image, step, name, png, image_HWC.shape)
+        self._write_image(f'{name}_{step:08d}.png', png)
+
+    def _loss_curve(self):
+        curve_HWC = draw_losses(read_metrics(self._metrics))
+        if curve_HWC is not None:
+            self._write_image('loss.png', _encode(curve_HWC))
+
     def _write_image(self, name, png):
         os.makedirs(self._images, exist_ok=True)
         files.write(os.path.join(self._images, name), png)
-
-    def _try(self, what, write, *args):
-        try:
-            write(*args)
-        except (OSError, Unavailable) as error:
-            self._warn(what, error)
-
-    def _warn(self, what, error):
-        if what not in self._warned:
-            self._warned.add(what)
-            reason = error.reason if isinstance(error, Unavailable) else error.strerror or error
-            say(f'{what}: not written ({reason}); training continues, said once')
 
 
 class TensorBoard:

@@ -77,7 +77,7 @@ class PrepareVideo(beam.DoFn):
         from pebble import ProcessPool
 
         self._pool = ProcessPool(1, initializer=start_process, context=multiprocessing.get_context('spawn'))
-        with blocked(signal.SIGINT):  # Ctrl-C is for this process
+        with blocked(signal.SIGINT, signal.SIGHUP):  # they are for this process
             self._pool.active  # noqa: B018, starts the other
 
     def process(self, line):

@@ -47,7 +47,7 @@ class Pool:
         self._pool = ProcessPool(
             self._num_workers, initializer=start_process, context=multiprocessing.get_context('spawn')
         )
-        with blocked(signal.SIGINT):  # inherited by the pool's threads and their processes: Ctrl-C is for this thread
+        with blocked(signal.SIGINT, signal.SIGHUP):  # inherited by the pool's threads and processes: they are for this one
             self._pool.active  # noqa: B018, starts them
         try:
             while waiting or self._jobs:
@@ -118,10 +118,10 @@ class Pool:
 
 
 @contextlib.contextmanager
-def blocked(number):
-    """Within this context a signal does not reach this thread, nor ever the threads and processes it starts."""
+def blocked(*numbers):
+    """Within this context signals do not reach this thread, nor ever the threads and processes it starts."""
     resource_tracker.ensure_running()  # first: when multiprocessing starts it, it unblocks Ctrl-C
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
