@@ -57,7 +57,7 @@ srun --kill-on-bad-exit=0 --wait=600 "--cpus-per-task=$SLURM_CPUS_PER_TASK" bash
     exit "$code"' task "$repo" "$codes" "$repo/.venv/bin/rvm" "$@" || code=$?
 
 if final=$(ended_with '2|65|76|130'); then
-    say "task $(cd "$codes" && grep -l -x "$final" -- * | tr '\n' ' ')ended with exit code $final; starting again does not mend that"
+    say "task $(cd "$codes" && grep -l -x "$final" -- * | tr '\n' ' ')ended with exit code $final; starting again does not help"
     exit "$final"
 fi
 if ((code == 0)) || [[ -e $logs/$SLURM_JOB_ID.stop ]]; then

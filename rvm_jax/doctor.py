@@ -88,6 +88,7 @@ def _check_all(args, hosts, report):
     from rvm_jax import config as configs
     from rvm_jax.checkup import decoding, machine, steps
     from rvm_jax.checkup.finding import Finding
+    from rvm_jax.conversion.frozen import resolve
     from rvm_jax.data.loader import shared_bytes
 
     report.check('packages', machine.check_packages)
@@ -99,24 +100,25 @@ def _check_all(args, hosts, report):
     path = args.config or RECIPES.get(devices.values['platform'], RECIPE)
     data = [f'data.path={args.data}', 'data.mixture=()'] if args.data else []
     config = configs.load(path, [*args.overrides, *data])
+    arch, _ = resolve(config)
     report.about = {'config': path, 'workdir': args.workdir}
     report.check('recipe', lambda: Finding('recipe', 'green', f'{path}, for the lines below'))
     report.check('open files', machine.check_open_files)
     here = hosts.all_gather(report.host).count(report.host)
-    room = functools.partial(machine.check_disk, args.workdir, steps.checkpoint_bytes(config), config.checkpoint.keep)
+    room = functools.partial(machine.check_disk, args.workdir, steps.checkpoint_bytes(arch), config.checkpoint.keep)
     report.check('disk', room, 'writing and reading')
 
     found = {}
 
     def attention():
         mesh = found['mesh'] = steps.mesh_of(config)
-        found['fitted'] = steps.fitting(config, mesh)
-        finding, found['attention'] = steps.check_attention(config, mesh, hosts)
+        found['fitted'] = steps.fitting(config, arch, mesh)
+        finding, found['attention'] = steps.check_attention(config, arch, mesh, hosts)
         return finding
 
     def a_few_steps():
-        pace = found['pace'] = steps.run_steps(found['fitted'], found['attention'], hosts)
-        return steps.check_steps(config, found['fitted'], found['mesh'], pace)
+        pace = found['pace'] = steps.run_steps(found['fitted'], arch, found['attention'], hosts)
+        return steps.check_steps(config, found['fitted'], arch, found['mesh'], pace)
 
     report.check('attention', attention, 'comparing fused attention with plain attention')
     if report.all_have('attention' in found):

@@ -32,8 +32,8 @@ def run(args):
     """Write the model and print where it is."""
     check_output(args.model, args.output, args.format)
     from rvm_jax import pretrained
-    from rvm_jax.conversion.mapping import named_shapes
     from rvm_jax.conversion.model_card import count, count_for_features
+    from rvm_jax.models.param_names import named_shapes
 
     step, facts = describe(args.model, args.step)
     model = pretrained.load(args.model, step=step)

@@ -59,12 +59,12 @@ def run(args):
 def describe_recipe(path, overrides):
     """What a recipe builds and costs, then every key with its value."""
     from rvm_jax import config as configs
-    from rvm_jax.conversion import frozen
+    from rvm_jax.conversion.frozen import resolve
     from rvm_jax.models import cost
 
     config = configs.load(path, overrides)
     data = config.data
-    arch = frozen.architecture(config)
+    arch, _ = resolve(config)
     sizes = {'num_source': data.num_source, 'num_target': data.num_target, 'image_size': data.image_size}
     rows = [
         ('recipe', path),
@@ -106,19 +106,25 @@ def model_rows(path, kind):
         rows.append(('trained at', f'{arch.image_size} x {arch.image_size} pixels, {arch.mask_ratio:.0%} masked'))
     if kind == 'image':
         rows.append(('trained at', f'{arch.image_size} x {arch.image_size} pixels'))
-        rows.append(('pixels', _pixels(path, arch.image_encoder)))
-    return rows
+    return rows + pixel_rows(path, arch.image_encoder, is_own=kind == 'image')
 
 
-def _pixels(path, image):
-    """How frames become the encoder's input, and which file says so."""
+def pixel_rows(path, image, is_own):
+    """How frames become the input of an imported image encoder, and which file says so; [] for an encoder of ours.
+
+    is_own: the encoder lies at the path; otherwise a config.json there has what was read when it was imported.
+    """
     from rvm_jax.conversion import hugging_face
 
-    where, values = hugging_face.read_processor(path if os.path.isdir(path) else os.path.dirname(path))
+    if image is None:
+        return []
+    where, values = 'config.json', {}
+    if is_own:
+        where, values = hugging_face.read_processor(path if os.path.isdir(path) else os.path.dirname(path))
     mean, deviation = (', '.join(f'{value:.4g}' for value in three) for three in (image.mean, image.std))
-    sizes = [f'{key} {json.dumps(values[key])}' for key in ('size', 'crop_size') if values.get(key)]
-    stated = f'{where}, with {", ".join(sizes)}' if sizes else where
-    return f'in [0, 1], minus mean {mean}, by deviation {deviation} ({stated or "as usual for " + image.family})'
+    sizes = ''.join(f', {key} {json.dumps(values[key])}' for key in ('size', 'crop_size') if values.get(key))
+    where = f'{where or "no file, usual for " + image.family}{sizes}'
+    return [('pixels', f'in [0, 1], minus mean {mean}, divided by deviation {deviation} ({where})')]
 
 
 def workdir_rows(path):
@@ -131,12 +137,13 @@ def workdir_rows(path):
 
     run = pretrained.read_run(path)
     config = configs.from_dict(run.get('config'), path)
-    steps = find_steps(os.path.join(path, FOLDER))
+    arch, steps = pretrained.read_architecture(path), find_steps(os.path.join(path, FOLDER))
     done = steps[-1] if steps else 0
     state = 'finished' if done >= config.steps else 'not finished; the same train command resumes it'
     rows = [
         ('workdir', f'{path} ({state})'),
-        *architecture_rows(pretrained.read_architecture(path)),
+        *architecture_rows(arch),
+        *pixel_rows(path, arch.image_encoder, is_own=False),
         *((what.lower(), text) for what, text in run_facts(path, run, config, done).items()),
         ('checkpoints', ', '.join(map(str, steps)) or 'none'),
     ]

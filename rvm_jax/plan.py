@@ -47,8 +47,10 @@ def run(args):
     if any(devices < 1 for devices in args.devices):
         raise UserError(f'--devices {min(args.devices)}', 'is a number of devices', 'give 1 or more')
     from rvm_jax import config as configs
+    from rvm_jax.conversion.frozen import resolve
 
-    recipes = [(path, configs.load(path, args.overrides)) for path in args.config]
+    loaded = [(path, configs.load(path, args.overrides)) for path in args.config]
+    recipes = [(path, config, resolve(config)[0]) for path, config in loaded]
     forecasts = list(_forecasts(recipes, args))
     if args.markdown or len(forecasts) > 1:
         return print(as_table(forecasts, args.utilization, args.markdown))
@@ -62,19 +64,19 @@ def _forecasts(recipes, args):
     from rvm_jax.planning.aot_process import compile_ahead
 
     kinds = args.device or ([] if args.topology and not args.devices else ['v6e'])
-    for _, config in recipes:
+    for _, config, _ in recipes:
         for topology in args.topology:
             _check_topology(config, topology)
     estimates = [
-        (path, forecast.estimated(config, kind, devices))
-        for path, config in recipes
+        (path, forecast.estimated(config, arch, kind, devices))
+        for path, config, arch in recipes
         for kind in kinds
         for devices in args.devices or [math.gcd(config.batch_size, 256)]
     ]
-    for path, config in recipes:
+    for path, config, arch in recipes:
         for topology in args.topology:
             outcome = compile_ahead(config, topology, f'{path} for {topology}')
-            yield path, forecast.compiled(config, topology, outcome)
+            yield path, forecast.compiled(config, arch, topology, outcome)
     yield from estimates
 
 
@@ -89,15 +91,13 @@ def _check_topology(config, name):
 
 def as_lines(path, forecast, utilization):
     """One forecast."""
-    from rvm_jax.conversion import frozen
     from rvm_jax.models import cost
     from rvm_jax.planning import estimate
     from rvm_jax.planning.summary import part_rows
     from rvm_jax.terminal import table
 
-    config = forecast.config
-    arch = frozen.architecture(config)
-    flops = estimate.flops_by_part(config)
+    config, arch = forecast.config, forecast.arch
+    flops = estimate.flops_by_part(config, arch)
     data, fsdp = estimate.mesh_sizes(config, forecast.devices, forecast.slices)
     on = forecast.place if forecast.compile_seconds is None else (
         f'{forecast.place}, {forecast.devices} x {forecast.device_kind}')  # fmt: skip

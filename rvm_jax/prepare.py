@@ -16,16 +16,15 @@ have the same paths on this machine and every worker (NFS, Filestore, Lustre, gc
 rvm_jax[beam]. Beam's flags say how many workers there are; what one way has begun, the other can finish.
 """
 
-import contextlib
 import importlib.util
 import logging
 import os
 import shlex
-import signal
 import sys
 
-from rvm_jax.errors import Interrupted, Stopped, UserError, printable
-from rvm_jax.signals import heeded
+from rvm_jax.errors import UserError, printable
+from rvm_jax.signals import StopRequest
+from rvm_jax.terminal import log_to_terminal
 
 CODECS = ('jpeg', 'h264')
 PASSES_ON = 'runner'  # with this flag, flags unknown here are Beam's
@@ -137,7 +136,10 @@ def run_here(work, args):
     columns = TextColumn('videos'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[skipped]} skipped'), \
         TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn()  # fmt: skip
     done = {'skipped': 0}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress, stopping() as is_stopped:
+    with (
+        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+        StopRequest(interrupts=True) as stop,
+    ):
         bar = progress.add_task('videos', total=len(work.tasks), skipped=0)
 
         def on_done(_task, outcome):
@@ -147,28 +149,8 @@ def run_here(work, args):
         try:
             return Pool(work, args.workers, args.timeout, on_done).run()
         except KeyboardInterrupt:
-            kind = Stopped if is_stopped() else Interrupted
-            finished = int(progress.tasks[0].completed)
-            raise kind(
-                f'stopped: {finished:,} of {len(work.tasks):,} videos are done; the same command resumes'
-            ) from None
-
-
-@contextlib.contextmanager
-def stopping():
-    """Within this context SIGTERM, and SIGHUP unless it is ignored, interrupts as Ctrl-C does; gives a function that says whether it came."""
-    came = []
-
-    def receive(number, frame):
-        came.append(number)
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, receive) for number in heeded() if number != signal.SIGINT}
-    try:
-        yield lambda: bool(came)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+            stop.check(f'{int(progress.tasks[0].completed):,} of {len(work.tasks):,} videos are done')
+            raise
 
 
 def run_beam(work, args):
@@ -177,17 +159,17 @@ def run_beam(work, args):
         raise UserError(
             f'--runner {args.runner}', 'needs apache-beam, which is not installed', "pip install 'rvm_jax[beam]'"
         )
-    logging.basicConfig(format='%(message)s')
+    log_to_terminal('')  # what Beam's libraries log, too
     logging.disable(logging.WARNING)  # while it is imported Beam warns of its own extras that are missing
     from rvm_jax.data.prepare.prepare_beam import run_pipeline
 
     logging.disable(logging.NOTSET)
-    with stopping() as is_stopped:
+    with StopRequest(interrupts=True) as stop:
         try:
             return run_pipeline(work, args.runner, args.passed_on, args.timeout)
         except KeyboardInterrupt:
-            kind = Stopped if is_stopped() else Interrupted
-            raise kind('stopped; what is done is kept, the same command resumes') from None
+            stop.check('what is done is kept')
+            raise
 
 
 def summary(output, manifest):

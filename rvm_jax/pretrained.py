@@ -5,7 +5,7 @@ import dataclasses
 import json
 import os
 
-from rvm_jax.conversion import frozen, image_encoders, mapping, official_rvm
+from rvm_jax.conversion import frozen, image_encoders, official_rvm
 from rvm_jax.conversion.export_folder import (
     CONFIG,
     WEIGHTS,
@@ -17,7 +17,7 @@ from rvm_jax.conversion.export_folder import (
 from rvm_jax.conversion.export_folder import read_json as _read_json
 from rvm_jax.conversion.safetensors import safetensors_bytes
 from rvm_jax.errors import UserError
-from rvm_jax.models import build, layers
+from rvm_jax.models import build, layers, param_names
 from rvm_jax.storage import files
 from rvm_jax.storage.atomic import atomic_write, cannot_replace
 
@@ -42,7 +42,7 @@ def load(path, *, step=None, precision='float32'):
     readers = {'official': _read_official, 'export': _read_export, 'workdir': _read_workdir, 'image': _read_image}
     arch, arrays = readers[kind](path, step)
     model = build.abstract(arch, layers.Execution(layers.PRECISIONS[precision]))
-    return mapping.from_named(model, arrays, path)
+    return param_names.from_named(model, arrays, path)
 
 
 def model_kind(path):
@@ -72,7 +72,7 @@ def read_architecture(path):
         return read_export_architecture(path)
     if kind == 'image':
         return build.image_only(image_encoders.read_architecture(path))
-    return _run_architecture(path)
+    return _resolve_run(path)[0]
 
 
 def save_pretrained(model, folder, *, facts=None):
@@ -89,7 +89,7 @@ def save_pretrained(model, folder, *, facts=None):
     config = {'model_type': 'rvm', 'library_name': 'rvm_jax', 'architecture': dataclasses.asdict(model.architecture)}
     contents = {
         CONFIG: _json_bytes(config),
-        WEIGHTS: safetensors_bytes(mapping.to_named(model)),
+        WEIGHTS: safetensors_bytes(param_names.to_named(model)),
         PREPROCESSOR: _json_bytes(preprocessor(model)),
         CARD: model_card(model, facts or {}).encode(),
     }
@@ -101,7 +101,7 @@ def save_pretrained(model, folder, *, facts=None):
 
 
 def check_folder(folder):
-    """Raise UserError unless an export folder can be written at a path: to nothing, an empty folder, or an older export.
+    """Raise UserError unless an export can be written there: nothing, an empty folder, or an older export is there.
 
     What is there is deleted, so nothing else may be.
     """
@@ -140,19 +140,19 @@ def _read_export(path, _):
 
 
 def _read_image(path, _):
-    image = image_encoders.read_architecture(path)
-    return build.image_only(image), {
-        f'encoder/{name}': array for name, array in image_encoders.read_weights(path, image).items()
-    }
+    found = image_encoders.open_encoder(path)
+    return build.image_only(found.arch), {f'{frozen.PREFIX}{name}': array for name, array in found.read().items()}
 
 
-def _run_architecture(path):
+def _resolve_run(path):
+    """(Architecture, frozen.EncoderFiles or None where the workdir stores its Architecture) of a workdir."""
     run, origin = read_run(path), os.path.join(path, CONFIG)
     if 'architecture' in run:
-        return architecture_from(run['architecture'], origin)
+        return architecture_from(run['architecture'], origin), None
     with _naming(origin):
-        arch = frozen.architecture(config_of(run, origin))
-    return architecture_from(dataclasses.asdict(arch), origin)  # the config is anybody's, and its sizes are, too
+        arch, encoder_files = frozen.resolve(config_of(run, origin))
+    # The config is anybody's, and so are its sizes.
+    return architecture_from(dataclasses.asdict(arch), origin), encoder_files
 
 
 def config_of(run, origin):
@@ -165,17 +165,17 @@ def config_of(run, origin):
 def _read_workdir(path, step):
     from rvm_jax.training.checkpoint import read_step
 
-    arch = _run_architecture(path)
+    arch, encoder_files = _resolve_run(path)
     step, arrays, position = read_step(path, step, lambda tree: _check_shapes(arch, tree, path))
     origin = os.path.join(path, CONFIG)
-    recipe = config_of(read_run(path), origin)
+    encoder_files = encoder_files or frozen.stored(config_of(read_run(path), origin), arch)
     with _naming(origin):
-        encoder, fingerprint = frozen.read_weights(recipe, arch)
+        encoder, fingerprint = encoder_files.read()
     if position.get('encoder', '') != fingerprint:
         raise UserError(
             path, f'was trained on another encoder than its {CONFIG} names now', 'correct model.encoder_path there'
         )
-    return arch, mapping.tree_named(arrays) | encoder
+    return arch, param_names.tree_named(arrays) | encoder
 
 
 @contextlib.contextmanager
@@ -195,10 +195,10 @@ def _naming(origin):
 
 def _check_shapes(arch, tree, origin):
     """Raise UserError unless a tree holds all that is trained of a model, and nothing else."""
-    expected = mapping.named_shapes(build.abstract(arch))
+    expected = param_names.named_shapes(build.abstract(arch))
     if arch.is_frozen:
         expected = {name: shape for name, shape in expected.items() if not name.startswith(frozen.PREFIX)}
-    mapping.compare(expected, mapping.tree_shapes(tree), origin)
+    param_names.compare(expected, param_names.tree_shapes(tree), origin)
 
 
 def _json_bytes(values):

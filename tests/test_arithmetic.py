@@ -6,6 +6,7 @@ import pytest
 
 from rvm_jax import arithmetic
 from rvm_jax import config as configs
+from rvm_jax.conversion.frozen import resolve
 from rvm_jax.training.optimizer import learning_rate
 from rvm_jax.training.state import make_programs
 
@@ -27,7 +28,7 @@ def odd_settings():
 
 def facts():
     config = configs.load('configs/tiny.py', ['steps=20'])
-    state = make_programs(config, devices=jax.devices()[:1]).abstract_state
+    state = make_programs(config, resolve(config)[0], devices=jax.devices()[:1]).abstract_state
     shapes = jax.tree.map(lambda leaf: (leaf.shape, str(leaf.dtype)), state)
     draw = jax.random.bits(jax.random.split(jax.random.key(3))[1])
     return shapes, int(draw), str(jnp.asarray(learning_rate(config.optim, 20)(3)).dtype)
@@ -37,8 +38,12 @@ def test_the_state_of_a_run_does_not_depend_on_a_shell(odd_settings):
     with arithmetic.our_settings():
         ours = facts()
     assert jax.config.jax_enable_x64, 'the program around it has its own settings again'
-    dtypes = {dtype for _, dtype in jax.tree.leaves(ours[0], is_leaf=lambda x: isinstance(x, tuple) and isinstance(x[-1], str))}
-    assert dtypes == {'float32', 'int32', 'uint32', 'bool'} and ours[2] == 'float32'
+    assert {kind for kind in jax.tree.leaves(ours[0]) if isinstance(kind, str)} == {
+        'float32',
+        'int32',
+        'uint32',
+        'bool',
+    } and ours[2] == 'float32'
     for name in ODD:
         jax.config.update(name, arithmetic.SETTINGS[name])
     assert facts() == ours

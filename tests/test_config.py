@@ -32,14 +32,17 @@ def recipe(tmp_path, body):
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_builds(path):
-    from rvm_jax.conversion import mapping
-    from rvm_jax.models import build
+    from rvm_jax.models import build, param_names
     from rvm_jax.training.optimizer import make_optimizer
 
     config = configs.load(path)
     model = build.abstract(build.architecture(config), build.execution(config.model))
     of_frozen = {'adapters', 'target'} if config.model.encoder != 'vit' else set()
-    assert {name.split('/')[0] for name in mapping.named_shapes(model)} == {'encoder', 'core', 'decoder'} | of_frozen
+    assert {name.split('/')[0] for name in param_names.named_shapes(model)} == {
+        'encoder',
+        'core',
+        'decoder',
+    } | of_frozen
     make_optimizer(config.optim, config.steps)
 
 

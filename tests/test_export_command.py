@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from rvm_jax import cli, pretrained
-from rvm_jax.conversion import mapping
+from rvm_jax.models import param_names
 
-RELEASED = pathlib.Path(__file__).parent / 'data' / 'official_tiny_64.npz'
+RELEASED = pathlib.Path(__file__).parent / 'goldens' / 'official_tiny_64.npz'
 
 
 @pytest.fixture(scope='module')
@@ -29,7 +29,7 @@ def export(model, output, *words):
 
 
 def assert_same(left, right):
-    left, right = mapping.to_named(pretrained.load(left)), mapping.to_named(pretrained.load(right))
+    left, right = param_names.to_named(pretrained.load(left)), param_names.to_named(pretrained.load(right))
     assert left.keys() == right.keys()
     assert all(np.array_equal(left[name], right[name]) for name in left)
 

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from rvm_jax import cli, pretrained
-from rvm_jax.conversion import mapping
-from rvm_jax.models import build
+from rvm_jax.models import build, param_names
 from rvm_jax.models.encoders import image_architecture
 from rvm_jax.planning.summary import preset
 from rvm_jax.visualization import movies
@@ -113,8 +112,8 @@ def test_a_workdir_before_its_first_step_is_shown_too(shown, make_workdir, tmp_p
 def test_exports_and_released_files_tell_their_sizes(shown, tmp_path):
     arch = dataclasses.replace(build.SIZES['tiny'], core_layers=1, patch_size=16, image_size=48)
     model = build.abstract(arch)
-    named = {name: np.zeros(shape, np.float32) for name, shape in mapping.named_shapes(model).items()}
-    model = mapping.from_named(model, named, 'zeros')
+    named = {name: np.zeros(shape, np.float32) for name, shape in param_names.named_shapes(model).items()}
+    model = param_names.from_named(model, named, 'zeros')
     pretrained.save_pretrained(model, tmp_path / 'export')
     pretrained.save_official(model, tmp_path / 'rvm.npz')
     for path, what in ((tmp_path / 'export', 'export'), (tmp_path / 'rvm.npz', 'released')):

@@ -10,9 +10,8 @@ import safetensors.numpy
 
 import rvm_jax
 from rvm_jax import pretrained
-from rvm_jax.conversion import mapping
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
+from rvm_jax.models import build, param_names
 
 ARCHITECTURE = dataclasses.replace(
     build.SIZES['tiny'], width=16, encoder_layers=2, core_layers=1, decoder_layers=1, mask_ratio=0.5, image_size=24
@@ -21,8 +20,8 @@ ARCHITECTURE = dataclasses.replace(
 
 def make_model(arch=ARCHITECTURE):
     rng, model = np.random.default_rng(0), build.abstract(arch)
-    named = {name: rng.normal(size=s).astype(np.float32) for name, s in mapping.named_shapes(model).items()}
-    return mapping.from_named(model, named, 'random')
+    named = {name: rng.normal(size=s).astype(np.float32) for name, s in param_names.named_shapes(model).items()}
+    return param_names.from_named(model, named, 'random')
 
 
 @pytest.fixture(scope='module')
@@ -38,7 +37,7 @@ def folder(model, tmp_path):
 
 
 def assert_same(model, other):
-    left, right = mapping.to_named(model), mapping.to_named(other)
+    left, right = param_names.to_named(model), param_names.to_named(other)
     assert left.keys() == right.keys()
     for name, array in left.items():
         np.testing.assert_array_equal(right[name], array, strict=True, err_msg=name)

@@ -101,5 +101,5 @@ def test_a_closed_terminal_changes_nothing_under_nohup():
     process = start(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
     process.send_signal(signal.SIGHUP)
     process.send_signal(signal.SIGTERM)
-    out, said = process.communicate()
+    _, said = process.communicate()
     assert process.returncode == Stopped.exit_code and said.startswith('\nSIGTERM: finishing')

@@ -1,8 +1,8 @@
-"""What do the choices of augmentation do? One crop a clip against one a frame, and bicubic alone (RVM, supplement 7).
+"""What do the augmentation choices change? One crop per clip or per frame, and bicubic resizing (RVM, supplement 7).
 
     rvm sweep --config configs/ablations/augmentation.py --output runs/augmentation --seeds 0 1 2
 
-The paper's words are "frame-level" and "bicubic"; the first cell is ours.
+The paper says "frame-level" and "bicubic". The first cell is our default.
 """
 
 from rvm_jax import ablation

@@ -1,11 +1,13 @@
-"""RVM-S by the words of the paper, where our default follows the released code or a choice of ours.
+"""RVM-S as the text of the paper describes it; our default follows the released code, or our own choice, instead.
 
     rvm train --config configs/paper/rvm_s.py --workdir runs/s --config.data.path=VIDEOS --config.batch_size=64
 
-Each line names its place in the paper. Where the paper says two things, the default stays: the order of the blocks
+Each line names its section of the paper. Where the paper contradicts itself, the default stays: the order of the blocks
 (the text and Table 6 against Listing 2), the biases of the gates (the equations against Listing 1) and the first source
-frame (supplement 7 against the main text). Weights of this recipe do not fit the released layout, which has the norm on
-the state and the delta embedding. RVM-L: add --config.model.size=l --config.optim.peak_lr=6e-4 --config.mesh.fsdp=16.
+frame (supplement 7 against the main text). Weights of this recipe cannot be written in the released layout, because
+that has the norm on the state and the delta embedding.
+
+RVM-L: add --config.model.size=l --config.optim.peak_lr=6e-4 --config.mesh.fsdp=16.
 """
 
 from rvm_jax import config
@@ -16,7 +18,7 @@ def get_config():
     c = config.default()
     c.model.size = 's'
     c.model.state_norm = False  # equations of section 3, Listing 1
-    c.model.delta_embedding = False  # nowhere in the paper
+    c.model.delta_embedding = False  # the paper does not mention it
     c.data.crop_level = 'frame'  # supplement 7: "frame-level"
     c.data.resize = 'bicubic'  # supplement 7
     return c

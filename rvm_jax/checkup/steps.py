@@ -15,7 +15,6 @@ import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rvm_jax.checkup.finding import Finding, gigabytes
-from rvm_jax.conversion import frozen
 from rvm_jax.distributed.process_group import ProcessGroup
 from rvm_jax.distributed.step_exchange import warm_up_collectives
 from rvm_jax.errors import UserError
@@ -37,7 +36,7 @@ def mesh_of(config: ml_collections.ConfigDict) -> Mesh:
     return sharding.make_mesh(config.mesh)
 
 
-def fitting(config: ml_collections.ConfigDict, mesh: Mesh) -> ml_collections.ConfigDict:
+def fitting(config: ml_collections.ConfigDict, arch: build.Architecture, mesh: Mesh) -> ml_collections.ConfigDict:
     """The recipe with as many clips a step, at most its own, as fit these devices by the estimate of their memory.
 
     On a CPU few. Raises UserError if not even one clip a device fits.
@@ -53,7 +52,7 @@ def fitting(config: ml_collections.ConfigDict, mesh: Mesh) -> ml_collections.Con
     doubt, needs = forecast.DOUBT.get(device.platform, 1.0), 0
     for clips in (most, *(2**n for n in range(int(math.log2(most)), -1, -1))):
         found.batch_size = devices * clips
-        needs = doubt * sum(estimate.memory(found, device.platform, devices, slices).values())
+        needs = doubt * sum(estimate.memory(found, arch, device.platform, devices, slices).values())
         if needs <= stats['bytes_limit']:
             return found
     raise UserError(
@@ -68,19 +67,20 @@ def clips_here(config, fitted: ml_collections.ConfigDict | None, processes: int)
     return math.ceil((config if fits else fitted).batch_size / processes)
 
 
-def checkpoint_bytes(config: ml_collections.ConfigDict) -> int:
-    """Bytes of a recipe's checkpoint: weights that train, and the optimizer's two moments of each."""
-    arch = frozen.architecture(config)
+def checkpoint_bytes(arch: build.Architecture) -> int:
+    """Bytes of a checkpoint: weights that train, and the optimizer's two moments of each."""
     trained, statistics, _ = trainable.split(cost.parameters(arch), arch)
     return 3 * cost.num_bytes(trained) + cost.num_bytes(statistics)
 
 
-def check_attention(config: ml_collections.ConfigDict, mesh: Mesh, hosts: ProcessGroup) -> tuple[Finding, str]:
+def check_attention(
+    config: ml_collections.ConfigDict, arch: build.Architecture, mesh: Mesh, hosts: ProcessGroup
+) -> tuple[Finding, str]:
     """The Finding, and the `model.attention` that training would take."""
     device = mesh.local_devices[0]
     execution = build.execution(config.model, sharding.platform(mesh))
     kernels, is_free = attention_check.candidates(execution)
-    shapes = attention_check.shapes(config, execution) if kernels else []
+    shapes = attention_check.shapes(config, arch, execution) if kernels else []
     if not shapes:
         text = f'plain attention, which training takes on a {device.device_kind} in {config.model.precision}'
         return Finding('attention', 'green', f'{text}: nothing to compare'), execution.implementation
@@ -112,12 +112,12 @@ class Pace(NamedTuple):
     loss: float
 
 
-def run_steps(config: ml_collections.ConfigDict, attention: str, hosts: ProcessGroup) -> Pace:
+def run_steps(config: ml_collections.ConfigDict, arch: build.Architecture, attention: str, hosts: ProcessGroup) -> Pace:
     """Some steps of a recipe, which must fit, on random clips. All processes together."""
     failure = None
     try:
         began = time.perf_counter()
-        programs = make_programs(config, attention=attention)
+        programs = make_programs(config, arch, attention=attention)
         batch = abstract_batch(config, programs.mesh)
         step = programs.train_step.lower(programs.abstract_state, batch, programs.abstract_frozen).compile()
         compiling = time.perf_counter() - began
@@ -142,12 +142,12 @@ def run_steps(config: ml_collections.ConfigDict, attention: str, hosts: ProcessG
     return Pace(config.batch_size / seconds, seconds, compiling, float(metrics['loss']))
 
 
-def check_steps(config, fitted, mesh: Mesh, pace: Pace) -> Finding:
+def check_steps(config, fitted, arch: build.Architecture, mesh: Mesh, pace: Pace) -> Finding:
     """The Finding on a Pace; config is the recipe, fitted the same with the batch of that pace."""
     device, devices = mesh.local_devices[0], mesh.size
     platform = device.platform
-    peak, floor = hardware.device_peak(device, config.model.precision), _floor_seconds(fitted, device, devices)
-    flops = cost.train_flops(frozen.architecture(config), **estimate.clip(config))
+    peak, floor = hardware.device_peak(device, config.model.precision), _floor_seconds(fitted, arch, device, devices)
+    flops = cost.train_flops(arch, **estimate.clip(config))
     mfu = None if peak is None else flops * pace.clips / peak / devices
     share = None if floor is None else floor / pace.step
     stats = device.memory_stats() or {}
@@ -173,13 +173,13 @@ def check_steps(config, fitted, mesh: Mesh, pace: Pace) -> Finding:
     return Finding('steps', 'green', text, values=values)
 
 
-def _floor_seconds(config, device, devices):
+def _floor_seconds(config, arch, device, devices):
     """Estimated seconds of a step at the device's peak rates; None if the rates of the device are not known."""
     chip = chips.of_kind(device.device_kind)
     if chip is None:
         return None
     name = next(name for name, one in chips.CHIPS.items() if one == chip)
-    seconds = forecast.estimated(config, name, devices).seconds
+    seconds = forecast.estimated(config, arch, name, devices).seconds
     return max(seconds[resource] for resource in ('compute', 'memory', 'links'))
 
 

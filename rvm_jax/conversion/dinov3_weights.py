@@ -29,6 +29,7 @@ IGNORED = {
     'classifier.*': 'a head on top of the encoder',
 }
 
+
 def layer_rows(start):
     """Rows of a layout's table for what is in a layer, whose keys begin with start."""
     return (

@@ -10,8 +10,14 @@ from rvm_jax.terminal import say
 
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
 PROCESSOR, NESTED = 'processor_config.json', 'image_processor'  # as transformers 5 writes it, with more than pictures
-# What of it changes the numbers that the encoder is given, and what each is where it is left out.
-ARITHMETIC = {'do_normalize': True, 'image_mean': None, 'image_std': None, 'do_rescale': True, 'rescale_factor': 1 / 255}
+# What of it changes the numbers that the encoder is given, and its value where it is left out.
+ARITHMETIC = {
+    'do_normalize': True,
+    'image_mean': None,
+    'image_std': None,
+    'do_rescale': True,
+    'rescale_factor': 1 / 255,
+}
 ACTIVATIONS = {
     'gelu': 'erf',
     'gelu_python': 'erf',
@@ -119,16 +125,17 @@ def read_processor(folder):
         if not isinstance(values, dict):
             raise UserError(os.path.join(folder, PROCESSOR), f'has a {NESTED} that is no object', 'download it again')
         if flat is not None:
-            _say_differences(folder, *(tuple((key, repr(one.get(key))) for key in ARITHMETIC) for one in (values, flat)))
+            _say_differences(folder, *(tuple(repr(one.get(key)) for key in ARITHMETIC) for one in (values, flat)))
         return f'{NESTED} in {PROCESSOR}', values
     return (PREPROCESSOR, flat) if flat is not None else ('', {})
 
 
 @functools.lru_cache(maxsize=64)  # a folder is opened more than once
 def _say_differences(folder, nested, flat):
-    different = [f'{key} {used}, not {other}' for (key, used), (_, other) in zip(nested, flat, strict=True) if used != other]
+    pairs = zip(ARITHMETIC, nested, flat, strict=True)
+    different = '; '.join(f'{key} {used}, not {other}' for key, used, other in pairs if used != other)
     if different:
-        say(f'{folder}: {PROCESSOR} and {PREPROCESSOR} differ; the first is used, as transformers does: {"; ".join(different)}')
+        say(f'{folder}: {PROCESSOR} and {PREPROCESSOR} differ; the first is used, as in transformers: {different}')
 
 
 def _read_optional(path):

@@ -4,7 +4,9 @@ import dataclasses
 import hashlib
 import json
 import os
+from typing import NamedTuple
 
+import numpy as np
 from flax import nnx
 
 from rvm_jax.conversion import (
@@ -14,12 +16,12 @@ from rvm_jax.conversion import (
     hugging_face,
     layouts,
     mae_weights,
-    mapping,
     siglip2_weights,
     weight_files,
 )
 from rvm_jax.errors import UserError
-from rvm_jax.models.encoders.image_architecture import INTERPOLATIONS
+from rvm_jax.models import param_names
+from rvm_jax.models.encoders.image_architecture import INTERPOLATIONS, ImageArchitecture
 from rvm_jax.models.encoders.image_vit import ImageEncoder
 from rvm_jax.models.layers import PRECISIONS, Execution
 from rvm_jax.storage import files
@@ -56,8 +58,8 @@ def load_image_encoder(path, *, interpolation=None, precision='float32'):
     if precision not in PRECISIONS:
         raise UserError(f'precision={precision!r}', 'there is no such choice', f'take one of {", ".join(PRECISIONS)}')
     path = files.expanded(path)
-    arch = read_architecture(path, interpolation=interpolation)
-    return mapping.from_named(_abstract(arch, Execution(PRECISIONS[precision])), read_weights(path, arch), path)
+    found = open_encoder(path, interpolation=interpolation)
+    return param_names.from_named(_abstract(found.arch, Execution(PRECISIONS[precision])), found.read(), path)
 
 
 def is_image_encoder(path):
@@ -72,27 +74,48 @@ def is_image_encoder(path):
         return False
 
 
-def read_architecture(path, family=None, interpolation=None):
-    """The ImageArchitecture of the encoder at a path; of a folder only config.json and names of weights are read.
+class OpenEncoder(NamedTuple):
+    """An image encoder whose files are open: what it is, and its weights, which are not read yet."""
+
+    arch: ImageArchitecture
+    weights: weight_files.Weights
+    layout: layouts.Layout
+    prefix: str  # of the encoder's keys
+
+    def read(self) -> dict[str, np.ndarray]:
+        """{our name: float32 array}; UserError if any is missing, left over or misshapen."""
+        shapes = param_names.named_shapes(_abstract(self.arch, Execution()))
+        return layouts.read_named(self.weights, self.layout, self.prefix, shapes)
+
+
+def open_encoder(path, family=None, interpolation=None):
+    """The OpenEncoder at a path; of a folder only config.json and names of weights are read.
 
     Mean and deviation of the pixels are those of processor_config.json or preprocessor_config.json there (beside a
-    .pth, too; `hugging_face.read_processor` says which comes first), or the family's usual ones, which weights for satellite images do not share.
+    .pth, too; `hugging_face.read_processor` says which comes first), or the family's usual ones, which weights for
+    satellite images do not share.
     Raises UserError if there is none, if config.json and weights belong to different encoders, or if it is not of
     `family`.
     """
     path = os.fspath(path)
     if weight_files.is_torch_file(path):
-        arch = _read_original(path)
+        found = _open_original(path)
     else:
-        arch = _read_folder(path)
+        found = _open_folder(path)
+    arch = found.arch
     if family not in (None, arch.family):
         raise UserError(path, f'holds {arch.family}, not {family}', f'name {arch.family}, or give a {family} encoder')
     if interpolation is None:
-        return arch
+        return found
     if not arch.position_grid or interpolation not in INTERPOLATIONS:
         choices = f'take one of {", ".join(INTERPOLATIONS)}' if arch.position_grid else 'leave it out'
         raise UserError(f'interpolation={interpolation!r}', f'{arch.family} has none like it', choices)
-    return dataclasses.replace(arch, interpolation=interpolation)
+    return found._replace(arch=dataclasses.replace(arch, interpolation=interpolation))
+
+
+def read_architecture(path, family=None, interpolation=None):
+    """The ImageArchitecture of the encoder at a path, as of `open_encoder`."""
+    return open_encoder(path, family, interpolation).arch
 
 
 def read_weights(path, arch):
@@ -104,7 +127,7 @@ def read_weights(path, arch):
     layout, prefix = _layout(weights)
     if layout.family != arch.family:
         raise UserError(path, f'the weights are those of {layout.family}, not {arch.family}', 'give the right file')
-    return layouts.read_named(weights, layout, prefix, mapping.named_shapes(_abstract(arch, Execution())))
+    return OpenEncoder(arch, weights, layout, prefix).read()
 
 
 def fingerprint(facts, named):
@@ -123,7 +146,7 @@ def _abstract(arch, execution):
     return nnx.eval_shape(lambda: ImageEncoder(arch, execution=execution, rngs=nnx.Rngs(0)))
 
 
-def _read_folder(path):
+def _open_folder(path):
     if not os.path.isfile(os.path.join(path, hugging_face.CONFIG)):
         if files.is_remote(path):
             raise UserError(path, 'is in a bucket', 'copy it to this machine')
@@ -145,22 +168,23 @@ def _read_folder(path):
             path, f'mixed up: config.json says {model_type}, the weights are those of {layout.family}',
             'download both from one place',
         )  # fmt: skip
-    return dataclasses.replace(
-        arch, mask_token=_has_mask_token(weights, layout, prefix), **hugging_face.normalization(path)
-    )
+    return _opened(arch, weights, layout, prefix, path)
 
 
-def _read_original(path):
+def _open_original(path):
     weights = weight_files.open_weights(path)
     layout, prefix = _layout(weights)
     if layout not in ORIGINALS:
         raise UserError(path, 'has the names of Hugging Face', 'give the folder with its config.json')
     arch = FAMILIES[layout.family].from_original(weights, prefix)
-    return dataclasses.replace(
-        arch,
-        mask_token=_has_mask_token(weights, layout, prefix),
-        **hugging_face.normalization(os.path.dirname(path)),
-    )
+    return _opened(arch, weights, layout, prefix, os.path.dirname(path))
+
+
+def _opened(arch, weights, layout, prefix, folder):
+    """The OpenEncoder, with what only the names of its weights and the preprocessor's file in folder tell."""
+    has_mask_token = _has_mask_token(weights, layout, prefix)
+    arch = dataclasses.replace(arch, mask_token=has_mask_token, **hugging_face.normalization(folder))
+    return OpenEncoder(arch, weights, layout, prefix)
 
 
 def _layout(weights):

@@ -7,6 +7,7 @@ import re
 from rvm_jax.conversion import mapping
 from rvm_jax.conversion.export_folder import LARGEST
 from rvm_jax.errors import UserError
+from rvm_jax.models import param_names
 
 FUSED = {  # one array that holds several, stacked in the rows that are its outputs
     'attention/qkv/': ('attention/query/', 'attention/key/', 'attention/value/'),
@@ -61,7 +62,7 @@ def identify(layouts, keys):
 def read_named(weights, layout, prefix, shapes):
     """{our name: float32 array} of Weights in a layout, for an encoder whose {our name: shape} is shapes.
 
-    Raises UserError, as `mapping.compare`, if a key is neither used nor ignored, or if one is missing or misshapen.
+    Raises UserError, as `param_names.compare`, if a key is neither used nor ignored, or if one is missing or misshapen.
     """
     ours, unknown = _sort(layout, prefix, weights.shapes)
     arrays = weights.read(list(ours))
@@ -73,7 +74,7 @@ def read_named(weights, layout, prefix, shapes):
         named.update(parts)
     named = {name: _fit(name, array, shapes.get(name)) for name, array in named.items()}
     found = {name: array.shape for name, array in named.items()} | {key: weights.shapes[key] for key in unknown}
-    mapping.compare(shapes, found, weights.path)
+    param_names.compare(shapes, found, weights.path)
     return named
 
 

@@ -2,8 +2,8 @@
 
 import textwrap
 
-from rvm_jax.conversion import mapping
 from rvm_jax.conversion.image_encoders import LICENSES
+from rvm_jax.models import param_names
 from rvm_jax.models.adapters import STATISTICS
 
 TEMPLATE = """---
@@ -58,7 +58,7 @@ FOR_TRAINING = ('decoder', 'target')  # parts that features do not need
 
 def model_card(model, facts):
     """README.md of an export folder; facts are {what: text} about the training."""
-    arch, shapes = model.architecture, mapping.named_shapes(model)
+    arch, shapes = model.architecture, param_names.named_shapes(model)
     prefixes = sorted({name.split('/')[0] for name in shapes})
     vit = f'patch {arch.patch_size}, width {arch.width}, {arch.encoder_layers} layers'
     frozen = {'vit': f'ViT, {vit}', 'rvm': f'ViT of another RVM, frozen, {vit}'}

@@ -7,7 +7,7 @@ import numpy as np
 from rvm_jax.conversion import mapping
 from rvm_jax.conversion.npz import read_npz
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
+from rvm_jax.models import build, param_names
 
 KERNEL = 'tokenizer/patch_embedding/Conv_0/kernel'  # released as a 3-D convolution with a leading axis of one
 
@@ -46,7 +46,7 @@ def read_official(path):
         arch = infer_architecture(arrays)
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(path, f'sizes cannot be read: {error} is missing or misshapen', 'check the file') from error
-    mapping.compare(released_shapes(arch), {key: array.shape for key, array in arrays.items()}, path)
+    param_names.compare(released_shapes(arch), {key: array.shape for key, array in arrays.items()}, path)
     named, _ = mapping.translate(arrays, TABLE)
     kernel = arrays[KERNEL]
     named['encoder/patch_embed/kernel'] = kernel.reshape(-1, kernel.shape[-1])
@@ -65,7 +65,7 @@ def to_official(model):
         value = getattr(arch, switch)
         if value != getattr(released, switch):
             raise UserError(f'{switch}={value}', 'cannot be told from a released file', 'use save_pretrained')
-    arrays, unknown = mapping.translate(mapping.to_named(model), mapping.invert(TABLE))
+    arrays, unknown = mapping.translate(param_names.to_named(model), mapping.invert(TABLE))
     if unknown:
         raise UserError(
             'model', f'{", ".join(unknown[:4])} have no place in the released layout', 'use save_pretrained'
@@ -77,7 +77,7 @@ def to_official(model):
 
 def released_shapes(arch):
     """{released key: shape} of a model of this architecture."""
-    shapes, _ = mapping.translate(mapping.named_shapes(build.abstract(arch)), mapping.invert(TABLE))
+    shapes, _ = mapping.translate(param_names.named_shapes(build.abstract(arch)), mapping.invert(TABLE))
     return shapes | {KERNEL: (1, arch.patch_size, arch.patch_size, 3, arch.width)}
 
 

@@ -11,7 +11,7 @@ from flax import nnx
 
 from rvm_jax.conversion import mapping
 from rvm_jax.errors import UserError
-from rvm_jax.models import layers
+from rvm_jax.models import layers, param_names
 from rvm_jax.models.cores.gmmix import GMMix
 from rvm_jax.models.cores.mamba import Mamba
 from rvm_jax.models.cores.mambamix import MambaMix
@@ -91,7 +91,7 @@ def read_torch_core(named, kind, heads=16, origin='core'):
     found = {name: _our_layout(name, array, sizes) for name, array in renamed.items()}
     core = nnx.eval_shape(lambda: CORES[kind](**sizes, execution=layers.Execution(), rngs=nnx.Rngs(0)))
     shapes = {name: array.shape for name, array in (found | {name: arrays[name] for name in unknown}).items()}
-    mapping.compare(mapping.named_shapes(core), shapes, origin)
+    param_names.compare(param_names.named_shapes(core), shapes, origin)
     return sizes, found
 
 

@@ -16,11 +16,11 @@ import itertools
 import json
 import math
 import os
-import secrets
 
 from rvm_jax.data.shard_manifest import NO_MANIFEST, check_manifest, num_groups
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.storage import files
+from rvm_jax.storage.atomic import atomic_write
 
 MANIFEST = 'manifest.json'
 UNFINISHED = 'unfinished'  # folder of work that `rvm prepare` has begun
@@ -149,19 +149,13 @@ def shard_writer(path, scratch):
     """
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    unfinished = os.path.join(scratch, f'{os.path.basename(path)}.{secrets.token_hex(4)}')
     try:
-        writer = ArrayRecordWriter(unfinished, WRITER_OPTIONS)
-        yield writer.write
-        writer.close()
-        with open(unfinished, 'rb') as file:
-            os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        with atomic_write(path, scratch=scratch, durable=True) as partial:
+            writer = ArrayRecordWriter(partial, WRITER_OPTIONS)
+            yield writer.write
+            writer.close()
     except RuntimeError as error:
         raise _fault(path, str(error)) from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(unfinished)
 
 
 def write_shard(path, scratch, groups, sequences):

@@ -1,30 +1,11 @@
 """Which parameters train. Frozen is a choice made here, by path, and not a kind of model."""
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from rvm_jax.conversion import frozen, mapping
-from rvm_jax.conversion.mapping import path_name
 from rvm_jax.models.adapters import STATISTICS
-
-
-class FrozenEncoder(NamedTuple):
-    """The weights that a run does not train, on the host: {} and '' where it trains all."""
-
-    named: dict
-    fingerprint: str
-
-    def placed(self, abstract_frozen):
-        """Them on the devices, as the programs want them."""
-        return place(mapping.fill(abstract_frozen, self.named), abstract_frozen)
-
-
-def frozen_encoder(config):
-    """Read the encoder that a config freezes; UserError if it is not there, or is another."""
-    return FrozenEncoder(*frozen.read_weights(config, frozen.architecture(config)))
+from rvm_jax.models.param_names import path_name
 
 
 def split(tree, arch):

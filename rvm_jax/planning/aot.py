@@ -15,6 +15,7 @@ from jax.experimental import topologies
 from jax.sharding import NamedSharding
 
 from rvm_jax import config as configs
+from rvm_jax.conversion.frozen import resolve
 from rvm_jax.errors import UserError
 from rvm_jax.planning import gpu_targets, hlo, hlo_traffic
 from rvm_jax.planning.topology import parse
@@ -42,11 +43,11 @@ def compile_step(config, topology):
 
     Raises UserError for a topology that there is none, or that config does not fit.
     """
-    devices = abstract_devices(topology)
+    devices, (arch, _) = abstract_devices(topology), resolve(config)
     facts = {'devices': len(devices), 'device_kind': devices[0].device_kind}
     began = time.monotonic()
     try:
-        compiled = lower_step(config, devices).compile()
+        compiled = lower_step(config, arch, devices).compile()
     except jax.errors.JaxRuntimeError as error:
         shortage = read_shortage(str(error))
         if shortage is None:
@@ -78,15 +79,15 @@ def _abstract_tpus(topology, generation, shape):
         raise UserError(f'--topology {topology}', f'libtpu knows no such slice ({reason})', EXAMPLES) from None
 
 
-def lower_step(config, devices):
+def lower_step(config, arch, devices):
     """The train step of `loop.train` for these devices, ready to be compiled; each process of GPUs is a host."""
     platform = 'cuda' if devices[0].platform == 'gpu' else devices[0].platform
-    return trace_step(config, devices).lower(lowering_platforms=(platform,))
+    return trace_step(config, arch, devices).lower(lowering_platforms=(platform,))
 
 
-def trace_step(config, devices):
+def trace_step(config, arch, devices):
     """The train step of `loop.train` on these devices, traced with shapes alone."""
-    programs = make_programs(config, devices, by_process=devices[0].platform == 'gpu')
+    programs = make_programs(config, arch, devices, by_process=devices[0].platform == 'gpu')
     batch = abstract_batch(config, programs.mesh)
     return programs.train_step.trace(programs.abstract_state, batch, programs.abstract_frozen)
 

@@ -11,7 +11,6 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
 
-from rvm_jax.conversion import frozen
 from rvm_jax.models import build, cost, trainable
 from rvm_jax.models.layer_shapes import frozen_parts
 from rvm_jax.planning import activations, chips
@@ -45,9 +44,8 @@ def clip(config):
     return {'num_source': data.num_source, 'num_target': data.num_target, 'image_size': data.image_size}
 
 
-def flops_by_part(config):
+def flops_by_part(config, arch):
     """{'encoder', 'core', 'decoder'}, and 'adapters' and 'target' where there are any: FLOPs of a clip in training."""
-    arch = frozen.architecture(config)
     flops = cost.train_flops_by_part(arch, **clip(config))
     light = flops.pop('encoder_target') if arch.target == 'light_target' else 0.0
     whole = {
@@ -78,7 +76,7 @@ def mesh_sizes(config, devices, slices=1):
     return tuple(sizes.values())
 
 
-def memory(config, platform, devices, slices=1):
+def memory(config, arch, platform, devices, slices=1):
     """Bytes on one device by part: 'weights', 'gradients', 'optimizer' as the mesh splits them, 'activations'.
 
     On an H100 within 15 % of the compiler's, see tests/planning/test_estimate.py, with remat 'dots'; on a CPU within
@@ -86,7 +84,7 @@ def memory(config, platform, devices, slices=1):
     with fused attention the most).
     """
     sizes = mesh_sizes(config, devices, slices)
-    arch, execution = frozen.architecture(config), execution_of(config, platform)
+    execution = execution_of(config, platform)
     trained, statistics, held = trainable.split(cost.parameters(arch), arch)
     held = trainable.stored(held, execution.precision)
     opt_state = jax.eval_shape(make_optimizer(config.optim, config.steps).init, trained)
@@ -103,12 +101,12 @@ def memory(config, platform, devices, slices=1):
     }
 
 
-def traffic(config, platform, devices, slices=1):
+def traffic(config, arch, platform, devices, slices=1):
     """Bytes that a step reads from and writes to one device's main memory; see the constants above.
 
     On H100s within 15 % of what is counted in compiled programs, see tests/planning/test_estimate.py.
     """
-    arch, execution = frozen.architecture(config), execution_of(config, platform)
+    execution = execution_of(config, platform)
     clips = config.batch_size // devices
 
     def kept(implementation):
@@ -118,8 +116,8 @@ def traffic(config, platform, devices, slices=1):
     passes, fused, again = PASSES[platform], kept('auto'), execution.remat != 'none'
     scores = kept('xla') - fused if execution.implementation == 'xla' else 0
     trained, held = weight_bytes(arch, execution)
-    state = STATE_PASSES * memory(config, platform, devices, slices)['optimizer'] / 2 + (2 + again) * trained
-    gathered, scattered = travelling(config, devices, slices)
+    state = STATE_PASSES * memory(config, arch, platform, devices, slices)['optimizer'] / 2 + (2 + again) * trained
+    gathered, scattered = travelling(config, arch, devices, slices)
     between = PASSES_OF_GATHERED * gathered + PASSES_OF_SCATTERED * scattered if platform == 'gpu' else 0
     return (
         (passes.kept + passes.again[execution.remat]) * fused
@@ -142,7 +140,7 @@ def weight_bytes(arch, execution):
     return cost.num_bytes(trained) // (2 if half else 1), cost.num_bytes(trainable.stored(held, precision))
 
 
-def travelling(config, devices, slices=1):
+def travelling(config, arch, devices, slices=1):
     """(bytes of weights gathered, bytes of gradients scattered) in a step where weights are split, (0, 0) elsewhere.
 
     Split weights are gathered forward and back and their gradients scattered, each time that a part is used: the
@@ -151,7 +149,7 @@ def travelling(config, devices, slices=1):
     """
     if mesh_sizes(config, devices, slices)[1] == 1:
         return 0, 0
-    arch, execution = frozen.architecture(config), build.execution(config.model)
+    execution = build.execution(config.model)
     trained, held = weight_bytes(arch, execution)
     counts = {part: cost.num_bytes(tree) for part, tree in trainable.split(cost.parameters(arch), arch)[0].items()}
     whole = sum(counts.values())
@@ -163,7 +161,7 @@ def travelling(config, devices, slices=1):
     return 2 * scattered * trained / whole + len(frozen_parts(arch)) * held, scattered
 
 
-def link_seconds(config, chip, devices):
+def link_seconds(config, arch, chip, devices):
     """Seconds that a step's collectives take at the full rates of all of a chip's links, were nothing else to do.
 
     What is `travelling`, and what is left of each gradient, which is summed over 'data', within each slice before
@@ -171,8 +169,8 @@ def link_seconds(config, chip, devices):
     """
     slices = chips.slices(chip, devices)
     data, fsdp = mesh_sizes(config, devices, slices)
-    gathered, scattered = travelling(config, devices, slices)
-    near, arch = data // slices, frozen.architecture(config)
+    gathered, scattered = travelling(config, arch, devices, slices)
+    near = data // slices
     part = cost.num_bytes(trainable.split(cost.parameters(arch), arch)[0]) / fsdp
     within = (gathered + scattered) * (1 - 1 / fsdp) + 2 * part * (1 - 1 / near)
     across = 2 * part / near * (1 - 1 / slices)

@@ -3,7 +3,10 @@
 import math
 from typing import NamedTuple
 
+from ml_collections import ConfigDict
+
 from rvm_jax.errors import UserError
+from rvm_jax.models.build import Architecture
 from rvm_jax.planning import chips, estimate
 from rvm_jax.planning.topology import parse
 from rvm_jax.training import hardware
@@ -16,7 +19,8 @@ SCALED_DOUBT = 1.15  # one that is scaled to what the compiler said of a similar
 class Forecast(NamedTuple):
     """One recipe in one place. Bytes are those of one device and, like seconds and FLOPs, of one step."""
 
-    config: object
+    config: ConfigDict
+    arch: Architecture
     place: str
     chip: chips.Chip | None  # None: a kind of device that there are no figures for
     device_kind: str
@@ -74,16 +78,17 @@ class Forecast(NamedTuple):
         return round(self.devices * self.chip.host_cores / self.chip.host_chips)
 
 
-def estimated(config, name, devices):
+def estimated(config, arch, name, devices):
     """The Forecast for so many devices of a kind in `chips.CHIPS`, from shapes alone."""
     chip = chips.find(name)
     slices = chips.slices(chip, devices)
-    where = chips.platform(chip), devices, slices
+    where = arch, chips.platform(chip), devices, slices
     parts, moved = estimate.memory(config, *where), estimate.traffic(config, *where)
-    seconds = _seconds(config, chip, devices, moved, estimate.link_seconds(config, chip, devices))
+    seconds = _seconds(config, arch, chip, devices, moved, estimate.link_seconds(config, arch, chip, devices))
     place = f'{devices} x {name}'
     forecast = Forecast(
         config,
+        arch,
         place,
         chip,
         chip.device_kind,
@@ -99,21 +104,21 @@ def estimated(config, name, devices):
     return forecast._replace(remedies=remedies(forecast))
 
 
-def compiled(config, topology, outcome):
+def compiled(config, arch, topology, outcome):
     """The Forecast from what `aot.compile_step` found."""
     found, place = outcome.get('compiled') or outcome['shortage'], parse(topology)
     chip, devices = chips.of_kind(found['device_kind']), found['devices']
-    whole = estimate.memory(config, place.platform, devices, place.slices)
+    whole = estimate.memory(config, arch, place.platform, devices, place.slices)
     parts = {part: whole[part] for part in ('weights', 'optimizer')}
     if 'compiled' in outcome:
         parts['activations, gradients, program'] = found['needs'] - sum(parts.values())
         moved, has = found['traffic'], chip and chips.available(chip)
-        seconds = _seconds(config, chip, devices, moved, _links(chip, found['collectives'])) if chip else {}
+        seconds = _seconds(config, arch, chip, devices, moved, _links(chip, found['collectives'])) if chip else {}
     else:
         parts['activations, gradients, program'] = found['needs']
         moved, has, seconds = 0, found['has'], {}
     forecast = Forecast(
-        config, topology, chip, found['device_kind'], devices, place.slices, parts, has, seconds,
+        config, arch, topology, chip, found['device_kind'], devices, place.slices, parts, has, seconds,
         found.get('collectives', {}), moved, found['seconds'],
     )  # fmt: skip
     return forecast._replace(remedies=remedies(forecast))
@@ -147,7 +152,7 @@ def _first(forecast, tries):
     """(changes, bytes) of the first that fits by the estimate, or None."""
     platform = chips.platform(forecast.chip) if forecast.chip else 'tpu'
     doubt = DOUBT[platform] if forecast.compile_seconds is None else SCALED_DOUBT
-    where = platform, forecast.devices, forecast.slices
+    where = forecast.arch, platform, forecast.devices, forecast.slices
     scale = max(1.0, forecast.needs / sum(estimate.memory(forecast.config, *where).values()))
     for changes in tries:
         changed = forecast.config.copy_and_resolve_references()
@@ -169,8 +174,8 @@ def _links(chip, collectives):
     return within / chip.link_rate + across / chip.network_rate
 
 
-def _seconds(config, chip, devices, traffic, links):
-    flops = sum(estimate.flops_by_part(config).values()) * config.batch_size / devices
+def _seconds(config, arch, chip, devices, traffic, links):
+    flops = sum(estimate.flops_by_part(config, arch).values()) * config.batch_size / devices
     hosts = devices / chip.host_chips
     return {
         'compute': flops / hardware.device_peak(chip, config.model.precision),

@@ -15,11 +15,11 @@ import jax
 import ml_collections
 from flax import traverse_util
 
-from rvm_jax.conversion import frozen
-from rvm_jax.conversion.mapping import STACK
 from rvm_jax.models import cost, trainable
 from rvm_jax.models.attention import LONG_KEYS
+from rvm_jax.models.build import Architecture
 from rvm_jax.models.layer_shapes import Attention, blocks, frozen_parts
+from rvm_jax.models.param_names import STACK
 from rvm_jax.planning import estimate, hlo
 from rvm_jax.planning.hlo import ARRAY
 from rvm_jax.training import sharding
@@ -49,14 +49,15 @@ class Split(NamedTuple):
     whole: int
 
 
-def fused_attentions(config: ml_collections.ConfigDict, platform: str) -> list[tuple[int, bool, Attention]]:
+def fused_attentions(
+    config: ml_collections.ConfigDict, arch: Architecture, platform: str
+) -> list[tuple[int, bool, Attention]]:
     """(passes of a clip, whether it trains, Attention) of all that a fused kernel should take on 'gpu' or 'tpu'.
 
     All but few keys on a TPU, where our kernel does not pay, and the aggregator's one query; none without bf16.
     """
     if estimate.execution_of(config, platform).implementation == 'xla':
         return []
-    arch = frozen.architecture(config)
     held = frozen_parts(arch)
     return [
         (one.passes, part not in held, attention)
@@ -115,10 +116,9 @@ def scores_in_memory(
     return [f'attention scores reach main memory: {shape}, made by {name}' for shape, name in sorted(found.items())]
 
 
-def split_of(config: ml_collections.ConfigDict, devices: int, slices: int = 1) -> Split:
+def split_of(config: ml_collections.ConfigDict, arch: Architecture, devices: int, slices: int = 1) -> Split:
     """The Split of a config on so many devices; without mesh.fsdp nothing is."""
     data, fsdp = estimate.mesh_sizes(config, devices, slices)
-    arch = frozen.architecture(config)
     parameters = cost.parameters(arch)
     trained = traverse_util.flatten_dict(trainable.split(parameters, arch)[0], sep='/')
     stacks, summed, whole = {}, 0, 0

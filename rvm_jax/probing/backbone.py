@@ -12,9 +12,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rvm_jax.conversion import mapping
 from rvm_jax.errors import UserError
-from rvm_jax.models import build, layers
+from rvm_jax.models import build, layers, param_names
 from rvm_jax.models.rvm import to_unit_range
 
 TAPS = 'core, core:BLOCKS, encoder, encoder:BLOCKS or encoder@FRACTION'
@@ -63,7 +62,7 @@ class Backbone:
     @property
     def num_parameters(self):
         """Numbers in the encoder, its adapters and the core."""
-        named = mapping.named_shapes(self._model)
+        named = param_names.named_shapes(self._model)
         return sum(
             math.prod(shape) for name, shape in named.items() if name.split('/')[0] in ('encoder', 'adapters', 'core')
         )
@@ -103,7 +102,7 @@ class Backbone:
         """16 hex digits of what is probed: architecture, tap and all weights."""
         facts = json.dumps([dataclasses.asdict(self.architecture), self.tap], sort_keys=True)
         digest = hashlib.sha256(facts.encode())
-        for name, array in sorted(mapping.to_named(self._model).items()):
+        for name, array in sorted(param_names.to_named(self._model).items()):
             digest.update(f'{name} {array.shape} {array.dtype}'.encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]

@@ -6,7 +6,6 @@ A file that is written appears whole or not at all.
 """
 
 import collections
-import contextlib
 import errno
 import hashlib
 import json
@@ -18,10 +17,9 @@ import time
 
 from rvm_jax.errors import Unavailable
 from rvm_jax.storage import gcs
-from rvm_jax.storage.atomic import write_target
+from rvm_jax.storage.atomic import atomic_write
 
 TRIES = 6
-PARTIAL = '.partial'  # the end of a name while it is written
 FIRST_WAIT = 0.25  # seconds, doubled after each try: 8 in all
 PASSING = {
     errno.EAGAIN, errno.EBUSY, errno.ECONNABORTED, errno.ECONNRESET, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.EIO,
@@ -35,7 +33,7 @@ def is_remote(path):
     return os.fspath(path).startswith(gcs.SCHEME)
 
 
-def expanded(path):
+def expanded(path: str | os.PathLike) -> str:
     """A path with its ~ or ~user as the folder it stands for. A shell does that too, but not behind a =."""
     return os.path.expanduser(os.fspath(path))
 
@@ -157,19 +155,9 @@ def _read(path):
 
 
 def _replace(path, data, durable):
-    path = write_target(path)
-    partial = f'{path}{PARTIAL}'
-    try:
-        with open(partial, 'wb') as file:
-            file.write(data)
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        os.replace(partial, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            os.unlink(partial)  # it would keep a full disk full
-        raise
+    # A missing folder stays an error: a run whose folder someone deleted must not go on in an empty one.
+    with atomic_write(path, durable=durable, make_folder=False) as partial, open(partial, 'wb') as file:
+        file.write(data)
 
 
 def _files(folder):

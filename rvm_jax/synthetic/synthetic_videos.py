@@ -17,6 +17,7 @@ import numpy as np
 
 from rvm_jax import signals
 from rvm_jax.errors import UserError
+from rvm_jax.storage.atomic import atomic_write
 from rvm_jax.synthetic.render import Truth, render, truth
 from rvm_jax.synthetic.scenes import CLASSES, random_scene
 
@@ -72,8 +73,7 @@ def write_video(path, frames_THWC, *, fps=10, crf=14):
     height, width = frames_THWC.shape[1:3]
     if height % 2 or width % 2:
         raise UserError(f'{height} x {width}', 'H.264 in yuv420p needs an even height and width', 'round them to even')
-    partial = _partial(path)
-    with av.open(str(partial), 'w', format='mp4') as container:
+    with atomic_write(path) as partial, av.open(partial, 'w', format='mp4') as container:
         stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width, stream.pix_fmt = height, width, 'yuv420p'
         stream.codec_context.gop_size = 8  # clips begin anywhere, so a key frame is never far
@@ -83,7 +83,6 @@ def write_video(path, frames_THWC, *, fps=10, crf=14):
         for frame_HWC in frames_THWC:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format='rgb24')))
         container.mux(stream.encode())
-    os.replace(partial, path)
 
 
 def read_truth(path):
@@ -97,10 +96,8 @@ def _write_one(path, index, settings):
     options = {'motion_class': index % len(CLASSES), **settings['scene_options']}
     scene = random_scene(rng, settings['num_frames'], settings['height'], settings['width'], **options)
     # The truth goes first: a video that is there always has it.
-    partial = _partial(path.with_suffix('.npz'))
-    with open(partial, 'wb') as file:
+    with atomic_write(path.with_suffix('.npz')) as partial, open(partial, 'wb') as file:
         np.savez_compressed(file, **vars(truth(scene)))
-    os.replace(partial, path.with_suffix('.npz'))
     write_video(path, render(scene), fps=settings['fps'], crf=settings['crf'])
 
 
@@ -115,14 +112,8 @@ def _prepare_folder(folder, prefix, settings, paths):
     for path in found - set(paths) if same else found:
         path.unlink()
         path.with_suffix('.npz').unlink(missing_ok=True)
-    partial = _partial(settings_path)
-    partial.write_text(json.dumps(settings, indent=2) + '\n')
-    os.replace(partial, settings_path)
-
-
-def _partial(path):
-    """Where a file grows until it is whole; hidden, and with no video's ending."""
-    return path.with_name(f'.{path.name}.{os.getpid()}.partial')
+    with atomic_write(settings_path) as partial, open(partial, 'w') as file:
+        file.write(json.dumps(settings, indent=2) + '\n')
 
 
 def _each(function, calls, num_workers):

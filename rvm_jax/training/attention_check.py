@@ -20,7 +20,6 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from rvm_jax.conversion import frozen
 from rvm_jax.distributed.process_group import ProcessGroup
 from rvm_jax.errors import Unavailable, UserError, printable
 from rvm_jax.models import attention, build
@@ -62,10 +61,10 @@ class Difference(NamedTuple):
         return self.kernel <= MOST * max(self.plain, ROUNDING)
 
 
-def shapes(config: ml_collections.ConfigDict, execution: Execution) -> list[Shape]:
+def shapes(config: ml_collections.ConfigDict, arch: build.Architecture, execution: Execution) -> list[Shape]:
     """Shapes of a recipe's attentions that 'auto' gives to a fused kernel, sorted; see `attention.best`."""
     sizes = {name: config.data[name] for name in ('num_source', 'num_target', 'image_size')}
-    parts = blocks(frozen.architecture(config), **sizes)
+    parts = blocks(arch, **sizes)
     parts.pop('aggregator')  # it asks for plain attention
     found = {Shape(*one[1:]) for part in parts.values() if part.passes for one in part.attentions if one.groups}
     fused = attention.FUSED.get(execution.platform, ())
@@ -117,7 +116,9 @@ def judge(execution: Execution, all_shapes: list[Shape], device: jax.Device) -> 
     )
 
 
-def choose(config: ml_collections.ConfigDict, mesh: Mesh, hosts: ProcessGroup, folder: str) -> str:
+def choose(
+    config: ml_collections.ConfigDict, arch: build.Architecture, mesh: Mesh, hosts: ProcessGroup, folder: str
+) -> str:
     """The `model.attention` to train with: the recipe's own, or where 'auto' would take a wrong kernel, another.
 
     All processes compare, each on a device of its own, and choose alike. Verdicts are kept in the folder. Raises
@@ -125,7 +126,7 @@ def choose(config: ml_collections.ConfigDict, mesh: Mesh, hosts: ProcessGroup, f
     """
     execution = build.execution(config.model, sharding.platform(mesh))
     kernels, is_free = candidates(execution)
-    all_shapes = shapes(config, execution) if kernels else []
+    all_shapes = shapes(config, arch, execution) if kernels else []
     if not all_shapes:
         return execution.implementation
     device = mesh.local_devices[0]

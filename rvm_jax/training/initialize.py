@@ -7,9 +7,8 @@ import jax
 import numpy as np
 from flax import nnx
 
-from rvm_jax.conversion import mapping
 from rvm_jax.errors import UserError
-from rvm_jax.models import cost, trainable
+from rvm_jax.models import cost, param_names, trainable
 from rvm_jax.storage import files
 
 
@@ -81,7 +80,9 @@ def take_initial(path, model, arch, encoder, abstract_state):
     found = dict(zip(kinds, trainable.split(nnx.to_pure_dict(nnx.state(model)), arch), strict=False))
     found = jax.tree.map(np.asarray, found)
     if not arch.is_frozen:
-        mapping.compare(mapping.tree_shapes(abstract_state['params']), mapping.tree_shapes(found['params']), path)
+        param_names.compare(
+            param_names.tree_shapes(abstract_state['params']), param_names.tree_shapes(found['params']), path
+        )
         return found
     _check_core(path, model.architecture, arch, abstract_state['params']['core'], found['params'].get('core', {}))
     taken = {kind: {} for kind in kinds}
@@ -90,7 +91,7 @@ def take_initial(path, model, arch, encoder, abstract_state):
             wanted = abstract_state[kind].get(part, {})
             shared = {name: wanted[name] for name in wanted if name in tree or name != 'feature_head'}
             is_ours = part != 'adapters' or _has_same_adapters(model, arch, encoder)
-            if is_ours and tree and mapping.tree_shapes(tree) == mapping.tree_shapes(shared):
+            if is_ours and tree and param_names.tree_shapes(tree) == param_names.tree_shapes(shared):
                 taken[kind][part] = tree
     return taken
 
@@ -120,7 +121,7 @@ def _has_same_adapters(model, arch, encoder):
     names = 'encoder', 'taps', 'adapter_norm', 'aggregator'
     if any(getattr(model.architecture, name) != getattr(arch, name) for name in names):
         return False
-    theirs = mapping.tree_named({'encoder': nnx.state(model.encoder)})
+    theirs = param_names.tree_named({'encoder': nnx.state(model.encoder)})
     return theirs.keys() == encoder.named.keys() and all(
         np.array_equal(array, encoder.named[name]) for name, array in theirs.items()
     )
@@ -140,4 +141,4 @@ def _check_core(path, found, wanted, abstract_core, core):
                 path, f'its {name} is {getattr(found, name)}, and that of this run {getattr(wanted, name)}',
                 f'start from another model, or change config.model.{key}',
             )  # fmt: skip
-    mapping.compare(mapping.tree_shapes({'core': abstract_core}), mapping.tree_shapes({'core': core}), path)
+    param_names.compare(param_names.tree_shapes({'core': abstract_core}), param_names.tree_shapes({'core': core}), path)

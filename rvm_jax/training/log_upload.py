@@ -10,6 +10,7 @@ import tempfile
 import threading
 
 from rvm_jax.storage import files
+from rvm_jax.storage.atomic import is_partial
 
 EVERY = 60.0  # seconds between copies
 
@@ -67,7 +68,7 @@ class LogUploader:
         try:
             status = os.stat(path)  # before it is read: what is written meanwhile looks new the next time
             looks = status.st_size, status.st_mtime_ns
-            if self._seen.get(name) == looks or name.endswith(files.PARTIAL):
+            if self._seen.get(name) == looks or is_partial(name):
                 return
             data = files.read(path)
         except FileNotFoundError:  # renamed since it was listed, or not there yet

@@ -4,6 +4,7 @@ import contextlib
 import os
 
 from rvm_jax.arithmetic import our_settings
+from rvm_jax.conversion.frozen import resolve
 from rvm_jax.data.loader import make_loader
 from rvm_jax.data.open_data import open_held_out, open_training
 from rvm_jax.distributed.connect import connect
@@ -38,11 +39,13 @@ def train(config, workdir, load_initial):
 def _train(config, workdir, load_initial, hosts):
     # Data, and what a frozen encoder holds: the same in all processes.
     source, held_out = open_training(config.data), open_held_out(config.data)
-    encoder = trainable.frozen_encoder(config)
+    arch, encoder_files = resolve(config)
+    encoder = encoder_files.read()
+    del encoder_files  # some hold arrays
     run_record.check_hosts(hosts, config, source, held_out, encoder)
 
     # Programs: mesh, model, optimizer and steps. Nothing is compiled yet.
-    programs = make_programs(config)
+    programs = make_programs(config, arch)
     mesh = programs.mesh
     warm_up_collectives(hosts, mesh)
 
@@ -52,9 +55,9 @@ def _train(config, workdir, load_initial, hosts):
         hosts.before_leaving(lambda: release(workdir))
         run_record.check_shared(hosts, workdir)
         compiled = initialize.keep_compiled(workdir, mesh)
-        attention = attention_check.choose(config, mesh, hosts, compiled)
+        attention = attention_check.choose(config, arch, mesh, hosts, compiled)
         if attention != config.model.attention:
-            programs = make_programs(config, attention=attention)
+            programs = make_programs(config, arch, attention=attention)
         stop = stack.enter_context(StopRequest())
 
         # State: restored, taken from other weights, or fresh.

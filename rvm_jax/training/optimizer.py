@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from rvm_jax.conversion.mapping import path_name
+from rvm_jax.models.param_names import path_name
 
 DECAYED = ('kernel',)
 # By name: attention biases and tokens have two axes. A_log and D of Mamba: as its authors do.

@@ -4,7 +4,7 @@ import collections
 import sys
 import time
 
-from rvm_jax.terminal import say, silence
+from rvm_jax.terminal import silence, write_line
 
 WINDOW = 500  # updates that the pace is averaged over
 LONGEST = 999 * 3600  # seconds; a time left beyond it says nothing
@@ -99,7 +99,7 @@ class Progress:
         if self._bar is not None:
             self._bar.update(self._task, completed=step, **({} if text is None else {'description': text}))
         elif text is not None:
-            say(text, self._stream)
+            write_line(text, self._stream)
 
     def seconds_left(self):
         """Seconds until the last step at the present pace, or None before there is a pace."""

@@ -1,10 +1,10 @@
 """Opens a step that was just written, before it counts as saved.
 
-A save may end without an error and leave what cannot be restored: in such a place Orbax does not find its own files, or
-a version of it writes what it does not read. A run would learn that when it resumes. So the first save of each start is
-read in the way of a resume: the tree with every shape and type, the numbers of one array, and the data position. One
-array is enough: what is wrong with a place, a disk or a version is wrong for each of them, all bytes have checksums, and
-a large model is not held in memory twice.
+A save may end without an error and leave nothing that can be restored: in some places Orbax does not find its own
+files, and a version of it may write what it does not read. A run would learn that only when it resumes. So the first
+save of each start is read as a resume reads it: the tree with every shape and type, the numbers of one array, and the
+data position. One array is enough: what is wrong with a place, a disk or a version is wrong for all of them, and all
+bytes have checksums. To read everything would cost as much time and memory as the whole state again.
 """
 
 import json

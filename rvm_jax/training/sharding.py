@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jax.experimental import mesh_utils
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rvm_jax.conversion.mapping import STACK, path_name
 from rvm_jax.errors import UserError
+from rvm_jax.models.param_names import STACK, path_name
 
 AXES = ('data', 'fsdp')
 BATCH = PartitionSpec(AXES)

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.sharding import Mesh
 
-from rvm_jax.conversion import frozen
 from rvm_jax.models import build, trainable
 from rvm_jax.models.attention import check_device
 from rvm_jax.training import sharding
@@ -48,13 +47,12 @@ class Programs(NamedTuple):
     eval_step: Callable  # (all params, batch, key) -> losses, Reconstruction
 
 
-def make_programs(config, devices=None, attention=None, by_process=False):
-    """The programs of a config on these devices (None: all that JAX has), which may be abstract ones.
+def make_programs(config, arch, devices=None, attention=None, by_process=False):
+    """The programs of a config, whose Architecture is arch, on these devices (None: all of JAX's), maybe abstract ones.
 
     attention: which one to take instead of config.model.attention, see `attention_check.choose`. by_process: see
     `sharding.make_mesh`. Raises UserError if config and devices do not fit together.
     """
-    arch = frozen.architecture(config)
     mesh = sharding.make_mesh(config.mesh, devices, by_process)
     sharding.check_batch(mesh.devices.size, config.batch_size)
     execution = build.execution(config.model, sharding.platform(mesh))

@@ -1,4 +1,4 @@
-"""Image encoders against numbers of PyTorch and transformers, see tests/data/README.md."""
+"""Image encoders against numbers of PyTorch and transformers, see tests/goldens/README.md."""
 
 import dataclasses
 import json
@@ -11,8 +11,9 @@ import pytest
 import safetensors.numpy
 
 import rvm_jax
-from rvm_jax.conversion import image_encoders, mapping
+from rvm_jax.conversion import image_encoders
 from rvm_jax.errors import UserError
+from rvm_jax.models import param_names
 from rvm_jax.models.encoders.image_architecture import ImageArchitecture
 
 FOLDERS = (
@@ -316,7 +317,7 @@ def test_weights_are_named_as_the_model_names_them(golden, tmp_path):
     path = golden('dinov3/swiglu').write(tmp_path)
     encoder = rvm_jax.load_image_encoder(path)
     named = image_encoders.read_weights(path, encoder.architecture)
-    own = mapping.to_named(encoder)
+    own = param_names.to_named(encoder)
     assert own.keys() == named.keys()
     assert all(np.array_equal(own[name], named[name]) for name in named)
 

@@ -1,4 +1,4 @@
-"""Ours against numbers made by the released model code, see tests/data/README.md."""
+"""Ours against numbers made by the released model code, see tests/goldens/README.md."""
 
 import ast
 import os
@@ -15,7 +15,7 @@ from rvm_jax.conversion import official_rvm
 from rvm_jax.errors import UserError
 from rvm_jax.models import build
 
-SMALL = pathlib.Path(__file__).parents[1] / 'data' / 'official_tiny_64.npz'
+SMALL = pathlib.Path(__file__).parents[1] / 'goldens' / 'official_tiny_64.npz'
 DECODER = ('mask_token', 'decoder', 'delta_embedder', 'detokenizer')  # released keys that belong to the decoder
 TOLERANCE = 1e-4  # relative to the largest value; measured: below 1e-6
 

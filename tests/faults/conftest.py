@@ -291,7 +291,7 @@ def pytest_terminal_summary(terminalreporter):
             failed += [report.nodeid] if outcome == 'failed' and not found else []
     if rows:
         rows.sort(key=lambda row: (int(row[0][1:].rstrip(string.ascii_lowercase)), row))
-        _print_table([('', 'fault', 'what was seen', 'steps again', 'pass'), *rows], terminalreporter)
+        _print_table([('', 'fault', 'what was seen', 'steps repeated', 'passed'), *rows], terminalreporter)
     for nodeid in failed:
         terminalreporter.line(f'NO  {nodeid}')
 

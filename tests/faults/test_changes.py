@@ -50,7 +50,7 @@ def test_another_model_or_optimizer_is_refused_with_all_differences(begun, refer
     begun.finish()
     repeated = begun.repeated(reference)
     assert repeated == 0
-    seen('exit 2 with all differences; the old line went on', repeated)
+    seen('exit 2 with all differences; the old command resumed', repeated)
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_another_tree_is_refused_and_leaves_no_trace(begun, reference, seen):
     assert 'does not fit this config (shape: ' in said and 'now [' in said
     begun.finish()
     assert begun.repeated(reference) == 0
-    seen('exit 2: missing, unexpected, shape; the old line went on')
+    seen('exit 2: missing, unexpected, shape; the old command resumed')
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_other_data_are_refused_with_the_difference(begun, reference, copied, se
     assert 'batch_size was 4, now 8; seed was 0, now 1' in said and 'data.allow_change=true' in said
     begun.finish(data__path=copied)  # the same files again, elsewhere
     assert begun.repeated(reference) == 0
-    seen('exit 2 with the difference each time; the old data went on')
+    seen('exit 2 with the difference each time; resumed with the old data')
 
 
 @pytest.mark.slow
@@ -117,7 +117,7 @@ def test_other_data_that_are_allowed_go_on_and_are_written_down(training, refere
     assert all(found[step] == expected[step] for step in range(saved + 1, STEPS + 1))
     assert sorted(training.losses()) == list(range(1, STEPS + 1))
     assert 'nothing to do' in training.finish()  # from now on these are its data
-    seen('went on with all eight videos, written down')
+    seen('resumed with all eight videos, recorded')
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_other_clips_that_are_allowed_go_on_and_are_written_down(begun, referenc
         assert sorted(videos) == list(range(8))
     losses, before = begun.losses(), reference.losses()
     assert all(losses[step] == before[step] for step in range(1, 10))
-    seen('went on with other clips, written down')
+    seen('resumed with other clips, recorded')
 
 
 @pytest.mark.slow
@@ -185,4 +185,4 @@ def test_another_schedule_needs_a_flag_and_is_written_down(training, reference, 
     said = refuse(training, steps=10, optim__peak_lr=1e-3, optim__allow_change='true')
     assert 'config.steps=10: 20 steps are done already' in said
     assert 'nothing to do' in training.finish(steps=20, optim__peak_lr=1e-3)
-    seen('exit 2; with optim.allow_change it went on; fewer steps: exit 2')
+    seen('exit 2; with optim.allow_change it resumed; fewer steps: exit 2')

@@ -44,10 +44,10 @@ def test_all_mistakes_are_told_at_once_a_line_each(refused, tmp_path, seen):
         [line] = [line for line in lines if line.startswith(beginning)]
         lines.remove(line)
     assert lines == []
-    seen('exit 2, a line for each, nothing written')
+    seen('exit 2, one line for each, nothing written')
 
 
-@pytest.mark.fault('F19b', 'a batch that the devices cannot share')
+@pytest.mark.fault('F19b', 'a batch that cannot be split over the devices')
 def test_what_does_not_go_with_the_devices_is_refused_before_anything_is_compiled(refused, seen):
     four = {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
     [line] = refused(four, batch_size=6)

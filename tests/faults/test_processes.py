@@ -107,7 +107,7 @@ def test_four_stop_together_and_two_go_on_as_if_one_had_done_it_all(some_broken,
     assert report(shared) == report(reference)
     assert report(shared)['failed'] > 0
     assert (shared / 'images' / 'reconstruction_00000008.png').exists()
-    seen('saved by all, exit 75; step before used', saved - before)
+    seen('saved by all, exit 75; the step before is used', saved - before)
 
 
 @pytest.mark.fault('F15', 'processes with different configs')
@@ -126,4 +126,4 @@ def test_processes_with_other_settings_are_refused_before_the_first_step(videos,
     assert done.returncode == 2
     assert done.stderr.count('process 2 has config.optim.peak_lr 0.002, the others 0.001') == 3
     assert not (tmp_path / 'run').exists()
-    seen('exit 2, named who differs in what')
+    seen('exit 2, names the process and the difference')

@@ -20,7 +20,7 @@ def test_sigterm_saves_the_step_and_the_same_line_goes_on(training, reference, s
     assert 'resuming at step 6' in training.finish()
     repeated = training.repeated(reference)
     assert repeated == 0
-    seen('saved, exit 75, went on', repeated)
+    seen('saved, exit 75, resumed', repeated)
 
 
 @pytest.mark.slow
@@ -37,7 +37,7 @@ def test_ctrl_c_saves_too(training, reference, seen):
     training.finish()
     repeated = training.repeated(reference)
     assert repeated == 0
-    seen('saved, exit 130, went on', repeated)
+    seen('saved, exit 130, resumed', repeated)
 
 
 @pytest.mark.slow
@@ -53,10 +53,10 @@ def test_ctrl_c_twice_ends_at_once_and_costs_only_steps_since_the_last_save(trai
     training.finish()
     repeated = training.repeated(reference)
     assert 3 <= repeated <= 6  # the save of step 3 may have been under way
-    seen('exit 130 at once, went on', repeated)
+    seen('exit 130 at once, resumed', repeated)
 
 
-@pytest.mark.fault('F3', 'SIGKILL, for its worker too')
+@pytest.mark.fault('F3', 'SIGKILL of the run and its worker')
 def test_a_killed_run_goes_on_from_its_last_save(training, reference, seen):
     run = training.start(hold=[9], data__num_workers=1)
     training.wait_held(9)
@@ -65,4 +65,4 @@ def test_a_killed_run_goes_on_from_its_last_save(training, reference, seen):
     training.finish(data__num_workers=2)  # which changes no clip
     repeated = training.repeated(reference)
     assert 3 <= repeated <= 6
-    seen('went on from its last save', repeated)
+    seen('resumed from its last save', repeated)

@@ -100,7 +100,7 @@ def test_who_does_not_end_after_another_is_killed_with_all_its_children(launch, 
 @pytest.mark.parametrize(
     'options, message',
     [
-        (['--processes', '0', '--', 'train'], '--processes 0: is no number of at least 1'),
+        (['--processes', '0', '--', 'train'], '--processes 0: is not a whole number from 1 to 9999'),
         (['--processes'], '--processes: has no value'),
         (['--procs', '2'], '--procs: is not known'),
         (['--processes', '2'], 'no command; give one after --'),

@@ -117,9 +117,9 @@ def test_stop_and_status_pass_on_the_job(slurm):
         (('--gpus-per-node', '2', '--', 'train', '--workdir', 'w'), "--nodes ''"),
         ((*NODES, '--', 'train', '--config', 'c'), '--workdir is missing'),
         (NODES, 'what to run is missing'),
-        ((*NODES, '--flags', 'vmem'), '--flags vmem: there is no such set'),
+        ((*NODES, '--flags', 'vmem'), '--flags vmem: unknown set of flags'),
         (('stop',), 'which job?'),
-        (('--gpus', '2'), '--gpus: there is no such option'),
+        (('--gpus', '2'), '--gpus: unknown option'),
     ],
 )
 def test_a_mistake_is_one_line_and_submits_nothing(slurm, arguments, message):

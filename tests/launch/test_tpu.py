@@ -36,7 +36,7 @@ def test_create_goes_to_the_next_zone_and_leaves_nothing_behind(tpu, why):
     tpu.plan(a=why, b='gives')
     done = tpu.tpu('create', *SLICE, '--wait', '0')
     assert done.returncode == 0, done.stderr
-    assert 'rvm is there, in b' in done.stderr
+    assert 'rvm is ready, in b' in done.stderr
     assert not (tpu.root / 'a.json').exists()
 
 
@@ -76,7 +76,7 @@ def test_create_does_not_ask_when_google_cannot_be_asked(tpu):
     tpu.sign('offline.0')
     done = tpu.tpu('create', *SLICE)
     assert done.returncode == 2
-    assert 'zone a cannot be asked' in done.stderr
+    assert 'zone a cannot be queried' in done.stderr
     assert not tpu.calls('create')
 
 
@@ -211,7 +211,7 @@ def test_a_preempted_run_goes_on_in_another_zone(tpu):
     tpu.plan(runs='preempt@10 preempt\n0@20 0\n', a='once', b='gives')
     done = tpu.tpu('train', *SLICE, *RUN)
     assert done.returncode == 0, done.stderr
-    assert 'rvm is there, in b' in done.stderr
+    assert 'rvm is ready, in b' in done.stderr
     assert starts(tpu) == 2
 
 
@@ -387,10 +387,10 @@ def test_status_and_logs_show_what_each_host_does(tpu):
         (('create', *NAME, '--accelerator', 'v9x-8'), 'no runtime is known'),
         (('create', '--name', 'RVM', '--zones', 'a'), "--name 'RVM'"),
         (('create', '--name', 'rvm'), '--zones is missing'),
-        (('create', *SLICE, '--sopt'), '--sopt: there is no such option'),
+        (('create', *SLICE, '--sopt'), '--sopt: unknown option'),
         (('create', '--name'), '--name needs a value'),
-        (('train', *SLICE, '--flags', 'fast', *RUN), '--flags fast: there is no such set'),
-        (('launch', *SLICE), 'launch: there is no such command'),
+        (('train', *SLICE, '--flags', 'fast', *RUN), '--flags fast: unknown set of flags'),
+        (('launch', *SLICE), 'launch: unknown command'),
         (('setup', *NAME), 'rvm is in none of a b'),
     ],
 )

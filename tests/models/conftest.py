@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from rvm_jax.conversion import mapping, official_rvm
-from rvm_jax.models import build, layers
+from rvm_jax.models import build, layers, param_names
 
 ARCHITECTURE = build.Architecture(
     patch_size=16, width=32,
@@ -36,11 +36,13 @@ def make_model():
 
     def make(execution=layers.Execution(), **switches):  # noqa: B008 (frozen)
         model = build.abstract(build.dataclasses.replace(ARCHITECTURE, **switches), execution)
-        shapes = mapping.named_shapes(model)
+        shapes = param_names.named_shapes(model)
         keys = {
             name: next(iter(mapping.translate({name: 0}, mapping.invert(official_rvm.TABLE))[0])) for name in shapes
         }
-        return mapping.from_named(model, {name: weight(keys[name], shape) for name, shape in shapes.items()}, 'formula')
+        return param_names.from_named(
+            model, {name: weight(keys[name], shape) for name, shape in shapes.items()}, 'formula'
+        )
 
     return make
 

@@ -8,18 +8,17 @@ import pytest
 from flax import nnx
 
 from rvm_jax import config as configs
-from rvm_jax.conversion import mapping
 from rvm_jax.errors import UserError
-from rvm_jax.models import build, layers
+from rvm_jax.models import build, layers, param_names
 
 
 def parameters(arch):
-    return sum(math.prod(shape) for shape in mapping.named_shapes(build.abstract(arch)).values())
+    return sum(math.prod(shape) for shape in param_names.named_shapes(build.abstract(arch)).values())
 
 
 def names(**switches):
     arch = dataclasses.replace(build.SIZES['tiny'], encoder_layers=1, core_layers=1, decoder_layers=1, **switches)
-    return set(mapping.named_shapes(build.abstract(arch)))
+    return set(param_names.named_shapes(build.abstract(arch)))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +86,7 @@ def test_frames_that_are_not_made_of_whole_patches_are_refused():
 
 def test_fresh_parameters_are_drawn_as_released():
     arch = dataclasses.replace(build.SIZES['tiny'], encoder_layers=1, core_layers=1, decoder_layers=1)
-    params = {name: jnp.std(x) for name, x in mapping.to_named(jax.jit(
+    params = {name: jnp.std(x) for name, x in param_names.to_named(jax.jit(
         lambda: build.build(arch, rngs=nnx.Rngs(0)))()).items()}  # fmt: skip
     lecun, xavier = 64**-0.5, (2 / (64 + 256)) ** 0.5
     for name, std in {

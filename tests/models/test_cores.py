@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rvm_jax.conversion.mapping import path_name
 from rvm_jax.models.cores.gmmix import GMMix
 from rvm_jax.models.cores.identity import Identity
 from rvm_jax.models.cores.mamba import Mamba
@@ -18,6 +17,7 @@ from rvm_jax.models.cores.rvmrnn import RVMRNN
 from rvm_jax.models.cores.self_attention import SelfAttention
 from rvm_jax.models.dropout import TrainContext
 from rvm_jax.models.layers import PRECISIONS, Execution
+from rvm_jax.models.param_names import path_name
 
 FRAMES, TOKENS, WIDTH = 5, 3, 16
 RELEASED = {'gelu': 'tanh', 'block_order': 'cross_mlp_self', 'gate_bias': False, 'state_norm': True}

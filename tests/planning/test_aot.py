@@ -6,10 +6,16 @@ import jax
 import pytest
 
 from rvm_jax import config as configs
+from rvm_jax.conversion.frozen import resolve
 from rvm_jax.errors import UserError
 from rvm_jax.planning import aot, aot_process
 
 LIBTPU = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason="needs pip install 'rvm_jax[tpu]'")
+
+
+def planned(config):
+    """What functions of a plan take first: a config and its Architecture."""
+    return config, resolve(config)[0]
 
 
 def tiny(*overrides):
@@ -31,7 +37,7 @@ def run(tmp_path):
 
 def test_the_step_that_is_compiled_is_that_of_training():
     config = tiny('mesh.data=2', 'mesh.fsdp=4', 'model.unroll=false')
-    compiled = aot.trace_step(config, jax.devices()).lower().compile()
+    compiled = aot.trace_step(*planned(config), jax.devices()).lower().compile()
     found = aot.figures(compiled, 8)
     assert {'all-gather', 'reduce-scatter', 'all-reduce'} <= set(found['collectives'])
     assert found['loops_of_unknown_length'] == 0
@@ -39,7 +45,7 @@ def test_the_step_that_is_compiled_is_that_of_training():
 
 
 def test_data_parallel_training_gathers_nothing():
-    found = aot.figures(aot.trace_step(tiny('model.unroll=false'), jax.devices()).lower().compile(), 8)
+    found = aot.figures(aot.trace_step(*planned(tiny('model.unroll=false')), jax.devices()).lower().compile(), 8)
     assert set(found['collectives']) == {'all-reduce'}
     assert found['collectives']['all-reduce']['size'] == pytest.approx(583_808 * 4, rel=0.01)
 

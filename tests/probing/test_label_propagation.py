@@ -8,7 +8,7 @@ import pytest
 
 from rvm_jax.probing import label_maps, label_propagation
 
-GOLDEN = pathlib.Path(__file__).parents[1] / 'data' / 'metrics.npz'
+GOLDEN = pathlib.Path(__file__).parents[1] / 'goldens' / 'metrics.npz'
 SETTINGS = {'top_k': 5, 'temperature': 0.7, 'num_context': 3, 'radius': 2}
 
 

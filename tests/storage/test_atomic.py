@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from rvm_jax.storage import files
-from rvm_jax.storage.atomic import _leftovers, atomic_write
+from rvm_jax.storage.atomic import _leftovers, atomic_write, is_partial
 
 WRITE = """
 import os, signal, sys
@@ -91,6 +91,24 @@ def test_what_a_process_of_the_same_number_left_in_a_container_of_the_same_name_
     assert (tmp_path / 'folder' / 'text').read_text() == 'new' and os.listdir(tmp_path) == ['folder']
 
 
+def test_what_is_not_finished_may_lie_in_another_folder(tmp_path):
+    os.mkdir(tmp_path / 'scratch')
+    with atomic_write(tmp_path / 'file', scratch=tmp_path / 'scratch', durable=True) as partial:
+        assert os.path.dirname(partial) == str(tmp_path / 'scratch') and is_partial(partial)
+        with open(partial, 'w') as file:
+            file.write('new')
+    assert (tmp_path / 'file').read_text() == 'new' and os.listdir(tmp_path / 'scratch') == []
+
+
+def test_two_threads_that_write_the_same_do_not_meet(tmp_path):
+    with atomic_write(tmp_path / 'file') as one, atomic_write(tmp_path / 'file') as other:
+        assert one != other
+        for partial in one, other:
+            with open(partial, 'w') as file:
+                file.write(partial)
+    assert (tmp_path / 'file').read_text() == one and os.listdir(tmp_path) == ['file']
+
+
 def test_who_still_writes_is_left_alone(tmp_path):
     with atomic_write(tmp_path / 'folder') as partial:
         os.mkdir(partial)
@@ -133,6 +151,6 @@ def test_a_folder_that_somebody_is_in_is_not_replaced(tmp_path, monkeypatch, out
     monkeypatch.setenv('HOME', str(tmp_path / 'home'))
     (tmp_path / 'home').mkdir()
     (tmp_path / 'a' / 'b' / 'inner').mkdir()
-    with pytest.raises(OSError, match='current folder|home folder'):
+    with pytest.raises(OSError, match=r'current folder|home folder'):
         write_folder(os.path.expanduser(output), 'text')
     assert os.path.samefile('.', tmp_path / 'a' / 'b') and sorted(os.listdir(tmp_path)) == ['a', 'home']

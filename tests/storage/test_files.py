@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import os
+import resource
 
 import pytest
 
@@ -106,11 +107,21 @@ def test_a_disk_that_hiccups_is_asked_again(tmp_path, monkeypatch):
 def test_a_disk_that_is_full_is_not_asked_again_and_keeps_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(files, 'FIRST_WAIT', 3600)
     (tmp_path / 'a').write_text('old')
-    os.symlink('/dev/full', tmp_path / 'a.partial')
-    with pytest.raises(OSError, match='No space left'):
-        files.write(tmp_path / 'a', b'new')
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
+    try:
+        with pytest.raises(OSError, match='File too large'):
+            files.write(tmp_path / 'a', b'new')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert os.listdir(tmp_path) == ['a']
     assert (tmp_path / 'a').read_text() == 'old'
+
+
+def test_a_folder_that_was_deleted_is_not_made_again(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        files.write(tmp_path / 'gone' / 'a', b'new')
+    assert os.listdir(tmp_path) == []
 
 
 def test_an_object_is_only_replaced_in_the_version_that_was_seen(store):

@@ -109,7 +109,7 @@ def test_an_unreadable_lock_is_replaced(store, capsys):
 def test_a_lock_that_another_run_took_is_left_to_it(store):
     with run_lock(store.path):
         owner = write_lock(store.path)
-        with pytest.raises(UserError, match='does not hold it any more, but process 7 on elsewhere'):
+        with pytest.raises(UserError, match='is no longer held by this run, but by process 7 on elsewhere'):
             confirm(store.path)
     assert files.read_json(f'{store.path}/run.lock') == owner
 

@@ -309,7 +309,8 @@ def test_a_workdir_with_wildcards_in_its_path_can_be_read(tmp_path, name):
         step, state, data = checkpoints.restore(abstract(make_state(1)))
     assert (step, data) == (1, DATA)
     assert_same(state, make_state(1))
-    np.testing.assert_array_equal(read_step(str(workdir))[1]['encoder']['kernel'], make_state(1)['params']['encoder']['kernel'])
+    kernel = read_step(str(workdir))[1]['encoder']['kernel']
+    np.testing.assert_array_equal(kernel, make_state(1)['params']['encoder']['kernel'])
 
 
 def test_a_bucket_with_wildcards_in_its_path_is_refused():

@@ -12,9 +12,9 @@ import pytest
 from flax import nnx
 
 from rvm_jax import cli, config, pretrained
-from rvm_jax.conversion import mapping
+from rvm_jax.conversion.frozen import resolve
 from rvm_jax.errors import ConfigErrors, UserError
-from rvm_jax.models import build, layers, trainable
+from rvm_jax.models import build, layers, param_names, trainable
 from rvm_jax.synthetic.synthetic_videos import write_videos
 from rvm_jax.training import checksums, initialize, sharding
 from rvm_jax.training.loop import train
@@ -72,22 +72,26 @@ def run(videos, encoder, tmp_path_factory):
     return workdir
 
 
+def programs_of(config_):
+    return make_programs(config_, resolve(config_)[0])
+
+
 def test_nothing_frozen_moves_and_all_else_does(recipe, run, encoder):
     arch = pretrained.read_architecture(run)
-    fresh = jax.device_get(make_programs(recipe('steps=3')).create())
-    trained = mapping.to_named(pretrained.load(run))
-    frozen = mapping.to_named(pretrained.load(encoder))
+    fresh = jax.device_get(programs_of(recipe('steps=3')).create())
+    trained = param_names.to_named(pretrained.load(run))
+    frozen = param_names.to_named(pretrained.load(encoder))
     assert {name: array.tobytes() for name, array in frozen.items()} == {
         name: array.tobytes() for name, array in trained.items() if name.startswith('encoder/')
     }
-    before = mapping.tree_named(trainable.joined(fresh['params'], fresh['statistics']))
+    before = param_names.tree_named(trainable.joined(fresh['params'], fresh['statistics']))
     assert not any(name.startswith('encoder/') for name in before)
     still = [name for name, array in before.items() if np.array_equal(array, trained[name])]
     assert still == [] and arch.is_frozen
 
 
 def test_optimizer_and_gradients_know_only_what_trains(recipe):
-    programs = make_programs(recipe())
+    programs = programs_of(recipe())
     trained = sum(leaf.size for leaf in jax.tree.leaves(programs.abstract_state['params']))
     moments = sum(leaf.size for leaf in jax.tree.leaves(programs.abstract_state['opt_state']) if leaf.ndim)
     assert moments == 2 * trained
@@ -102,16 +106,16 @@ def test_optimizer_and_gradients_know_only_what_trains(recipe):
 
 def test_frozen_kernels_are_kept_in_half_precision_where_they_are_multiplied_so(recipe):
     for precision, dtype in (('bf16', 'bfloat16'), ('float32', 'float32'), ('official_mixed', 'float32')):
-        frozen = make_programs(recipe(f'model.precision={precision}')).abstract_frozen
+        frozen = programs_of(recipe(f'model.precision={precision}')).abstract_frozen
         dtypes = {
             name.split('/')[-1]: str(leaf.dtype)
-            for name, leaf in ((mapping.path_name(p), x) for p, x in jax.tree_util.tree_leaves_with_path(frozen))
+            for name, leaf in ((param_names.path_name(p), x) for p, x in jax.tree_util.tree_leaves_with_path(frozen))
         }
         assert dtypes['kernel'] == dtype and dtypes['scale'] == dtypes['bias'] == 'float32'
 
 
 def test_rounding_frozen_kernels_early_changes_no_number(recipe, encoder):
-    arch = make_programs(recipe()).arch
+    arch, _ = resolve(recipe())
     execution = layers.Execution(layers.PRECISIONS['bf16'])
     model = pretrained.load(encoder, precision='bf16')
     graphdef, params = nnx.split(model)
@@ -143,7 +147,7 @@ def test_another_encoder_is_refused_and_the_same_elsewhere_is_not(recipe, run, d
     with pytest.raises(UserError, match=r'was trained on another encoder than .*other'):
         train(recipe('steps=3', f'model.encoder_path={other}'), workdir, pretrained.load)
     train(recipe('steps=3', f'model.encoder_path={elsewhere}'), workdir, pretrained.load)
-    assert mapping.to_named(pretrained.load(workdir)).keys() == mapping.to_named(pretrained.load(run)).keys()
+    assert param_names.to_named(pretrained.load(workdir)).keys() == param_names.to_named(pretrained.load(run)).keys()
 
 
 def test_a_model_whose_encoder_has_changed_since_does_not_open(run, tmp_path, deep):
@@ -166,7 +170,7 @@ def test_a_stopped_run_goes_on_as_if_it_never_was(recipe, run, tmp_path):
     train(recipe('steps=3', 'checkpoint.every=2'), workdir, pretrained.load)
     shutil.rmtree(os.path.join(workdir, 'checkpoints', '3'))
     train(recipe('steps=3', 'checkpoint.every=2'), workdir, pretrained.load)
-    left, right = mapping.to_named(pretrained.load(workdir)), mapping.to_named(pretrained.load(run))
+    left, right = param_names.to_named(pretrained.load(workdir)), param_names.to_named(pretrained.load(run))
     assert all(np.array_equal(left[name], right[name]) for name in right)
 
 
@@ -175,8 +179,9 @@ def test_eight_devices_learn_what_one_does(recipe):
 
     def losses(mesh, devices):
         recipe_ = recipe(*options, *mesh)
-        programs = make_programs(recipe_, devices)
-        frozen = trainable.frozen_encoder(recipe_).placed(programs.abstract_frozen)
+        arch, encoder_files = resolve(recipe_)
+        programs = make_programs(recipe_, arch, devices)
+        frozen = encoder_files.read().placed(programs.abstract_frozen)
         state, found = programs.create(), []
         rng = np.random.default_rng(0)
         batch = {
@@ -204,7 +209,7 @@ def released(recipe, tmp_path):
     """released(width) -> a file in the released RVM layout with the core and decoder of the small recipe."""
 
     def make(width):
-        arch = build.architecture(recipe(), make_programs(recipe()).arch.image_encoder)
+        arch = resolve(recipe())[0]
         arch = dataclasses.replace(
             arch, encoder='vit', image_encoder=None, taps='last', target='shared', width=width, encoder_layers=1,
             encoder_heads=2, encoder_head_dim=width // 2, core_head_dim=width // 2,
@@ -212,17 +217,17 @@ def released(recipe, tmp_path):
         model = build.build(arch, rngs=nnx.Rngs(7))
         path = str(tmp_path / f'rvm_{width}.npz')
         pretrained.save_official(model, path)
-        return path, mapping.to_named(model)
+        return path, param_names.to_named(model)
 
     return make
 
 
 def taken(recipe_, path):
     """What a run takes of a model that it starts from, {name: array}, and the parts that it takes and does not."""
-    programs = make_programs(recipe_)
-    encoder = trainable.frozen_encoder(recipe_)
+    arch, encoder_files = resolve(recipe_)
+    programs, encoder = make_programs(recipe_, arch), encoder_files.read()
     found = initialize.take_initial(path, pretrained.load(path), programs.arch, encoder, programs.abstract_state)
-    arrays = mapping.tree_named(trainable.joined(*found.values()))
+    arrays = param_names.tree_named(trainable.joined(*found.values()))
     return arrays, set(found['params']), set(programs.abstract_state['params']) - set(found['params'])
 
 
@@ -230,7 +235,7 @@ def test_core_and_decoder_start_from_released_weights(recipe, released, tmp_path
     path, expected = released(24)
     workdir = str(tmp_path / 'run')
     train(recipe('steps=1', 'optim.peak_lr=0', f'init_from={path}'), workdir, pretrained.load)
-    found = mapping.to_named(pretrained.load(workdir))
+    found = param_names.to_named(pretrained.load(workdir))
     names = [name for name in found if name.split('/')[0] in ('core', 'decoder')]
     assert names and all(np.array_equal(found[name], expected[name]) for name in names)
     assert f'starting from {path}: core, decoder; fresh: adapters, target' in capfd.readouterr().err
@@ -247,7 +252,7 @@ def test_weights_of_another_width_or_core_are_refused(recipe, released):
 
 def test_a_run_starts_from_another_frozen_run_with_all_that_it_trained(recipe, run):
     arrays, _, fresh = taken(recipe(), run)
-    expected = mapping.to_named(pretrained.load(run))
+    expected = param_names.to_named(pretrained.load(run))
     assert not fresh and {name for name in expected if not name.startswith('encoder/')} == set(arrays)
     assert all(np.array_equal(array, expected[name]) for name, array in arrays.items())
 

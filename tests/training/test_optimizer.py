@@ -6,8 +6,7 @@ import pytest
 from flax import nnx
 
 from rvm_jax import config as configs
-from rvm_jax.conversion import mapping
-from rvm_jax.models import build
+from rvm_jax.models import build, param_names
 from rvm_jax.training.optimizer import decay_mask, learning_rate, make_optimizer, nonfinite_steps
 
 PARAMS = {'attention': {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones((2, 2))}, 'norm': {'scale': jnp.ones(2)}}
@@ -42,7 +41,7 @@ def test_any_warm_up_leaves_a_step_to_decay_in(warmup, steps):
 def test_decay_is_decided_by_the_name_of_every_parameter():
     arch = build.SIZES['tiny']
     params = nnx.to_pure_dict(nnx.state(build.abstract(build.dataclasses.replace(arch, gate_bias=True))))
-    decayed = {mapping.path_name(path): value for path, value in jax.tree.leaves_with_path(decay_mask(params))}
+    decayed = {param_names.path_name(path): value for path, value in jax.tree.leaves_with_path(decay_mask(params))}
     assert {name.split('/')[-1] for name, value in decayed.items() if value} == {'kernel'}
     kept = {name.split('/')[-1] for name, value in decayed.items() if not value}
     assert kept == {'bias', 'scale', 'cls_token', 'mask_token'}

@@ -7,9 +7,9 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from rvm_jax import config as configs
-from rvm_jax.conversion.mapping import path_name
 from rvm_jax.errors import UserError
 from rvm_jax.models import build
+from rvm_jax.models.param_names import path_name
 from rvm_jax.training import sharding
 from rvm_jax.training.optimizer import make_optimizer
 

@@ -15,7 +15,9 @@ print(matplotlib.rcParams['text.usetex'], matplotlib.get_backend(auto_select=Fal
 """
 
 
-@pytest.mark.parametrize('backend', ['module://matplotlib_inline.backend_inline', 'module://absent', 'absent', 'svg', ''])
+@pytest.mark.parametrize(
+    'backend', ['module://matplotlib_inline.backend_inline', 'module://absent', 'absent', 'svg', '']
+)
 def test_no_backend_that_a_shell_names_matters(tmp_path, backend):
     (tmp_path / 'matplotlibrc').write_text('text.usetex: True\nlines.linewidth: 0\n')  # needs a TeX, if it is used
     environment = os.environ | {'MPLBACKEND': backend, 'MATPLOTLIBRC': str(tmp_path)}
@@ -24,7 +26,9 @@ def test_no_backend_that_a_shell_names_matters(tmp_path, backend):
     assert done.stdout.split() == ['True', backend if backend in ('module://absent', 'svg') else 'None']
 
 
-@pytest.mark.parametrize('text', ['a$b', '$\\x$', '{', 'films 映画', '\N{GRINNING FACE}', 'a\nb', 'bad \udc80 name', ''])
+@pytest.mark.parametrize(
+    'text', ['a$b', '$\\x$', '{', 'films 映画', '\N{GRINNING FACE}', 'a\nb', 'bad \udc80 name', '']
+)
 def test_any_name_can_be_written_without_a_warning(text, recwarn):
     picture = canvas.text_picture(text, 14)
     assert picture.dtype == np.uint8 and picture.shape[0] == 21

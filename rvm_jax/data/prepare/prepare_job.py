@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import hashlib
 import json
 import os
@@ -14,6 +13,7 @@ from rvm_jax.data.prepare.join_shards import make_manifest, skipped_report
 from rvm_jax.data.shard_format import MOST_LETTERS
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.storage import files
+from rvm_jax.storage.run_lock import confirm, run_lock
 
 ELSEWHERE = 'take another --output, or delete this one to start anew'
 
@@ -26,6 +26,9 @@ class PrepareJob:
     """
 
     def __init__(self, path, output, settings, val_fraction):
+        if files.is_remote(output):
+            fix = 'mount the bucket (gcsfuse), or give a folder and copy it there afterwards'
+            raise UserError(output, 'is in a bucket, and shards are written to a disk', fix)
         self.output, self.folder, self.settings = output, os.path.join(output, shard_format.UNFINISHED), settings
         self.tasks, self.outside = list_tasks(path, val_fraction)
         plan = {
@@ -53,19 +56,9 @@ class PrepareJob:
     def begin(self):
         """Keep others from working there for as long as a `with` block lasts; write down what is to be done.
 
-        Once it is done, the folder of unfinished work is removed: after its lock is given back, as network file systems
-        keep a file that is open.
+        Once it is done, the folder of unfinished work is removed. UserError if another process works there.
         """
-        files.make_folder(self.folder)
-        with open(os.path.join(self.folder, 'lock'), 'w') as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                reason = 'another rvm prepare is at work there'
-                raise UserError(self.output, reason, 'wait for it, or take another --output') from None
-            except OSError as error:
-                fix = 'mount that disk with locks (Lustre: -o flock), or take another --output'
-                raise UserError(self.output, f'cannot be locked ({error.strerror})', fix) from error
+        with run_lock(self.folder, '--output'):
             self._check_plan()
             yield
         if os.path.exists(os.path.join(self.output, shard_format.MANIFEST)):
@@ -101,8 +94,9 @@ class PrepareJob:
     def finish(self, outcomes, entries):
         """Write the report of what was skipped, and last the manifest.
 
-        DataError if not a single video could be used.
+        DataError if not a single video could be used. UserError if another process took the folder over meanwhile.
         """
+        confirm(self.folder)
         report = skipped_report(self.tasks, outcomes, self.outside)
         files.write_json(os.path.join(self.output, shard_format.SKIPPED), report, indent=1)
         if not entries:

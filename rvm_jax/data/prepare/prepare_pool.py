@@ -47,7 +47,7 @@ class Pool:
         self._pool = ProcessPool(
             self._num_workers, initializer=start_process, context=multiprocessing.get_context('spawn')
         )
-        with blocked(signal.SIGINT, signal.SIGHUP):  # inherited by the pool's threads and processes: they are for this one
+        with blocked(signal.SIGINT, signal.SIGHUP):  # inherited by the pool's threads and processes
             self._pool.active  # noqa: B018, starts them
         try:
             while waiting or self._jobs:

@@ -5,7 +5,7 @@ Annotations/Category_ids/<name>/*.png, where the value of a pixel is its class.
 """
 
 from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
-from rvm_jax.probing.datasets.reading.labelled_frames import list_pictures, masked_video
+from rvm_jax.probing.datasets.reading.labelled_frames import list_pictures, masked_video, paired
 
 ORIGIN = DatasetFiles(
     'VIP (Video Instance-level Parsing)',
@@ -22,7 +22,7 @@ CLASSES = (
 class Vip:
     """video(index): LabelledFrames with a class for each pixel; other values, such as 255, are none.
 
-    UserError if the list is missing or empty, or the frames or classes of a video in it are missing.
+    UserError if the list is missing or empty, or frames or classes of a video in it are missing.
     """
 
     def __init__(self, root, split='val'):
@@ -30,8 +30,11 @@ class Vip:
         self.items = [
             (
                 name,
-                list_pictures(ORIGIN, root, f'Images/{name}', 'frames of a video'),
-                list_pictures(ORIGIN, root, f'Annotations/Category_ids/{name}', 'classes of a video'),
+                *paired(
+                    ORIGIN,
+                    list_pictures(ORIGIN, root, f'Images/{name}', 'frames of a video'),
+                    list_pictures(ORIGIN, root, f'Annotations/Category_ids/{name}', 'classes of a video'),
+                ),
             )
             for name in ORIGIN.names(table, 'video')
         ]

@@ -136,7 +136,7 @@ def test_a_signal_ends_it_with_everything_kept(tmp_path, videos, number, code):
     os.killpg(process.pid, number)  # as a terminal and a scheduler do it, to the whole group
     message = process.communicate(timeout=30)[1]
     assert process.returncode == code
-    assert 'of 12 videos are done; the same command resumes' in message and 'Traceback' not in message
+    assert 'of 12 videos are done; the same command line resumes' in message and 'Traceback' not in message
     assert prepare(videos, output) == 0
     assert shard_format.read_manifest(output)['skipped'] == 0
 
@@ -191,7 +191,8 @@ def test_unfinished_work_is_not_mixed_with_other_work(tmp_path, videos, capsys):
     work = PrepareJob(str(videos), str(tmp_path / 'begun'), Settings(), 0.4)
     with work.begin():
         assert prepare(videos, tmp_path / 'begun') == 2
-        assert 'another rvm prepare is at work there' in capsys.readouterr().err
+        message = capsys.readouterr().err
+        assert 'run.lock: in use by process' in message and 'or choose another --output' in message
     assert prepare(videos, tmp_path / 'begun', '--quality', '50') == 2
     assert 'was begun with something else (quality was 90, now 50)' in capsys.readouterr().err
     assert prepare(videos / '03.mp4', tmp_path / 'begun') == 2
@@ -217,3 +218,18 @@ def test_nothing_that_can_be_used_is_said_with_the_reasons(tmp_path, capsys):
 def test_a_flag_that_makes_no_sense_is_named(tmp_path, videos, flags, message, capsys):
     assert prepare(videos, tmp_path / 'shards', *flags) == 2
     assert message in capsys.readouterr().err and not (tmp_path / 'shards').exists()
+
+
+def test_work_that_an_older_version_began_is_resumed(tmp_path, videos):
+    output = tmp_path / 'shards'
+    work = PrepareJob(str(videos / '00.mp4'), str(output), Settings(), 0.4)
+    with work.begin():
+        pass
+    (output / 'unfinished' / 'lock').touch()  # which version 0.1.0 locked, and left there when it was killed
+    assert prepare(videos / '00.mp4', output) == 0
+    assert sorted(os.listdir(output))[0] == 'manifest.json' and not (output / 'unfinished').exists()
+
+
+def test_shards_in_a_bucket_are_refused(videos, capsys):
+    assert prepare(videos, 'gs://bucket/shards') == 2
+    assert 'gs://bucket/shards: is in a bucket, and shards are written to a disk' in capsys.readouterr().err

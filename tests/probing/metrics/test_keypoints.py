@@ -5,7 +5,7 @@ import pytest
 
 from rvm_jax.probing.metrics import keypoints
 
-GOLDEN = pathlib.Path(__file__).parents[2] / 'data' / 'metrics.npz'
+GOLDEN = pathlib.Path(__file__).parents[2] / 'goldens' / 'metrics.npz'
 SQUARE = np.array([[0.0, 0], [30, 0], [30, 40], [0, 40]])  # diagonal 50, so distances count in units of 30
 
 

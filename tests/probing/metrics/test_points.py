@@ -5,7 +5,7 @@ import pytest
 
 from rvm_jax.probing.metrics import points
 
-GOLDEN = pathlib.Path(__file__).parents[2] / 'data' / 'metrics.npz'
+GOLDEN = pathlib.Path(__file__).parents[2] / 'goldens' / 'metrics.npz'
 TRUTH = np.random.default_rng(0).uniform(20, 200, (3, 6, 2))
 ALL = np.ones((3, 6), bool)
 QUERIES = np.zeros(3)

@@ -1,13 +1,14 @@
 """TFRecord files, without TensorFlow: where records are, and one of them.
 
 A record is its length (8 bytes), a checksum of the length (4), the bytes, and a checksum of them (4), little-endian.
-The first checksum tells a TFRecord from another file. The second is not looked at: in Python it would take longer than
-everything else, and damage shows when the record is decoded.
+The first checksum tells a TFRecord from another file. The second is not checked: damage shows when the record is
+decoded.
 """
 
-import functools
 import os
 import struct
+
+import google_crc32c
 
 from rvm_jax.errors import DataError
 
@@ -62,18 +63,5 @@ def _length(path, header):
 
 def _masked_crc(blob):
     """CRC-32C, turned by 15 bits, plus a constant: what TFRecord calls masked."""
-    crc = 0xFFFFFFFF
-    for byte in blob:
-        crc = (crc >> 8) ^ _crc_table()[(crc ^ byte) & 0xFF]
-    crc ^= 0xFFFFFFFF
+    crc = google_crc32c.value(blob)
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
-
-
-@functools.cache
-def _crc_table():
-    table = []
-    for value in range(256):
-        for _ in range(8):
-            value = value >> 1 ^ (0x82F63B78 if value & 1 else 0)
-        table.append(value)
-    return table
