@@ -6,6 +6,7 @@ moments, keys of another length), and could only be resumed from the same shell.
 
 import contextlib
 import os
+from collections.abc import Iterator
 
 from rvm_jax.terminal import say
 
@@ -20,7 +21,7 @@ SETTINGS = {
 }
 
 
-def fix_environment():
+def fix_environment() -> None:
     """Take these settings out of the environment of this process and those that it starts, before JAX is imported.
 
     Says which were there with another value.
@@ -40,7 +41,7 @@ def _meaning(text):
 
 
 @contextlib.contextmanager
-def our_settings():
+def our_settings() -> Iterator[None]:
     """Within this context JAX has these settings, whatever the program around it chose."""
     import jax
 

@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import os
 import sys
+from typing import Any
 
 SIGPIPE_CODE = 141  # what a shell reports for a program whose reader went away
 COMMANDS = {
@@ -92,7 +93,7 @@ def run(name, argv):
     return 0
 
 
-def expand_home(value):
+def expand_home(value: Any) -> Any:
     """A value of a flag, or a list of them, with ~ as the folder it stands for, also in KEY=~/VALUE.
 
     A shell does that for `--output ~/x`, and not for `--output=~/x`; all flags are given the same meaning here.

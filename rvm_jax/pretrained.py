@@ -100,7 +100,7 @@ def save_pretrained(model, folder, *, facts=None):
                 file.write(data)
 
 
-def check_folder(folder):
+def check_folder(folder: str) -> None:
     """Raise UserError unless an export can be written there: nothing, an empty folder, or an older export is there.
 
     What is there is deleted, so nothing else may be.

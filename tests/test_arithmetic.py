@@ -38,12 +38,8 @@ def test_the_state_of_a_run_does_not_depend_on_a_shell(odd_settings):
     with arithmetic.our_settings():
         ours = facts()
     assert jax.config.jax_enable_x64, 'the program around it has its own settings again'
-    assert {kind for kind in jax.tree.leaves(ours[0]) if isinstance(kind, str)} == {
-        'float32',
-        'int32',
-        'uint32',
-        'bool',
-    } and ours[2] == 'float32'
+    kinds = {kind for kind in jax.tree.leaves(ours[0]) if isinstance(kind, str)}
+    assert kinds == {'float32', 'int32', 'uint32', 'bool'} and ours[2] == 'float32'
     for name in ODD:
         jax.config.update(name, arithmetic.SETTINGS[name])
     assert facts() == ours

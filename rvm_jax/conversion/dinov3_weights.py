@@ -30,7 +30,7 @@ IGNORED = {
 }
 
 
-def layer_rows(start):
+def layer_rows(start: str) -> tuple[tuple[str, str], ...]:
     """Rows of a layout's table for what is in a layer, whose keys begin with start."""
     return (
         (f'{start}norm1.*', 'layers/#/attention_norm/*'),

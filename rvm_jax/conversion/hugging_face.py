@@ -113,7 +113,7 @@ def read_config(folder):
     return model_type, vision
 
 
-def read_processor(folder):
+def read_processor(folder: str) -> tuple[str, dict]:
     """(where, values) of what prepares pictures for the encoder in a folder; ('', {}) where no file says so.
 
     The order is that of transformers: the image_processor in processor_config.json, then preprocessor_config.json. If
@@ -142,7 +142,7 @@ def _read_optional(path):
     return read_json(path) if os.path.lexists(path) else None  # a link to nothing is a download that broke off
 
 
-def normalization(folder):
+def normalization(folder: str) -> dict[str, tuple[float, ...]]:
     """{'mean', 'std'} of pixels in [0, 1], from `read_processor`; {} without one; UserError if it makes no sense.
 
     Rescaling other than by 1/255 is folded into them.

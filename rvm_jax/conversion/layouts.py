@@ -44,7 +44,7 @@ TIMM = (
 )
 
 
-def projections(start):
+def projections(start: str) -> tuple[tuple[str, str], ...]:
     """Rows of a table for the four matrices of attention, whose keys begin with start, as newer Hugging Face models."""
     ours = {'q_proj': 'query', 'k_proj': 'key', 'v_proj': 'value', 'o_proj': 'out'}
     return tuple((f'{start}{theirs}.*', f'layers/#/attention/{name}/*') for theirs, name in ours.items())

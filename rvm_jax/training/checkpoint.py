@@ -4,8 +4,8 @@ Orbax writes; this module adds what it lacks: a manifest with checksums, which i
 folder just before Orbax renames it, so that a step appears with its manifest or not at all, whenever the process is
 killed. A step without a manifest was therefore not written here and is not used. The first save of each start is also
 read back there: see `read_back`. Which steps exist is read from the disk each time: a list kept in memory would still
-name a save that failed. What a bucket does differently is in `checkpoint_files`. Of several processes each writes its part; the first decides what is saved and what is restored,
-and a save that fails in one has failed in all.
+name a save that failed. What a bucket does differently is in `checkpoint_files`. Of several processes each writes its
+part; the first decides what is saved and what is restored, and a save that fails in one has failed in all.
 """
 
 import concurrent.futures

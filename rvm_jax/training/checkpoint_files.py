@@ -10,6 +10,7 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Iterator
 
 from rvm_jax.errors import Unavailable, UserError, printable
 from rvm_jax.storage import files
@@ -26,7 +27,7 @@ def step_path(folder, step):
     return os.path.join(folder, str(step))
 
 
-def check_place(workdir):
+def check_place(workdir: str) -> None:
     """Raise UserError for a bucket's path in which checkpoints could not be read; `without_wildcards` says why."""
     if files.is_remote(workdir) and glob.has_magic(workdir):
         raise UserError(
@@ -36,7 +37,7 @@ def check_place(workdir):
 
 
 @contextlib.contextmanager
-def without_wildcards(folder):
+def without_wildcards(folder: str) -> Iterator[str]:
     """Yield a name of a folder on a disk under which Orbax finds what is in it.
 
     Orbax looks for its files with glob and escapes nothing: below a folder such as runs[1] it finds none, and says

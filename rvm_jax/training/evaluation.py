@@ -75,7 +75,7 @@ def first_clips(batch, out):
     return jax.jit(_cut, out_shardings=whole)(arrays)
 
 
-def draw(arrays, patch_size):
+def draw(arrays: list, patch_size: int) -> np.ndarray:
     """The panel of `first_clips`."""
     source, target, pixels, visible, deltas = map(np.asarray, arrays)
     return panel(source, target, pixels, visible, patch_size, deltas)

@@ -9,12 +9,13 @@ bytes have checksums. To read everything would cost as much time and memory as t
 
 import json
 import os
+from typing import Any
 
 import jax
 import numpy as np
 
 
-def sample(state):
+def sample(state: Any) -> tuple[str, np.ndarray] | None:
     """(path, numbers) of the smallest array of a state that this process holds whole; None if there is none."""
     leaves = jax.tree_util.tree_leaves_with_path(state)
     whole = [(leaf.size, path, leaf) for path, leaf in leaves if leaf.is_fully_replicated]
@@ -24,7 +25,7 @@ def sample(state):
     return path_name(path), np.asarray(leaf)
 
 
-def check(step_folder, tree, known, data):
+def check(step_folder: str, tree: dict, known: tuple[str, np.ndarray] | None, data: dict) -> None:
     """Raise OSError unless a step can be read: the tree (as `describe` gives it), the sample, and the data position."""
     try:
         reason = _difference(step_folder, tree, known, data)
@@ -34,12 +35,12 @@ def check(step_folder, tree, known, data):
         raise OSError(0, f'it cannot be read back: {reason}')
 
 
-def path_name(path):
+def path_name(path: tuple) -> str:
     """The path of a leaf as text."""
     return jax.tree_util.keystr(path, simple=True, separator='/')
 
 
-def describe(tree):
+def describe(tree: Any) -> dict[str, dict]:
     """Each leaf's path, with its shape and dtype."""
     return {
         path_name(path): {'shape': list(leaf.shape), 'dtype': str(leaf.dtype)}

@@ -5,12 +5,14 @@ import functools
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
 
 @contextlib.contextmanager
-def new_figure(**arguments):
+def new_figure(**arguments: Any) -> Iterator[Any]:
     """Yield a matplotlib Figure made with these arguments, with matplotlib's own defaults, to be drawn by `drawn`.
 
     No backend is loaded but Agg. Warnings, such as of a character that the font does not have, are for who programs
@@ -29,7 +31,7 @@ def new_figure(**arguments):
             yield figure
 
 
-def drawn(figure):
+def drawn(figure: Any) -> np.ndarray:
     """The picture of a figure, uint8 HWC RGB; call it within the block of `new_figure`."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()

@@ -13,7 +13,7 @@ from PIL import Image
 
 from rvm_jax.data.video.lazy_frames import image_size
 from rvm_jax.errors import DataError
-from rvm_jax.probing.datasets.reading.dataset_files import MALFORMED, described, read_bytes
+from rvm_jax.probing.datasets.reading.dataset_files import MALFORMED, DatasetFiles, described, read_bytes
 from rvm_jax.probing.datasets.reading.images import read_image
 
 
@@ -75,7 +75,7 @@ def list_pictures(origin, root, folder, what):
     return [os.path.join(path, name) for name in sorted(pictures, key=_name_key)]
 
 
-def paired(origin, pictures, masks):
+def paired(origin: DatasetFiles, pictures: list[str], masks: list[str]) -> tuple[list[str], list[str]]:
     """(frames, masks) of one video that have the same name, in order, whatever their extensions.
 
     Frames after the last mask are left out, which a warning counts. UserError that names what has no partner: frame
@@ -93,12 +93,15 @@ def paired(origin, pictures, masks):
             raise origin.broken(os.path.dirname(alone[0]), f'has no {what} for {_some(alone)}')
     if beyond := [frames_by_name[name] for name in frames_by_name if name > last]:
         logging.getLogger(__name__).warning(
-            '%s: %d frames after the last mask are left out, %s', os.path.dirname(beyond[0]), len(beyond), _some(beyond)
+            '%s: frames after the last mask are left out (%d): %s',
+            os.path.dirname(beyond[0]),
+            len(beyond),
+            _some(beyond),
         )
     return [frames_by_name[name] for name in scored], [masks_by_name[name] for name in scored]
 
 
-def check_numbered(origin, pictures):
+def check_numbered(origin: DatasetFiles, pictures: list[str]) -> None:
     """UserError that names the first frame that is missing, where labels belong to frames 0, 1, 2 ... or 1, 2, 3 ..."""
     numbers = [os.path.splitext(os.path.basename(path))[0] for path in pictures]
     found = [int(number) if number.isdecimal() else None for number in numbers]
