@@ -5,7 +5,6 @@ target frame, writes all attention scores to memory, keeps all activations, and 
 """
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Callable
@@ -23,7 +22,7 @@ from rvm_jax.models.decoder import flatten_time
 from rvm_jax.models.rvm import RVM, Reconstruction, to_unit_range
 from rvm_jax.planning import estimate
 from rvm_jax.training import sharding, state
-from rvm_jax.training.loss import pixel_loss
+from rvm_jax.training.loss import objective_of
 from rvm_jax.training.optimizer import make_optimizer
 from rvm_jax.training.step import make_train_step
 
@@ -98,7 +97,7 @@ def check_loss(metrics: dict) -> None:
 
 def lower(config: ConfigDict, way: str = OURS, devices: list[jax.Device] | None = None, attention: str | None = None):
     """(Programs, the lowered train step, its arguments: state, batch, frozen parameters) of a recipe."""
-    objective = functools.partial(pixel_loss, **config.objective)
+    objective = objective_of(config.objective)
     if way == RELEASED:
         config, attention, objective = inlined(config), None, released_loss
     made = state.make_programs(config, resolve(config)[0], devices, attention)

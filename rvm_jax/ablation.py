@@ -5,6 +5,8 @@ import os
 import re
 import runpy
 
+from ml_collections import ConfigDict
+
 from rvm_jax import config
 from rvm_jax.errors import UserError
 
@@ -40,7 +42,7 @@ class Cell:
 
     name: str
     seed: int
-    config: object
+    config: ConfigDict
     folder: str
 
     @property

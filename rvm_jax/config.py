@@ -32,6 +32,7 @@ CHOICES = {
     'model.block_order': ('cross_mlp_self', 'self_mlp_cross'),
     'model.gelu': ('tanh', 'erf'),
     'model.position_resize': ('jax', 'torch'),
+    'objective.name': ('pixels',),
     'objective.region': ('all', 'masked'),
     'data.source_start': ('first', 'random'),
     'data.delta_from': ('first', 'last'),
@@ -99,6 +100,7 @@ def default():
     m.core_mlp = 0  # hidden width of the core's MLP; 0: the preset's (2048 for S as released, 1536 would be 4 x width)
 
     o = c.objective = ml_collections.ConfigDict()
+    o.name = 'pixels'  # what training minimizes, see OBJECTIVES in training/loss.py; the other keys are its settings
     o.region = 'all'  # pixels that count: all (paper) or masked
     o.patch_norm = False  # targets normalized patch by patch, as in MAE
     o.feature_weight = 0.0  # frozen encoders: weight of predicting the encoder's own features of the target

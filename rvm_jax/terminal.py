@@ -84,7 +84,7 @@ class Extras:
             self._warned.add(what)
             reason = getattr(error, 'reason', None) or getattr(error, 'strerror', None) or str(error)
             reason = printable(str(reason).partition('\n')[0]) or type(error).__name__
-            say(f'{what}: not written ({reason}); {self._outcome}, said once')
+            say(f'{what}: not written ({reason}); {self._outcome}, this is printed once')
 
 
 def table(rows: Iterable[tuple[str, object]], width: int = 0) -> str:

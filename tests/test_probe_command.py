@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rvm_jax import cli, probe
-from rvm_jax.probing import registry, train_readout
+from rvm_jax import cli
+from rvm_jax.probing import train_readout
 from rvm_jax.probing.datasets.davis import Davis
 from rvm_jax.probing.demo import demo_readouts, demo_suite
 from rvm_jax.synthetic.synthetic_videos import write_video
@@ -112,7 +112,7 @@ def test_a_readout_is_trained_on_frozen_features(export, kinetics, tmp_path, cap
     assert error.count('\n') == 1 and 'holds another probe: its schedule is' in error and '--output' in error
 
 
-def test_propagation_goes_on_after_the_last_video_that_was_done(export, davis, tmp_path, monkeypatch, capsys):
+def test_propagation_resumes_after_the_last_finished_video(export, davis, tmp_path, monkeypatch, capsys):
     output, loaded = tmp_path / 'probe', []
     line = ('probe', '--model', export, '--task', 'davis', '--data', davis, '--output', output, *SMALL_DAVIS)
     load = Davis.video
@@ -129,7 +129,7 @@ def test_propagation_goes_on_after_the_last_video_that_was_done(export, davis, t
     assert rvm(*line) == 0 and loaded == [0, 1]
 
 
-def test_the_demo_runs_every_task_beside_the_image_encoder_and_random_weights(export, tmp_path, capsys, monkeypatch):
+def test_the_demo_runs_every_task_on_every_backbone(export, tmp_path, capsys, monkeypatch):
     for name in ('NUM_TRAIN', 'NUM_HELD_OUT', 'NOISE_TRAIN', 'NOISE_HELD_OUT'):
         monkeypatch.setattr(demo_suite, name, 16)
     monkeypatch.setattr(demo_suite, 'NUM_PROPAGATED', 2)
@@ -157,12 +157,21 @@ def test_the_demo_runs_every_task_beside_the_image_encoder_and_random_weights(ex
     ('words', 'expected'),
     [
         (('--task', 'ssv3'), '--task ssv3: there is no such task; take demo, ssv2, '),
-        (('--task', 'davis'), '--task davis: needs its dataset; say with --data where it lies'),
+        (('--task', 'davis'), '--task davis: needs its dataset; give its folder with --data'),
         (('--task', 'davis', '--data', 'nowhere'), 'DAVIS'),
-        (('--task', 'waymo', '--data', '.', '--set', 'task.tracker_depth=2'), 'the chosen readout has no such setting'),
-        (('--task', 'waymo', '--data', '.', '--set', 'schedule.steps=5'), 'ends before it is warm'),
-        (('--task', 'davis', '--data', 'DAVIS', '--set', 'schedule.steps=5'), 'they begin task, data'),
-        (('--task', 'davis', '--data', 'DAVIS', '--train-data', '.'), 'it trains nothing'),
+        (
+            ('--task', 'waymo', '--data', '.', '--set', 'task.tracker_depth=2'),
+            'does not have this setting',
+        ),
+        (
+            ('--task', 'waymo', '--data', '.', '--set', 'schedule.steps=5'),
+            'must be shorter than the schedule',
+        ),
+        (
+            ('--task', 'davis', '--data', 'DAVIS', '--set', 'schedule.steps=5'),
+            'settings begin task, data',
+        ),
+        (('--task', 'davis', '--data', 'DAVIS', '--train-data', '.'), 'does not train a readout'),
         (('--task', 'davis', '--data', 'DAVIS', '--set', 'task.size=5'), 'there is no such setting; take one of'),
         (('--task', 'ssv2', '--data', '.', '--set', 'schedule.step=9'), 'there is no such setting; take one of steps'),
         (
@@ -172,11 +181,11 @@ def test_the_demo_runs_every_task_beside_the_image_encoder_and_random_weights(ex
         (('--task', 'kinetics400', '--data', 'KINETICS', '--set', 'task.num_classes=1'), '2 classes: are in this data'),
         (
             ('--task', 'kinetics400', '--data', 'KINETICS', '--train-data', 'OTHERS'),
-            '--train-data: its classes are not',
+            '--train-data: does not have the classes',
         ),
         (('--task', 'demo', '--set', 'task.streaming=true'), '--set with --task demo: the suite has settings'),
         (('--task', 'demo', '--tap', 'encoder'), '--tap with --task demo: the suite has settings of its own'),
-        (('--task', 'davis', '--data', 'DAVIS', '--tap', 'encoder:99'), 'there is no such depth'),
+        (('--task', 'davis', '--data', 'DAVIS', '--tap', 'encoder:99'), 'is not a depth of this model'),
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(export, davis, kinetics, tmp_path, capsys, words, expected):
@@ -191,12 +200,8 @@ def test_a_mistake_is_one_line_and_leaves_nothing(export, davis, kinetics, tmp_p
     assert not output.exists()
 
 
-def test_help_names_every_benchmark():
-    assert probe.TASKS == tuple(registry.BENCHMARKS)
-
-
 def test_a_folder_with_other_files_is_left_alone(export, davis, tmp_path, capsys):
     (tmp_path / 'mine.txt').write_text('mine')
     assert rvm('probe', '--model', export, '--task', 'davis', '--data', davis, '--output', tmp_path) == 2
-    assert 'holds other files, and no probe' in capsys.readouterr().err
+    assert 'holds other files, but not a probe' in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ['mine.txt']

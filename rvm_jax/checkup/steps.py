@@ -1,4 +1,4 @@
-"""What the devices do: fused attention beside plain attention, some steps of the recipe, messages between devices."""
+"""What the devices do: fused attention compared with plain, some steps of the recipe, sums over all devices."""
 
 import dataclasses
 import functools
@@ -24,10 +24,10 @@ from rvm_jax.planning.aot import abstract_batch
 from rvm_jax.training import attention_check, hardware, sharding
 from rvm_jax.training.state import make_programs
 
-CPU_CLIPS = 2  # of a step on a CPU, a device
-MOST_STEPS, SECONDS = 20, 10.0  # timed, whichever ends first, and one step at least
+CPU_CLIPS = 2  # clips a step and device on a CPU
+MOST_STEPS, SECONDS = 20, 10.0  # of timing, whichever ends first; at least one step
 SLOW = 0.3  # share of the roofline, or of the rate of the links, below which something is wrong
-SENT = {'cpu': 2**22, 'gpu': 2**28, 'tpu': 2**28}  # bytes that each device has to share
+SENT = {'cpu': 2**22, 'gpu': 2**28, 'tpu': 2**28}  # bytes of each device in an all-reduce
 ROUNDS = 5
 
 
@@ -37,9 +37,9 @@ def mesh_of(config: ml_collections.ConfigDict) -> Mesh:
 
 
 def fitting(config: ml_collections.ConfigDict, arch: build.Architecture, mesh: Mesh) -> ml_collections.ConfigDict:
-    """The recipe with as many clips a step, at most its own, as fit these devices by the estimate of their memory.
+    """The recipe with as many clips a step, at most its own, as fit these devices by an estimate of their memory.
 
-    On a CPU few. Raises UserError if not even one clip a device fits.
+    On a CPU a step has few clips. Raises UserError if one clip a device does not fit.
     """
     device, devices = mesh.local_devices[0], mesh.size
     most = max(1, config.batch_size // devices)
@@ -49,7 +49,7 @@ def fitting(config: ml_collections.ConfigDict, arch: build.Architecture, mesh: M
         found.batch_size = devices * min(most, CPU_CLIPS)
         return found
     slices = len({getattr(one, 'slice_index', 0) for one in mesh.devices.flat})
-    doubt, needs = forecast.DOUBT.get(device.platform, 1.0), 0
+    doubt, needs = forecast.DOUBT.get(device.platform, 1.0), 0.0
     for clips in (most, *(2**n for n in range(int(math.log2(most)), -1, -1))):
         found.batch_size = devices * clips
         needs = doubt * sum(estimate.memory(found, arch, device.platform, devices, slices).values())
@@ -61,14 +61,16 @@ def fitting(config: ml_collections.ConfigDict, arch: build.Architecture, mesh: M
     )  # fmt: skip
 
 
-def clips_here(config, fitted: ml_collections.ConfigDict | None, processes: int) -> int:
-    """Clips that each process makes for a step of the recipe, or if it does not fit, of what does."""
-    fits = fitted is None or jax.default_backend() == 'cpu' or fitted.batch_size >= config.batch_size
-    return math.ceil((config if fits else fitted).batch_size / processes)
+def clips_here(config: ml_collections.ConfigDict, fitted: ml_collections.ConfigDict | None, processes: int) -> int:
+    """Clips that each process makes for a step: of the recipe, or of `fitted` if the recipe does not fit."""
+    batch_size = config.batch_size
+    if fitted is not None and jax.default_backend() != 'cpu':  # on a CPU it is smaller for speed, not for memory
+        batch_size = min(batch_size, fitted.batch_size)
+    return math.ceil(batch_size / processes)
 
 
 def checkpoint_bytes(arch: build.Architecture) -> int:
-    """Bytes of a checkpoint: weights that train, and the optimizer's two moments of each."""
+    """Bytes of a checkpoint: the weights that train, and the optimizer's two moments of each."""
     trained, statistics, _ = trainable.split(cost.parameters(arch), arch)
     return 3 * cost.num_bytes(trained) + cost.num_bytes(statistics)
 
@@ -104,7 +106,7 @@ def check_attention(
 
 
 class Pace(NamedTuple):
-    """Of a recipe's steps: clips a second over all devices, seconds a step, and the seconds that compiling took."""
+    """Of a recipe's steps: clips a second over all devices, seconds a step, seconds of compiling, and the last loss."""
 
     clips: float
     step: float
@@ -113,7 +115,10 @@ class Pace(NamedTuple):
 
 
 def run_steps(config: ml_collections.ConfigDict, arch: build.Architecture, attention: str, hosts: ProcessGroup) -> Pace:
-    """Some steps of a recipe, which must fit, on random clips. All processes together."""
+    """Time some steps of a recipe, which must fit, on random clips. Call it in all processes together.
+
+    Raises what compiling raises, and UserError if it failed in another process.
+    """
     failure = None
     try:
         began = time.perf_counter()
@@ -126,12 +131,13 @@ def run_steps(config: ml_collections.ConfigDict, arch: build.Architecture, atten
     broken = [index for index, one in enumerate(hosts.all_gather(failure is not None)) if one]
     if failure is not None:
         raise failure
-    if broken:  # a step would wait for it for ever
+    if broken:  # a step would wait for it forever
         raise UserError(f'process {broken[0]}', 'could not prepare a step', 'see its own line')
     state, held = programs.create(), _zeros(programs.abstract_frozen)
     batch = _random_batch(config, programs.mesh)
     state, _ = jax.block_until_ready(step(state, batch, held))
-    times, count = [], 1
+    times: list[float] = []
+    count = 1
     while len(times) < count:
         began = time.perf_counter()
         state, metrics = jax.block_until_ready(step(state, batch, held))
@@ -142,8 +148,14 @@ def run_steps(config: ml_collections.ConfigDict, arch: build.Architecture, atten
     return Pace(config.batch_size / seconds, seconds, compiling, float(metrics['loss']))
 
 
-def check_steps(config, fitted, arch: build.Architecture, mesh: Mesh, pace: Pace) -> Finding:
-    """The Finding on a Pace; config is the recipe, fitted the same with the batch of that pace."""
+def check_steps(
+    config: ml_collections.ConfigDict,
+    fitted: ml_collections.ConfigDict,
+    arch: build.Architecture,
+    mesh: Mesh,
+    pace: Pace,
+) -> Finding:
+    """The Finding on a Pace; config is the recipe, fitted the same recipe with the batch size that was timed."""
     device, devices = mesh.local_devices[0], mesh.size
     platform = device.platform
     peak, floor = hardware.device_peak(device, config.model.precision), _floor_seconds(fitted, arch, device, devices)
@@ -168,7 +180,7 @@ def check_steps(config, fitted, arch: build.Architecture, mesh: Mesh, pace: Pace
             'steps', 'yellow', text, f'take more devices, or --config.batch_size={fitted.batch_size}', values
         )
     if share is not None and share < SLOW:
-        fix = 'see what takes the time: train with --config.profile.steps=3 and open the trace in TensorBoard'
+        fix = 'find what takes the time: train with --config.profile.steps=3 and open the trace in TensorBoard'
         return Finding('steps', 'yellow', text, fix, values)
     return Finding('steps', 'green', text, values=values)
 
@@ -184,7 +196,7 @@ def _floor_seconds(config, arch, device, devices):
 
 
 def _zeros(abstract):
-    """Arrays of zeros where `abstract` says: what a frozen encoder's weights are changes no time."""
+    """Arrays of zeros with the shardings of `abstract`: the values of a frozen encoder's weights change no time."""
     make = functools.partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
     return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
 
@@ -201,7 +213,7 @@ def _random_batch(config, mesh):
 
 
 def check_network(mesh: Mesh, hosts: ProcessGroup) -> Finding:
-    """How fast all devices sum what each of them has: what gradients wait for."""
+    """How fast all devices add up an array of each: the time that gradients take between devices."""
     device, devices = mesh.local_devices[0], mesh.size
     if devices == 1:
         return Finding('network', 'green', 'one device: nothing to send')
@@ -216,7 +228,7 @@ def check_network(mesh: Mesh, hosts: ProcessGroup) -> Finding:
     jax.block_until_ready(total(ones))
     times = []
     for _ in range(ROUNDS):
-        hosts.all_gather(None)  # all are here
+        hosts.all_gather(None)  # wait until all processes are here
         began = time.perf_counter()
         jax.block_until_ready(total(ones))
         times.append(time.perf_counter() - began)
@@ -225,7 +237,7 @@ def check_network(mesh: Mesh, hosts: ProcessGroup) -> Finding:
 
 
 def judge_network(kind: str, devices: int, processes: int, size: int, rate: float) -> Finding:
-    """rate: bytes a second that each device sends, and receives, in the best all-reduce."""
+    """The Finding on the bytes a second that each device sends, and receives, in the fastest all-reduce."""
     chip = chips.of_kind(kind)
     within = chips.slices(chip, devices) == 1
     best = None if chip is None else chip.link_rate if within else chip.network_rate
@@ -233,6 +245,6 @@ def judge_network(kind: str, devices: int, processes: int, size: int, rate: floa
     text += f'{gigabytes(rate)}/s a device' + (f', the data sheet has {gigabytes(best)}/s' if best else '')
     values = {'rate': rate, 'size': size, 'data_sheet': best}
     if best and rate < SLOW * best:
-        fix = 'check the fast network: NCCL_DEBUG=INFO says which NCCL takes (GPUs); all hosts in one slice (TPUs)'
+        fix = 'check the fast network: NCCL_DEBUG=INFO prints which one NCCL uses (GPUs); all hosts in one slice (TPUs)'
         return Finding('network', 'yellow', text, fix, values)
     return Finding('network', 'green', text, values=values)

@@ -1,15 +1,24 @@
-"""Plots: the loss curve, for light pages and dark ones, and the scores of an ablation, a panel a task."""
+"""Plots: the loss curve, for light and dark pages, and the scores of an ablation, with a panel for each task."""
+
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from rvm_jax.visualization import figures
 
+# Colors of the line, the marks, text and grid, for light (False) and dark pages.
 COLORS = {False: ('#1f77b4', '#d65f0e', '#3c4043', '#dadce0'), True: ('#7ab8ea', '#ffb070', '#e3e6ea', '#3a4048')}
 COLUMNS = 4  # of panels
-SMOOTHING = 0.02  # share of the points that one smoothed point averages over
+SMOOTHING = 0.02  # share of the points that are averaged for one smoothed point
 
 
-def loss_curve(steps, losses, held_out=(), levels=(), dark=False):
+def loss_curve(
+    steps: Sequence[float],
+    losses: Sequence[float],
+    held_out: Sequence[tuple[float, float]] = (),
+    levels: Sequence[tuple[str, float]] = (),
+    dark: bool = False,
+) -> np.ndarray:
     """Training loss over steps on a logarithmic axis, with held-out losses and constant levels to compare with.
 
     held_out is a list of (step, loss); levels is a list of (name, loss), drawn as dashed lines.
@@ -31,15 +40,17 @@ def loss_curve(steps, losses, held_out=(), levels=(), dark=False):
         return figures.drawn(figure)
 
 
-def smoothed(steps, losses):
-    """Steps and losses averaged over a sliding window, which never reaches past either end."""
-    steps, losses = np.asarray(steps, float), np.asarray(losses, float)
+def smoothed(steps: Sequence[float], losses: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Steps and losses averaged over a sliding window, which never reaches beyond either end."""
     window = max(1, round(len(losses) * SMOOTHING))
     kernel = np.ones(window) / window
-    return np.convolve(steps, kernel, 'valid'), np.convolve(losses, kernel, 'valid')
+    return (
+        np.convolve(np.asarray(steps, float), kernel, 'valid'),
+        np.convolve(np.asarray(losses, float), kernel, 'valid'),
+    )
 
 
-def cells_plot(question, panels):
+def cells_plot(question: str, panels: Mapping[str, Mapping[str, Sequence[float]]]) -> np.ndarray:
     """The plot of {title: {cell: [score of each seed]}}, uint8 HWC RGB.
 
     Dots are seeds, the line goes through their means.

@@ -1,4 +1,4 @@
-"""What is changed between two starts of a run: refused with the difference, or allowed and written down."""
+"""Changes between two starts of a run: refused with the difference, or allowed and recorded."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def copied(tmp_path, videos):
 
 
 def refuse(training, **overrides):
-    """The line with which a start is refused, before the step is compiled."""
+    """The line that refuses a start, before the step is compiled."""
     code, said = training.start(environment={'JAX_LOG_COMPILES': '1'}, **overrides).end()
     assert code == 2, said
     assert 'Compiling jit(train_step)' not in said
@@ -32,7 +32,7 @@ def refuse(training, **overrides):
 
 
 def changes(training):
-    """What config.json tells of changes, as [(step, change), ...]."""
+    """The changes in config.json, as [(step, change), ...]."""
     run = json.loads((training.workdir / 'config.json').read_text())
     return [(entry['step'], entry['change']) for entry in run['changes']]
 

@@ -1,4 +1,4 @@
-"""Checkpoints damaged on the disk: named, never trained on, and the newest good one before them is used."""
+"""Checkpoints that are damaged on the disk: they are named and not used; the newest good one is used instead."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Disks that fill up, go away or refuse: the steps before stay good, and saving works again when there is room."""
+"""Disks that fill up, go away or refuse: earlier steps stay good, and saving works again when there is space."""
 
 import shutil
 import signal

@@ -1,4 +1,4 @@
-"""Exports and features that are interrupted: whole, or not there, and nothing of them is left."""
+"""Interrupted exports and features: complete or not there, and no temporary files are left."""
 
 import signal
 

@@ -1,13 +1,13 @@
-"""Mistakes in the command line: all are told at once, before anything is compiled or written."""
+"""Mistakes in the command line: all are reported together, before anything is compiled or written."""
 
 import pytest
 
-COMPILES = {'JAX_LOG_COMPILES': '1'}  # JAX then tells of each program that it compiles
+COMPILES = {'JAX_LOG_COMPILES': '1'}  # JAX then logs each program that it compiles
 
 
 @pytest.fixture
 def refused(training):
-    """refused(**overrides): the lines with which the command ends, which must leave nothing behind."""
+    """refused(**overrides): the last lines of the command, which must leave no files behind."""
 
     def refuse(environment=(), **overrides):
         code, said = training.start(environment=COMPILES | dict(environment), **overrides).end()

@@ -1,4 +1,4 @@
-"""Steps that are not finite: nothing of them enters the weights, and whose clips they were is written down."""
+"""Steps that are not finite: they do not change the weights, and their clips are recorded."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Signals and kills: what goes on afterwards goes on as if nothing had happened."""
+"""Signals and kills: the resumed run equals an uninterrupted one."""
 
 import os
 import signal
@@ -28,7 +28,7 @@ def test_sigterm_saves_the_step_and_the_same_line_goes_on(training, reference, s
 def test_ctrl_c_saves_too(training, reference, seen):
     run = training.start(hold=[6], data__num_workers=1)
     training.wait_held(6)
-    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: workers get it too
+    os.killpg(run.pid, signal.SIGINT)  # as from a terminal: workers get it too
     run.wait_for('Ctrl-C: finishing step 6, saving')
     training.release(6)
     code, said = run.end()
@@ -62,7 +62,7 @@ def test_a_killed_run_goes_on_from_its_last_save(training, reference, seen):
     training.wait_held(9)
     code, _ = run.kill()
     assert code == -signal.SIGKILL
-    training.finish(data__num_workers=2)  # which changes no clip
+    training.finish(data__num_workers=2)  # this does not change the clips
     repeated = training.repeated(reference)
     assert 3 <= repeated <= 6
     seen('resumed from its last save', repeated)

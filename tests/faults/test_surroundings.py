@@ -1,4 +1,4 @@
-"""What is around a run: another run, the clock, who reads its output and where its numbers go."""
+"""Things around a run: another run, the clock, the reader of its output, and its log files."""
 
 import json
 import os
@@ -78,7 +78,7 @@ def test_without_tensorboard_a_run_goes_on_with_one_warning(training, reference,
     training.workdir.mkdir()
     (training.workdir / 'tensorboard').write_text('a file')
     said = training.finish()
-    assert said.count('tensorboard: not written (') == 1 and said.count('training continues, said once') == 1
+    assert said.count('tensorboard: not written (') == 1 and said.count('training continues, this is printed once') == 1
     assert training.repeated(reference) == 0
     seen('one warning, metrics.jsonl complete')
 
@@ -87,7 +87,7 @@ def test_without_tensorboard_a_run_goes_on_with_one_warning(training, reference,
 def test_a_full_quota_for_tensorboard_costs_one_warning(training, reference, seen):
     said = training.finish(environment={'RVM_FULL': 'events'}, log__images_every=1)
     assert said.count('tensorboard: not written (No space left on device)') == 1
-    assert said.count('training continues, said once') == 1
+    assert said.count('training continues, this is printed once') == 1
     assert len(list((training.workdir / 'images').glob('reconstruction_*.png'))) == STEPS
     assert training.repeated(reference) == 0
     seen('one warning, metrics.jsonl and pictures complete')

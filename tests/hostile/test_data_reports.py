@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rvm_jax import features
 from rvm_jax.data.dataset_manifest import check_unchanged
 from rvm_jax.errors import DataError, UserError
-from rvm_jax.probing import results, scores
+from rvm_jax.probing import results
 from rvm_jax.training.data_report import FailureLog, read_report
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just('\x1b[2J\n')
@@ -57,7 +57,7 @@ def probe_goes_on(path):
 
 
 def labels(path):
-    return [one.model.label('m', bool(one.streaming)) for one in scores.read(os.path.dirname(path))]
+    return [one.model.label('m', bool(one.streaming)) for one in results.read_scores(os.path.dirname(path))]
 
 
 READERS = {

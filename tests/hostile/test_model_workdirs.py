@@ -143,7 +143,7 @@ CASES = {  # name: (file, what is done to it, words of the reason, or None if th
     'architecture_of_nothing': ('config.json', put(architecture={}), 'lacks or adds'),
     'manifest_is_a_pipe': (MANIFEST, pipe, 'cannot be read'),
     'manifest_is_deep': (MANIFEST, written(b'[' * 100_000), 'cannot be read'),
-    'manifest_is_a_list': (MANIFEST, written(b'[]'), 'its digest does not fit'),
+    'manifest_is_a_list': (MANIFEST, written(b'[]'), 'its digest does not match'),
     'manifest_is_no_text': (MANIFEST, written(b'\xff\xfe'), 'cannot be read'),
     'no_files': (MANIFEST, sealed(lambda manifest: {'step': 20}), ''),
     'files_is_a_list': (MANIFEST, sealed(lambda manifest: manifest | {'files': [1]}), ''),

@@ -116,7 +116,7 @@ def test_stop_and_status_pass_on_the_job(slurm):
         (('--nodes', '2', '--', 'train', '--workdir', 'w'), "--gpus-per-node ''"),
         (('--gpus-per-node', '2', '--', 'train', '--workdir', 'w'), "--nodes ''"),
         ((*NODES, '--', 'train', '--config', 'c'), '--workdir is missing'),
-        (NODES, 'what to run is missing'),
+        (NODES, 'the command to run is missing'),
         ((*NODES, '--flags', 'vmem'), '--flags vmem: unknown set of flags'),
         (('stop',), 'which job?'),
         (('--gpus', '2'), '--gpus: unknown option'),

@@ -382,7 +382,7 @@ def test_status_and_logs_show_what_each_host_does(tpu):
     ('arguments', 'message'),
     [
         (('train', *SLICE, '--', 'train', '--workdir', '/data/run'), "--workdir '/data/run' is not reachable"),
-        (('train', *SLICE), 'what to run is missing'),
+        (('train', *SLICE), 'the command to run is missing'),
         (('create', *NAME), '--accelerator is missing'),
         (('create', *NAME, '--accelerator', 'v9x-8'), 'no runtime is known'),
         (('create', '--name', 'RVM', '--zones', 'a'), "--name 'RVM'"),

@@ -22,7 +22,6 @@ from rvm_jax.errors import UserError
 from rvm_jax.models import attention, build
 from rvm_jax.models.layers import PRECISIONS, Execution
 from rvm_jax.models.pallas_attention import pallas_attention
-from rvm_jax.synthetic.synthetic_videos import write_videos
 from rvm_jax.training import attention_check, initialize
 from rvm_jax.training.attention_check import Shape
 from rvm_jax.training.loop import train
@@ -130,13 +129,6 @@ def recipe(videos, *overrides):
         'configs/tiny.py',
         ['model.precision=bf16', 'model.unroll=false', 'log.every=1', f'data.path={videos}', *small, *overrides],
     )
-
-
-@pytest.fixture(scope='module')
-def videos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('videos')
-    write_videos(folder, 4, seed=0, num_frames=24, height=24, width=24, num_workers=0)
-    return str(folder)
 
 
 def choose(config, folder):

@@ -60,7 +60,7 @@ def test_every_parameter_is_covered(params):
     assert used == {rule for rule, _ in sharding.PARTITIONS}
 
 
-def test_every_kernel_is_split_on_one_axis_and_its_layers_are_not(params):
+def test_every_kernel_is_split_on_one_axis_but_not_by_layer(params):
     for name, spec in named_specs(make_mesh(2, 4), params).items():
         assert [axis for axis in spec if axis] == (['fsdp'] if name.endswith('kernel') else []), name
         if 'blocks' in name and spec:
@@ -94,7 +94,7 @@ def test_a_batch_must_divide_over_all_devices():
         sharding.check_batch(make_mesh(2, 4).devices.size, 12)
 
 
-def test_a_batch_is_split_over_all_devices_and_only_what_the_model_needs_goes_there():
+def test_only_what_the_model_needs_of_a_batch_goes_to_devices():
     rng = np.random.default_rng(0)
     batch = {name: rng.integers(0, 255, (8, 2), np.uint8) for name in sharding.DEVICE_ARRAYS} | {'step': 3}
     placed = sharding.place_batch(make_mesh(2, 4), batch)

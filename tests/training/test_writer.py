@@ -54,7 +54,7 @@ def test_a_resumed_run_has_each_step_once(tmp_path):
     ]
 
 
-def test_skipped_steps_are_listed_and_a_resumed_run_lists_each_once(tmp_path):
+def test_skipped_steps_are_listed_once_in_a_resumed_run(tmp_path):
     with Writer(tmp_path) as writer:
         writer.skipped(3, ['a.mp4', 'b.mp4'], 2)
         writer.skipped(7, ['c.mp4'], 1)
@@ -73,7 +73,7 @@ def test_a_half_written_line_is_dropped_on_a_fresh_start_too(tmp_path):
     assert logged(tmp_path) == [{'step': 1, 'loss': 2.0}]
 
 
-def test_a_log_that_was_deleted_begins_anew(tmp_path):
+def test_a_log_that_was_deleted_is_made_again(tmp_path):
     with Writer(tmp_path) as writer:
         writer.scalars(1, {'loss': 1.0})
         os.rename(tmp_path / 'metrics.jsonl', tmp_path / 'metrics.jsonl.old')
@@ -108,7 +108,7 @@ def test_pictures_are_png_files_and_in_tensorboard(tmp_path):
     assert os.listdir(tmp_path / 'images') == ['panel_00000007.png']
 
 
-def test_tensorboard_has_the_same_numbers_and_forgets_what_a_resume_repeats(tmp_path):
+def test_tensorboard_has_the_numbers_once_after_a_resume(tmp_path):
     for start in (0, 10):
         with Writer(tmp_path, step=start) as writer:
             writer.scalars(start + 10, {'loss': 0.5, 'mfu': None})
@@ -117,7 +117,7 @@ def test_tensorboard_has_the_same_numbers_and_forgets_what_a_resume_repeats(tmp_
     assert [e.step for e in events(tmp_path) if e.HasField('session_log')] == [1, 11]
 
 
-def test_training_goes_on_without_tensorboard(tmp_path, capsys):
+def test_training_continues_without_tensorboard(tmp_path, capsys):
     (tmp_path / 'tensorboard').write_text('in the way')
     with Writer(tmp_path) as writer:
         writer.scalars(1, {'loss': 1.0})

@@ -50,7 +50,7 @@ def test_a_picture_can_be_repeated_for_models_of_videos(root):
     )
 
 
-def test_pictures_of_one_name_in_two_folders_have_ids_of_their_own(root):
+def test_pictures_of_one_name_in_two_folders_have_two_ids(root):
     for wnid in WNIDS[1:]:
         (root / 'train' / wnid / f'{wnid}_1.JPEG').rename(root / 'train' / wnid / 'n01_1.JPEG')
     source = ImageNet(root, 'train', **HOW)

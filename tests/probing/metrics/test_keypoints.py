@@ -35,7 +35,7 @@ def test_frame_0_does_not_count():
     assert keypoints.pck([(predicted, truth, visible)])[0.1] == 100
 
 
-def test_joints_without_a_prediction_are_skipped_and_do_not_stretch_the_body():
+def test_joints_without_a_prediction_are_skipped():
     predicted = SQUARE + np.array([[3, 0], [0, 0], [100, 0], [100, 0]])
     assert keypoints.pck([video(predicted)])[0.1] == 50
     seen = keypoints.pck([video(predicted, [True, True, False, False])], thresholds=(0.1, 0.2))

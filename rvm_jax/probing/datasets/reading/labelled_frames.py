@@ -1,4 +1,4 @@
-"""Videos whose frames and labels are picture files in folders, as label propagation wants them."""
+"""Videos whose frames and labels are picture files in folders, for label propagation."""
 
 import dataclasses
 import functools
@@ -6,7 +6,7 @@ import io
 import logging
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from PIL import Image
@@ -19,18 +19,18 @@ from rvm_jax.probing.datasets.reading.images import read_image
 
 @dataclasses.dataclass(frozen=True)
 class LabelledFrames:
-    """One video: frames() yields num_frames pictures (H, W, 3) uint8, truth(t) gives the label of frame t.
+    """One video: frames() yields num_frames pictures (H, W, 3) uint8, truth(t) is the label of frame t.
 
     A label is a mask (H, W) uint8, or keypoints (Q, 2): x, y in pixels.
     """
 
     id: str
     num_frames: int
-    frames: Callable
-    truth: Callable
+    frames: Callable[[], Iterator[np.ndarray]]
+    truth: Callable[[int], np.ndarray]
 
 
-def read_frames(paths):
+def read_frames(paths: Sequence[str]) -> Iterator[np.ndarray]:
     """Yield (H, W, 3) uint8 of picture files. DataError if one cannot be read, or has another size than the first."""
     size = None
     for path in paths:
@@ -41,19 +41,19 @@ def read_frames(paths):
         yield frame_HWC
 
 
-def read_labels(path):
+def read_labels(path: str) -> np.ndarray:
     """(H, W) uint8: the palette index, or the gray value, of each pixel. DataError if the picture has neither.
 
-    OpenCV would turn a palette into its colors, so this is Pillow.
+    This uses Pillow, because OpenCV replaces palette indices by their colors.
     """
     blob = read_bytes(path)
     image_size(path, blob)
     try:
         with Image.open(io.BytesIO(blob), formats=('PNG', 'JPEG')) as image:
             if image.mode not in ('P', 'L', '1'):  # 1: one bit for each pixel, 0 or 1
-                raise DataError(path, f'holds colors ({image.mode}) and no labels', 'download it again')
+                raise DataError(path, f'holds colors ({image.mode}), not labels', 'download it again')
             return np.asarray(image).astype(np.uint8) // _spread(image, blob)
-    except (OSError, SyntaxError, *MALFORMED) as error:  # what Pillow raises for a damaged PNG
+    except (OSError, SyntaxError, *MALFORMED) as error:  # Pillow raises any of these for a damaged PNG
         reason = f'holds a picture that cannot be decoded ({described(error)})'
         raise DataError(path, reason, 'download it again') from error
 
@@ -65,7 +65,7 @@ def _spread(image, blob):
     return {2: 85, 4: 17}.get(depth, 1) if is_gray_png else 1
 
 
-def list_pictures(origin, root, folder, what):
+def list_pictures(origin: DatasetFiles, root: str, folder: str, what: str) -> list[str]:
     """Paths of the .jpg and .png files in root/folder by name, 9 before 10. UserError if there are none."""
     path = os.path.join(root, folder)
     names = os.listdir(path) if os.path.isdir(path) else []
@@ -113,7 +113,7 @@ def check_numbered(origin: DatasetFiles, pictures: list[str]) -> None:
         wanted += 1
 
 
-def masked_video(name, pictures, masks):
+def masked_video(name: str, pictures: Sequence[str], masks: Sequence[str]) -> LabelledFrames:
     """LabelledFrames of files that are `paired`."""
     return LabelledFrames(name, len(masks), functools.partial(read_frames, pictures), lambda t: read_labels(masks[t]))
 

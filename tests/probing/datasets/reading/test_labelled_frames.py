@@ -90,7 +90,7 @@ def test_vip_gives_frames_and_the_gray_value_of_each_pixel(vip):
     assert np.array_equal(video.truth(2), np.roll(MASK, 2, axis=1))
 
 
-def test_jhmdb_gives_the_joints_of_the_first_split_counted_from_0(jhmdb):
+def test_jhmdb_gives_the_joints_of_the_first_split_from_0(jhmdb):
     source = Jhmdb(jhmdb)
     assert len(source) == 1
     video = source.video(0)
@@ -113,7 +113,7 @@ def test_jhmdb_gives_the_joints_of_the_first_split_counted_from_0(jhmdb):
         ('jhmdb', 'joint_positions/clap/Two_clap/joint_positions.mat', 'joints of a video'),
     ],
 )
-def test_a_missing_piece_is_named_with_where_to_get_it_and_where_to_put_it(request, dataset, missing, named):
+def test_a_missing_part_is_named_with_its_source_and_its_place(request, dataset, missing, named):
     root = request.getfixturevalue(dataset)
     (root / missing).rename(root / 'elsewhere')
     with pytest.raises(UserError) as caught:
@@ -139,7 +139,7 @@ def test_lists_without_the_first_split_are_named(jhmdb):
 def test_lists_without_a_video_are_an_error(request, dataset, table):
     root = request.getfixturevalue(dataset)
     (root / table).write_text('')
-    with pytest.raises(UserError, match='lists no video'):
+    with pytest.raises(UserError, match='does not list a video'):
         {'davis': Davis, 'vip': Vip, 'jhmdb': Jhmdb}[dataset](root)
 
 
@@ -154,7 +154,7 @@ def test_more_labels_than_frames_are_an_error(davis, jhmdb):
         Davis(davis)
     (jhmdb / 'Rename_Images/clap/Two_clap/00002.png').unlink()
     (jhmdb / 'Rename_Images/clap/Two_clap/00003.png').unlink()
-    with pytest.raises(DataError, match='joints of 3 frames, 2 are there'):
+    with pytest.raises(DataError, match='joints of 3 frames for 2 pictures'):
         Jhmdb(jhmdb).video(0)
 
 
@@ -236,7 +236,7 @@ def test_a_frame_of_another_size_is_an_error(davis):
 def test_joints_that_cannot_be_read_are_an_error(jhmdb, content):
     path = jhmdb / 'joint_positions/clap/Two_clap/joint_positions.mat'
     path.write_bytes(content)
-    with pytest.raises(DataError, match='has no pos_img that can be read'):
+    with pytest.raises(DataError, match='does not have a readable pos_img'):
         Jhmdb(jhmdb).video(0)
     scipy.io.savemat(path, {'other': np.zeros(3)})
     with pytest.raises(DataError, match='pos_img'):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from rvm_jax.probing.readouts.fourier import fourier_features
+from rvm_jax.probing.readouts.readout_layers import fourier_features
 
 X = np.float32([[0.25, 0.8, 1.0], [0.0, 0.5, 0.3]])
 
@@ -23,6 +23,6 @@ def test_sizes_of_points_and_boxes(coordinates, size):
     assert fourier_features(np.zeros((5, coordinates))).shape == (5, size)
 
 
-def test_the_highest_frequency_tells_neighbours_apart_even_if_given_in_half_precision():
+def test_half_precision_input_keeps_the_highest_frequency():
     low, high = fourier_features(np.float16([[0.5], [0.5 + 2**-11]]))
     assert low.dtype == np.float32 and abs(low[15] - high[15]) < 1e-2 and abs(low[10] - high[10]) > 0.9

@@ -1,6 +1,6 @@
 import numpy as np
 
-from rvm_jax.probing.tasks.averages import average
+from rvm_jax.probing.tasks.losses import average
 
 
 def test_clips_of_a_video_are_averaged_first():

@@ -7,7 +7,7 @@ import pytest
 from rvm_jax import config as configs
 from rvm_jax.data.mixture import Mixture, Part
 from rvm_jax.data.sources.folder import FolderSource
-from rvm_jax.training.run_log import DataWait
+from rvm_jax.training.batch_feed import DataWait
 
 
 class Busy:
