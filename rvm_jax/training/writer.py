@@ -34,7 +34,7 @@ class Writer:
     """
 
     def __init__(self, workdir: str | os.PathLike, step: int = 0):
-        self._extras = Extras('training continues')
+        self._extras, self._workdir = Extras('training continues'), os.fspath(workdir)
         self._board: TensorBoard | None = None
         self._upload: LogUploader | None = None
         self._retries = files.retries.total()
@@ -121,7 +121,7 @@ class Writer:
 
     def _copied(self, error):
         if error:
-            self._extras.warn('log in the bucket', error)
+            self._extras.warn(self._workdir, error)
 
     def _try(self, what, write, *args):
         self._extras.attempt(what, write, *args)

@@ -147,7 +147,7 @@ def test_whatever_fails_while_drawing_costs_one_warning(tmp_path, capsys):
             writer.image(step, 'panel', broken)
             writer.scalars(step, {'loss': 1.0})
         writer.image(3, 'panel', picture)
-    assert capsys.readouterr().err == 'images: not written (no font); training continues, said once\n'
+    assert capsys.readouterr().err == 'images: not written (no font); training continues, this is printed once\n'
     assert [entry['step'] for entry in logged(tmp_path)] == [1, 2]
     assert os.listdir(tmp_path / 'images') == ['panel_00000003.png']
 
