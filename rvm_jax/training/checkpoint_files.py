@@ -44,6 +44,7 @@ def without_wildcards(folder: str) -> Iterator[str]:
     Orbax looks for its files with glob and escapes nothing: below a folder such as runs[1] it finds none, and says
     nothing. There it is given a link to the folder, which lies in a temporary folder.
     """
+    check_place(folder)
     if not glob.has_magic(folder):
         yield folder
         return
