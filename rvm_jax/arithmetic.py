@@ -29,7 +29,7 @@ def fix_environment() -> None:
     for name, ours in SETTINGS.items():
         given = os.environ.pop(name.upper(), None)
         if given is not None and _meaning(given) != _meaning(str(ours)):
-            say(f'{name.upper()}={given} is not used: it would change the state of a run')
+            say(f'{name.upper()}={given} is not used, because it would change the state of a run')
 
 
 def _meaning(text):

@@ -55,8 +55,8 @@ def run(name, argv):
     args, rest = parser.parse_known_args(argv)
     args.overrides = [text.removeprefix('--config.') for text in rest if text.startswith('--config.')]
     unknown = [text for text in rest if not (text.startswith('--config.') and 'config' in args)]
-    for name, value in vars(args).items():
-        setattr(args, name, expand_home(value))
+    for flag, value in vars(args).items():
+        setattr(args, flag, expand_home(value))
     if getattr(args, getattr(command, 'PASSES_ON', ''), None):
         args.passed_on = unknown
     elif unknown:

@@ -79,7 +79,7 @@ def _numbered(folder):
     if len(steps) > 1:  # a clip would jump there
         step = min(steps)
         gap = next(before for before, after in itertools.pairwise(ordered) if after - before != step)
-        raise DataError(folder, f'has no picture {gap + step} after {numbers[gap]}', 'export the scene again')
+        raise DataError(folder, f'does not have picture {gap + step} after {numbers[gap]}', 'export the scene again')
     return [numbers[number] for number in ordered]
 
 

@@ -90,7 +90,7 @@ def paired(origin: DatasetFiles, pictures: list[str], masks: list[str]) -> tuple
     ):
         alone = [mine[name] for name in names if name not in others]
         if alone:
-            raise origin.broken(os.path.dirname(alone[0]), f'has no {what} for {_some(alone)}')
+            raise origin.broken(os.path.dirname(alone[0]), f'does not have a {what} for {_some(alone)}')
     if beyond := [frames_by_name[name] for name in frames_by_name if name > last]:
         logging.getLogger(__name__).warning(
             '%s: frames after the last mask are left out (%d): %s',
@@ -108,7 +108,7 @@ def check_numbered(origin: DatasetFiles, pictures: list[str]) -> None:
     wanted = 0 if found[0] == 0 else 1
     for number, name in zip(found, pictures, strict=True):
         if number != wanted:
-            reason = f'has no frame {wanted} ({os.path.basename(name)} is in its place)'
+            reason = f'does not have frame {wanted} ({os.path.basename(name)} is in its place)'
             raise origin.broken(os.path.dirname(name), reason)
         wanted += 1
 

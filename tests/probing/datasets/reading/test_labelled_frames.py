@@ -150,7 +150,7 @@ def test_a_split_that_does_not_exist_is_an_error(davis):
 
 def test_more_labels_than_frames_are_an_error(davis, jhmdb):
     (davis / 'JPEGImages/480p/goat/00003.jpg').unlink()
-    with pytest.raises(UserError, match=r'has no frame for 00003\.png'):
+    with pytest.raises(UserError, match=r'does not have a frame for 00003\.png'):
         Davis(davis)
     (jhmdb / 'Rename_Images/clap/Two_clap/00002.png').unlink()
     (jhmdb / 'Rename_Images/clap/Two_clap/00003.png').unlink()
@@ -165,7 +165,7 @@ def test_more_labels_than_frames_are_an_error(davis, jhmdb):
 def test_a_mask_that_is_missing_is_named_before_anything_runs(request, dataset, folder, lost):
     root = request.getfixturevalue(dataset)
     (root / folder / f'{lost:05d}.png').unlink()
-    with pytest.raises(UserError, match=rf'has no mask for {lost:05d}\.jpg'):
+    with pytest.raises(UserError, match=rf'does not have a mask for {lost:05d}\.jpg'):
         {'davis': Davis, 'vip': Vip}[dataset](root)
 
 
@@ -188,7 +188,7 @@ def test_frames_and_masks_go_together_by_name(davis, caplog):
 
 def test_a_frame_that_is_missing_is_named_where_labels_have_no_names(jhmdb):
     (jhmdb / 'Rename_Images/clap/Two_clap/00001.png').unlink()
-    with pytest.raises(UserError, match=r'has no frame 1 \(00002\.png is in its place\)'):
+    with pytest.raises(UserError, match=r'does not have frame 1 \(00002\.png is in its place\)'):
         Jhmdb(jhmdb)
 
 
