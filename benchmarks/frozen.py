@@ -16,6 +16,7 @@ from steps import Run
 
 from rvm_jax import config as configs
 from rvm_jax.models import layers
+from rvm_jax.models.catalog import CORES, FROZEN_ENCODERS
 
 HEADER = (
     f'{"size":>4} {"program":>28} {"clips/s":>8} {"median s/clip":>13} {"x":>5} {"GFLOP/clip":>10} {"x FLOPs":>8} '
@@ -36,8 +37,8 @@ def main():
 def parse_flags():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--sizes', nargs='+', choices=configs.SIZES, default=['s'])
-    parser.add_argument('--encoder', choices=configs.CHOICES['model.encoder'][1:], default='dinov3')
-    parser.add_argument('--cores', nargs='+', choices=configs.CHOICES['model.core'], default=['rvmrnn'])
+    parser.add_argument('--encoder', choices=FROZEN_ENCODERS, default='dinov3')
+    parser.add_argument('--cores', nargs='+', choices=CORES, default=['rvmrnn'])
     parser.add_argument('--targets', nargs='+', choices=configs.CHOICES['model.target'][2:], default=['light_target'])
     parser.add_argument('--taps', choices=configs.CHOICES['model.taps'], default='4_regular')
     parser.add_argument('--precision', choices=list(layers.PRECISIONS), default='float32')

@@ -130,7 +130,7 @@ def released_loss(model: RVM, batch: dict, visible_BFV: jax.Array, learning=None
     Equal to RVM.reconstruct up to the decoder, which gets the source tokens once for each target.
     """
     source_BTHWC, target_BFHWC, deltas_BF = (batch[name] for name in ('source_BTHWC', 'target_BFHWC', 'deltas_BF'))
-    num_target, grid = deltas_BF.shape[1], patches.grid_size(*target_BFHWC.shape[2:4], model.patch_size)
+    num_target, grid = deltas_BF.shape[1], patches.grid_size(*target_BFHWC.shape[2:4], patch_size=model.patch_size)
     target_BFHWC = to_unit_range(target_BFHWC)
     features_BTMD, _, statistics = model._features(source_BTHWC, None, learning)
     tokens_BFMD = model._target_tokens(target_BFHWC, visible_BFV)

@@ -12,17 +12,22 @@ Examples:
     rvm plan --config configs/rvm_s.py configs/rvm_l.py --topology v6e:4x4 v5e:4x4 --config.batch_size=128
 """
 
+import argparse
 import math
 import sys
+from typing import TYPE_CHECKING
 
 from rvm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from rvm_jax.planning.forecast import Forecast
 
 LABELS = {'compute': 'compute', 'memory': 'HBM', 'links': 'interconnect', 'input': 'decoding'}
 HEADER = ('recipe', 'on', 'clips a device', 'GiB a device', 'fits', 'HBM GB a clip', 'compute ms', 'HBM ms',
           'interconnect ms', 'decoding ms', 'binds', 'step ms', 'days', 'cores')  # fmt: skip
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rvm plan`."""
     parser.add_argument('--config', required=True, nargs='+', metavar='PATH', help='recipes, such as configs/rvm_s.py')
     parser.add_argument('--topology', nargs='+', default=[], metavar='NAME', help='TPU slices and hosts x '
@@ -40,7 +45,7 @@ def add_arguments(parser):
     )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Print one forecast in a few lines, or several as a table."""
     if not 0 < args.utilization <= 1:
         raise UserError(f'--utilization {args.utilization:g}', 'is a share of the peak', 'give 0.4 or the like')
@@ -89,7 +94,7 @@ def _check_topology(config, name):
         estimate.mesh_sizes(config, place.devices, place.slices)
 
 
-def as_lines(path, forecast, utilization):
+def as_lines(path: str, forecast: 'Forecast', utilization: float) -> str:
     """One forecast."""
     from rvm_jax.models import cost
     from rvm_jax.planning import estimate
@@ -181,7 +186,7 @@ def _remedies(forecast):
     return '\n'.join(lines)
 
 
-def as_table(forecasts, utilization, markdown):
+def as_table(forecasts: 'list[tuple[str, Forecast]]', utilization: float, markdown: bool) -> str:
     """Several forecasts, a line each."""
     cells = [HEADER, *(_cells(path, forecast, utilization) for path, forecast in forecasts)]
     if markdown:

@@ -4,6 +4,9 @@ import contextlib
 import dataclasses
 import json
 import os
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from rvm_jax.conversion import frozen, image_encoders, official_rvm
 from rvm_jax.conversion.export_folder import (
@@ -17,14 +20,16 @@ from rvm_jax.conversion.export_folder import (
 from rvm_jax.conversion.export_folder import read_json as _read_json
 from rvm_jax.conversion.safetensors import safetensors_bytes
 from rvm_jax.errors import UserError
-from rvm_jax.models import build, layers, param_names
+from rvm_jax.models import architecture, build, layers, param_names
+from rvm_jax.models.architecture import Architecture
+from rvm_jax.models.rvm import RVM
 from rvm_jax.storage import files
 from rvm_jax.storage.atomic import atomic_write, cannot_replace
 
 CARD, PREPROCESSOR = 'README.md', 'preprocessor_config.json'
 
 
-def load(path, *, step=None, precision='float32'):
+def load(path: str | os.PathLike, *, step: int | None = None, precision: str = 'float32') -> RVM:
     """The model at any model path: export folder, workdir (its newest step, or `step`), released RVM .npz, or a
     supported image encoder (Hugging Face folder, or .pth), whose tokens are then the features.
 
@@ -45,7 +50,7 @@ def load(path, *, step=None, precision='float32'):
     return param_names.from_named(model, arrays, path)
 
 
-def model_kind(path):
+def model_kind(path: str | os.PathLike) -> str:
     """'official', 'export', 'workdir' or 'image'; raises UserError for anything else, saying what was found."""
     path = files.expanded(path)
     if image_encoders.is_image_encoder(path):
@@ -62,7 +67,7 @@ def model_kind(path):
     raise UserError(path, f'not a model: {found}', fix)
 
 
-def read_architecture(path):
+def read_architecture(path: str | os.PathLike) -> Architecture:
     """The Architecture at any model path, without its weights where that is possible; UserError as in `load`."""
     path = files.expanded(path)
     kind = model_kind(path)
@@ -71,11 +76,11 @@ def read_architecture(path):
     if kind == 'export':
         return read_export_architecture(path)
     if kind == 'image':
-        return build.image_only(image_encoders.read_architecture(path))
+        return architecture.image_only(image_encoders.read_architecture(path))
     return _resolve_run(path)[0]
 
 
-def save_pretrained(model, folder, *, facts=None):
+def save_pretrained(model: RVM, folder: str | os.PathLike, *, facts: dict[str, str] | None = None) -> None:
     """Write an export folder: config.json, model.safetensors, README.md, preprocessor_config.json.
 
     Encoder, core and decoder are separate prefixes of the arrays' names. facts: {what: text} about the training, for
@@ -116,7 +121,7 @@ def check_folder(folder: str) -> None:
         raise UserError(folder, 'exists and is not an export folder', 'choose another --output')
 
 
-def save_official(model, path):
+def save_official(model: RVM, path: str | os.PathLike) -> None:
     """Write the released RVM layout as one .npz; it reads back bit for bit. The file appears complete or not at all."""
     arrays = official_rvm.to_official(model)
     with atomic_write(files.expanded(path)) as partial, open(partial, 'wb') as file:
@@ -126,7 +131,7 @@ def save_official(model, path):
 EXPORTED = {CONFIG, WEIGHTS, CARD, PREPROCESSOR}
 
 
-def read_run(workdir):
+def read_run(workdir: str | os.PathLike) -> dict[str, Any]:
     """The config.json of a workdir: {'config': ..., 'version': ..., 'command': ...}."""
     return _read_json(os.path.join(workdir, CONFIG))
 
@@ -141,7 +146,9 @@ def _read_export(path, _):
 
 def _read_image(path, _):
     found = image_encoders.open_encoder(path)
-    return build.image_only(found.arch), {f'{frozen.PREFIX}{name}': array for name, array in found.read().items()}
+    return architecture.image_only(found.arch), {
+        f'{frozen.PREFIX}{name}': array for name, array in found.read().items()
+    }
 
 
 def _resolve_run(path):
@@ -155,7 +162,7 @@ def _resolve_run(path):
     return architecture_from(dataclasses.asdict(arch), origin), encoder_files
 
 
-def config_of(run, origin):
+def config_of(run: dict[str, Any], origin: str) -> ConfigDict:
     """The ConfigDict of a workdir's config.json."""
     from rvm_jax import config
 

@@ -89,12 +89,12 @@ def make_workdir():
         from flax import nnx
 
         from rvm_jax import config as configs
-        from rvm_jax.models import build, param_names
+        from rvm_jax.models import architecture, build, param_names
         from rvm_jax.storage.run_lock import run_lock
         from rvm_jax.training.checkpoint import Checkpoints
 
         config = configs.load('configs/tiny.py', ['data.path=/private/clips/', 'steps=20'])
-        model = build.abstract(build.architecture(config))
+        model = build.abstract(architecture.from_config(config))
         shapes = param_names.named_shapes(model)
         with run_lock(folder), Checkpoints(folder) as checkpoints:
             for step in steps:
@@ -211,9 +211,11 @@ def export(tmp_path_factory):
     from flax import nnx
 
     from rvm_jax import pretrained
-    from rvm_jax.models import build
+    from rvm_jax.models import architecture, build
 
-    arch = dataclasses.replace(build.SIZES['tiny'], encoder_layers=2, core_layers=1, decoder_width=0, image_size=32)
+    arch = dataclasses.replace(
+        architecture.SIZES['tiny'], encoder_layers=2, core_layers=1, decoder_width=0, image_size=32
+    )
     folder = str(tmp_path_factory.mktemp('model') / 'export')
     pretrained.save_pretrained(build.build(arch, rngs=nnx.Rngs(3)), folder)
     return folder

@@ -59,7 +59,7 @@ def test_an_earlier_step_is_exported_with_its_own_numbers(workdir, tmp_path, cap
     assert '| Trained for | 10 of 20 steps' in card and '| Training loss | 0.50000 at step 10 |' in card
 
 
-def test_released_weights_pass_through_an_export_folder_bit_for_bit(released, tmp_path):
+def test_released_weights_survive_an_export_bit_for_bit(released, tmp_path):
     assert export(released, tmp_path / 'folder') == 0
     assert '| Converted from | rvm.npz |' in (tmp_path / 'folder' / 'README.md').read_text()
     assert export(tmp_path / 'folder', tmp_path / 'back.npz', '--format', 'official') == 0
@@ -100,7 +100,7 @@ def test_a_workdir_without_a_good_step_is_named(workdir, make_workdir, tmp_path,
     assert export(workdir, tmp_path / 'out', '--step', '15') == 2
     assert 'choose from [10, 20]' in capsys.readouterr().err
     assert export(make_workdir(tmp_path / 'empty', steps=()), tmp_path / 'out') == 2
-    assert 'has no checkpoint' in capsys.readouterr().err and not (tmp_path / 'out').exists()
+    assert 'does not have a checkpoint' in capsys.readouterr().err and not (tmp_path / 'out').exists()
 
 
 def test_an_output_that_is_a_link_stays_one(released, tmp_path):

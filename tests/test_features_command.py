@@ -6,14 +6,16 @@ from flax import nnx
 
 from rvm_jax import cli, pretrained
 from rvm_jax.data.video.decode import iterate_frames
-from rvm_jax.models import build
+from rvm_jax.models import architecture, build
 from rvm_jax.visualization import movies
 
 
 @pytest.fixture(scope='module')
 def export(tmp_path_factory):
     """The export folder of a tiny random model."""
-    arch = dataclasses.replace(build.SIZES['tiny'], image_size=16, encoder_layers=1, core_layers=1, decoder_width=0)
+    arch = dataclasses.replace(
+        architecture.SIZES['tiny'], image_size=16, encoder_layers=1, core_layers=1, decoder_width=0
+    )
     folder = tmp_path_factory.mktemp('model') / 'export'
     pretrained.save_pretrained(nnx.jit(lambda: build.build(arch, rngs=nnx.Rngs(0)))(), folder)
     return folder

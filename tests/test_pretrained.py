@@ -11,10 +11,16 @@ import safetensors.numpy
 import rvm_jax
 from rvm_jax import pretrained
 from rvm_jax.errors import UserError
-from rvm_jax.models import build, param_names
+from rvm_jax.models import architecture, build, param_names
 
 ARCHITECTURE = dataclasses.replace(
-    build.SIZES['tiny'], width=16, encoder_layers=2, core_layers=1, decoder_layers=1, mask_ratio=0.5, image_size=24
+    architecture.SIZES['tiny'],
+    width=16,
+    encoder_layers=2,
+    core_layers=1,
+    decoder_layers=1,
+    mask_ratio=0.5,
+    image_size=24,
 )
 
 
@@ -92,7 +98,7 @@ def test_an_older_export_is_replaced_and_nothing_else(folder, model, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['export']
 
 
-def test_a_write_that_fails_leaves_the_older_export_and_nothing_half_written(folder, model, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_older_export(folder, model, tmp_path, monkeypatch):
     other, opened = make_model(dataclasses.replace(ARCHITECTURE, decoder_width=0)), open
 
     def failing(path, *args, **options):
@@ -109,7 +115,7 @@ def test_a_write_that_fails_leaves_the_older_export_and_nothing_half_written(fol
     assert_same(pretrained.load(folder), model)
 
 
-def test_a_released_file_that_cannot_be_written_leaves_the_older_one(model, tmp_path, monkeypatch):
+def test_a_failed_released_file_leaves_the_older_one(model, tmp_path, monkeypatch):
     path = tmp_path / 'rvm.npz'
     pretrained.save_official(model, path)
     before = path.read_bytes()

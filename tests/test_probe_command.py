@@ -77,6 +77,16 @@ def kinetics(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope='module')
+def other_kinetics(kinetics, tmp_path_factory):
+    """The same videos with another class."""
+    root = tmp_path_factory.mktemp('others') / 'kinetics'
+    shutil.copytree(kinetics, root)
+    for table in root.glob('*.csv'):
+        table.write_text(table.read_text().replace('fading', 'vanishing'))
+    return root
+
+
 def test_labels_are_propagated_without_training(export, davis, tmp_path, capsys):
     output = tmp_path / 'probe'
     line = ('probe', '--model', export, '--task', 'davis', '--data', davis, '--output', output, *SMALL_DAVIS)
@@ -134,6 +144,9 @@ def test_the_demo_runs_every_task_on_every_backbone(export, tmp_path, capsys, mo
         monkeypatch.setattr(demo_suite, name, 16)
     monkeypatch.setattr(demo_suite, 'NUM_PROPAGATED', 2)
     monkeypatch.setattr(demo_suite, 'PROPAGATED_FRAMES', 5)
+    monkeypatch.setattr(
+        demo_suite, 'NOISE_FRAMES', demo_suite.NUM_FRAMES
+    )  # clips of one shape: one program encodes all
     monkeypatch.setattr(demo_readouts, 'SCHEDULE', train_readout.Schedule(steps=2, batch_size=11, warmup=0))
     output = tmp_path / 'probe'
     line = ('probe', '--model', export, '--task', 'demo', '--output', output)
@@ -188,12 +201,11 @@ def test_the_demo_runs_every_task_on_every_backbone(export, tmp_path, capsys, mo
         (('--task', 'davis', '--data', 'DAVIS', '--tap', 'encoder:99'), 'is not a depth of this model'),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(export, davis, kinetics, tmp_path, capsys, words, expected):
-    output, others = tmp_path / 'probe', tmp_path / 'others'
-    shutil.copytree(kinetics, others)
-    for table in others.glob('*.csv'):
-        table.write_text(table.read_text().replace('fading', 'vanishing'))
-    words = [{'DAVIS': davis, 'KINETICS': kinetics, 'OTHERS': others}.get(word, word) for word in words]
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    export, davis, kinetics, other_kinetics, tmp_path, capsys, words, expected
+):
+    output = tmp_path / 'probe'
+    words = [{'DAVIS': davis, 'KINETICS': kinetics, 'OTHERS': other_kinetics}.get(word, word) for word in words]
     assert rvm('probe', '--model', export, '--output', output, *words) == 2
     error = capsys.readouterr().err
     assert error.count('\n') == 1 and expected in error

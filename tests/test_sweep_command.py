@@ -21,6 +21,15 @@ SMALL = (
 )  # fmt: skip
 
 
+@pytest.fixture(scope='module', autouse=True)
+def few_videos():
+    """The few videos that every sweep of this file trains on."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, number in {'NUM_TRAIN': 8, 'NUM_HELD_OUT': 8, 'SIDE': 24}.items():
+            monkeypatch.setattr(demo_videos, name, number)
+        yield
+
+
 @pytest.fixture
 def probes(monkeypatch):
     """A probe whose score is `flip` of the cell that it probes; the folders that were probed."""
@@ -57,8 +66,6 @@ def trained(tmp_path_factory):
         "        question='flip', cells={name: (f'data.flip={name}',) for name in ('0.25', '0.75')})\n"
     )
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for name, number in {'NUM_TRAIN': 8, 'NUM_HELD_OUT': 8, 'SIDE': 24}.items():
-            monkeypatch.setattr(demo_videos, name, number)
         asked = patch_probes(monkeypatch)
         assert cli.run('sweep', sweep(folder / 'flips.py', folder / 'out', '--task', 'davis', '--data', 'x')) == 0
     return folder / 'flips.py', folder / 'out', asked, (folder / 'out' / 'table.md').read_text()
@@ -85,9 +92,11 @@ def test_trained_cells_stay_and_another_config_is_refused(trained, probes, capsy
     path, output, *_ = trained
     line = sweep(path, output, '--task', 'davis', '--data', 'x')
     before = {path: path.stat().st_mtime_ns for path in output.rglob('metrics.jsonl')}
+    videos = sorted((output / 'videos').rglob('*.mp4'))
     assert cli.run('sweep', line) == 0
     assert 'cell 2/2: flip 0.75, seed 0' in capsys.readouterr().out
     assert len(before) == 2 and all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert len(videos) == 16 and sorted((output / 'videos').rglob('*.mp4')) == videos
     assert cli.run('sweep', [*line, '--config.steps=3']) == 2
     assert 'was trained with another config; choose another --output' in capsys.readouterr().err
 

@@ -19,6 +19,7 @@ from rvm_jax.distributed.process_group import ProcessGroup
 from rvm_jax.distributed.step_exchange import warm_up_collectives
 from rvm_jax.errors import UserError
 from rvm_jax.models import build, cost, trainable
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.planning import chips, estimate, forecast
 from rvm_jax.planning.aot import abstract_batch
 from rvm_jax.training import attention_check, hardware, sharding
@@ -36,7 +37,7 @@ def mesh_of(config: ml_collections.ConfigDict) -> Mesh:
     return sharding.make_mesh(config.mesh)
 
 
-def fitting(config: ml_collections.ConfigDict, arch: build.Architecture, mesh: Mesh) -> ml_collections.ConfigDict:
+def fitting(config: ml_collections.ConfigDict, arch: Architecture, mesh: Mesh) -> ml_collections.ConfigDict:
     """The recipe with as many clips a step, at most its own, as fit these devices by an estimate of their memory.
 
     On a CPU a step has few clips. Raises UserError if one clip a device does not fit.
@@ -69,14 +70,14 @@ def clips_here(config: ml_collections.ConfigDict, fitted: ml_collections.ConfigD
     return math.ceil(batch_size / processes)
 
 
-def checkpoint_bytes(arch: build.Architecture) -> int:
+def checkpoint_bytes(arch: Architecture) -> int:
     """Bytes of a checkpoint: the weights that train, and the optimizer's two moments of each."""
     trained, statistics, _ = trainable.split(cost.parameters(arch), arch)
     return 3 * cost.num_bytes(trained) + cost.num_bytes(statistics)
 
 
 def check_attention(
-    config: ml_collections.ConfigDict, arch: build.Architecture, mesh: Mesh, hosts: ProcessGroup
+    config: ml_collections.ConfigDict, arch: Architecture, mesh: Mesh, hosts: ProcessGroup
 ) -> tuple[Finding, str]:
     """The Finding, and the `model.attention` that training would take."""
     device = mesh.local_devices[0]
@@ -114,7 +115,7 @@ class Pace(NamedTuple):
     loss: float
 
 
-def run_steps(config: ml_collections.ConfigDict, arch: build.Architecture, attention: str, hosts: ProcessGroup) -> Pace:
+def run_steps(config: ml_collections.ConfigDict, arch: Architecture, attention: str, hosts: ProcessGroup) -> Pace:
     """Time some steps of a recipe, which must fit, on random clips. Call it in all processes together.
 
     Raises what compiling raises, and UserError if it failed in another process.
@@ -151,7 +152,7 @@ def run_steps(config: ml_collections.ConfigDict, arch: build.Architecture, atten
 def check_steps(
     config: ml_collections.ConfigDict,
     fitted: ml_collections.ConfigDict,
-    arch: build.Architecture,
+    arch: Architecture,
     mesh: Mesh,
     pace: Pace,
 ) -> Finding:

@@ -3,9 +3,12 @@
 import numpy as np
 
 from rvm_jax.conversion import layouts
+from rvm_jax.conversion.hugging_face import Config
+from rvm_jax.conversion.weight_files import Weights
 from rvm_jax.errors import UserError
 from rvm_jax.models import positions
 from rvm_jax.models.encoders import image_architecture
+from rvm_jax.models.encoders.image_architecture import ImageArchitecture
 
 LICENSE = ('DINOv3 License', 'own terms with use restrictions, accepted at download; passing weights on passes them on')
 DEFAULTS = {
@@ -84,7 +87,7 @@ ORIGINAL = layouts.Layout(
 )
 
 
-def from_config(model_type, config):
+def from_config(model_type: str, config: Config) -> ImageArchitecture:
     """The ImageArchitecture that a config.json states."""
     sizes = config.sizes() | config.image_size()
     return image_architecture.make(
@@ -107,7 +110,7 @@ def _periods(config, head_dim):
     return positions.rope_periods(head_dim, config.number('rope_theta', 1e-3, 1e9))
 
 
-def from_original(weights, prefix):
+def from_original(weights: Weights, prefix: str) -> ImageArchitecture:
     """The ImageArchitecture of an original checkpoint, from its shapes and the RoPE periods that it stores.
 
     Those are rounded to bfloat16 and were so in training; what recomputes them differs in deep features.

@@ -11,7 +11,8 @@ import numpy as np
 from rvm_jax.conversion import export_folder, image_encoders, official_rvm
 from rvm_jax.conversion.safetensors import read_safetensors
 from rvm_jax.errors import UserError
-from rvm_jax.models import build, param_names, trainable
+from rvm_jax.models import architecture, build, param_names, trainable
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.models.encoders.image_architecture import ImageArchitecture
 
 PREFIX = 'encoder/'
@@ -31,7 +32,7 @@ class FrozenEncoder(NamedTuple):
 class EncoderFiles(NamedTuple):
     """Where the weights of a config's frozen encoder are; `read` is the only one that reads them."""
 
-    arch: build.Architecture  # of the whole model
+    arch: Architecture  # of the whole model
     path: str
     reader: Callable[[], dict[str, np.ndarray]] | None  # None: not opened yet
 
@@ -63,7 +64,7 @@ class EncoderFiles(NamedTuple):
         return FrozenEncoder(named, fingerprint)
 
 
-def resolve(config: ml_collections.ConfigDict) -> tuple[build.Architecture, EncoderFiles]:
+def resolve(config: ml_collections.ConfigDict) -> tuple[Architecture, EncoderFiles]:
     """(Architecture, EncoderFiles) of a config, with the encoder that is at model.encoder_path, or its standard sizes.
 
     Call it once for a config and hand the Architecture on: it opens the encoder's files. Raises UserError if there is
@@ -72,20 +73,19 @@ def resolve(config: ml_collections.ConfigDict) -> tuple[build.Architecture, Enco
     model = config.model
     path = model.encoder_path
     imported, reader = _open(model.encoder, path) if path else (None, None)
-    arch = build.architecture(config, imported)
-    if model.target == 'mask_token' and not arch.image_encoder.mask_token:
-        raise UserError('config.model.target=mask_token', f'{path} has no mask token', 'take light_target')
+    arch = architecture.from_config(config, imported)
+    image = arch.image_encoder
+    if model.target == 'mask_token' and not (image and image.mask_token):
+        raise UserError('config.model.target=mask_token', f'{path} does not have a mask token', 'take light_target')
     return arch, EncoderFiles(arch, path, reader)
 
 
-def stored(config: ml_collections.ConfigDict, arch: build.Architecture) -> EncoderFiles:
+def stored(config: ml_collections.ConfigDict, arch: Architecture) -> EncoderFiles:
     """The EncoderFiles of a run whose Architecture is stored with it; nothing is opened before they are read."""
     return EncoderFiles(arch, config.model.encoder_path, None)
 
 
-def _open(
-    encoder: str, path: str
-) -> tuple[ImageArchitecture | build.Architecture, Callable[[], dict[str, np.ndarray]]]:
+def _open(encoder: str, path: str) -> tuple[ImageArchitecture | Architecture, Callable[[], dict[str, np.ndarray]]]:
     """(what is at a path, the function that reads its encoder's weights)."""
     if encoder != 'rvm':
         opened = image_encoders.open_encoder(path, family=encoder)

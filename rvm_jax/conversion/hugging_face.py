@@ -3,6 +3,7 @@
 import functools
 import math
 import os
+from typing import Any
 
 from rvm_jax.conversion.export_folder import LARGEST, MOST_LAYERS, read_json
 from rvm_jax.errors import UserError
@@ -50,29 +51,29 @@ class Config:
     def __init__(self, path, values, defaults):
         self.path, self.values = path, DEFAULTS | defaults | values
 
-    def integer(self, key, low=1, high=LARGEST):
+    def integer(self, key: str, low: int = 1, high: int = LARGEST) -> int:
         """A whole number in [low, high]; a square size may be given as [size, size]."""
         value = self.values[key]
         if isinstance(value, list) and len(value) == 2 and value[0] == value[1]:
             value = value[0]
         return self._checked(key, value, type(value) is int and low <= value <= high, f'a number in [{low}, {high}]')
 
-    def number(self, key, low, high):
+    def number(self, key: str, low: float, high: float) -> float:
         """A number in [low, high]."""
         value = self.values[key]
         return float(self._checked(key, value, _is_number(value, low, high), f'a number in [{low:g}, {high:g}]'))
 
-    def boolean(self, key):
+    def boolean(self, key: str) -> bool:
         """True or false."""
         return self._checked(key, self.values[key], type(self.values[key]) is bool, 'true or false')
 
-    def activation(self):
+    def activation(self) -> str:
         """Our name of its activation."""
         value = self.values['hidden_act']
         known = isinstance(value, str) and value in ACTIVATIONS
         return ACTIVATIONS[self._checked('hidden_act', value, known, f'one of {", ".join(ACTIVATIONS)}')]
 
-    def sizes(self):
+    def sizes(self) -> dict[str, Any]:
         """What all families state alike, as `image_architecture.make` wants it."""
         self._checked('num_channels', self.integer('num_channels'), self.values['num_channels'] == 3, '3')
         width, heads = self.integer('hidden_size'), self.integer('num_attention_heads')
@@ -87,7 +88,7 @@ class Config:
             'epsilon': self.number('layer_norm_eps', 0, 0.1),
         }
 
-    def image_size(self):
+    def image_size(self) -> dict[str, Any]:
         """{'image_size': pixels along a side}, of at least one patch."""
         return {'image_size': self.integer('image_size', low=self.integer('patch_size'))}
 
@@ -98,7 +99,7 @@ class Config:
         return value
 
 
-def read_config(folder):
+def read_config(folder: str) -> tuple[str, dict[str, Any]]:
     """(model type, the values that describe the image encoder) of a folder; UserError if it is not of Hugging Face."""
     path = os.path.join(folder, CONFIG)
     values = read_json(path)
@@ -106,10 +107,12 @@ def read_config(folder):
     if model_type == 'rvm':
         raise UserError(folder, 'is an RVM export, not an image encoder alone', 'name it where a model is wanted')
     if not isinstance(model_type, str):
-        raise UserError(path, 'has no model_type', 'give the folder of an image encoder as transformers writes it')
+        raise UserError(
+            path, 'does not have a model_type', 'give the folder of an image encoder as transformers writes it'
+        )
     vision = values.get('vision_config', values)
     if not isinstance(vision, dict):
-        raise UserError(path, 'has a vision_config that is no object', 'download it again')
+        raise UserError(path, 'has a vision_config that is not an object', 'download it again')
     return model_type, vision
 
 
@@ -123,7 +126,8 @@ def read_processor(folder: str) -> tuple[str, dict]:
     if nested is not None and NESTED in nested:
         values = nested[NESTED]
         if not isinstance(values, dict):
-            raise UserError(os.path.join(folder, PROCESSOR), f'has a {NESTED} that is no object', 'download it again')
+            path = os.path.join(folder, PROCESSOR)
+            raise UserError(path, f'has a {NESTED} that is not an object', 'download it again')
         if flat is not None:
             _say_differences(folder, *(tuple(repr(one.get(key)) for key in ARITHMETIC) for one in (values, flat)))
         return f'{NESTED} in {PROCESSOR}', values

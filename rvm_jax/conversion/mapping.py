@@ -1,9 +1,13 @@
 """Tables that translate the names of parameters; what no rule of a table fits is returned, never dropped."""
 
 import re
+from collections.abc import Iterable, Mapping
+from typing import TypeVar
+
+T = TypeVar('T')
 
 
-def translate(named, table):
+def translate(named: Mapping[str, T], table: Iterable[tuple[str, str]]) -> tuple[dict[str, T], list[str]]:
     """Rename every entry by the first (pattern, replacement) that fits; '#' stands for a number, '*' for the rest.
 
     Returns (renamed, names that no pattern fits).
@@ -20,7 +24,7 @@ def translate(named, table):
     return renamed, unknown
 
 
-def invert(table):
+def invert(table: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
     """The same table read from right to left."""
     return tuple((right, left) for left, right in table)
 

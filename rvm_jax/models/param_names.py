@@ -3,6 +3,9 @@
 Names are paths joined by '/', with stacked layers taken apart: 'encoder/layers/3/attention/query/kernel'.
 """
 
+import os
+from typing import Any
+
 import jax
 import numpy as np
 from flax import nnx
@@ -13,12 +16,12 @@ STACK = '/blocks/'  # models/layers.py: Stack keeps its layers under this attrib
 SHOWN = 6  # names of each kind that an error lists
 
 
-def to_named(model):
+def to_named(model: nnx.Module) -> dict[str, np.ndarray]:
     """All parameters of a model as {name: numpy array}, one entry for each layer of a stack."""
     return tree_named(nnx.state(model))
 
 
-def tree_named(params):
+def tree_named(params: Any) -> dict[str, np.ndarray]:
     """{name: numpy array} of a tree of parameters, see `to_named`."""
     named = {}
     for name, array in _flat(params).items():
@@ -30,12 +33,12 @@ def tree_named(params):
     return named
 
 
-def named_shapes(model):
+def named_shapes(model: nnx.Module) -> dict[str, tuple[int, ...]]:
     """{name: shape} of `to_named`, also for a model without arrays."""
     return tree_shapes(nnx.state(model))
 
 
-def tree_shapes(params):
+def tree_shapes(params: Any) -> dict[str, tuple[int, ...]]:
     """{name: shape} of a tree of parameters, or of their shapes."""
     shapes = {}
     for name, leaf in _flat(params).items():
@@ -46,7 +49,7 @@ def tree_shapes(params):
     return shapes
 
 
-def from_named(model, named, origin):
+def from_named(model: nnx.Module, named: dict[str, np.ndarray], origin: str | os.PathLike) -> Any:
     """The (abstract) model with its parameters taken from named arrays.
 
     Raises UserError, naming origin and both sides, unless names and shapes agree exactly.
@@ -56,7 +59,7 @@ def from_named(model, named, origin):
     return nnx.merge(graphdef, jax.tree.map(jax.numpy.asarray, fill(params, named)))
 
 
-def fill(params, named):
+def fill(params: Any, named: dict[str, np.ndarray]) -> Any:
     """A tree of parameters, or of their shapes, with named arrays in place; the layers of a stack together."""
 
     def leaf(path, old):
@@ -68,7 +71,7 @@ def fill(params, named):
     return jax.tree_util.tree_map_with_path(leaf, params)
 
 
-def compare(expected, found, origin):
+def compare(expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]], origin: str | os.PathLike) -> None:
     """Raise UserError listing what is missing, unexpected or of another shape; both are {name: shape}."""
     both = sorted(expected.keys() & found.keys())
     kinds = (
@@ -87,7 +90,7 @@ def _rest(lines):
     return [f'and {len(lines) - SHOWN} more'] if len(lines) > SHOWN else []
 
 
-def path_name(path):
+def path_name(path: tuple[Any, ...]) -> str:
     """A JAX key path as 'a/b/c', without the '.value' that NNX adds at the end."""
     names = [str(getattr(k, 'key', getattr(k, 'name', getattr(k, 'idx', k)))) for k in path]
     return '/'.join(names[:-1] if names[-1] == 'value' else names)

@@ -24,6 +24,7 @@ from jax.sharding import Mesh
 from rvm_jax.distributed.process_group import ProcessGroup
 from rvm_jax.errors import Unavailable, UserError, printable
 from rvm_jax.models import attention, build
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.models.layer_shapes import blocks
 from rvm_jax.models.layers import PRECISIONS, Execution
 from rvm_jax.storage import files
@@ -63,7 +64,7 @@ class Difference(NamedTuple):
         return self.kernel <= MOST * max(self.plain, ROUNDING)
 
 
-def shapes(config: ml_collections.ConfigDict, arch: build.Architecture, execution: Execution) -> list[Shape]:
+def shapes(config: ml_collections.ConfigDict, arch: Architecture, execution: Execution) -> list[Shape]:
     """Shapes of a recipe's attentions that 'auto' gives to a fused kernel, sorted; see `attention.best`."""
     sizes = {name: config.data[name] for name in ('num_source', 'num_target', 'image_size')}
     parts = blocks(arch, **sizes)
@@ -119,9 +120,7 @@ def judge(execution: Execution, all_shapes: list[Shape], device: jax.Device) -> 
     )
 
 
-def choose(
-    config: ml_collections.ConfigDict, arch: build.Architecture, mesh: Mesh, hosts: ProcessGroup, folder: str
-) -> str:
+def choose(config: ml_collections.ConfigDict, arch: Architecture, mesh: Mesh, hosts: ProcessGroup, folder: str) -> str:
     """The `model.attention` to train with: the one of the recipe, or another if 'auto' would take a wrong kernel.
 
     All processes compare, each on one of its devices, and make the same choice. Verdicts are stored in the folder.

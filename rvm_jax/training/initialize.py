@@ -15,7 +15,8 @@ from rvm_jax.conversion.frozen import FrozenEncoder
 from rvm_jax.data.mixture import Mixture
 from rvm_jax.distributed.process_group import ProcessGroup
 from rvm_jax.errors import UserError
-from rvm_jax.models import build, cost, param_names, trainable
+from rvm_jax.models import cost, param_names, trainable
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.models.rvm import RVM
 from rvm_jax.storage import files
 from rvm_jax.training.checkpoint import Checkpoints
@@ -101,7 +102,7 @@ def create(
 def take_initial(
     path: str,
     model: RVM,
-    arch: build.Architecture,
+    arch: Architecture,
     encoder: FrozenEncoder,
     abstract_state: dict[str, Any],
 ) -> dict[str, dict[str, Any]]:

@@ -96,8 +96,8 @@ def _train(config, workdir, load_initial, objective, hosts, stack):
             stop.current = f'step {step}, saving'
             profiler.before(step, state)
             batch = feed.next_batch()
-            # This returns at once, and the devices compute while the host goes on to the next batch. To read a metric
-            # now would make the host wait for them, so the log reads it when the next step is started.
+            # This returns at once: the devices compute while the host prepares the next batch. Reading a metric now
+            # would make the host wait for them, so the log reads it when the next step has been started.
             state, metrics = programs.train_step(state, batch, frozen)
             done = step
             log.finish(step, metrics)

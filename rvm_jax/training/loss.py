@@ -91,7 +91,7 @@ def compared_losses(
         error = (patches.to_patches(frames, model.patch_size) - target_BFNP) / std_BFN1
         losses[name] = _mean_error(error, 0.0, out.visible, region)
     painted_BFNP = patches.to_patches(out.pixels, model.patch_size) * std_BFN1 + mean_BFN1
-    grid = patches.grid_size(out.pixels.shape[2], out.pixels.shape[3], model.patch_size)
+    grid = patches.grid_size(*out.pixels.shape[2:4], patch_size=model.patch_size)
     return losses, out._replace(pixels=patches.to_pixels(painted_BFNP, grid, model.patch_size))
 
 

@@ -11,7 +11,7 @@ import ml_collections
 from rvm_jax import config as configs
 from rvm_jax.data.open_data import open_source
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
+from rvm_jax.models import architecture
 
 
 def config_problems(config: ml_collections.ConfigDict) -> list[UserError]:
@@ -36,4 +36,4 @@ def _check_place(path):
 def _check_sizes(config):
     known = all(value in configs.CHOICES.get(f'model.{key}', (value,)) for key, value in config.model.items())
     if known and not config.model.encoder_path:
-        build.architecture(config)
+        architecture.from_config(config)

@@ -22,7 +22,7 @@ from rvm_jax.data.dataset_manifest import check_unchanged, write_manifest
 from rvm_jax.data.mixture import Mixture
 from rvm_jax.distributed.process_group import ProcessGroup
 from rvm_jax.errors import UserError
-from rvm_jax.models.build import Architecture
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.storage import files, run_lock
 from rvm_jax.terminal import say
 from rvm_jax.training.writer import read_metrics

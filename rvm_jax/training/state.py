@@ -15,6 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from rvm_jax.models import build, trainable
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.models.attention import check_device
 from rvm_jax.models.layers import Execution
 from rvm_jax.training import sharding
@@ -40,7 +41,7 @@ COMPILER_OPTIONS = {
 class Programs(NamedTuple):
     """The programs of a run; each is compiled when it is first called."""
 
-    arch: build.Architecture
+    arch: Architecture
     mesh: Mesh
     abstract_state: dict[str, Any]  # shapes of the train state, with shardings
     abstract_frozen: dict[str, Any]  # the same of the parameters that do not train, {} if there are none
@@ -51,7 +52,7 @@ class Programs(NamedTuple):
 
 def make_programs(
     config: ml_collections.ConfigDict,
-    arch: build.Architecture,
+    arch: Architecture,
     devices: Sequence[Any] | None = None,
     attention: str | None = None,
     by_process: bool = False,
@@ -84,7 +85,7 @@ def make_programs(
 
 
 def make_state(
-    arch: build.Architecture,
+    arch: Architecture,
     execution: Execution,
     optimizer: optax.GradientTransformation,
     seed: int,

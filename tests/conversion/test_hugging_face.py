@@ -31,7 +31,7 @@ def test_values_out_of_range_or_type_are_named(golden, tmp_path, key, value):
         read(golden, tmp_path, 'dinov3/mlp', lambda config: config | {key: value})
 
 
-def test_a_size_that_the_weights_do_not_have_is_refused_before_it_is_allocated(golden, tmp_path):
+def test_sizes_that_the_weights_lack_are_refused_early(golden, tmp_path):
     reference = golden('siglip2/fixed')
     vision = reference.config['vision_config'] | {'hidden_size': 65_536, 'image_size': 65_536, 'num_hidden_layers': 128}
     path = reference.write(tmp_path, config=reference.config | {'vision_config': vision})

@@ -220,9 +220,9 @@ def test_another_family_than_asked_for_is_named(golden, tmp_path):
 
 
 @pytest.mark.parametrize(('config', 'reason'), [
-    ({'model_type': 'bert'}, "model_type='bert' is none that is known"),
+    ({'model_type': 'bert'}, "model_type='bert' is not known"),
     ({'model_type': 'rvm', 'architecture': {}}, 'an RVM export'),
-    ({'architecture': 'vit_base'}, 'has no model_type'),
+    ({'architecture': 'vit_base'}, 'does not have a model_type'),
 ])  # fmt: skip
 def test_folders_of_other_models_are_refused(golden, tmp_path, config, reason):
     with pytest.raises(UserError, match=reason):
@@ -231,7 +231,7 @@ def test_folders_of_other_models_are_refused(golden, tmp_path, config, reason):
 
 def test_weights_of_other_models_are_refused(golden, tmp_path):
     path = golden('dinov2/plain').write(tmp_path, arrays={'bert.pooler.weight': np.ones((2, 2), np.float32)})
-    with pytest.raises(UserError, match=r'no encoder that is known: bert\.pooler\.weight'):
+    with pytest.raises(UserError, match=r'an unknown encoder: bert\.pooler\.weight'):
         rvm_jax.load_image_encoder(path)
 
 
@@ -249,7 +249,7 @@ def test_original_rope_periods_are_those_in_the_file(golden, torch_file):
     assert arch.heads == 2
 
 
-def test_the_rule_of_interpolation_follows_the_source_unless_given(golden, tmp_path, torch_file):
+def test_the_interpolation_follows_the_source_unless_given(golden, tmp_path, torch_file):
     assert image_encoders.read_architecture(torch_file(golden('dinov2/original').arrays)).interpolation == 'offset'
     path = golden('dinov2/plain').write(tmp_path)
     assert image_encoders.read_architecture(path).interpolation == 'size'
@@ -261,7 +261,7 @@ def test_the_rule_of_interpolation_follows_the_source_unless_given(golden, tmp_p
         image_encoders.read_architecture(path, interpolation='nearest')
 
 
-def test_mean_and_std_come_from_the_preprocessor_where_there_is_one(golden, tmp_path):
+def test_mean_and_std_come_from_the_preprocessor_file(golden, tmp_path):
     path = golden('dinov3/mlp').write(tmp_path)
     assert image_encoders.read_architecture(path).mean == (0.485, 0.456, 0.406)
     preprocessor = {'image_mean': [0.43, 0.411, 0.296], 'image_std': [0.213, 0.156, 0.143]}

@@ -6,9 +6,9 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch_cores
 from flax import nnx
 
-from rvm_jax.conversion import torch_cores
 from rvm_jax.errors import UserError
 from rvm_jax.models import param_names
 from rvm_jax.models.layers import PRECISIONS, Execution

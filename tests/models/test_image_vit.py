@@ -195,7 +195,7 @@ def test_a_block_of_dinov3_equals_numpy():
         np.testing.assert_allclose(hidden[layer + 1], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_abstract_encoders_of_every_standard_size_have_the_published_parameters():
+def test_standard_sizes_have_the_published_parameter_counts():
     millions = {('dinov3', 's'): 21.60, ('dinov3', 'b'): 85.66, ('dinov3', 'l'): 303.13, ('dinov3', 'h'): 840.59,
                 ('dinov2', 's'): 22.06, ('dinov2', 'b'): 86.58, ('dinov2', 'l'): 304.37}  # fmt: skip
     for key, expected in millions.items():

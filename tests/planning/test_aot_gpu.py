@@ -48,7 +48,7 @@ def calls(jaxpr, primitive):
 
 
 @pytest.mark.parametrize('recipe', RECIPES)
-def test_every_recipe_has_fused_attention_on_a_gpu_and_computes_it_once(recipe):
+def test_every_recipe_computes_fused_attention_once_on_a_gpu(recipe):
     config, jaxpr = traced(recipe)
     needed = program_checks.needed_calls(program_checks.fused_attentions(*planned(config), 'gpu'))
     assert needed.backward > 0

@@ -10,7 +10,7 @@ import pytest
 from rvm_jax import config as configs
 from rvm_jax.conversion.frozen import resolve
 from rvm_jax.errors import UserError
-from rvm_jax.models import build, cost
+from rvm_jax.models import architecture, cost
 from rvm_jax.planning import activations, chips, estimate, topology
 from rvm_jax.training import hardware, sharding
 from rvm_jax.training.state import make_programs
@@ -57,11 +57,11 @@ def frozen_recipe(size='l', *overrides):
 def test_flops_by_part_are_those_of_a_clip():
     for size in 'sh':
         flops = estimate.flops_by_part(*planned(recipe(size)))
-        assert sum(flops.values()) == pytest.approx(cost.train_flops(build.SIZES[size], **CLIP))
+        assert sum(flops.values()) == pytest.approx(cost.train_flops(architecture.SIZES[size], **CLIP))
     assert flops['encoder'] > flops['core'] > flops['decoder'] > 0
 
 
-def test_flops_of_a_frozen_recipe_have_adapters_and_a_light_target_beside():
+def test_flops_of_a_frozen_recipe_have_adapters_and_a_target():
     flops = estimate.flops_by_part(*planned(frozen_recipe()))
     assert list(flops) == ['encoder', 'adapters', 'core', 'target', 'decoder']
     assert sum(flops.values()) == pytest.approx(1.516e12, rel=1e-3)
@@ -70,13 +70,13 @@ def test_flops_of_a_frozen_recipe_have_adapters_and_a_light_target_beside():
     assert through['encoder'] == pytest.approx(2 * flops['encoder'])  # as many targets as sources, whole
 
 
-def test_one_device_holds_all_weights_their_gradients_and_two_moments():
+def test_one_device_holds_weights_gradients_and_two_moments():
     config = recipe('s', 'batch_size=16')
-    ours, gradients = estimate.memory(*planned(config), 'tpu', 1), 4 * cost.num_parameters(build.SIZES['s'])
+    ours, gradients = estimate.memory(*planned(config), 'tpu', 1), 4 * cost.num_parameters(architecture.SIZES['s'])
     assert ours['weights'] == ours['gradients'] == gradients
     assert ours['optimizer'] == pytest.approx(2 * gradients, abs=64)  # counters
     execution = estimate.execution_of(config, 'tpu')
-    assert ours['activations'] == activations.of_batch(build.SIZES['s'], execution, 16, **CLIP)
+    assert ours['activations'] == activations.of_batch(architecture.SIZES['s'], execution, 16, **CLIP)
 
 
 @pytest.mark.parametrize(('data', 'fsdp'), [(-1, 1), (2, -1), (1, -1), (-1, 4), (-1, 16), (-1, 3), (3, -1), (1, 4)])
@@ -139,13 +139,13 @@ def test_plain_attention_and_what_no_kernel_takes_pay_for_scores():
 
 # S: this step inlined, for v6e, by libtpu 0.0.42.1. L: an earlier prototype of the same arithmetic.
 @pytest.mark.parametrize(('size', 'clips', 'gigabytes'), [('s', 4, 56.2), ('l', 4, 113)])
-def test_traffic_is_about_what_the_tpu_compiler_counts_of_the_inlined_program(size, clips, gigabytes):
+def test_traffic_is_near_what_the_tpu_compiler_counts(size, clips, gigabytes):
     config = recipe(size, f'batch_size={clips}', 'model.attention=xla', 'model.remat=none')
     assert estimate.traffic(*planned(config), 'tpu', 1) / 1e9 == pytest.approx(gigabytes, rel=0.2)
 
 
 @pytest.mark.parametrize('case', H100, ids=lambda case: f'{case["recipe"]} {case["topology"]}')
-def test_memory_and_traffic_on_gpus_are_within_15_percent_of_compiled_programs(case):
+def test_gpu_figures_are_within_15_percent_of_compiled_programs(case):
     devices = topology.parse(case['topology']).devices
     config = configs.load(case['recipe'], [f'batch_size={case["batch"]}'])
     memory = sum(estimate.memory(*planned(config), 'gpu', devices).values())
@@ -154,8 +154,8 @@ def test_memory_and_traffic_on_gpus_are_within_15_percent_of_compiled_programs(c
     assert traffic / 1e9 == pytest.approx(case['traffic_gb_a_clip'], rel=0.15)
 
 
-def test_collectives_of_plain_data_parallel_training_are_one_sum_of_the_gradients():
-    config, gradients = recipe('l'), 4 * cost.num_parameters(build.SIZES['l'])
+def test_data_parallel_training_sums_the_gradients_once():
+    config, gradients = recipe('l'), 4 * cost.num_parameters(architecture.SIZES['l'])
     v6e, h100 = chips.CHIPS['v6e'], chips.CHIPS['h100']
     assert estimate.link_seconds(*planned(config), v6e, 1) == 0
     assert estimate.link_seconds(*planned(config), v6e, 256) == pytest.approx(2 * gradients * 255 / 256 / 400e9)
@@ -164,7 +164,7 @@ def test_collectives_of_plain_data_parallel_training_are_one_sum_of_the_gradient
     assert estimate.link_seconds(*planned(config), h100, 32) == pytest.approx(in_host + across)
 
 
-def test_frozen_weights_are_gathered_once_for_each_kind_of_frames_and_never_summed():
+def test_frozen_weights_are_gathered_and_never_summed():
     v6e, counts = chips.CHIPS['v6e'], cost.parameter_counts(resolve(frozen_recipe())[0])
     summed = 2 * 4 * counts['trained'] * 255 / 256 / 400e9
     assert estimate.link_seconds(*planned(frozen_recipe()), v6e, 256) == pytest.approx(summed)
@@ -177,13 +177,16 @@ def test_frozen_weights_are_gathered_once_for_each_kind_of_frames_and_never_summ
     assert visible - light == pytest.approx(added * 15 / 16 / 400e9, rel=0.05)
 
 
-def test_weights_on_gpus_are_split_within_a_host_as_training_splits_them():
+def test_weights_on_gpus_are_split_within_a_host():
     h100, wide, near = chips.CHIPS['h100'], recipe('l', 'mesh.fsdp=16'), recipe('l', 'mesh.fsdp=8')
     devices = [FakeGpu(i, slice_index=i // 8) for i in range(32)]
     sizes = estimate.mesh_sizes(wide, 32, chips.slices(h100, 32))
     assert sizes == tuple(sharding.make_mesh(wide.mesh, devices).shape.values()) == (4, 8)
     assert estimate.memory(*planned(wide), 'gpu', 32, 4) == estimate.memory(*planned(near), 'gpu', 32)
-    in_host, gradients = estimate.link_seconds(*planned(near), h100, 8), 4 * cost.num_parameters(build.SIZES['l'])
+    in_host, gradients = (
+        estimate.link_seconds(*planned(near), h100, 8),
+        4 * cost.num_parameters(architecture.SIZES['l']),
+    )
     across = 2 * gradients / 8 * 3 / 4 / 50e9  # each card sums its part of the gradients over the hosts
     for config in (wide, near):
         assert estimate.link_seconds(*planned(config), h100, 32) == pytest.approx(in_host + across)
@@ -195,7 +198,7 @@ def test_a_host_of_gpus_is_a_slice_and_so_are_all_chips_of_tpus():
     assert chips.slices(chips.CHIPS['v6e'], 256) == chips.slices(None, 256) == 1
 
 
-def test_split_weights_travel_about_as_often_as_the_compiled_program_says():
+def test_split_weights_travel_as_often_as_the_program_says():
     config = recipe('s', 'mesh.fsdp=4', 'batch_size=64')
     assert estimate.link_seconds(*planned(config), chips.CHIPS['v6e'], 4) == pytest.approx(1.94e-3, rel=0.1)  # v6e:2x2
 
@@ -221,5 +224,5 @@ def test_every_chip_has_a_peak_and_its_own_kind():
         assert hardware.device_peak(chip, 'bf16') > 1e14, name
         assert chips.of_kind(chip.device_kind) is chips.find(name) is chip
     assert chips.of_kind('TPU v9') is None
-    with pytest.raises(UserError, match='--device b300: there are no figures for it; take one of v5e, '):
+    with pytest.raises(UserError, match='--device b300: is not a device with known figures; take one of v5e, '):
         chips.find('b300')

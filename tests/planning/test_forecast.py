@@ -71,7 +71,7 @@ def test_what_crosses_hosts_of_gpus_takes_their_network():
     assert found.slices == 4 and found.seconds['links'] == 8e9 / h100.link_rate + 1e9 / h100.network_rate
 
 
-def test_a_program_takes_three_quarters_of_a_gpu_unless_jax_is_told_otherwise(monkeypatch):
+def test_a_program_takes_three_quarters_of_a_gpu_by_default(monkeypatch):
     monkeypatch.delenv('XLA_PYTHON_CLIENT_MEM_FRACTION', raising=False)
     whole = chips.CHIPS['h100'].memory
     assert forecast.estimated(*planned(recipe()), 'h100', 256).has == 0.75 * whole

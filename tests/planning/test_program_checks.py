@@ -156,7 +156,7 @@ def test_gradients_that_are_summed_whole_are_found():
     assert checks.whole_gradients(*scattered, 8, split) == []
 
 
-def test_gradients_that_wait_for_each_other_before_they_are_scattered_are_found():
+def test_gradients_that_wait_to_be_scattered_are_found():
     split = checks.split_of(*planned(recipe('rvm_l', *SPLIT)), 8)
     more = f'f32[{split.whole // 4 + 9}]{{0}}'
 

@@ -7,7 +7,7 @@ from flax import nnx
 
 from rvm_jax import inference, load_image_encoder, pretrained
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
+from rvm_jax.models import architecture, build
 from rvm_jax.probing.backbone import block_at, open_backbone
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), np.uint8)
@@ -84,8 +84,8 @@ def test_a_stream_of_any_depth_equals_the_clip(export):
 
 def test_a_model_that_does_not_stream_sees_training_windows(tmp_path):
     arch = dataclasses.replace(
-        build.SIZES['tiny'], core='self_attention', encoder_layers=2, core_layers=1, decoder_width=0, num_source=2,
-        image_size=32,
+        architecture.SIZES['tiny'], core='self_attention', encoder_layers=2, core_layers=1, decoder_width=0,
+        num_source=2, image_size=32,
     )  # fmt: skip
     folder = str(tmp_path / 'export')
     pretrained.save_pretrained(build.build(arch, rngs=nnx.Rngs(3)), folder)

@@ -19,7 +19,7 @@ from rvm_jax import config as configs
 from rvm_jax import pretrained
 from rvm_jax.distributed.process_group import ALONE
 from rvm_jax.errors import UserError
-from rvm_jax.models import attention, build
+from rvm_jax.models import architecture, attention
 from rvm_jax.models.layers import PRECISIONS, Execution
 from rvm_jax.models.pallas_attention import pallas_attention
 from rvm_jax.training import attention_check, initialize
@@ -112,7 +112,7 @@ def test_a_wrong_kernel_is_found_with_what_is_wrong_and_where(use_kernel, kernel
 @pytest.mark.parametrize('size', ['s', 'l'])
 def test_shapes_are_those_that_auto_gives_to_the_kernel(size):
     config = configs.load('configs/rvm_s.py', [f'model.size={size}'])
-    arch = build.architecture(config)
+    arch = architecture.from_config(config)
     on_gpu, on_tpu, on_cpu = (
         set(attention_check.shapes(config, arch, Execution(PRECISIONS['bf16'], platform=platform)))
         for platform in ('gpu', 'tpu', 'cpu')
@@ -133,7 +133,7 @@ def recipe(videos, *overrides):
 
 def choose(config, folder):
     mesh = jax.make_mesh((8, 1), ('data', 'fsdp'))
-    return attention_check.choose(config, build.architecture(config), mesh, ALONE, str(folder))
+    return attention_check.choose(config, architecture.from_config(config), mesh, ALONE, str(folder))
 
 
 def test_training_falls_back_from_a_wrong_kernel_and_remembers(
@@ -192,7 +192,7 @@ PROCESS = """
 import sys, types
 import jax
 from rvm_jax import config as configs
-from rvm_jax.models import attention
+from rvm_jax.models import architecture, attention
 from rvm_jax.training import attention_check, sharding
 from rvm_jax.distributed.connect import connect
 

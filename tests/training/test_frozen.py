@@ -283,7 +283,7 @@ def test_an_image_encoder_has_no_core_to_start_from(recipe, encoder):
         (['model.encoder_path=/nowhere'], '/nowhere'),
         (['model.encoder=dinov3'], 'dinov2'),
         (['data.image_size=28'], 'is not a multiple of the patch, 8 pixels; take 24'),
-        (['model.target=mask_token', 'model.encoder=siglip2'], 'siglip2 has no mask token'),
+        (['model.target=mask_token', 'model.encoder=siglip2'], 'siglip2 does not have a mask token'),
     ],
 )
 def test_what_does_not_go_together_is_named_before_anything_runs(recipe, overrides, message, tmp_path):

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from rvm_jax import config as configs
-from rvm_jax.models import build, param_names
+from rvm_jax.models import architecture, build, param_names
 from rvm_jax.training.optimizer import decay_mask, learning_rate, make_optimizer, nonfinite_steps
 
 PARAMS = {'attention': {'kernel': jnp.ones((2, 2)), 'bias': jnp.ones((2, 2))}, 'norm': {'scale': jnp.ones(2)}}
@@ -39,7 +39,7 @@ def test_any_warm_up_leaves_a_step_to_decay_in(warmup, steps):
 
 
 def test_decay_is_decided_by_the_name_of_every_parameter():
-    arch = build.SIZES['tiny']
+    arch = architecture.SIZES['tiny']
     params = nnx.to_pure_dict(nnx.state(build.abstract(build.dataclasses.replace(arch, gate_bias=True))))
     decayed = {param_names.path_name(path): value for path, value in jax.tree.leaves_with_path(decay_mask(params))}
     assert {name.split('/')[-1] for name, value in decayed.items() if value} == {'kernel'}

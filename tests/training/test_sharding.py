@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec
 
 from rvm_jax import config as configs
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
+from rvm_jax.models import architecture, build
 from rvm_jax.models.param_names import path_name
 from rvm_jax.training import sharding
 from rvm_jax.training.optimizer import make_optimizer
@@ -22,7 +22,7 @@ def make_mesh(data, fsdp, devices=None):
 
 @pytest.fixture(scope='module')
 def params():
-    arch = build.dataclasses.replace(build.SIZES['tiny'], gate_bias=True)
+    arch = build.dataclasses.replace(architecture.SIZES['tiny'], gate_bias=True)
     return nnx.to_pure_dict(nnx.state(build.abstract(arch)))
 
 
@@ -47,7 +47,7 @@ def test_a_mesh_that_does_not_use_all_devices_is_refused(data, fsdp):
 
 
 def test_every_parameter_is_covered(params):
-    mamba = build.dataclasses.replace(build.SIZES['tiny'], core='mamba', feature_head=True)
+    mamba = build.dataclasses.replace(architecture.SIZES['tiny'], core='mamba', feature_head=True)
     used = set()
     for tree in (params, nnx.to_pure_dict(nnx.state(build.abstract(mamba)))):
         for path, leaf in jax.tree.leaves_with_path(tree):
@@ -78,7 +78,7 @@ def test_moments_are_split_like_their_parameters(params):
 
 @pytest.mark.parametrize('size', ['s', 'b', 'l', 'h'])
 def test_the_released_sizes_can_be_split_sixteen_ways(size):
-    params = nnx.to_pure_dict(nnx.state(build.abstract(build.SIZES[size])))
+    params = nnx.to_pure_dict(nnx.state(build.abstract(architecture.SIZES[size])))
     mesh = jax.sharding.AbstractMesh((16, 16), ('data', 'fsdp'))
     assert named_specs(mesh, params)['encoder/layers/blocks/mlp/dense_in/kernel'] == PartitionSpec(None, 'fsdp', None)
 

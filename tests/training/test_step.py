@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rvm_jax import config as configs
-from rvm_jax.models import build
+from rvm_jax.models import architecture
 from rvm_jax.models.layers import PRECISIONS, Execution
 from rvm_jax.training import sharding
 from rvm_jax.training.loss import compared_losses, pixel_loss
@@ -18,7 +18,7 @@ from rvm_jax.training.step import make_eval_step, make_train_step
 
 # Stacks of three layers, so that a layer and all layers differ in size.
 ARCHITECTURE = dataclasses.replace(
-    build.SIZES['tiny'], encoder_layers=3, core_layers=1, decoder_layers=3, mask_ratio=0.5, image_size=16
+    architecture.SIZES['tiny'], encoder_layers=3, core_layers=1, decoder_layers=3, mask_ratio=0.5, image_size=16
 )
 LAYER = ARCHITECTURE.width * ARCHITECTURE.encoder_mlp  # numbers in the largest kernel of a layer
 BIASES = 3 * ARCHITECTURE.encoder_mlp
