@@ -4,7 +4,7 @@
 #   launch/local.sh [--processes N] [--devices K] [--grace SECONDS] -- train --config configs/tiny.py --workdir DIR ...
 #
 # After -- comes a command of rvm. Output of process 0 is shown as it is, output of the others with "[i] " in front.
-# SIGTERM and Ctrl-C go to all processes, which save the same step and end. If a process ends in another way, the
+# SIGTERM, SIGHUP and Ctrl-C go to all processes, which save the same step and end. If a process ends in another way, the
 # others have SECONDS (default: 180, longer than the default hosts.heartbeat) to end by themselves. Then they are
 # killed, with all processes that they started.
 #
@@ -102,6 +102,7 @@ signal_all() {
 # Nothing that we started stays: each process leads a group of its own, with its loader workers.
 trap 'signal_all KILL -' EXIT
 trap 'signal_all TERM ""' TERM
+trap 'signal_all HUP ""' HUP # under nohup it stays ignored, as bash cannot trap it
 trap 'signal_all INT ""' INT
 
 for ((i = 0; i < processes; i++)); do

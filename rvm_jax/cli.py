@@ -5,7 +5,7 @@ import contextlib
 import importlib
 import os
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 SIGPIPE_CODE = 141  # what a shell reports for a program whose reader went away
 COMMANDS = {
@@ -38,9 +38,11 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
 def run(name: str, argv: list[str]) -> int:
     """Run one command; returns its exit code."""
+    from rvm_jax import arithmetic
     from rvm_jax.terminal import log_to_terminal
 
     log_to_terminal()  # what modules log as warnings looks like the notices of commands
+    arithmetic.fix_environment()
     command = importlib.import_module(f'rvm_jax.{name}')
     args = _parse(name, command, argv)
     try:
@@ -70,11 +72,28 @@ def _parse(name, command, argv):
     args, rest = parser.parse_known_args(argv)
     args.overrides = [text.removeprefix('--config.') for text in rest if text.startswith('--config.')]
     unknown = [text for text in rest if not (text.startswith('--config.') and 'config' in args)]
+    for flag, value in vars(args).items():
+        setattr(args, flag, expand_home(value))
     if getattr(args, getattr(command, 'PASSES_ON', ''), None):
         args.passed_on = unknown
     elif unknown:
         parser.error(f'unrecognized arguments: {" ".join(unknown)}')
     return args
+
+
+def expand_home(value: Any) -> Any:
+    """A value of a flag, or a list of them, with ~ as the folder it stands for, also in KEY=~/VALUE.
+
+    A shell does that for `--output ~/x`, and not for `--output=~/x`; all flags are given the same meaning here.
+    """
+    if isinstance(value, list | tuple):
+        return type(value)(map(expand_home, value))
+    if not isinstance(value, str):
+        return value
+    key, equals, rest = value.partition('=~')
+    if equals and '/' not in key:
+        return f'{key}={os.path.expanduser("~" + rest)}'
+    return os.path.expanduser(value)
 
 
 def _explained(error):
@@ -118,6 +137,9 @@ def _open_streams():
                 os.dup2(null, number)
                 os.close(null)
             setattr(sys, name, open(number, 'w' if number else 'r', encoding='utf-8', closefd=False))
+    for stream in (sys.stdout, sys.stderr):  # a terminal that knows ASCII alone must not end a command
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
 
 
 def _end(message, code):

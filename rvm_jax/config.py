@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from rvm_jax.errors import ConfigErrors, UserError
 from rvm_jax.models.catalog import CORES, ENCODERS, FROZEN_ENCODERS
+from rvm_jax.storage import files
 from rvm_jax.values import in_type_of, parse_value
 
 SIZES = ('tiny', 's', 'b', 'l', 'h')
@@ -238,10 +239,19 @@ def load(
             set_value(config, *parse_override(override))
         except UserError as error:
             problems.append(error)
+    _expand_home(config)
     problems += check(config) + (preflight(config) if preflight else [])
     if problems:
         raise ConfigErrors(problems)
     return config
+
+
+def _expand_home(config):
+    """Write ~ in paths as the folder it stands for: a recipe may have it, too."""
+    config.init_from = files.expanded(config.init_from)
+    config.model.encoder_path = files.expanded(config.model.encoder_path)
+    config.data.path, config.data.eval_path = map(files.expanded, (config.data.path, config.data.eval_path))
+    config.data.mixture = tuple((files.expanded(path), fps, weight) for path, fps, weight in config.data.mixture)
 
 
 def find_recipe(path: str | os.PathLike) -> str:

@@ -51,7 +51,9 @@ def run(args: argparse.Namespace) -> None:
 
 
 def check_output(model: str, output: str, form: str) -> None:
-    """Raise UserError if the output has the wrong kind of name, or is the model itself; before anything is loaded."""
+    """Raise UserError if the output has the wrong kind of name, or must not be replaced; before anything is loaded."""
+    from rvm_jax import pretrained
+
     if (form == 'official') != output.endswith('.npz'):
         fix = 'let --output end in .npz' if form == 'official' else 'add --format official, or name a folder'
         raise UserError(f'--output {output}', f'is not a name for --format {form}', fix)
@@ -59,7 +61,9 @@ def check_output(model: str, output: str, form: str) -> None:
         raise UserError(f'--output {output}', 'is in a bucket', 'export to this machine, and copy it there')
     if os.path.exists(output) and os.path.realpath(output) == os.path.realpath(model):
         raise UserError(f'--output {output}', 'is the model itself', 'choose another --output')
-    if form == 'official' and os.path.exists(output):
+    if form == 'pretrained':
+        pretrained.check_folder(output)
+    elif os.path.exists(output):
         raise UserError(f'--output {output}', 'is already there', 'remove it, or choose another --output')
 
 

@@ -11,6 +11,7 @@ Examples:
 """
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Iterable
@@ -110,7 +111,25 @@ def model_rows(path: str, kind: str) -> list[tuple[str, str]]:
         rows.append(('trained at', f'{arch.image_size} x {arch.image_size} pixels, {arch.mask_ratio:.0%} masked'))
     if kind == 'image':
         rows.append(('trained at', f'{arch.image_size} x {arch.image_size} pixels'))
-    return rows
+    return rows + pixel_rows(path, arch.image_encoder, is_own=kind == 'image')
+
+
+def pixel_rows(path: str, image: Any, is_own: bool) -> list[tuple[str, str]]:
+    """How frames become the input of an imported image encoder, and which file says so; [] for an encoder of ours.
+
+    is_own: the encoder lies at the path; otherwise a config.json there has what was read when it was imported.
+    """
+    from rvm_jax.conversion import hugging_face
+
+    if image is None:
+        return []
+    where, values = 'config.json', {}
+    if is_own:
+        where, values = hugging_face.read_processor(path if os.path.isdir(path) else os.path.dirname(path))
+    mean, deviation = (', '.join(f'{value:.4g}' for value in three) for three in (image.mean, image.std))
+    sizes = ''.join(f', {key} {json.dumps(values[key])}' for key in ('size', 'crop_size') if values.get(key))
+    where = f'{where or "no file, usual for " + image.family}{sizes}'
+    return [('pixels', f'in [0, 1], minus mean {mean}, divided by deviation {deviation} ({where})')]
 
 
 def workdir_rows(path: str) -> list[tuple[str, str]]:
@@ -123,12 +142,13 @@ def workdir_rows(path: str) -> list[tuple[str, str]]:
 
     run = pretrained.read_run(path)
     config = configs.from_dict(run.get('config'), path)
-    steps = find_steps(os.path.join(path, FOLDER))
+    arch, steps = pretrained.read_architecture(path), find_steps(os.path.join(path, FOLDER))
     done = steps[-1] if steps else 0
     state = 'finished' if done >= config.steps else 'not finished; the same train command resumes it'
     rows = [
         ('workdir', f'{path} ({state})'),
-        *architecture_rows(pretrained.read_architecture(path)),
+        *architecture_rows(arch),
+        *pixel_rows(path, arch.image_encoder, is_own=False),
         *((what.lower(), text) for what, text in run_facts(path, run, config, done).items()),
         ('checkpoints', ', '.join(map(str, steps)) or 'none'),
     ]
@@ -190,8 +210,8 @@ def show_shards(path: str, is_quick: bool, picture: str) -> None:
     print(table([('checked', f'{depth} of all shards are right, {len(manifest["shards"])} in number')], width))
     try:
         write_png(picture, contact_sheet(verify_shards.samples(path, manifest, PICTURED)))
-    except OSError as error:  # as where the shards are mounted to be read only
-        picture = f'none: {error.strerror}; name a place for it with --picture'
+    except Exception as error:  # a folder that is mounted to be read only, or a library that cannot draw
+        picture = f'none: {getattr(error, "strerror", None) or error}; name a place for it with --picture'
     print(table([('picture', picture)], width))
 
 

@@ -9,7 +9,14 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rvm_jax.conversion import frozen, image_encoders, official_rvm
-from rvm_jax.conversion.export_folder import CONFIG, WEIGHTS, architecture_from, read_export, read_export_architecture
+from rvm_jax.conversion.export_folder import (
+    CONFIG,
+    WEIGHTS,
+    architecture_from,
+    is_export,
+    read_export,
+    read_export_architecture,
+)
 from rvm_jax.conversion.export_folder import read_json as _read_json
 from rvm_jax.conversion.safetensors import safetensors_bytes
 from rvm_jax.errors import UserError
@@ -17,7 +24,7 @@ from rvm_jax.models import architecture, build, layers, param_names
 from rvm_jax.models.architecture import Architecture
 from rvm_jax.models.rvm import RVM
 from rvm_jax.storage import files
-from rvm_jax.storage.atomic import atomic_write
+from rvm_jax.storage.atomic import atomic_write, cannot_replace
 
 CARD, PREPROCESSOR = 'README.md', 'preprocessor_config.json'
 
@@ -29,6 +36,7 @@ def load(path: str | os.PathLike, *, step: int | None = None, precision: str = '
     precision: 'float32', 'official_mixed' or 'bf16', what it computes in. Raises UserError if there is no model, or
     if an array is missing, left over or of another shape.
     """
+    path = files.expanded(path)
     kind = model_kind(path)
     if step is not None and kind != 'workdir':
         raise UserError(f'--step {step}', f'{path} holds one model', 'leave the step out')
@@ -44,7 +52,7 @@ def load(path: str | os.PathLike, *, step: int | None = None, precision: str = '
 
 def model_kind(path: str | os.PathLike) -> str:
     """'official', 'export', 'workdir' or 'image'; raises UserError for anything else, saying what was found."""
-    path = os.fspath(path)
+    path = files.expanded(path)
     if image_encoders.is_image_encoder(path):
         return 'image'
     if os.path.isfile(path) and path.endswith('.npz'):
@@ -61,6 +69,7 @@ def model_kind(path: str | os.PathLike) -> str:
 
 def read_architecture(path: str | os.PathLike) -> Architecture:
     """The Architecture at any model path, without its weights where that is possible; UserError as in `load`."""
+    path = files.expanded(path)
     kind = model_kind(path)
     if kind == 'official':
         return official_rvm.read_official(path)[0]
@@ -80,9 +89,8 @@ def save_pretrained(model: RVM, folder: str | os.PathLike, *, facts: dict[str, s
     """
     from rvm_jax.conversion.model_card import model_card, preprocessor
 
-    folder = os.path.abspath(folder)
-    if os.path.exists(folder) and (not os.path.isdir(folder) or set(os.listdir(folder)) - EXPORTED):
-        raise UserError(folder, 'exists and is not an export folder', 'choose another --output')
+    folder = files.expanded(folder)
+    check_folder(folder)
     config = {'model_type': 'rvm', 'library_name': 'rvm_jax', 'architecture': dataclasses.asdict(model.architecture)}
     contents = {
         CONFIG: _json_bytes(config),
@@ -97,10 +105,26 @@ def save_pretrained(model: RVM, folder: str | os.PathLike, *, facts: dict[str, s
                 file.write(data)
 
 
+def check_folder(folder: str) -> None:
+    """Raise UserError unless an export can be written there: nothing, an empty folder, or an older export is there.
+
+    What is there is deleted, so nothing else may be.
+    """
+    if not os.path.exists(folder):
+        return
+    if not os.path.isdir(folder):
+        raise UserError(folder, 'exists and is not a folder', 'choose another --output')
+    if reason := cannot_replace(folder):
+        raise UserError(folder, f'{reason}, so it cannot be replaced', 'name a new folder in it as --output')
+    found = set(os.listdir(folder))
+    if found and (found - EXPORTED or not is_export(folder)):
+        raise UserError(folder, 'exists and is not an export folder', 'choose another --output')
+
+
 def save_official(model: RVM, path: str | os.PathLike) -> None:
     """Write the released RVM layout as one .npz; it reads back bit for bit. The file appears complete or not at all."""
     arrays = official_rvm.to_official(model)
-    with atomic_write(path) as partial, open(partial, 'wb') as file:
+    with atomic_write(files.expanded(path)) as partial, open(partial, 'wb') as file:
         official_rvm.write_npz(file, arrays)
 
 

@@ -1,4 +1,4 @@
-"""Ends a run on SIGTERM or Ctrl-C at a step's end, so that it can be saved first."""
+"""Ends a run on SIGTERM, SIGHUP (a closed terminal) or Ctrl-C at a step's end, so that it can be saved first."""
 
 import contextlib
 import os
@@ -10,12 +10,14 @@ from typing import Self
 
 from rvm_jax.errors import Interrupted, Stopped
 
-NAMES = {signal.SIGTERM: 'SIGTERM', signal.SIGINT: 'Ctrl-C'}
+NAMES = {signal.SIGHUP: 'SIGHUP', signal.SIGTERM: 'SIGTERM', signal.SIGINT: 'Ctrl-C'}
 KINDS = ('', *NAMES.values())  # the later one counts where processes got different ones
 
 
 class StopRequest:
-    """Within this context the first SIGTERM or Ctrl-C only sets a flag; a further Ctrl-C ends the process at once.
+    """Within this context the first of these signals only sets a flag; a further Ctrl-C ends the process at once.
+
+    SIGHUP stays ignored where it is (nohup).
 
     The loop keeps `current` at the work that it will finish first, tells the kinds of all processes after each step,
     asks `agreed` ('' or what came to any of them), saves, and raises `ended(what is saved)`. Work of one process alone
@@ -31,7 +33,7 @@ class StopRequest:
         self._interrupts, self._where = interrupts, ''
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._receive) for number in NAMES}
+        self._before = {number: signal.signal(number, self._receive) for number in _heeded()}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -72,6 +74,12 @@ class StopRequest:
             _write(f'{self.requested}: ' + (f'finishing {self.current}' if self.current else 'stopping'))
             if self._interrupts:
                 raise KeyboardInterrupt
+
+
+def _heeded() -> list[signal.Signals]:
+    """The signals that end a run here: all that have a name, except SIGHUP where it is ignored."""
+    is_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    return [number for number in NAMES if not (number == signal.SIGHUP and is_ignored)]
 
 
 def _write(message: str) -> None:

@@ -8,8 +8,8 @@ import io
 import logging
 import os
 import sys
-from collections.abc import Iterable, Sequence
-from typing import TextIO
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TextIO
 
 from rvm_jax.errors import printable
 
@@ -63,6 +63,28 @@ def silence(stream: TextIO) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
+
+
+class Extras:
+    """Work whose outcome is for people alone, such as pictures and plots: what fails there must not end a run."""
+
+    def __init__(self, outcome: str = 'the run continues'):
+        self._outcome, self._warned = outcome, set()
+
+    def attempt(self, what: str, act: Callable, *args: Any) -> None:
+        """act(*args); an error, of any kind, costs one line for each `what`."""
+        try:
+            act(*args)
+        except Exception as error:  # a library that draws may raise anything
+            self.warn(what, error)
+
+    def warn(self, what: str, error: Exception) -> None:
+        """Say what was not written and why, once."""
+        if what not in self._warned:
+            self._warned.add(what)
+            reason = getattr(error, 'reason', None) or getattr(error, 'strerror', None) or str(error)
+            reason = printable(str(reason).partition('\n')[0]) or type(error).__name__
+            say(f'{what}: not written ({reason}); {self._outcome}, this is printed once')
 
 
 def table(rows: Iterable[tuple[str, object]], width: int = 0) -> str:

@@ -1,3 +1,4 @@
+import os
 import pathlib
 
 import numpy as np
@@ -100,3 +101,39 @@ def test_a_workdir_without_a_good_step_is_named(workdir, make_workdir, tmp_path,
     assert 'choose from [10, 20]' in capsys.readouterr().err
     assert export(make_workdir(tmp_path / 'empty', steps=()), tmp_path / 'out') == 2
     assert 'does not have a checkpoint' in capsys.readouterr().err and not (tmp_path / 'out').exists()
+
+
+def test_an_output_that_is_a_link_stays_one(released, tmp_path):
+    (tmp_path / 'disk').mkdir()
+    os.symlink(tmp_path / 'disk', tmp_path / 'out')
+    for _ in range(2):  # the second replaces the first
+        assert export(released, tmp_path / 'out') == 0
+    assert os.path.islink(tmp_path / 'out') and sorted(os.listdir(tmp_path)) == ['disk', 'out']
+    assert_same(released, tmp_path / 'disk')
+
+
+def test_an_output_behind_an_equals_sign_may_begin_at_home(released, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert cli.run('export', [f'--model={released}', '--output=~/out']) == 0
+    assert cli.run('info', ['~/out']) == 0
+    pretrained.save_pretrained(pretrained.load('~/out'), '~/again')
+    assert sorted(os.listdir(tmp_path)) == ['again', 'out']
+
+
+@pytest.mark.parametrize('output', ['.', '..', '/', '~'])
+def test_an_output_that_must_not_be_replaced_is_refused_first(tmp_path, monkeypatch, capsys, output):
+    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+    for folder in 'home', 'here/inner':
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / 'here' / 'inner')
+    assert export('no-such-model', output) == 2  # said before the model is looked at
+    assert 'so it cannot be replaced; name a new folder in it' in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == ['here', 'home'] and os.path.samefile('.', tmp_path / 'here' / 'inner')
+
+
+def test_a_folder_with_the_names_of_an_export_that_is_none_is_kept(released, tmp_path, capsys):
+    for name, text in {'README.md': '# My project', 'config.json': '{"model_type": "dinov2"}'}.items():
+        (tmp_path / name).write_text(text)
+        assert export(released, tmp_path) == 2
+        assert 'exists and is not an export folder' in capsys.readouterr().err
+        assert (tmp_path / name).read_text() == text

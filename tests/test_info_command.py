@@ -1,4 +1,5 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -174,3 +175,20 @@ def test_what_is_nothing_known_is_one_line(tmp_path, capsys, words, code, reason
     assert cli.run('info', [word.format(tmp=tmp_path) for word in words]) == code
     message = capsys.readouterr().err
     assert reason in message and message.count('\n') == 1
+
+
+@pytest.mark.parametrize(('name', 'values', 'where'), [
+    ('processor', {'image_processor': {'image_mean': [0.5] * 3, 'image_std': [0.25] * 3, 'size': {'height': 24}}},
+     'image_processor in processor_config.json, size {"height": 24}'),
+    ('preprocessor', {'image_mean': [0.5] * 3, 'image_std': [0.25] * 3}, 'preprocessor_config.json'),
+    ('other', {}, 'no file, usual for clip'),
+])  # fmt: skip
+def test_an_image_encoder_tells_how_pixels_are_normalized(shown, golden, tmp_path, name, values, where):
+    path = golden('clip/openai').write(tmp_path)
+    (tmp_path / f'{name}_config.json').write_text(json.dumps(values))
+    numbers = (
+        ('0.4815, 0.4578, 0.4082', '0.2686, 0.2613, 0.2758')
+        if name == 'other'
+        else ('0.5, 0.5, 0.5', '0.25, 0.25, 0.25')
+    )
+    assert shown(path)['pixels'] == 'in [0, 1], minus mean {}, divided by deviation {} ({})'.format(*numbers, where)

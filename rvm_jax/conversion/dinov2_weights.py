@@ -26,6 +26,10 @@ HUGGING_FACE = layouts.Layout(
         ('embeddings.patch_embeddings.projection.*', 'patch_embed/*'),
         ('encoder.layer.#.norm1.*', 'layers/#/attention_norm/*'),
         ('encoder.layer.#.norm2.*', 'layers/#/mlp_norm/*'),
+        *layouts.projections('encoder.layer.#.attention.'),  # save_original_format=False of transformers 5
+        ('encoder.layer.#.mlp.gate_proj.*', 'layers/#/mlp/gate/*'),
+        ('encoder.layer.#.mlp.up_proj.*', 'layers/#/mlp/dense_in/*'),
+        ('encoder.layer.#.mlp.down_proj.*', 'layers/#/mlp/dense_out/*'),
         ('encoder.layer.#.attention.attention.*', 'layers/#/attention/*'),
         ('encoder.layer.#.attention.output.dense.*', 'layers/#/attention/out/*'),
         ('encoder.layer.#.layer_scale1.lambda1', 'layers/#/attention_scale/scale'),

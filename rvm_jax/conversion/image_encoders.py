@@ -60,6 +60,7 @@ def load_image_encoder(
     """
     if precision not in PRECISIONS:
         raise UserError(f'precision={precision!r}', 'there is no such choice', f'take one of {", ".join(PRECISIONS)}')
+    path = files.expanded(path)
     found = open_encoder(path, interpolation=interpolation)
     return param_names.from_named(_abstract(found.arch, Execution(PRECISIONS[precision])), found.read(), path)
 
@@ -93,8 +94,9 @@ class OpenEncoder(NamedTuple):
 def open_encoder(path: str | os.PathLike, family: str | None = None, interpolation: str | None = None) -> OpenEncoder:
     """The OpenEncoder at a path; of a folder only config.json and names of weights are read.
 
-    Mean and deviation of the pixels are those of a preprocessor_config.json there (beside a .pth, too), or the
-    family's usual ones, which weights for satellite images do not share.
+    Mean and deviation of the pixels are those of processor_config.json or preprocessor_config.json there (beside a
+    .pth, too; `hugging_face.read_processor` says which comes first), or the family's usual ones, which weights for
+    satellite images do not share.
     Raises UserError if it does not hold one, if config.json and weights belong to different encoders, or if it is of
     another family than `family`.
     """

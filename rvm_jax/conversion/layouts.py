@@ -48,6 +48,12 @@ TIMM = (
 )
 
 
+def projections(start: str) -> tuple[tuple[str, str], ...]:
+    """Rows of a table for the four matrices of attention, whose keys begin with start, as newer Hugging Face models."""
+    ours = {'q_proj': 'query', 'k_proj': 'key', 'v_proj': 'value', 'o_proj': 'out'}
+    return tuple((f'{start}{theirs}.*', f'layers/#/attention/{name}/*') for theirs, name in ours.items())
+
+
 def identify(layouts: Iterable[Layout], keys: Container[str]) -> tuple[Layout | None, str]:
     """(layout, prefix) of the first layout that keys have a mark of, or (None, '')."""
     for layout in layouts:

@@ -17,7 +17,11 @@ HEADS = {768: 12, 1024: 16, 1280: 16}  # width -> heads: an original checkpoint 
 EPSILON = 1e-6  # it was trained with; Hugging Face writes 1e-12, which only tiny activations can tell
 HUGGING_FACE = layouts.Layout(
     'mae',
-    marks=('encoder.layer.0.layernorm_before.weight', 'encoder.layer.0.intermediate.dense.weight'),
+    marks=(
+        'encoder.layer.0.layernorm_before.weight',
+        'encoder.layer.0.intermediate.dense.weight',
+        'layers.0.layernorm_before.weight',
+    ),
     table=(
         ('embeddings.cls_token', 'cls_token'),
         ('embeddings.position_embeddings', 'position_table'),
@@ -28,6 +32,12 @@ HUGGING_FACE = layouts.Layout(
         ('encoder.layer.#.attention.output.dense.*', 'layers/#/attention/out/*'),
         ('encoder.layer.#.intermediate.dense.*', 'layers/#/mlp/dense_in/*'),
         ('encoder.layer.#.output.dense.*', 'layers/#/mlp/dense_out/*'),
+        # As transformers 5 names them in its own model: save_pretrained(..., save_original_format=False).
+        ('layers.#.layernorm_before.*', 'layers/#/attention_norm/*'),
+        ('layers.#.layernorm_after.*', 'layers/#/mlp_norm/*'),
+        *layouts.projections('layers.#.attention.'),
+        ('layers.#.mlp.fc1.*', 'layers/#/mlp/dense_in/*'),
+        ('layers.#.mlp.fc2.*', 'layers/#/mlp/dense_out/*'),
         ('layernorm.*', 'norm/*'),
     ),
     ignored={'decoder.*': 'the decoder of its training, mask token included'},

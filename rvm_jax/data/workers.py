@@ -18,6 +18,7 @@ import signal
 import threading
 from collections.abc import Iterator, Sequence
 
+from rvm_jax import signals
 from rvm_jax.errors import UserError, printable
 
 GRACE_S = 5.0  # from the time limit of a clip, which decoding checks itself, to the end of its process
@@ -45,9 +46,9 @@ def start(index: int, count: int) -> None:
     """Set up a new worker process (called by Grain with its number and how many there are)."""
     import cv2
 
-    # Ctrl-C and SIGTERM reach the whole process group; the training process decides when its workers end.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    # These reach the whole process group; the training process decides when its workers end.
+    for number in signals.NAMES:
+        signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
     keep_freed_memory()

@@ -5,7 +5,7 @@ import functools
 import io
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from rvm_jax.probing.registry import OpenBenchmark
 from rvm_jax.probing.tasks import propagation
 from rvm_jax.signals import StopRequest
 from rvm_jax.storage.run_lock import run_lock
-from rvm_jax.terminal import markdown
+from rvm_jax.terminal import Extras, markdown
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.version import version
 from rvm_jax.visualization import canvas
@@ -83,17 +83,18 @@ def _read_out(benchmark, backbone, folder, seed, stop, progress):
             task, train, schedule, seed=seed, checkpoints=checkpoints, stop=stop,
             progress=lambda step, loss: progress.update(bar, completed=step),
         )  # fmt: skip
-    draw_curve(os.path.join(folder, results.CURVE), curve)
+    extras = Extras('the scores do not need it')
+    extras.attempt('pictures', draw_curve, os.path.join(folder, results.CURVE), curve)
     bar = progress.add_task('evaluating', total=len(evaluated))
     scores, shown = train_readout.evaluate_readout(
         task, evaluated, readout, batch_size=schedule.batch_size, shown=_pictured(len(evaluated)), stop=stop,
         progress=lambda done: progress.update(bar, completed=done),
     )  # fmt: skip
+    classes = getattr(benchmark.evaluated, 'classes', None)
     for number, (prediction, example) in enumerate(shown):
-        classes = getattr(benchmark.evaluated, 'classes', None)
-        drawn = drawing.picture(example['video_THWC'], prediction, example, classes)
-        if drawn is not None:
-            canvas.write_png(os.path.join(folder, f'prediction_{number}.png'), drawn)
+        path = os.path.join(folder, f'prediction_{number}.png')
+        draw = functools.partial(drawing.picture, example['video_THWC'], prediction, example, classes)
+        extras.attempt('pictures', _write_picture, path, draw)
     return scores, {'training': list(train.failed.values()), 'evaluation': list(evaluated.failed.values())}
 
 
@@ -102,14 +103,15 @@ def _propagate(benchmark, backbone, folder, stop, progress):
     task = propagation.fitted(benchmark.task, backbone.patch_size)
     bar = progress.add_task('propagating', total=len(benchmark.evaluated))
     features = functools.partial(propagation.patch_features, backbone)
-    pictured, records = _pictured(len(benchmark.evaluated)), []
+    pictured, records, extras = _pictured(len(benchmark.evaluated)), [], Extras('the scores do not need it')
     for index in range(len(benchmark.evaluated)):
         stop.current = 'a video'
         kept = os.path.join(folder, f'video_{index:05}.npz')
         if not os.path.exists(kept):
-            record, drawn = propagate_one(task, benchmark.evaluated.video(index), features, index in pictured)
-            if drawn is not None:
-                canvas.write_png(os.path.join(folder, f'prediction_{pictured.index(index)}.png'), drawn)
+            record, draw = propagate_one(task, benchmark.evaluated.video(index), features, index in pictured)
+            if draw is not None:
+                path = os.path.join(folder, f'prediction_{pictured.index(index)}.png')
+                extras.attempt('pictures', _write_picture, path, draw)
             _write_record(kept, record)
         with np.load(kept) as record:
             records.append(dict(record))
@@ -120,13 +122,21 @@ def _propagate(benchmark, backbone, folder, stop, progress):
 
 def propagate_one(
     task: PropagationTask, video: LabelledFrames, features: propagation.Features, is_pictured: bool
-) -> tuple[dict[str, np.ndarray], np.ndarray | None]:
-    """What the task keeps of one video, and a picture (predicted labels above the true ones) or None."""
+) -> tuple[dict[str, np.ndarray], Callable[[], np.ndarray | None] | None]:
+    """What the task keeps of one video, and a function that draws it (predicted labels above the true ones) or None."""
     predictions = task.predict(video, features)
     if not is_pictured:
         return task.measure(predictions, video), None
     kept = list(predictions)
-    return task.measure(iter(kept), video), _propagated_picture(kept, video) if kept else None
+    draw = functools.partial(_propagated_picture, kept, video)
+    return task.measure(iter(kept), video), draw if kept else None
+
+
+def _write_picture(path, draw):
+    """Write what draw() gives, if it gives anything."""
+    drawn = draw()
+    if drawn is not None:
+        canvas.write_png(path, drawn)
 
 
 def _propagated_picture(predictions, video):

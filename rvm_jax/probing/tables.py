@@ -120,7 +120,8 @@ def write_sweep(question: str, found: Mapping[str, Mapping[int, Mapping]], folde
     }
     plot = os.path.join(folder, SWEEP_PLOT)
     canvas.write_bytes(os.path.join(folder, SWEEP_TABLE), terminal.markdown(header, rows).encode())
-    canvas.write_png(plot, cells_plot(question, panels))
+    extras = terminal.Extras('the table does not need it')
+    extras.attempt('plot', lambda: canvas.write_png(plot, cells_plot(question, panels)))
     written = {'question': question, 'cells': found, 'version': version()}
     results.write_json(os.path.join(folder, SWEEP_RESULTS), written)
     return [*terminal.columns([header, *rows]), f'plot: {plot}']

@@ -4,6 +4,7 @@ Every file of this package that must not be half written is written through here
 """
 
 import contextlib
+import errno
 import functools
 import os
 import secrets
@@ -22,13 +23,16 @@ def atomic_write(
 ) -> Iterator[str]:
     """Yield the name under which to write a file or folder; after the block it has become `path`.
 
-    A file of that name is replaced, and so is a folder. After an error nothing is left behind. What a killed process
-    left is deleted by the next one that writes the same; a folder that it was just about to replace comes back.
+    A file of that name is replaced, and so is a folder; of a link, what it leads to. After an error nothing is left
+    behind. What a killed process left is deleted by the next one that writes the same; a folder that it was just about
+    to replace comes back. Raises OSError for what is neither a file nor a folder, and for a folder in use.
 
     scratch is a folder of the same disk for what is not finished, '' for the folder of path. durable waits until a file
     is on the disk itself. Without make_folder a missing folder is an OSError.
     """
-    path = os.path.abspath(path)
+    path = write_target(path)
+    if reason := cannot_replace(path):
+        raise OSError(errno.EBUSY, reason, path)
     folder, name = os.path.split(path)
     if make_folder:
         os.makedirs(folder, exist_ok=True)
@@ -55,6 +59,30 @@ def atomic_write(
 def is_partial(path: str | os.PathLike) -> bool:
     """Whether a name is one under which something is still written."""
     return os.path.basename(path).startswith(PREFIX)
+
+
+def write_target(path: str | os.PathLike) -> str:
+    """The file or folder that a path leads to, through all links. Raises OSError for a device or pipe there.
+
+    What replaces a file by a new one must not replace the link to it, and never a device.
+    """
+    path = os.path.realpath(path)
+    if os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise OSError(errno.EINVAL, 'is neither a file nor a folder', path)
+    return path
+
+
+def cannot_replace(path: str | os.PathLike) -> str:
+    """Why the folder at a path must not be replaced by another one, '' if it may be (or is none)."""
+    path = os.path.realpath(path)
+    if not os.path.isdir(path):
+        return ''
+    with contextlib.suppress(FileNotFoundError):  # the current folder was deleted
+        if os.path.commonpath([path, os.path.realpath(os.getcwd())]) == path:
+            return 'is the current folder, or holds it'
+    if path == os.path.realpath(os.path.expanduser('~')):
+        return 'is your home folder'
+    return 'is where a disk is mounted' if os.path.ismount(path) else ''
 
 
 def _clear(folder, prefix, path):

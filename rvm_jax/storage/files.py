@@ -37,6 +37,11 @@ def is_remote(path: str | os.PathLike) -> bool:
     return os.fspath(path).startswith(gcs.SCHEME)
 
 
+def expanded(path: str | os.PathLike) -> str:
+    """A path with its ~ or ~user as the folder it stands for. A shell does that too, but not behind a =."""
+    return os.path.expanduser(os.fspath(path))
+
+
 def absolute(path: str | os.PathLike) -> str:
     """The path from the root."""
     return os.fspath(path) if is_remote(path) else os.path.abspath(path)

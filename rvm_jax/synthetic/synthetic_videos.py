@@ -17,6 +17,7 @@ import av
 import cv2
 import numpy as np
 
+from rvm_jax import signals
 from rvm_jax.errors import UserError
 from rvm_jax.storage.atomic import atomic_write
 from rvm_jax.synthetic.render import Truth, render, truth
@@ -142,8 +143,8 @@ def _each(function, calls, num_workers):
 
 @contextlib.contextmanager
 def _signals_held_back():
-    """Hold SIGTERM and Ctrl-C back; processes started here never get them, even if they are sent to the whole group."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """Hold back what ends a run; processes started here never get it, even if it is sent to the whole group."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.NAMES.keys())
     try:
         yield
     finally:

@@ -2,10 +2,11 @@
 
 Orbax writes the arrays; this module adds a manifest with checksums. The manifest is written into the step's temporary
 folder just before Orbax renames that folder, so a step appears with its manifest or not at all, whenever the process is
-killed. A step without a manifest was not written by this module and is not used. Which steps exist is read from the
-disk each time, because a list in memory would still have a save that failed. What is different in a bucket is in
-`checkpoint_files`. Each process writes its part of the arrays. The first one decides what is saved and what is
-restored, and a save that fails in one process has failed in all.
+killed. A step without a manifest was not written by this module and is not used. The first save of each start is also
+read back there, see `read_back`. Which steps exist is read from the disk each time, because a list in memory would
+still have a save that failed. What is different in a bucket is in `checkpoint_files`. Each process writes its part of
+the arrays. The first one decides what is saved and what is restored, and a save that fails in one process has failed in
+all.
 """
 
 import concurrent.futures
@@ -23,8 +24,9 @@ from rvm_jax.errors import Stopped, Unavailable, UserError
 from rvm_jax.storage import files
 from rvm_jax.storage.run_lock import confirm
 from rvm_jax.terminal import say
-from rvm_jax.training import checkpoint_files, checksums
+from rvm_jax.training import checkpoint_files, checksums, read_back
 from rvm_jax.training.checkpoint_files import step_path
+from rvm_jax.training.read_back import describe
 from rvm_jax.training.save_errors import SaveFailures, megabytes, quiet_orbax, reason
 from rvm_jax.version import version
 
@@ -56,6 +58,8 @@ class Checkpoints:
         self._on_disk: int | None = None  # the step whose state was last saved or restored
         self._contents: dict[str, Any] = {}  # what the manifest of the latest save says
         self._outcome: concurrent.futures.Future[None] | None = None  # of the save in flight
+        self._to_read: tuple[Any, dict[str, Any]] | None = None  # what a first save must give when it is read back
+        self._is_readable = False  # whether a save of this start was read back
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -63,6 +67,7 @@ class Checkpoints:
 
         self._hosts.broadcast_from_first(self._tidy)
         self._stack.enter_context(quiet_orbax())
+        self._seen_folder = self._stack.enter_context(checkpoint_files.without_wildcards(self._folder))
         self._orbax = ocp.AsyncCheckpointer(
             ocp.CompositeCheckpointHandler(state=_array_handler(), data=ocp.JsonCheckpointHandler()),
             async_options=ocp.options.AsyncOptions(
@@ -105,6 +110,7 @@ class Checkpoints:
         if problem:
             return self._failures.add(step, size, OSError(0, problem))
         try:
+            self._to_read = None if self._is_readable else (read_back.sample(state), data)
             self._start(step, state, data)
         except self._failures.errors as error:
             if self._barrier is not None:  # the others are writing already and cannot be stopped
@@ -146,11 +152,11 @@ class Checkpoints:
         if found is None:
             return None
         step, tree = found
-        path = step_path(self._folder, step)
+        path, seen = step_path(self._folder, step), step_path(self._seen_folder, step)
         _compare(path, tree, describe(abstract_state), self._workdir)
         layout = ocp.checkpoint_utils.construct_restore_args(abstract_state)
         state_args = ocp.args.PyTreeRestore(item=abstract_state, restore_args=layout)
-        restored = self._orbax.restore(path, args=ocp.args.Composite(state=state_args, data=ocp.args.JsonRestore()))
+        restored = self._orbax.restore(seen, args=ocp.args.Composite(state=state_args, data=ocp.args.JsonRestore()))
         self._on_disk = step
         return step, restored.state, restored.data
 
@@ -183,12 +189,15 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         items = ocp.args.Composite(state=ocp.args.PyTreeSave(state), data=ocp.args.JsonSave(data))
-        self._orbax.save(step_path(self._folder, step), args=items, force=True)
+        self._orbax.save(step_path(self._seen_folder, step), args=items, force=True)
 
     def _write_manifest(self):
         """Called by Orbax in its own thread, in the first process, between the last write and the rename."""
         [folder] = checkpoint_files.unfinished(self._folder, self._contents['step'])
         checksums.write_manifest(folder, self._contents)
+        if self._to_read is not None:
+            seen = os.path.join(self._seen_folder, os.path.basename(folder))
+            read_back.check(seen, self._contents['tree'], *self._to_read)
 
     def _finish(self, step, size):
         """In the finishing thread: wait until the step is complete, then delete old ones."""
@@ -199,7 +208,7 @@ class Checkpoints:
                 self._barrier.fail(error if isinstance(error, OtherFailed) else OSError(0, reason(error)))
             return self._failures.add(step, size, error)
         self._failures.clear()
-        self._on_disk = step
+        self._on_disk, self._is_readable = step, True
         if self._hosts.is_first:
             checkpoint_files.rotate(self._folder, step, self._keep, self._keep_every)
 
@@ -233,7 +242,8 @@ def read_step(
     step = found[0]
     path = step_path(folder, step)
     try:
-        return step, *_read_items(path, check)
+        with checkpoint_files.without_wildcards(folder) as seen:
+            return step, *_read_items(step_path(seen, step), check)
     except ORBAX_ERRORS as error:
         if isinstance(error, OSError) and files.may_pass(error):
             raise Unavailable(path, error.strerror) from error
@@ -264,14 +274,6 @@ def _read_items(path, check):
     return arrays, identity
 
 
-def describe(tree: Any) -> dict[str, dict[str, Any]]:
-    """{path: {shape, dtype}} of each leaf of a pytree."""
-    return {
-        jax.tree_util.keystr(path, simple=True, separator='/'): {'shape': list(leaf.shape), 'dtype': str(leaf.dtype)}
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-
-
 def state_bytes(tree: Any) -> int:
     """Bytes of all leaves; copies on several devices count once."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
@@ -287,6 +289,8 @@ def _compare(path, saved, wanted, workdir):
     }
     lists = [f'{kind}: {checkpoint_files.some_of(names)}' for kind, names in differences.items() if names]
     if lists:
+        if any(facts['dtype'] in ('float64', 'int64') for facts in saved.values()):
+            lists.append('it was saved with JAX_ENABLE_X64=1, which is not used any more')
         fix = f'set the config back, or start a new run elsewhere with --config.init_from={workdir}'
         raise UserError(path, f'does not fit this config ({"; ".join(lists)})', fix)
 

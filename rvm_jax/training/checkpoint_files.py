@@ -4,11 +4,13 @@ A bucket cannot rename. There Orbax writes into the step's own folder, and at th
 unfinished save is a numbered folder without it. It is written last, after our manifest, and deleted first.
 """
 
+import contextlib
 import glob
 import os
 import re
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rvm_jax.errors import Unavailable, UserError, printable
@@ -24,6 +26,35 @@ SHOWN = 5  # names that a message lists
 def step_path(folder: str, step: int | str) -> str:
     """The folder of a step."""
     return os.path.join(folder, str(step))
+
+
+def check_place(workdir: str) -> None:
+    """Raise UserError for a bucket's path in which checkpoints could not be read; `without_wildcards` says why."""
+    if files.is_remote(workdir) and glob.has_magic(workdir):
+        raise UserError(
+            workdir, 'has one of the characters * ? [ in its path, and checkpoints there cannot be read',
+            'choose a path without them',
+        )  # fmt: skip
+
+
+@contextlib.contextmanager
+def without_wildcards(folder: str) -> Iterator[str]:
+    """Yield a name of a folder on a disk under which Orbax finds what is in it.
+
+    Orbax looks for its files with glob and escapes nothing: below a folder such as runs[1] it finds none, and says
+    nothing. There it is given a link to the folder, which lies in a temporary folder.
+    """
+    check_place(folder)
+    if not glob.has_magic(folder):
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix='rvm_jax_') as place:
+        if glob.has_magic(place):
+            raise UserError(place, 'has one of the characters * ? [ in its path, and so has the workdir',
+                            'set TMPDIR to a folder without them')  # fmt: skip
+        link = os.path.join(place, os.path.basename(folder))
+        os.symlink(folder, link)
+        yield link
 
 
 def find_steps(folder: str) -> list[int]:

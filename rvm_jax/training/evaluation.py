@@ -56,7 +56,8 @@ class Evaluation:
             batch = train_batch
             _, out = self._programs.eval_step(params, batch, jax.random.key(EVAL_KEY))
         if draws:
-            self._writer.image(step, 'reconstruction', picture(batch, out, self._programs.arch.patch_size))
+            arrays = first_clips(batch, out)  # all processes take part in this; the first one alone draws
+            self._writer.image(step, 'reconstruction', lambda: draw(arrays, self._programs.arch.patch_size))
         return scalars
 
 
@@ -103,15 +104,20 @@ def _say_failures(hosts, failures):
 
 def picture(batch: Mapping[str, jax.Array], out: Reconstruction, patch_size: int) -> np.ndarray:
     """The reconstruction panel of the first clips of a batch, uint8 HWC."""
+    return draw(first_clips(batch, out), patch_size)
+
+
+def first_clips(batch: Mapping[str, jax.Array], out: Reconstruction) -> list[jax.Array]:
+    """The arrays of the panel for the first clips of a batch, from all devices, as whole arrays in every process."""
     arrays = batch['source_BTHWC'], batch['target_BFHWC'], out.pixels, out.visible, batch['deltas_BF']
-    source, target, pixels, visible, deltas = map(np.asarray, _first_clips(arrays))
-    return panel(source, target, pixels, visible, patch_size, deltas)
-
-
-def _first_clips(arrays):
-    """The first clips of arrays that are divided over all devices, as whole arrays in every process."""
     whole = NamedSharding(arrays[0].sharding.mesh, PartitionSpec())
     return jax.jit(_cut, out_shardings=whole)(arrays)
+
+
+def draw(arrays: list[jax.Array], patch_size: int) -> np.ndarray:
+    """The panel of what `first_clips` gives, uint8 HWC."""
+    source, target, pixels, visible, deltas = map(np.asarray, arrays)
+    return panel(source, target, pixels, visible, patch_size, deltas)
 
 
 def _cut(arrays):

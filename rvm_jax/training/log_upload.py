@@ -10,7 +10,6 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 
-from rvm_jax.errors import Unavailable
 from rvm_jax.storage import files
 from rvm_jax.storage.atomic import is_partial
 
@@ -23,7 +22,7 @@ class LogUploader:
     copied(error) is called after each copy, with None if it worked.
     """
 
-    def __init__(self, remote: str, continued: Sequence[str], copied: Callable[[OSError | Unavailable | None], object]):
+    def __init__(self, remote: str, continued: Sequence[str], copied: Callable[[Exception | None], object]):
         self._remote, self._continued, self._copied = remote, continued, copied
         self._temporary = tempfile.TemporaryDirectory(prefix='rvm_jax_log_')
         self.folder = self._temporary.name
@@ -53,7 +52,7 @@ class LogUploader:
             for name in find_names():
                 with self._lock:  # for each file by itself, so that a checkpoint need not wait until all are copied
                     self._copy_one(name)
-        except (OSError, Unavailable) as failure:  # the other files would only wait for the same store
+        except Exception as failure:  # a log must never end a run; the other files would only wait for the same store
             error = failure
         self._copied(error)
 

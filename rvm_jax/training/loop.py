@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import ml_collections
 
+from rvm_jax.arithmetic import our_settings
 from rvm_jax.conversion.frozen import resolve
 from rvm_jax.data.loader import make_loader
 from rvm_jax.data.open_data import open_held_out, open_training
@@ -18,6 +19,7 @@ from rvm_jax.storage.run_lock import release, run_lock
 from rvm_jax.training import attention_check, initialize, run_record, sharding
 from rvm_jax.training.batch_feed import BatchFeed, DataWait
 from rvm_jax.training.checkpoint import Checkpoints
+from rvm_jax.training.checkpoint_files import check_place
 from rvm_jax.training.data_report import open_failure_log
 from rvm_jax.training.evaluation import Evaluation
 from rvm_jax.training.loss import Objective
@@ -40,7 +42,8 @@ def train(
     together; Stopped or Interrupted after a signal, with everything saved; Diverged when steps stay non-finite;
     DataError when too many videos fail.
     """
-    with connect(config.hosts) as hosts, contextlib.ExitStack() as stack:
+    check_place(workdir)
+    with our_settings(), connect(config.hosts) as hosts, contextlib.ExitStack() as stack:
         _train(config, workdir, load_initial, objective, hosts, stack)
 
 

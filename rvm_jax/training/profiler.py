@@ -7,7 +7,7 @@ import jax
 import ml_collections
 
 from rvm_jax.storage import files
-from rvm_jax.terminal import say
+from rvm_jax.terminal import Extras, say
 
 
 class Profiler:
@@ -25,7 +25,7 @@ class Profiler:
         self._is_said = is_elsewhere or jax.process_index() == 0
         self._start = first_step + profile.first if profile.steps else None
         self._stop = self._start + profile.steps if profile.steps else None
-        self._is_running = False
+        self._is_running, self._extras = False, Extras('training continues')
 
     def __enter__(self) -> Self:
         return self
@@ -37,15 +37,21 @@ class Profiler:
         """Start or end the trace if it is time for it; call it before a step is started from state."""
         if step == self._start:
             jax.block_until_ready(state)  # the trace has whole steps: none is in flight when it starts or ends
-            jax.profiler.start_trace(self._folder)
-            self._is_running = True
+            self._extras.attempt('profile', self._begin)
         elif step == self._stop:
             jax.block_until_ready(state)
             self._end()
 
+    def _begin(self):
+        jax.profiler.start_trace(self._folder)
+        self._is_running = True
+
     def _end(self):
         if self._is_running:
             self._is_running = False
-            jax.profiler.stop_trace()
-            if self._is_said:
-                say(f'traced from step {self._start}: tensorboard --logdir {self._folder}')
+            self._extras.attempt('profile', self._write)
+
+    def _write(self):
+        jax.profiler.stop_trace()
+        if self._is_said:
+            say(f'traced from step {self._start}: tensorboard --logdir {self._folder}')

@@ -1,7 +1,7 @@
 """Where numbers and pictures go: metrics.jsonl, PNG files and TensorBoard. Only the first process writes.
 
-A write that fails prints one warning, and training continues. The log of a run in a bucket is written to this machine's
-disk and copied from there.
+What cannot be drawn or written, for any reason, prints one warning, and training continues. The log of a run in a
+bucket is written to this machine's disk and copied from there.
 """
 
 import contextlib
@@ -9,15 +9,14 @@ import json
 import math
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 import jax
 import numpy as np
 
-from rvm_jax.errors import Unavailable
 from rvm_jax.storage import files
-from rvm_jax.terminal import say
+from rvm_jax.terminal import Extras
 from rvm_jax.training.data_report import FailureLog
 from rvm_jax.training.log_upload import LogUploader
 from rvm_jax.visualization.canvas import png_bytes
@@ -36,13 +35,13 @@ class Writer:
     """
 
     def __init__(self, workdir: str | os.PathLike, step: int = 0):
-        self._warned: set[str | os.PathLike] = set()
+        self._extras, self._workdir = Extras('training continues'), os.fspath(workdir)
         self._board: TensorBoard | None = None
         self._upload: LogUploader | None = None
         self._retries = files.retries.total()
         self._is_first = jax.process_index() == 0
         if self._is_first and files.is_remote(workdir):
-            self._upload = LogUploader(os.fspath(workdir), LOGS, lambda error: error and self._warn(workdir, error))
+            self._upload = LogUploader(os.fspath(workdir), LOGS, self._copied)
             self._upload.start()
         self._folder = self._upload.folder if self._upload else workdir
         self._metrics, self._images = (os.path.join(self._folder, name) for name in (METRICS, 'images'))
@@ -75,13 +74,10 @@ class Writer:
         if self._is_first:
             self._append(SKIPPED, {'step': int(step), 'videos': videos, 'number': number})
 
-    def image(self, step: int, name: str, image_HWC: np.ndarray) -> None:
-        """Write an RGB uint8 picture as images/<name>_<step>.png, and to TensorBoard."""
+    def image(self, step: int, name: str, draw: Callable[[], np.ndarray]) -> None:
+        """Write what draw() gives, an RGB uint8 picture, as images/<name>_<step>.png, and to TensorBoard."""
         if self._is_first:
-            png = png_bytes(image_HWC)
-            self._try('images', self._write_image, f'{name}_{step:08d}.png', png)
-            if self._board is not None:
-                self._try('tensorboard', self._board.image, step, name, png, image_HWC.shape)
+            self._try('images', self._image, step, name, draw)
 
     def report(self, failures: FailureLog) -> None:
         """Write data_report.json, the videos that could not be used."""
@@ -92,9 +88,7 @@ class Writer:
     def loss_curve(self) -> None:
         """Draw images/loss.png from metrics.jsonl, once two losses are logged."""
         if self._is_first:
-            curve_HWC = draw_losses(read_metrics(self._metrics))
-            if curve_HWC is not None:
-                self._try('images', self._write_image, 'loss.png', png_bytes(curve_HWC))
+            self._try('images', self._loss_curve)
 
     def flush(self) -> None:
         """Wait until the logs that a resumed run continues are in the workdir.
@@ -114,17 +108,24 @@ class Writer:
         os.makedirs(self._images, exist_ok=True)
         files.write(os.path.join(self._images, name), png)
 
-    def _try(self, what, write, *args):
-        try:
-            write(*args)
-        except (OSError, Unavailable) as error:
-            self._warn(what, error)
+    def _image(self, step, name, draw):
+        image_HWC = draw()
+        png = png_bytes(image_HWC)
+        if self._board is not None:
+            self._try('tensorboard', self._board.image, step, name, png, image_HWC.shape)
+        self._write_image(f'{name}_{step:08d}.png', png)
 
-    def _warn(self, what, error):
-        if what not in self._warned:
-            self._warned.add(what)
-            reason = error.reason if isinstance(error, Unavailable) else error.strerror or error
-            say(f'{what}: not written ({reason}); training continues, this is printed once')
+    def _loss_curve(self):
+        curve_HWC = draw_losses(read_metrics(self._metrics))
+        if curve_HWC is not None:
+            self._write_image('loss.png', png_bytes(curve_HWC))
+
+    def _copied(self, error):
+        if error:
+            self._extras.warn(self._workdir, error)
+
+    def _try(self, what, write, *args):
+        self._extras.attempt(what, write, *args)
 
 
 class TensorBoard:

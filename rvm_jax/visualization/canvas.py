@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
+from rvm_jax.errors import printable
 from rvm_jax.storage.atomic import atomic_write
+from rvm_jax.visualization import figures
 
 WHITE, INK, FAINT = 255, (32, 36, 44), (112, 118, 128)
 GAP = 4  # pixels between neighboring frames
@@ -36,15 +38,12 @@ def enlarge(frames: np.ndarray, factor: int) -> np.ndarray:
 @functools.lru_cache(maxsize=256)
 def text_picture(text: str, size: int, color: tuple[int, int, int] = INK) -> np.ndarray:
     """One line of text on white, cropped to its width; the height only depends on size (pixels). uint8 HWC."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    dots_per_inch, height = 100, round(size * 1.5)
-    figure = Figure(figsize=((len(text) + 2) * size / dots_per_inch, height / dots_per_inch), dpi=dots_per_inch)
-    canvas = FigureCanvasAgg(figure)
-    figure.text(0, 0.3, text, fontsize=size * 72 / dots_per_inch, color=np.array(color) / 255)
-    canvas.draw()
-    picture = np.asarray(canvas.buffer_rgba())[..., :3]
+    text, dots_per_inch, height = printable(text), 100, round(size * 1.5)
+    shape = (len(text) + 2) * size / dots_per_inch, height / dots_per_inch
+    with figures.new_figure(figsize=shape, dpi=dots_per_inch) as figure:
+        points = size * 72 / dots_per_inch
+        figure.text(0, 0.3, text, fontsize=points, color=np.array(color) / 255, parse_math=False)  # names may have $
+        picture = figures.drawn(figure)
     inked = np.flatnonzero((picture != WHITE).any(axis=(0, 2)))
     return picture[:, : inked[-1] + 1].copy() if inked.size else picture[:, :1].copy()
 

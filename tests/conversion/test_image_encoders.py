@@ -320,3 +320,47 @@ def test_weights_are_named_as_the_model_names_them(golden, tmp_path):
     own = param_names.to_named(encoder)
     assert own.keys() == named.keys()
     assert all(np.array_equal(own[name], named[name]) for name in named)
+
+
+RUNTIME_NAMES = {  # what transformers 5.24 renames as it loads, in its conversion_mapping.py, in this order
+    'mae/pretraining': (
+        ('encoder.layer.', 'layers.'), ('attention.attention.query', 'attention.q_proj'),
+        ('attention.attention.key', 'attention.k_proj'), ('attention.attention.value', 'attention.v_proj'),
+        ('attention.output.dense', 'attention.o_proj'), ('intermediate.dense', 'mlp.fc1'), ('output.dense', 'mlp.fc2'),
+    ),
+    'dinov2/plain': (
+        ('attention.attention.query', 'attention.q_proj'), ('attention.attention.key', 'attention.k_proj'),
+        ('attention.attention.value', 'attention.v_proj'), ('attention.output.dense', 'attention.o_proj'),
+    ),
+    'dinov3/mlp': (('layer.', 'model.layer.'),),
+    'clip/openai': (('vision_model.', ''),),
+    'siglip2/fixed': (('vision_model.', ''),),
+}  # fmt: skip
+RUNTIME_NAMES['dinov2/registers'] = RUNTIME_NAMES['dinov2/plain']
+RUNTIME_NAMES['dinov2/swiglu'] = (*RUNTIME_NAMES['dinov2/plain'], ('mlp.weights_out', 'mlp.down_proj'))
+RUNTIME_NAMES['dinov3/swiglu'] = RUNTIME_NAMES['dinov3/mlp']
+
+
+def runtime_arrays(arrays, names):
+    """Arrays as save_pretrained(save_original_format=False) writes them."""
+    written = {}
+    for key, array in arrays.items():
+        for old, new in names if not key.startswith(('decoder.', 'text_model.')) else ():
+            key = key.replace(old, new) if new not in key or not new else key
+        if 'mlp.weights_in' in key:
+            halves = zip(('gate_proj', 'up_proj'), np.split(array, 2), strict=True)
+            written |= {key.replace('weights_in', part): half for part, half in halves}
+        else:
+            written[key] = array
+    return written
+
+
+@pytest.mark.parametrize('name', RUNTIME_NAMES)
+def test_names_that_transformers_5_has_in_memory_are_read(golden, tmp_path, name):
+    reference = golden(name)
+    arrays = runtime_arrays(reference.arrays, RUNTIME_NAMES[name])
+    assert arrays.keys() != reference.arrays.keys()
+    paths = [reference.write(tmp_path / 'old'), reference.write(tmp_path / 'new', arrays=arrays)]
+    old, new = (image_encoders.read_weights(path, image_encoders.read_architecture(path)) for path in paths)
+    assert old.keys() == new.keys()
+    assert all(np.array_equal(old[key], new[key]) for key in old)

@@ -6,6 +6,7 @@ import sys
 
 import pytest
 
+from rvm_jax.storage import files
 from rvm_jax.storage.atomic import _leftovers, atomic_write, is_partial
 
 PROGRAM = pathlib.Path(__file__).parent / 'programs' / 'write_folder.py'
@@ -97,3 +98,42 @@ def test_who_still_writes_is_left_alone(tmp_path):
         assert in_a_process(tmp_path / 'folder', 'quicker') == 0
         assert os.path.isdir(partial)
     assert os.listdir(tmp_path) == ['folder']
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / 'far').mkdir()
+    for name, act in ('file', write), ('folder', write_folder), ('later', write_folder):
+        if name != 'later':
+            act(tmp_path / 'far' / name, 'old')
+        os.symlink(tmp_path / 'far' / name, tmp_path / name)
+        act(tmp_path / name, 'new')
+        assert os.readlink(tmp_path / name) == str(tmp_path / 'far' / name)
+    assert (tmp_path / 'far' / 'file').read_text() == 'new'
+    assert (tmp_path / 'far' / 'folder' / 'text').read_text() == 'new'
+    assert (tmp_path / 'far' / 'later' / 'text').read_text() == 'new'
+    assert sorted(os.listdir(tmp_path)) == sorted([*os.listdir(tmp_path / 'far'), 'far'])
+    files.write(tmp_path / 'file', b'newer')
+    assert os.path.islink(tmp_path / 'file') and (tmp_path / 'far' / 'file').read_text() == 'newer'
+
+
+def test_a_device_or_pipe_is_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / 'pipe')
+    os.symlink('/dev/null', tmp_path / 'null')
+    for name in 'pipe', 'null':
+        with pytest.raises(OSError, match='is neither a file nor a folder'):
+            write(tmp_path / name, 'text')
+        with pytest.raises(OSError, match='is neither a file nor a folder'):
+            files.write(tmp_path / name, b'text')
+    assert sorted(os.listdir(tmp_path)) == ['null', 'pipe'] and not os.path.isfile('/dev/null')
+
+
+@pytest.mark.parametrize('output', ['.', '..', '../..', 'inner/..', '/', '~'])
+def test_a_folder_that_somebody_is_in_is_not_replaced(tmp_path, monkeypatch, output):
+    (tmp_path / 'a' / 'b').mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / 'a' / 'b')
+    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+    (tmp_path / 'home').mkdir()
+    (tmp_path / 'a' / 'b' / 'inner').mkdir()
+    with pytest.raises(OSError, match=r'current folder|home folder'):
+        write_folder(os.path.expanduser(output), 'text')
+    assert os.path.samefile('.', tmp_path / 'a' / 'b') and sorted(os.listdir(tmp_path)) == ['a', 'home']

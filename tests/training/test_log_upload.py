@@ -17,7 +17,7 @@ def picture():
 def test_at_its_end_the_log_is_in_the_bucket_alone(store):
     with Writer(store.path) as writer:
         writer.scalars(10, {'loss': 0.5})
-        writer.image(10, 'panel', picture())
+        writer.image(10, 'panel', picture)
         kept = writer._upload.folder
     assert read_metrics(f'{store.path}/metrics.jsonl') == [{'step': 10, 'loss': 0.5}]
     assert files.names(store.path) == ['images', 'metrics.jsonl', 'tensorboard']
@@ -64,7 +64,7 @@ def test_before_a_save_only_files_to_continue_are_copied(store):
     with Writer(store.path) as writer:
         writer.flush()
         writer.scalars(1, {'loss': 1.0})
-        writer.image(1, 'panel', picture())
+        writer.image(1, 'panel', picture)
         writer.flush()
         assert files.names(store.path) == ['metrics.jsonl']
     assert files.names(store.path) == ['images', 'metrics.jsonl', 'tensorboard']

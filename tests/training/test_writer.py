@@ -1,6 +1,7 @@
 import json
 import os
 import struct
+import sys
 
 import cv2
 import jax.numpy as jnp
@@ -86,7 +87,7 @@ def test_a_full_disk_costs_one_warning(tmp_path, capsys):
         os.symlink('/dev/full', tmp_path / 'images')
         for step in (1, 2):
             writer.scalars(step, {'loss': 1.0})
-            writer.image(step, 'panel', picture())
+            writer.image(step, 'panel', picture)
         os.unlink(tmp_path / 'metrics.jsonl')
         writer.scalars(3, {'loss': 1.0})
     said = capsys.readouterr().err
@@ -97,7 +98,7 @@ def test_a_full_disk_costs_one_warning(tmp_path, capsys):
 
 def test_pictures_are_png_files_and_in_tensorboard(tmp_path):
     with Writer(tmp_path) as writer:
-        writer.image(7, 'panel', picture())
+        writer.image(7, 'panel', picture)
     read = cv2.imread(tmp_path / 'images' / 'panel_00000007.png')[..., ::-1]
     np.testing.assert_array_equal(read, picture())
     [value] = [v for event in events(tmp_path) for v in event.summary.value]
@@ -120,7 +121,7 @@ def test_training_continues_without_tensorboard(tmp_path, capsys):
     (tmp_path / 'tensorboard').write_text('in the way')
     with Writer(tmp_path) as writer:
         writer.scalars(1, {'loss': 1.0})
-        writer.image(1, 'panel', picture())
+        writer.image(1, 'panel', picture)
     assert logged(tmp_path) == [{'step': 1, 'loss': 1.0}]
     assert capsys.readouterr().err.count('tensorboard: not written') == 1
 
@@ -135,3 +136,25 @@ def test_the_loss_curve_is_drawn_from_what_was_logged(tmp_path, held_out):
             writer.scalars(step, {'loss': 1 / step if step != 3 else float('nan'), **extra})
         writer.loss_curve()
     assert cv2.imread(tmp_path / 'images' / 'loss.png').std() > 5
+
+
+def test_whatever_fails_while_drawing_costs_one_warning(tmp_path, capsys):
+    def broken():
+        raise ValueError('no font\nin this place')
+
+    with Writer(tmp_path) as writer:
+        for step in (1, 2):
+            writer.image(step, 'panel', broken)
+            writer.scalars(step, {'loss': 1.0})
+        writer.image(3, 'panel', picture)
+    assert capsys.readouterr().err == 'images: not written (no font); training continues, this is printed once\n'
+    assert [entry['step'] for entry in logged(tmp_path)] == [1, 2]
+    assert os.listdir(tmp_path / 'images') == ['panel_00000003.png']
+
+
+def test_numbers_stay_where_tensorboard_cannot_be_imported(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'tensorboardX.event_file_writer', None)
+    with Writer(tmp_path) as writer:
+        writer.scalars(1, {'loss': 1.0})
+    assert logged(tmp_path) == [{'step': 1, 'loss': 1.0}]
+    assert capsys.readouterr().err.startswith('tensorboard: not written (import of')

@@ -52,7 +52,7 @@ class Pool:
         self._pool = ProcessPool(
             self._num_workers, initializer=start_process, context=multiprocessing.get_context('spawn')
         )
-        with blocked(signal.SIGINT):  # inherited by the pool's threads and processes: only this thread gets Ctrl-C
+        with blocked(signal.SIGINT, signal.SIGHUP):  # inherited by its threads and processes
             self._pool.active  # noqa: B018, starts them
         try:
             while waiting or self._jobs:
@@ -123,10 +123,10 @@ class Pool:
 
 
 @contextlib.contextmanager
-def blocked(number: int) -> Iterator[None]:
-    """Within this context a signal does not reach this thread; threads and processes that it starts never get it."""
+def blocked(*numbers: int) -> Iterator[None]:
+    """Within this context signals do not reach this thread; threads and processes that it starts never get them."""
     resource_tracker.ensure_running()  # first: when multiprocessing starts it, it unblocks Ctrl-C
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:

@@ -80,8 +80,9 @@ def _list_videos(path):
     if not path:
         raise UserError("data.path ''", 'is not set', FORMS)
     if glob.has_magic(path) and not os.path.lexists(path):
-        found = [p for p in glob.glob(path, recursive=True) if not os.path.isdir(p)]
         root = _fixed_part(path)
+        pattern = os.path.join(glob.escape(root), os.path.relpath(path, root or '.'))
+        found = [p for p in glob.glob(pattern, recursive=True) if not os.path.isdir(p)]
     elif os.path.isdir(path):
         found, root = _walk(path), path
     elif os.path.isfile(path):
@@ -106,10 +107,11 @@ def _is_video(path):
 
 
 def _fixed_part(pattern):
-    """The folder before the first wildcard of a glob."""
-    while glob.has_magic(pattern):
-        pattern = os.path.dirname(pattern)
-    return pattern
+    """The folder before the first wildcard of a glob; a folder that is there has none, be it named runs[1]."""
+    folder = os.path.dirname(pattern)
+    while glob.has_magic(folder) and not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def _walk(folder):

@@ -5,7 +5,7 @@ Annotations/480p/<name>/*.png, where the palette index is the number of the obje
 """
 
 from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
-from rvm_jax.probing.datasets.reading.labelled_frames import LabelledFrames, list_pictures, masked_video
+from rvm_jax.probing.datasets.reading.labelled_frames import LabelledFrames, list_pictures, masked_video, paired
 
 ORIGIN = DatasetFiles(
     'DAVIS 2017 (480p)',
@@ -26,8 +26,11 @@ class Davis:
         self.items = [
             (
                 name,
-                list_pictures(ORIGIN, root, f'JPEGImages/480p/{name}', 'frames of a video'),
-                list_pictures(ORIGIN, root, f'Annotations/480p/{name}', 'masks of a video'),
+                *paired(
+                    ORIGIN,
+                    list_pictures(ORIGIN, root, f'JPEGImages/480p/{name}', 'frames of a video'),
+                    list_pictures(ORIGIN, root, f'Annotations/480p/{name}', 'masks of a video'),
+                ),
             )
             for name in ORIGIN.names(table, 'video')
         ]

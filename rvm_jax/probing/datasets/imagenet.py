@@ -8,6 +8,7 @@ meta.mat of the devkit (in root, or where ILSVRC2012_devkit_t12.tar.gz puts them
 import csv
 import io
 import os
+import re
 
 from rvm_jax.errors import UserError
 from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
@@ -88,7 +89,7 @@ def _kaggle(root):
 
 
 def _devkit(root, names):
-    """{name: wnid} of the devkit's list: line i has the class number of picture i, and meta.mat has its wnid."""
+    """{name: wnid} of the devkit's list: line i has the class number of picture number i, and meta.mat has its wnid."""
     kit = 'ILSVRC2012_devkit_t12/data/'
     truth = ORIGIN.find(root, 'labels of val', kit + TRUTH, TRUTH)
     meta = ORIGIN.find(root, 'names of its classes', kit + 'meta.mat', 'meta.mat')
@@ -96,9 +97,12 @@ def _devkit(root, names):
         numbers = [int(line) for line in ORIGIN.lines(truth)]
     if len(numbers) != len(names):
         raise ORIGIN.broken(truth, f'has {len(numbers)} labels for {len(names)} pictures')
-    wnids = _wnids(meta)
+    wnids, stems = _wnids(meta), [os.path.splitext(name)[0] for name in names]
+    for line, stem in enumerate(stems, 1):  # a picture that is gone and a stray one would shift all between them
+        if int(re.search('[0-9]*$', stem)[0] or 0) != line:
+            raise ORIGIN.broken(truth, f'has a label for picture {line}, and {stem} is in its place')
     with ORIGIN.reading(meta):
-        return {os.path.splitext(name)[0]: wnids[number] for name, number in zip(names, numbers, strict=True)}
+        return {stem: wnids[number] for stem, number in zip(stems, numbers, strict=True)}
 
 
 def _wnids(meta):

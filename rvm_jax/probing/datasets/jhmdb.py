@@ -12,7 +12,12 @@ import numpy as np
 
 from rvm_jax.errors import DataError
 from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
-from rvm_jax.probing.datasets.reading.labelled_frames import LabelledFrames, list_pictures, read_frames
+from rvm_jax.probing.datasets.reading.labelled_frames import (
+    LabelledFrames,
+    check_numbered,
+    list_pictures,
+    read_frames,
+)
 from rvm_jax.probing.datasets.reading.matlab import read_mat
 
 ORIGIN = DatasetFiles(
@@ -44,6 +49,7 @@ class Jhmdb:
                 place = f'{table.removesuffix(TABLE)}/{name}'
                 pictures = list_pictures(ORIGIN, root, f'Rename_Images/{place}', 'frames of a video')
                 joints = ORIGIN.find(root, 'joints of a video', f'joint_positions/{place}/{POSITIONS}')
+                check_numbered(ORIGIN, pictures)  # joints have no names, only an order
                 self.items.append((place, pictures, joints))
         if not self.items:
             raise ORIGIN.broken(folder, f'does not list a video of {split}')

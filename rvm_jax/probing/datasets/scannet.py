@@ -4,6 +4,7 @@ root holds scannetv2_train.txt and scannetv2_val.txt (one scene name per line) a
 ScanNet exports them, in scans/<scene>/ or <scene>/: color/<number>.jpg and depth/<number>.png (uint16, millimeters).
 """
 
+import itertools
 import os
 from typing import Any
 
@@ -72,7 +73,14 @@ def _numbered(folder):
     names = [name for name in os.listdir(folder) if os.path.splitext(name)[0].isdigit()]
     if not names:
         raise DataError(folder, 'does not hold a picture', 'export the scene again')
-    return sorted(names, key=lambda name: int(os.path.splitext(name)[0]))
+    numbers = {int(os.path.splitext(name)[0]): name for name in names}
+    ordered = sorted(numbers)
+    steps = {after - before for before, after in itertools.pairwise(ordered)}
+    if len(steps) > 1:  # a clip would jump there
+        step = min(steps)
+        gap = next(before for before, after in itertools.pairwise(ordered) if after - before != step)
+        raise DataError(folder, f'does not have picture {gap + step} after {numbers[gap]}', 'export the scene again')
+    return [numbers[number] for number in ordered]
 
 
 def _read_depth(paths):

@@ -5,7 +5,7 @@ Annotations/Category_ids/<name>/*.png, where the value of a pixel is its class.
 """
 
 from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
-from rvm_jax.probing.datasets.reading.labelled_frames import LabelledFrames, list_pictures, masked_video
+from rvm_jax.probing.datasets.reading.labelled_frames import LabelledFrames, list_pictures, masked_video, paired
 
 ORIGIN = DatasetFiles(
     'VIP (Video Instance-level Parsing)',
@@ -30,8 +30,11 @@ class Vip:
         self.items = [
             (
                 name,
-                list_pictures(ORIGIN, root, f'Images/{name}', 'frames of a video'),
-                list_pictures(ORIGIN, root, f'Annotations/Category_ids/{name}', 'classes of a video'),
+                *paired(
+                    ORIGIN,
+                    list_pictures(ORIGIN, root, f'Images/{name}', 'frames of a video'),
+                    list_pictures(ORIGIN, root, f'Annotations/Category_ids/{name}', 'classes of a video'),
+                ),
             )
             for name in ORIGIN.names(table, 'video')
         ]

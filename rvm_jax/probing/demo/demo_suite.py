@@ -203,9 +203,9 @@ def propagate(
     records: list[dict[str, np.ndarray]] = []
     drawn: list[np.ndarray] = []
     for index in range(len(videos)):
-        record, picture = runner.propagate_one(task, videos.video(index), features, index < demo_readouts.PICTURED)
+        record, draw = runner.propagate_one(task, videos.video(index), features, index < demo_readouts.PICTURED)
         records.append(record)
-        drawn += [picture] if picture is not None else []
+        drawn += [draw()] if draw is not None else []
         done(1)
     return task.scores(records), drawn
 

@@ -87,3 +87,18 @@ def test_what_cannot_be_read_is_named(root, write_image):
     (root / 'scans/scene0000_00/depth/1.png').unlink()
     with pytest.raises(DataError, match=r'depth/1\.png: is not there'):
         source.example(0)
+
+
+def test_a_picture_that_is_missing_in_the_middle_is_named(root):
+    for kind in 'color/5.jpg', 'depth/5.png':
+        (root / 'scans/scene0000_00' / kind).unlink()
+    with pytest.raises(DataError, match=r'does not have picture 5 after 4\.jpg'):
+        ScanNet(root, 'val', **HOW).example(0)
+
+
+def test_every_tenth_picture_of_a_scene_may_be_exported(root):
+    for folder, kind in ('color', 'jpg'), ('depth', 'png'):
+        for i in reversed(range(12)):
+            place = root / 'scans/scene0000_00' / folder
+            (place / f'{i}.{kind}').rename(place / f'{10 * i}.{kind}')
+    assert ScanNet(root, 'val', **HOW).example(0)['depth_THW'].shape == (3, 32, 32)
