@@ -10,10 +10,12 @@ import itertools
 import json
 import math
 import os
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 
+from rvm_jax.data.prepare.inputs import Task
 from rvm_jax.data.shard_format import SEQUENCE, write_shard
 from rvm_jax.data.video.decode import open_video
 from rvm_jax.data.video.shard_codecs import encode_group
@@ -44,12 +46,12 @@ class Settings:
     shard_bytes: int = 256 * 2**20
 
 
-def work_path(folder, number):
+def work_path(folder: str, number: int) -> str:
     """Where the work on task `number` is kept, without the ends .array_record and .json."""
     return os.path.join(folder, f'{number // IN_A_FOLDER:05}', f'{number:08}')
 
 
-def outcome_of(folder, number):
+def outcome_of(folder: str, number: int) -> dict | None:
     """What became of a task, see `prepare_task`; None if it is not done, or the file does not say."""
     path = work_path(folder, number) + '.json'
     if not os.path.exists(path):
@@ -57,6 +59,7 @@ def outcome_of(folder, number):
     with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # cut off when the power was
         outcome = files.read_json(path)
         return outcome if _is_outcome(outcome) else None
+    return None
 
 
 def _is_outcome(outcome):
@@ -72,7 +75,9 @@ def _is_outcome(outcome):
     )
 
 
-def prepare_task(number, task, settings, folder, beat=lambda: None):
+def prepare_task(
+    number: int, task: Task, settings: Settings, folder: str, beat: Callable[[], None] = lambda: None
+) -> dict:
     """Make a task's records and write down, and return, what became of it.
 
     {'skipped': reason}, or {'sequences': [...] as in a shard, 'records', 'bytes', 'original': {fps, height, width,
@@ -90,15 +95,15 @@ def prepare_task(number, task, settings, folder, beat=lambda: None):
     return outcome
 
 
-def record_outcome(folder, number, outcome):
+def record_outcome(folder: str, number: int, outcome: dict) -> None:
     """Write down what became of a task."""
     files.make_folder(os.path.dirname(work_path(folder, number)))
     files.write(work_path(folder, number) + '.json', json.dumps(outcome).encode(), durable=True)
 
 
-def prepare_video(task, settings, path, beat=lambda: None):
+def prepare_video(task: Task, settings: Settings, path: str, beat: Callable[[], None] = lambda: None) -> dict:
     """Write a shard with the sequences of one video, and say what they are. DataError if it cannot be used."""
-    sequences = []
+    sequences: list[dict] = []
     with open_video(task.path) as video:
         info = video.info()
         pieces = choose_pieces(task, settings, video.count(settings.fps))
@@ -108,7 +113,7 @@ def prepare_video(task, settings, path, beat=lambda: None):
     return {'sequences': sequences, 'records': records, 'bytes': size, 'original': original}
 
 
-def choose_pieces(task, settings, num_frames):
+def choose_pieces(task: Task, settings: Settings, num_frames: int) -> list[tuple[int, int]]:
     """[(first frame, frames)] to keep, counted at settings.fps from the start of the video. DataError if too short."""
     first = round((task.start_s or 0) * settings.fps)
     last = num_frames if task.end_s is None else min(num_frames, round(task.end_s * settings.fps))
@@ -127,14 +132,14 @@ def _groups(video, task, pieces, settings, sequences, beat):
     for first, count in pieces:
         name = task.name if len(pieces) == 1 else f'{task.name} from {first / settings.fps:g} s'
         frames = itertools.islice(video.stream(settings.fps, first, settings.short_side or None), count)
-        done, shape = 0, None
+        done, shape = 0, (0, 0)
         while group := list(itertools.islice(frames, settings.group)):
             beat()
             if settings.codec == 'h264':  # which has even sides only
                 group = [frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in group]
                 if not group[0].size:
                     raise DataError(task.path, 'is too narrow for h264 (1 pixel)', '')
-            shape = shape or group[0].shape
+            shape = shape if done else group[0].shape
             if any(frame.shape != shape for frame in group):
                 raise DataError(task.path, 'changes its size between frames', '')
             done += len(group)
@@ -142,11 +147,12 @@ def _groups(video, task, pieces, settings, sequences, beat):
         if done < count:
             end_s = (first + done) / settings.fps
             raise DataError(task.path, f'ends before it should (at {end_s:.2f} s)', '')
+        height, width = shape[:2]
         sequences.append(
-            {'name': name, 'start_s': first / settings.fps, 'frames': count, 'height': shape[0], 'width': shape[1]}
+            {'name': name, 'start_s': first / settings.fps, 'frames': count, 'height': height, 'width': width}
         )
 
 
-def expected_clips(frames, clip_frames):
+def expected_clips(frames: int, clip_frames: int) -> int:
     """Clips that do not overlap in a sequence; the last may be shorter."""
     return math.ceil(frames / clip_frames)

@@ -33,7 +33,7 @@ class Task:
     split: str
 
 
-def list_tasks(path, val_fraction):
+def list_tasks(path: str, val_fraction: float) -> tuple[list[Task], list[str]]:
     """(tasks in order, names outside the input's folder) of a folder, glob, list, CSV file or video.
 
     A video goes to 'val' by a hash of its content, with probability val_fraction: whatever else is there, wherever it
@@ -41,11 +41,12 @@ def list_tasks(path, val_fraction):
     """
     root, pieces = _read_csv(path) if path.lower().endswith('.csv') else _read_source(path)
     names = list(dict.fromkeys(name for name, _, _ in pieces))
-    entries = {name: entry for name, *entry in file_entries(root, names)}
-    tasks = [
-        Task(name, os.path.join(root, name), start_s, end_s, *entries[name], _split(*entries[name], val_fraction))
-        for name, start_s, end_s in pieces
-    ]
+    entries = {name: (size, crc32) for name, size, crc32 in file_entries(root, names)}
+    tasks = []
+    for name, start_s, end_s in pieces:
+        size, crc32 = entries[name]
+        split = _split(size, crc32, val_fraction)
+        tasks.append(Task(name, os.path.join(root, name), start_s, end_s, size, crc32, split))
     inside = os.path.join(os.path.realpath(root), '')
     outside = [name for name in names if not os.path.realpath(os.path.join(root, name)).startswith(inside)]
     return tasks, outside
