@@ -80,6 +80,11 @@ def _write_video():
     return write_video
 
 
+@pytest.fixture(name='draw_number', scope='session')
+def _draw_number():
+    return draw_number
+
+
 @pytest.fixture(name='read_number', scope='session')
 def _read_number():
     return read_number

@@ -144,7 +144,7 @@ def _groups(video, task, pieces, settings, sequences, heartbeat):
                 group = [frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in group]
                 if not group[0].size:
                     raise DataError(task.path, 'is too narrow for h264 (1 pixel)', '')
-            shape = shape or group[0].shape
+            shape = shape if done else group[0].shape
             if any(frame.shape != shape for frame in group):
                 raise DataError(task.path, 'changes its size between frames', '')
             done += len(group)
@@ -152,8 +152,9 @@ def _groups(video, task, pieces, settings, sequences, heartbeat):
         if done < count:
             end_s = (first + done) / settings.fps
             raise DataError(task.path, f'ends before it should (at {end_s:.2f} s)', '')
+        height, width = shape[:2]
         sequences.append(
-            {'name': name, 'start_s': first / settings.fps, 'frames': count, 'height': shape[0], 'width': shape[1]}
+            {'name': name, 'start_s': first / settings.fps, 'frames': count, 'height': height, 'width': width}
         )
 
 

@@ -16,6 +16,8 @@ from rvm_jax.errors import UserError
 from rvm_jax.storage import files
 
 VIDEO_EXTENSIONS = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv'.split())
+# Trash and older copies that do not start with a dot, of Windows and of network disks.
+NOT_SEARCHED = frozenset(['$RECYCLE.BIN', '#recycle', '@Recycle', '#snapshot', '@eaDir', 'lost+found'])
 BLANK = ' \t\r\n'  # around names; other spaces may belong to them
 MAX_PATH = 4096  # characters; the longest that Linux takes
 FORMS = (
@@ -30,8 +32,8 @@ class VideoFile:
 
     name: str
 
-    def open(self, timeout_s: float) -> AbstractContextManager[Video]:
-        """Open it for as long as a `with` block lasts; see `video.open_video`."""
+    def open(self, timeout_s: float | None) -> AbstractContextManager[Video]:
+        """Open it for as long as a `with` block lasts; see `decode.open_video`."""
         return open_video(self.name, timeout_s)
 
 
@@ -40,8 +42,9 @@ class FolderSource:
 
     path is a folder (searched to the bottom), a glob ('**' too), a text file with one path a line, relative to its own
     folder (blank lines and lines that start with # are ignored, the order is kept), or one video file. Folders and
-    globs give files that have a video's extension and no leading dot. Links that lead nowhere are kept: decoding
-    reports them.
+    globs give files that have a video's extension and no leading dot, and folders that are hidden (a leading dot, such
+    as .Trash-1000 or .snapshot), trash or snapshots are not searched, unless the path itself names them. Links that
+    lead nowhere are kept: decoding reports them.
     UserError if nothing is found.
     """
 
@@ -82,11 +85,12 @@ def _list_videos(path):
     if glob.has_magic(path) and not os.path.lexists(path):
         root = _fixed_part(path)
         pattern = os.path.join(glob.escape(root), os.path.relpath(path, root or '.'))
-        found = [p for p in glob.glob(pattern, recursive=True) if not os.path.isdir(p)]
+        matches = glob.glob(pattern, recursive=True)
+        found = [p for p in matches if not os.path.isdir(p) and _may_match(path, root, p)]
     elif os.path.isdir(path):
         found, root = _walk(path), path
     elif os.path.isfile(path):
-        if _is_video(path):
+        if _has_extension(path):
             return os.path.dirname(path), [os.path.basename(path)]
         return os.path.dirname(path), _read_list(path)
     else:
@@ -102,8 +106,21 @@ def _list_videos(path):
 
 
 def _is_video(path):
-    name = os.path.basename(path)
-    return not name.startswith('.') and os.path.splitext(name)[1].lower() in VIDEO_EXTENSIONS
+    return not os.path.basename(path).startswith('.') and _has_extension(path)
+
+
+def _has_extension(path):
+    return os.path.splitext(path)[1].lower() in VIDEO_EXTENSIONS
+
+
+def _may_match(pattern, root, path):
+    """Whether a glob found a file without a look into trash that it does not name."""
+    folders = os.path.relpath(os.path.dirname(path), root or '.').split(os.sep)
+    return not NOT_SEARCHED.intersection(folders) - set(pattern.split(os.sep))
+
+
+def _is_searched(folder):
+    return not folder.startswith('.') and folder not in NOT_SEARCHED
 
 
 def _fixed_part(pattern):
@@ -115,7 +132,7 @@ def _fixed_part(pattern):
 
 
 def _walk(folder):
-    """Every file below folder, through links to folders as well, but each real folder once: links may form a circle."""
+    """Every file below folder, hidden folders aside, also through links, each real folder once: links may circle."""
     found, seen = [], set()
     for directory, subdirectories, names in os.walk(folder, followlinks=True, onerror=_raise_passing):
         real = os.path.realpath(directory)
@@ -123,7 +140,8 @@ def _walk(folder):
             subdirectories.clear()
             continue
         seen.add(real)
-        subdirectories.sort()  # which of two links to one folder counts must not depend on the disk
+        # Sorted: which of two links to one folder counts must not depend on the disk.
+        subdirectories[:] = sorted(filter(_is_searched, subdirectories))
         found += [os.path.join(directory, name) for name in names]
     return found
 

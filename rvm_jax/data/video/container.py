@@ -9,8 +9,10 @@ import contextlib
 import functools
 import os
 import types
+from collections.abc import Iterator
 
 import av
+from av.stream import Disposition
 
 from rvm_jax.data.video.lazy_frames import MAX_PIXELS, check_size
 from rvm_jax.data.video.mp4_tables import check_tables
@@ -24,13 +26,17 @@ CONTAINERS = {
 DECODERS = {'max_pixels': str(MAX_PIXELS)}  # a damaged header may claim any size, and a frame any other
 # FLV and MPEG program streams: FFmpeg finds out what is in them by decoding it, which these options do not reach.
 NO_HEADER = (b'FLV', b'\0\0\1\xba')
+HEAD = 4096  # bytes in which a container says how long it is
+SLACK = 64  # bytes by which the size in an AVI may be wrong
+EBML, SEGMENT = b'\x1a\x45\xdf\xa3', b'\x18\x53\x80\x67'
+ASF, ASF_FILE = bytes.fromhex('3026b2758e66cf11a6d900aa0062ce6c'), bytes.fromhex('a1dcab8c47a9cf118ee400c00c205365')
 FIX = 'remove or re-encode this video'
 # Titles may be in any encoding. PyAV 19, which Python 3.11 does not get, reads them all and has no such argument.
 ANY_TITLE = {'metadata_errors': 'replace'} if int(av.__version__.split('.')[0]) < 19 else {}
 
 
 @contextlib.contextmanager
-def open_container(path, timeout_s=None):
+def open_container(path: str | os.PathLike, timeout_s: float | None = None) -> Iterator[av.container.InputContainer]:
     """FFmpeg's container (av.InputContainer) of a file, for as long as the `with` block lasts.
 
     Opening it may take timeout_s seconds. DataError with one line of reason, its details in brackets: missing, not a
@@ -49,25 +55,75 @@ def open_container(path, timeout_s=None):
             yield container
 
 
-def first_video_stream(path, container):
-    """DataError if there is none, or none that can be decoded, or its frames are too large."""
-    if not container.streams.video:
-        raise DataError(path, 'has no video stream', FIX)
-    stream = container.streams.video[0]
+def first_video_stream(path: str, container: av.container.InputContainer) -> av.VideoStream:
+    """The first that is not a picture attached to it. DataError if there is none, or none that can be decoded."""
+    streams = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not streams:
+        reason = 'has no video, only a picture attached to it' if container.streams.video else 'has no video stream'
+        raise DataError(path, reason, FIX)
+    stream = streams[0]
     if stream.codec_context is None:
         raise DataError(path, 'is in a codec that cannot be decoded here', FIX)
     check_size(path, stream.codec_context.height, stream.codec_context.width)
     return stream
 
 
-def raise_if_passing(path, error):
+def is_cut_off(path: str) -> bool:
+    """Whether an AVI, ASF or Matroska file says that it is longer than it is. An MP4 cut off cannot be opened."""
+    head, size = _read_at(path, 0, HEAD), os.stat(path).st_size
+    if head.startswith(b'RIFF'):
+        stated = int.from_bytes(head[4:8], 'little') + 8
+        return size + SLACK < stated < 2**32
+    if head.startswith(ASF) and ASF_FILE in head:
+        place = head.index(ASF_FILE) + 40
+        return size < int.from_bytes(head[place : place + 8], 'little')
+    return head.startswith(EBML) and size < _matroska_end(head)
+
+
+def is_joined(path: str) -> bool:
+    """Whether another file lies behind a Matroska file or AVI: `cat a.mkv b.mkv`. FFmpeg searches the first alone."""
+    head = _read_at(path, 0, HEAD)
+    if head.startswith(b'RIFF'):
+        end = int.from_bytes(head[4:8], 'little') + 8
+        behind = _read_at(path, end, 12)
+        return behind.startswith(b'RIFF') and behind.endswith(b'AVI ')  # a long AVI continues in one named AVIX
+    end = _matroska_end(head)
+    return end > 0 and _read_at(path, end, len(EBML)) == EBML
+
+
+def _read_at(path, place, count):
+    with _open_regular(path) as file:
+        try:
+            return os.pread(file.fileno(), count, place)
+        except OSError as error:
+            raise_if_passing(path, error)
+            raise DataError(path, f'cannot be read ({describe(error)})', 'check the path') from error
+
+
+def _matroska_end(head):
+    """Bytes of a Matroska file according to it, 0 if it does not say."""
+    end = _matroska_box_end(head, 0, EBML)
+    return _matroska_box_end(head, end, SEGMENT) if end else 0
+
+
+def _matroska_box_end(head, place, name):
+    """Where a box of this name at this place ends; 0 if that is not known."""
+    place += len(name)
+    if not head.startswith(name, place - len(name)) or place >= len(head) or not head[place]:
+        return 0
+    count = 9 - head[place].bit_length()  # the first byte says how many the length has
+    length, most = int.from_bytes(head[place : place + count], 'big') - 2 ** (7 * count), 2 ** (7 * count) - 1
+    return place + count + length if length < most else 0
+
+
+def raise_if_passing(path: str, error: Exception) -> None:
     """Raise an error of the disk or network that may pass, with the file's name; FFmpeg's own are about the data."""
     if isinstance(error, OSError) and not isinstance(error, av.FFmpegError) and files.may_pass(error):
         error.filename = path
         raise error
 
 
-def describe(error):
+def describe(error: Exception | str) -> str:
     """One line of what FFmpeg or the disk says."""
     if isinstance(error, av.ArgumentError):
         return f'the size of a frame is impossible, or more than {MAX_PIXELS / 1e6:g} million pixels'

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 
 import cv2
 import numpy as np
@@ -38,9 +38,9 @@ class LazyFrames:
     num_frames: int
     height: int
     width: int
-    decode: Callable
+    decode: Callable[..., Sequence[np.ndarray] | np.ndarray]
 
-    def take(self, places):
+    def take(self, places: Sequence[int] | np.ndarray) -> 'LazyFrames':
         """LazyFrames of the frames with these numbers, in this order; one that is there twice is decoded once."""
 
         def decode(shrink=1):
@@ -50,12 +50,13 @@ class LazyFrames:
         return LazyFrames(len(places), self.height, self.width, decode)
 
 
-def decoded(frames_THWC):
+def decoded(frames_THWC: np.ndarray) -> LazyFrames:
     """LazyFrames of frames that are decoded already."""
-    return LazyFrames(*frames_THWC.shape[:3], lambda shrink=1: frames_THWC)
+    num_frames, height, width = frames_THWC.shape[:3]
+    return LazyFrames(num_frames, height, width, lambda shrink=1: frames_THWC)
 
 
-def encoded(name, blobs):
+def encoded(name: str, blobs: Collection[bytes]) -> LazyFrames:
     """LazyFrames of JPEG or PNG files in memory, as they are stored; name says whose, in errors.
 
     DataError if one is no picture, too large, or of another size than the others; from decode, if it is damaged.
@@ -68,7 +69,7 @@ def encoded(name, blobs):
     return LazyFrames(len(blobs), height, width, functools.partial(_decode_images, name, blobs))
 
 
-def image_size(name, blob):
+def image_size(name: str, blob: bytes) -> tuple[int, int]:
     """(height, width) from a picture's header. DataError if it has none or one that is too large."""
     size = _jpeg_size(blob) if blob.startswith(JPEG_START) else _png_size(blob)
     if size is None:
@@ -102,14 +103,14 @@ def _png_size(blob):
     return height, width
 
 
-def check_size(name, height, width):
+def check_size(name: str, height: int, width: int) -> None:
     """DataError if one frame of that size would exhaust the memory."""
     if height * width > MAX_PIXELS:
         reason = f'has frames of {width} x {height} pixels, more than {MAX_PIXELS / 1e6:g} million'
         raise DataError(name, reason, 'scale it down')
 
 
-def check_clip(name, num_frames, height, width):
+def check_clip(name: str, num_frames: int, height: int, width: int) -> None:
     """DataError if so many frames of that size, decoded, would exhaust the memory."""
     size = num_frames * height * width * 3
     if size > MAX_BYTES:

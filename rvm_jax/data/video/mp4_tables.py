@@ -45,7 +45,7 @@ class _File:
     number: int = dataclasses.field(compare=False)  # descriptor
 
 
-def check_tables(path, number):
+def check_tables(path: str | os.PathLike, number: int) -> None:
     """DataError if the file of this descriptor is an MP4 whose tables would fill the memory.
 
     OSError if it cannot be read. A file of another format has no such boxes. One that passed is not read again.
@@ -96,7 +96,8 @@ def _headers(file):
 
 def _tracks(header):
     """[{kind of table: [its content and, save for edits, what follows]}]: before the first track, and of each."""
-    tracks, cut = [collections.defaultdict(list)], None
+    tracks: list[collections.defaultdict] = [collections.defaultdict(list)]
+    cut = None
     for match in TABLES.finditer(header):
         start, kind = match.start() - 4, match[0].decode()
         length = int.from_bytes(header[start : start + 4], 'big')

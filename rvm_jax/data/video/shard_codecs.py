@@ -2,19 +2,20 @@
 
 import collections
 import fractions
+from collections.abc import Mapping, Sequence
 
 import av
 import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
-from rvm_jax.data.video.lazy_frames import FIX, MAX_PIXELS, decoded, encoded
+from rvm_jax.data.video.lazy_frames import FIX, MAX_PIXELS, LazyFrames, decoded, encoded
 from rvm_jax.errors import DataError
 
 QUALITY = {'jpeg': 90, 'h264': 20}  # of 100, higher is better; constant rate factor of 0 to 51, lower is better
 
 
-def encode_group(frames, codec, quality):
+def encode_group(frames: Sequence[np.ndarray], codec: str, quality: int) -> bytes:
     """One record (bytes) of frames HWC uint8: exactly one for JPEG; for H.264 a closed group, of even sides.
 
     ValueError if the codec cannot hold frames of that size.
@@ -28,7 +29,7 @@ def encode_group(frames, codec, quality):
         return record.tobytes()
     encoder = av.CodecContext.create('libx264', 'w')
     encoder.height, encoder.width = frames[0].shape[:2]
-    encoder.pix_fmt, encoder.time_base, encoder.framerate = 'yuv420p', fractions.Fraction(1, 25), 25
+    encoder.pix_fmt, encoder.time_base, encoder.framerate = 'yuv420p', fractions.Fraction(1, 25), fractions.Fraction(25)
     encoder.thread_count, encoder.gop_size = 1, len(frames)  # the same bytes on every machine, one keyframe
     # fastdecode: reading costs half as much, for an eighth more bytes.
     encoder.options = {
@@ -45,7 +46,7 @@ def encode_group(frames, codec, quality):
     return b''.join(bytes(packet) for packet in packets + encoder.encode(None))
 
 
-def group_pictures(name, groups, wanted, codec):
+def group_pictures(name: str, groups: Mapping[int, bytes], wanted: Sequence[tuple[int, int]], codec: str) -> LazyFrames:
     """LazyFrames of frames wanted, [(group, frame in it)] sorted, from groups {number: record}; name is for errors.
 
     DataError if a record cannot be decoded or has fewer frames.
@@ -67,7 +68,7 @@ def _decode_h264(name, record, places):
     decoder = av.CodecContext.create('h264', 'r')
     decoder.thread_count = 1
     decoder.options = {'max_pixels': str(MAX_PIXELS)}
-    images = []
+    images: list[np.ndarray] = []
     try:
         for packet in [*decoder.parse(record), *decoder.parse(None), None]:
             for frame in decoder.decode(packet):

@@ -36,6 +36,33 @@ def test_a_folder_may_be_named_like_a_pattern(tmp_path):
         assert (source.root, source.names) == (f'{tmp_path}/run[1]', names)
 
 
+def test_hidden_folders_trash_and_snapshots_are_not_searched(folder, tmp_path):
+    hidden = (
+        '.Trash-1000/files/x.mp4',
+        '.snapshot/daily/b.mp4',
+        'sub/.old/x.mp4',
+        '#recycle/x.mp4',
+        '$RECYCLE.BIN/x.mp4',
+    )
+    for name in hidden:
+        (folder / name).parent.mkdir(parents=True)
+        (folder / name).write_bytes(b'x')
+    assert names(FolderSource(folder)) == ['a.MOV', 'b.mp4', 'sub/c.mkv']
+    assert names(FolderSource(f'{folder}/**/*.mp4')) == ['b.mp4']
+
+
+def test_what_is_hidden_may_be_named(folder, tmp_path):
+    for name in ('.snapshot/daily/b.mp4', '.hidden.mp4', '#recycle/x.mp4'):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b'x')
+    assert names(FolderSource(folder / '.snapshot')) == ['daily/b.mp4']
+    assert names(FolderSource(folder / '.hidden.mp4')) == ['.hidden.mp4']
+    assert names(FolderSource(f'{folder}/.snapshot/*/*.mp4')) == ['daily/b.mp4']
+    assert names(FolderSource(f'{folder}/#recycle/*.mp4')) == ['x.mp4']
+    (tmp_path / 'list.txt').write_text('videos/.snapshot/daily/b.mp4\n')
+    assert names(FolderSource(tmp_path / 'list.txt')) == ['videos/.snapshot/daily/b.mp4']
+
+
 def test_globs_lists_and_single_files(folder, tmp_path):
     assert names(FolderSource(f'{folder}/*.mp4')) == ['b.mp4']
     assert names(FolderSource(f'{folder}/**/*.m*')) == ['a.MOV', 'b.mp4', 'sub/c.mkv'][1:]

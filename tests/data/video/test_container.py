@@ -182,6 +182,6 @@ def test_names_that_are_no_text_or_look_like_addresses_are_files(tmp_path, write
 def test_the_time_limit_holds_while_packets_are_counted(tmp_path, write_video):
     path = write_video(tmp_path / 'no_duration.mkv', muxer={'live': '1'})
     with open_video(path, timeout_s=60) as video:
-        video._deadline = 0
+        video._reader.deadline = 0
         with pytest.raises(DataError, match=r'takes too long to decode \(more than 60 s\)'):
             video.count(10)

@@ -86,9 +86,9 @@ def test_only_what_is_needed_is_decoded(tmp_path, write_video, monkeypatch):
     path = write_video(tmp_path / 'long.mp4', 300, fps=30, gop=30, options={'bf': '0'})
     with open_video(path) as video:
         converted, decoded = [], []
-        to_rgb, decode = video._to_rgb, video._decode
+        to_rgb, timed = video._to_rgb, video._timed
         monkeypatch.setattr(video, '_to_rgb', lambda frame: converted.append(frame.pts) or to_rgb(frame))
-        monkeypatch.setattr(video, '_decode', lambda times: (decoded.append(f.pts) or f for f in decode(times)))
+        monkeypatch.setattr(video, '_timed', lambda *how: (decoded.append(now[0]) or now for now in timed(*how)))
         video.read([150, 151, 152, 153, 279], fps=30)
     assert len(converted) == 5
     assert len(decoded) <= 4 + 10 + 2  # from keyframes 150 and 270 on, not from 0
@@ -192,7 +192,7 @@ def test_a_fifo_does_not_hang(tmp_path):
 def test_the_time_limit_ends_a_decode(tmp_path, write_video):
     path = write_video(tmp_path / 'a.mp4')
     with open_video(path, timeout_s=60) as video:
-        video._deadline = 0
+        video._reader.deadline = 0
         with pytest.raises(DataError, match=r'takes too long to decode \(more than 60 s\)'):
             video.read([30], 10)
 

@@ -46,8 +46,8 @@ SPOILED = {
     'garbage.mp4': NO_VIDEO,
     'page.mp4': NO_VIDEO,
     'sound.mp4': 'has no video stream',
-    'no_rate.mkv': (80, 64, 80),
-    'no_times.mp4': (29, 64, 80),
+    'no_rate.mkv': (81, 64, 80),
+    'no_times.mp4': 'has too few frames (1, a clip needs 3)',
     'dangling.mp4': 'cannot be read (No such file or directory)',
     'pipe.mp4': 'cannot be read (is not a regular file)',
 }

@@ -1,0 +1,177 @@
+"""Files whose timestamps cannot be taken as they are: joined, cut, without times of showing, with pictures attached."""
+
+import fractions
+
+import av
+import numpy as np
+import pytest
+
+from rvm_jax.data.video import frame_table
+from rvm_jax.data.video.container import is_cut_off, is_joined
+from rvm_jax.data.video.decode import open_video, probe
+from rvm_jax.data.video.frame_table import running_times
+from rvm_jax.errors import DataError
+
+B_FRAMES = {'options': {'bf': '2', 'b_strategy': '0', 'sc_threshold': '0'}}
+MPEG2 = {'codec': 'mpeg2video', 'fps': 25, 'options': {'bf': '2', 'qscale': '2'}}
+
+
+def numbers_of(path, read_number, fps=10):
+    """The numbers on all frames, read in each way; AssertionError if the ways differ."""
+    with open_video(path) as video:
+        every = [read_number(frame) for frame in video.stream()]
+        streamed = [read_number(frame) for frame in video.stream(fps)]
+        count = video.count(fps)
+        assert [read_number(frame) for frame in video.read(range(count), fps)] == streamed
+    for tick in range(0, count, 7):
+        with open_video(path) as video:
+            assert read_number(video.read([tick], fps)[0]) == streamed[tick]
+        with open_video(path) as video:
+            assert read_number(next(video.stream(fps, tick))) == streamed[tick]
+    return every, streamed
+
+
+def packets_of(path):
+    with av.open(str(path)) as container:
+        return [
+            (packet.pts, packet.dts, packet.pos, bytes(packet)) for packet in container.demux(video=0) if packet.size
+        ]
+
+
+def test_no_frame_of_the_first_group_is_lost(tmp_path, write_video, read_number):
+    path = write_video(tmp_path / 'a.ts', 60, gop=30, **B_FRAMES)
+    assert numbers_of(path, read_number) == (list(range(60)), list(range(60)))
+
+
+def test_a_stream_that_begins_inside_a_group_begins_with_a_picture(tmp_path, write_video, read_number):
+    path = tmp_path / 'a.ts'
+    write_video(path, 60, gop=30, **B_FRAMES)
+    data, start = path.read_bytes(), packets_of(path)[8][2]
+    path.write_bytes(data[: 188 * 3] + data[start:])
+    assert numbers_of(path, read_number) == (list(range(30, 60)), list(range(30, 60)))
+
+
+@pytest.mark.parametrize(
+    'name, how', [('a.ts', {}), ('a.mpg', MPEG2), ('a.mkv', {}), ('a.avi', {'codec': 'mjpeg', 'pix_fmt': 'yuvj420p'})]
+)
+def test_time_runs_on_where_files_are_joined(tmp_path, write_video, read_number, name, how):
+    path, fps = tmp_path / name, how.get('fps', 10)
+    write_video(path, 40, **how)
+    assert not is_joined(str(path))
+    path.write_bytes(path.read_bytes() * 2)
+    twice = list(range(40)) * 2
+    assert numbers_of(path, read_number, fps) == (twice, twice)
+
+
+def test_a_clock_that_begins_again_at_its_end_runs_on(tmp_path, write_video, read_number):
+    path = tmp_path / 'a.ts'
+    write_video(path, 40, first_ms=int(2**33 / 90) - 2000)  # the clock has 33 bits of a 90,000th of a second
+    assert numbers_of(path, read_number) == (list(range(40)), list(range(40)))
+
+
+@pytest.mark.parametrize('name', ['a.avi', 'a.wmv'])
+@pytest.mark.parametrize('codec', ['libx264', 'mpeg4'])
+def test_times_of_decoding_are_not_times_of_showing(tmp_path, write_video, read_number, name, codec):
+    options = {'bf': '3'} if codec == 'libx264' else {'bf': '2', 'qscale': '1'}
+    path = write_video(tmp_path / name, 50, codec=codec, options=options)
+    assert numbers_of(path, read_number) == (list(range(50)), list(range(50)))
+
+
+def test_matroska_that_holds_an_avi_is_read_as_one(tmp_path, write_video, read_number):
+    avi, path = (
+        write_video(tmp_path / 'a.avi', 50, codec='mpeg4', options={'bf': '2', 'qscale': '1'}),
+        tmp_path / 'a.mkv',
+    )
+    with av.open(str(path), 'w') as container:
+        stream = container.add_stream('wmv2', rate=10)  # a codec that Matroska only has the way AVI has it
+        (stream.width, stream.height), stream.pix_fmt = (80, 64), 'yuv420p'
+        for number, (_, _, _, data) in enumerate(packets_of(avi)):
+            packet = av.Packet(data)
+            packet.stream, packet.pts, packet.dts = stream, number, number
+            packet.time_base, packet.is_keyframe = fractions.Fraction(1, 10), number % 12 == 0
+            container.mux(packet)
+    path.write_bytes(path.read_bytes().replace(b'WMV2', b'XVID'))
+    with open_video(path) as video:
+        assert [read_number(frame) for frame in video.stream()] == list(range(50))
+        assert [read_number(frame) for frame in video.read(range(50), 10)] == list(range(50))
+
+
+def test_times_that_were_made_up_are_found_out(tmp_path, write_video, read_number):
+    mp4, path = write_video(tmp_path / 'a.mp4', 50, **B_FRAMES), tmp_path / 'b.mp4'
+    with av.open(mp4) as source, av.open(str(path), 'w') as container:
+        stream = container.add_stream_from_template(source.streams.video[0])
+        for number, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
+            packet.stream, packet.pts, packet.dts = stream, number * 1024, number * 1024
+            container.mux(packet)
+    assert numbers_of(path, read_number) == (list(range(50)), list(range(50)))
+
+
+def test_sound_that_is_longer_than_the_picture_does_not_count(tmp_path, write_video, read_number):
+    for name in ('a.mkv', 'a.flv', 'a.mp4'):
+        path = tmp_path / name
+        write_video(path, 24, audio=5)
+        path.write_bytes(path.read_bytes().replace(b'DURATION', b'XURATION'))
+        assert numbers_of(path, read_number) == (list(range(24)), list(range(24)))
+        assert probe(path).duration_s == pytest.approx(2.4)
+
+
+def test_attached_pictures_are_no_video(tmp_path, write_video, read_number):
+    source = write_video(tmp_path / 'a.mp4', 20)
+    with av.open(source) as video, av.open(str(tmp_path / 'cover.mp4'), 'w') as container:
+        write_cover(container)
+        stream = container.add_stream_from_template(video.streams.video[0])
+        for packet in video.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                container.mux(packet)
+    assert numbers_of(tmp_path / 'cover.mp4', read_number) == (list(range(20)), list(range(20)))
+    with av.open(str(tmp_path / 'only.mp4'), 'w') as container:
+        write_cover(container)
+    with pytest.raises(DataError, match='has no video, only a picture attached to it'):
+        probe(tmp_path / 'only.mp4')
+
+
+def write_cover(container):
+    stream = container.add_stream('mjpeg', rate=1)
+    stream.width, stream.height, stream.pix_fmt = 64, 64, 'yuvj420p'
+    stream.disposition = av.stream.Disposition.attached_pic
+    frame = av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8), format='rgb24')
+    frame.pts = 0
+    container.mux(stream.encode(frame))
+    container.mux(stream.encode())
+
+
+@pytest.mark.parametrize(
+    'name, how', [('a.mkv', {}), ('a.avi', {'codec': 'mjpeg', 'pix_fmt': 'yuvj420p'}), ('a.wmv', {'codec': 'wmv2'})]
+)
+def test_a_file_that_was_cut_off_is_known(tmp_path, write_video, name, how):
+    path = tmp_path / name
+    write_video(path, 40, **how)
+    data = path.read_bytes()
+    assert not is_cut_off(str(path))
+    path.write_bytes(data[: len(data) // 2])
+    assert is_cut_off(str(path))
+
+
+def test_a_table_is_made_once(tmp_path, write_video, monkeypatch):
+    path = write_video(tmp_path / 'a.ts', 30)
+    with open_video(path) as video:
+        first = video._times.table
+    monkeypatch.setattr(frame_table, '_make', None)
+    with open_video(path) as video:
+        assert video._times.table is first
+
+
+@pytest.mark.parametrize(
+    'stamps, longest, times',
+    [
+        ([5, 6, 7, 9], 10, [0, 1, 2, 4]),
+        ([5, 6, 7, 0, 1], 10, [0, 1, 2, 3, 4]),
+        ([5, 6, 7, 1000, 1001], 10, [0, 1, 2, 3, 4]),
+        ([5, 6, 7, 1000], 1e9, [0, 1, 2, 995]),
+        ([None, 5, None, 7, None], 10, [0, 1, 2, 3, 4]),
+        ([3], 10, [0]),
+    ],
+)
+def test_times_of_pictures_in_their_order(stamps, longest, times):
+    np.testing.assert_allclose(running_times(stamps, 1.0, longest), times)
