@@ -63,7 +63,7 @@ def video_frames(
             raise DataError(path, 'changes its size between frames', 're-encode it')
         if shape is None:  # a frame with only two rows of pixels would become huge
             height, width = working_size(*frame_HWC.shape[:2], short_side=short_side, patch_size=patch_size)
-            check_size(path, height, width)
+            check_size(os.fspath(path), height, width)
         shape = frame_HWC.shape
         yield fit(frame_HWC, short_side, patch_size)
 

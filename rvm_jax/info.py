@@ -123,7 +123,8 @@ def pixel_rows(path: str, image: Any, is_own: bool) -> list[tuple[str, str]]:
 
     if image is None:
         return []
-    where, values = 'config.json', {}
+    where = 'config.json'
+    values: dict[str, Any] = {}
     if is_own:
         where, values = hugging_face.read_processor(path if os.path.isdir(path) else os.path.dirname(path))
     mean, deviation = (', '.join(f'{value:.4g}' for value in three) for three in (image.mean, image.std))

@@ -69,7 +69,8 @@ class Extras:
     """Work whose outcome is for people alone, such as pictures and plots: what fails there must not end a run."""
 
     def __init__(self, outcome: str = 'the run continues'):
-        self._outcome, self._warned = outcome, set()
+        self._outcome = outcome
+        self._warned: set[str] = set()
 
     def attempt(self, what: str, act: Callable, *args: Any) -> None:
         """act(*args); an error, of any kind, costs one line for each `what`."""

@@ -155,13 +155,15 @@ def normalization(folder: str) -> dict[str, tuple[float, ...]]:
     if not where:
         return {}
     path = os.path.join(folder, where.rpartition(' ')[2])
-    chosen = {key: default if values.get(key) is None else values[key] for key, default in ARITHMETIC.items()}
+    chosen: dict[str, Any] = {
+        key: default if values.get(key) is None else values[key] for key, default in ARITHMETIC.items()
+    }
     for key in ('do_normalize', 'do_rescale'):
         if type(chosen[key]) is not bool:
             raise UserError(path, f'has {key}={chosen[key]!r}', 'true or false is wanted')
     if not _is_number(chosen['rescale_factor'], 1e-6, LARGEST):
         raise UserError(path, f'has rescale_factor={chosen["rescale_factor"]!r}', 'a number above 0 is wanted')
-    found = {'mean': (0.0,) * 3, 'std': (1.0,) * 3} if not chosen['do_normalize'] else {}
+    found: dict[str, tuple[float, ...]] = {'mean': (0.0,) * 3, 'std': (1.0,) * 3} if not chosen['do_normalize'] else {}
     for name, low in (('mean', -LARGEST), ('std', 1e-6)) if chosen['do_normalize'] else ():
         value = chosen[f'image_{name}']
         value = [value] * 3 if type(value) in (int, float) else value

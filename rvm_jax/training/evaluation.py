@@ -1,7 +1,7 @@
 """Held-out losses beside the trivial predictors, and reconstruction pictures, while a run trains."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jax
 import ml_collections
@@ -110,7 +110,8 @@ def picture(batch: Mapping[str, jax.Array], out: Reconstruction, patch_size: int
 def first_clips(batch: Mapping[str, jax.Array], out: Reconstruction) -> list[jax.Array]:
     """The arrays of the panel for the first clips of a batch, from all devices, as whole arrays in every process."""
     arrays = batch['source_BTHWC'], batch['target_BFHWC'], out.pixels, out.visible, batch['deltas_BF']
-    whole = NamedSharding(arrays[0].sharding.mesh, PartitionSpec())
+    placed = cast(NamedSharding, arrays[0].sharding)  # by `sharding.place_batch`
+    whole = NamedSharding(placed.mesh, PartitionSpec())
     return jax.jit(_cut, out_shardings=whole)(arrays)
 
 

@@ -8,7 +8,6 @@ meta.mat of the devkit (in root, or where ILSVRC2012_devkit_t12.tar.gz puts them
 import csv
 import io
 import os
-import re
 
 from rvm_jax.errors import UserError
 from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
@@ -99,7 +98,7 @@ def _devkit(root, names):
         raise ORIGIN.broken(truth, f'has {len(numbers)} labels for {len(names)} pictures')
     wnids, stems = _wnids(meta), [os.path.splitext(name)[0] for name in names]
     for line, stem in enumerate(stems, 1):  # a picture that is gone and a stray one would shift all between them
-        if int(re.search('[0-9]*$', stem)[0] or 0) != line:
+        if int(stem[len(stem.rstrip('0123456789')) :] or 0) != line:
             raise ORIGIN.broken(truth, f'has a label for picture {line}, and {stem} is in its place')
     with ORIGIN.reading(meta):
         return {stem: wnids[number] for stem, number in zip(stems, numbers, strict=True)}

@@ -205,7 +205,8 @@ def propagate(
     for index in range(len(videos)):
         record, draw = runner.propagate_one(task, videos.video(index), features, index < demo_readouts.PICTURED)
         records.append(record)
-        drawn += [draw()] if draw is not None else []
+        if (picture := draw and draw()) is not None:
+            drawn.append(picture)
         done(1)
     return task.scores(records), drawn
 

@@ -120,7 +120,7 @@ def masked_video(name: str, pictures: Sequence[str], masks: Sequence[str]) -> La
 
 def _by_name(origin, paths):
     """{name without extension, as `_name_key` has it: path}. UserError where two have the same."""
-    found = {}
+    found: dict[str, str] = {}
     for path in paths:
         other = found.setdefault(_name_key(path), path)
         if other != path:
