@@ -5,7 +5,6 @@ A recipe is a file in `configs/` whose `get_config()` returns `default()` plus t
 Section numbers refer to the supplement of the RVM paper (arXiv 2512.13684) unless they name a module.
 """
 
-import ast
 import collections
 import difflib
 import os
@@ -18,6 +17,7 @@ from ml_collections import ConfigDict
 from rvm_jax.errors import ConfigErrors, UserError
 from rvm_jax.models.catalog import CORES, ENCODERS, FROZEN_ENCODERS
 from rvm_jax.storage import files
+from rvm_jax.values import in_type_of, parse_value
 
 SIZES = ('tiny', 's', 'b', 'l', 'h')
 CHOICES = {
@@ -339,14 +339,7 @@ def _parse(key, text, default):
         if text == 'None':
             raise UserError(f'--config.{key}=None', 'is not text', f'leave it empty, --config.{key}=, for none')
         return text
-    try:
-        value = ast.literal_eval(text.strip().capitalize() if isinstance(default, bool) else text)
-    except (ValueError, SyntaxError):
-        value = text
-    if isinstance(default, int) and not isinstance(default, bool) and isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if isinstance(default, float) and type(value) is int:
-        value = float(value)
+    value = in_type_of(default, parse_value(text))
     if key == 'data.mixture':
         is_recipe = text.endswith('.py')
         value = (

@@ -187,16 +187,13 @@ def _remedies(forecast):
 
 
 def as_table(forecasts: 'list[tuple[str, Forecast]]', utilization: float, markdown: bool) -> str:
-    """Several forecasts, a line each."""
-    cells = [HEADER, *(_cells(path, forecast, utilization) for path, forecast in forecasts)]
+    """Several forecasts, one line each."""
+    from rvm_jax import terminal
+
+    rows = [_cells(path, forecast, utilization) for path, forecast in forecasts]
     if markdown:
-        rule = ['---', '---'] + ['---:'] * (len(HEADER) - 2)
-        return '\n'.join(f'| {" | ".join(row)} |' for row in [cells[0], rule, *cells[1:]])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    aligned = [str.ljust] * 2 + [str.rjust] * (len(HEADER) - 2)
-    return '\n'.join(
-        '  '.join(align(text, width) for align, text, width in zip(aligned, row, widths, strict=True)) for row in cells
-    )
+        return terminal.markdown(HEADER, rows, right=len(HEADER) - 2).rstrip('\n')
+    return '\n'.join(terminal.columns([HEADER, *rows], left=2))
 
 
 def _cells(path, forecast, utilization):

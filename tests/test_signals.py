@@ -1,3 +1,4 @@
+import pathlib
 import signal
 import subprocess
 import sys
@@ -7,31 +8,12 @@ import pytest
 from rvm_jax.errors import Interrupted, Stopped
 from rvm_jax.signals import KINDS, StopRequest
 
-LOOP = """
-import sys, time
-from rvm_jax.errors import Stopped
-from rvm_jax.signals import StopRequest
-try:
-    with StopRequest() as stop:
-        print('ready', flush=True)
-        for step in range(1, 10**9):
-            stop.current = f'step {step}, saving'
-            time.sleep(0.01)
-            stop.agree([stop.kind])
-            if stop.agreed:
-                print('asked', flush=True)
-                time.sleep(0 if len(sys.argv) == 1 else 60)
-                print('saved', flush=True)
-                raise stop.ended(f'saved at step {step}')
-except Stopped as error:
-    print(error, flush=True)
-    sys.exit(error.exit_code)
-"""
+PROGRAM = pathlib.Path(__file__).parent / 'programs' / 'wait_for_a_signal.py'
 
 
 def start(*args, **options):
     pipe = subprocess.PIPE
-    process = subprocess.Popen([sys.executable, '-c', LOOP, *args], stdout=pipe, stderr=pipe, text=True, **options)
+    process = subprocess.Popen([sys.executable, PROGRAM, *args], stdout=pipe, stderr=pipe, text=True, **options)
     assert process.stdout.readline() == 'ready\n'
     return process
 

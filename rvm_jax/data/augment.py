@@ -4,23 +4,38 @@ One draw serves a whole clip. The supplement says "video-level" of the flip and 
 words is one crop a frame. One crop a clip is our choice: it keeps the motion in a clip as it was, and V-JEPA, whose
 numbers these nearly are, does so. `data.crop_level` takes the other, as the recipes in configs/paper/ do.
 
-LazyFrames in, frames (T, image_size, image_size, 3) uint8 out. What is cut out is known before anything is decoded, so
-that large pictures are decoded at a fraction of their size where that is enough; then each is resized once.
+LazyFrames in, frames (T, image_size, image_size, 3) uint8 out. The crop is drawn before anything is decoded, so that
+large frames are decoded at a fraction of their size where that is enough; then each is resized once.
 """
 
 import math
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 
+from rvm_jax.data.video.lazy_frames import LazyFrames
+
 CROP_TRIES = 10
-# Side of the crop over image_size up to which plain bicubic is nearer to antialiased bicubic than area averaging is.
+Crop = tuple[int, int, int, int]  # top, left, height, width in pixels
+# Up to this ratio of crop side to image_size, plain bicubic is closer to antialiased bicubic than area averaging is.
 CUBIC_UP_TO = 1.2
 
 
-def augment_clip(rng, pictures, *, image_size, flip, crop_area, crop_ratio, crop_level, resize):
-    """Flip with probability flip, after a random resized crop, the same for all frames or one a frame (crop_level).
+def augment_clip(
+    rng: np.random.Generator,
+    pictures: LazyFrames,
+    *,
+    image_size: int,
+    flip: float,
+    crop_area: tuple[float, float],
+    crop_ratio: tuple[float, float],
+    crop_level: str,
+    resize: str,
+) -> np.ndarray:
+    """A random resized crop, then a flip with probability flip.
 
+    The crop is the same for all frames, or one is drawn per frame (crop_level 'frame'). frames_THWC, uint8.
     resize: 'auto' or 'bicubic', see `crop_resize`.
     """
     is_flipped = rng.random() < flip
@@ -30,8 +45,8 @@ def augment_clip(rng, pictures, *, image_size, flip, crop_area, crop_ratio, crop
     return _cut(pictures, crops, image_size, is_flipped, resize)
 
 
-def center_crop_resize(pictures, image_size, resize='auto'):
-    """The largest central square, resized as training does; no randomness, for evaluation."""
+def center_crop_resize(pictures: LazyFrames, image_size: int, resize: str = 'auto') -> np.ndarray:
+    """The largest central square, resized as training does, as frames_THWC, uint8; no randomness, for evaluation."""
     side = min(pictures.height, pictures.width)
     crop = ((pictures.height - side) // 2, (pictures.width - side) // 2, side, side)
     return _cut(pictures, [crop] * pictures.num_frames, image_size, False, resize)
@@ -45,14 +60,16 @@ def _cut(pictures, crops, image_size, is_flipped, resize):
     out_THWC = np.empty((pictures.num_frames, image_size, image_size, 3), np.uint8)
     for frame_HWC, crop, out_HWC in zip(pictures.decode(shrink), crops, out_THWC, strict=True):
         done = -(-pictures.height // frame_HWC.shape[0])  # shrink, or 1 where the codec cannot
-        # In whole pixels of a shrunken frame, also where it is not: what is cut out must not depend on the codec.
+        # In whole pixels of a shrunken frame, even where the codec cannot shrink: the crop must not depend on it.
         crop_resize(frame_HWC, [side // shrink * shrink // done for side in crop], image_size, out_HWC, resize)
         if is_flipped:
             cv2.flip(out_HWC, 1, dst=out_HWC)
     return out_THWC
 
 
-def draw_crop(rng, height, width, area, ratio):
+def draw_crop(
+    rng: np.random.Generator, height: int, width: int, area: tuple[float, float], ratio: tuple[float, float]
+) -> Crop:
     """Draw (top, left, height, width) in pixels.
 
     area is the (low, high) fraction of the frame, uniform; ratio the (low, high) width / height, log-uniform. A box
@@ -71,7 +88,9 @@ def draw_crop(rng, height, width, area, ratio):
     return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width
 
 
-def crop_resize(frame_HWC, crop, image_size, out_HWC, resize='auto'):
+def crop_resize(
+    frame_HWC: np.ndarray, crop: Sequence[int], image_size: int, out_HWC: np.ndarray, resize: str = 'auto'
+) -> None:
     """Cut crop (top, left, height, width) out of a frame and resize it to a square of image_size, once, into out_HWC.
 
     resize 'bicubic': always bicubic, as the paper says. 'auto' is our choice: bicubic where the crop grows or barely

@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from rvm_jax.data.shard_format import MOST_LETTERS
+from rvm_jax.data.shard_format import MOST_CHARACTERS
 from rvm_jax.errors import UserError, printable
 from rvm_jax.probing.registry import BENCHMARKS
 from rvm_jax.storage import files
@@ -103,7 +103,7 @@ def read_scores(folder: str) -> list[Score]:
     try:
         return _scores(folder, found)
     except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        reason = f'is not as `rvm probe` writes it ({type(error).__name__}: {str(error)[:MOST_LETTERS]})'
+        reason = f'is not as `rvm probe` writes it ({type(error).__name__}: {str(error)[:MOST_CHARACTERS]})'
         raise UserError(path, reason, 'leave it out, or probe again') from error
 
 

@@ -1,13 +1,13 @@
 """Settings of a dataset, a task or a schedule: their names, their defaults, and values from the command line."""
 
 import argparse
-import ast
 import dataclasses
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from rvm_jax.errors import UserError
+from rvm_jax.values import in_type_of, parse_value
 
 NUMBERS = (int, float)
 
@@ -44,18 +44,6 @@ def resolve(made_by: Any, overrides: Mapping[str, str], prefix: str) -> dict[str
     return values
 
 
-def parse(text: str) -> Any:
-    """The value of a text: true, false, none, a number, a tuple such as (0.3,1.0); else the text itself."""
-    text = text.strip()
-    if text.lower() in ('true', 'false', 'none'):
-        return ast.literal_eval(text.capitalize())
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _defaults(made_by):
     if dataclasses.is_dataclass(made_by) and not isinstance(made_by, type):
         return {field.name: getattr(made_by, field.name) for field in dataclasses.fields(made_by) if field.init}
@@ -79,11 +67,7 @@ def _unknown(given, made_by):
 
 def _value(name, default, text, given):
     """The value of a text. UserError if the setting does not take it; none is accepted if it is the default."""
-    value = text if isinstance(default, str) else parse(text)
-    if type(default) is int and type(value) is float and value.is_integer():
-        value = int(value)
-    if type(default) is float and type(value) is int:
-        value = float(value)
+    value = text if isinstance(default, str) else in_type_of(default, parse_value(text))
     takes, is_one = LIMITS.get(name) or _like(default)
     if not (value is None and default is None) and not is_one(value):
         raise UserError(given, f'it takes {takes}', f'the default is {default}')

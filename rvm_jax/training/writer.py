@@ -19,6 +19,7 @@ from rvm_jax.storage import files
 from rvm_jax.terminal import Extras
 from rvm_jax.training.data_report import FailureLog
 from rvm_jax.training.log_upload import LogUploader
+from rvm_jax.visualization.canvas import png_bytes
 
 TRIVIAL = {'copy_last': 'copy the last source frame', 'mean_color': 'mean color of the source'}  # drawn as levels
 METRICS, SKIPPED = LOGS = 'metrics.jsonl', 'nonfinite.jsonl'  # a resumed run continues both
@@ -109,7 +110,7 @@ class Writer:
 
     def _image(self, step, name, draw):
         image_HWC = draw()
-        png = _encode(image_HWC)
+        png = png_bytes(image_HWC)
         if self._board is not None:
             self._try('tensorboard', self._board.image, step, name, png, image_HWC.shape)
         self._write_image(f'{name}_{step:08d}.png', png)
@@ -117,7 +118,7 @@ class Writer:
     def _loss_curve(self):
         curve_HWC = draw_losses(read_metrics(self._metrics))
         if curve_HWC is not None:
-            self._write_image('loss.png', _encode(curve_HWC))
+            self._write_image('loss.png', png_bytes(curve_HWC))
 
     def _copied(self, error):
         if error:
@@ -214,12 +215,6 @@ def _drop_after(path, step):
     if os.path.exists(path):
         kept = [json.dumps(entry) for entry in _entries(path) if entry['step'] <= step]
         files.write(path, ''.join(f'{line}\n' for line in kept).encode())
-
-
-def _encode(image_HWC):
-    from rvm_jax.visualization.canvas import png_bytes
-
-    return png_bytes(image_HWC)
 
 
 def draw_losses(logged: list[dict[str, Any]], dark: bool = False) -> np.ndarray | None:

@@ -20,7 +20,7 @@ from rvm_jax import cli
 
 REPOSITORY = Path(__file__).parents[2]
 PAGES = [*sorted((REPOSITORY / 'docs').glob('*.md')), REPOSITORY / 'README.md']
-EXPORT = REPOSITORY / 'tests' / 'data' / 'formats' / 'export'
+EXPORT = REPOSITORY / 'tests/goldens/formats/export'
 NOTEBOOK = REPOSITORY / 'docs' / 'first_look.ipynb'
 
 

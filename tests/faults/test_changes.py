@@ -39,7 +39,7 @@ def changes(training):
 
 @pytest.mark.slow
 @pytest.mark.fault('F9', 'another model and optimizer in the config')
-def test_another_model_or_optimizer_is_refused_with_all_differences(begun, reference, seen):
+def test_another_model_or_optimizer_is_refused(begun, reference, seen):
     said = refuse(begun, model__size='s', model__core='self_attention', model__precision='bf16', optim__b1=0.8)
     for change in (
         "model.size was 'tiny', now 's'", "model.core was 'rvmrnn', now 'self_attention'",

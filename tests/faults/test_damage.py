@@ -52,7 +52,7 @@ def test_damage_of_every_kind_leads_back_to_the_newest_good_step(training, refer
 
 @pytest.mark.slow
 @pytest.mark.fault('F7b', 'every step damaged')
-def test_a_run_does_not_begin_anew_over_damaged_steps(training, reference, seen):
+def test_a_run_does_not_start_over_damaged_steps(training, reference, seen):
     training.take_over(reference)
     for folder in (training.workdir / 'checkpoints').iterdir():
         flip_a_bit(largest(folder))

@@ -27,7 +27,7 @@ def test_a_full_disk_costs_a_line_and_the_next_save_works(training, reference, s
 
 
 @pytest.mark.fault('F4b', 'no disk space for any checkpoint')
-def test_a_disk_that_stays_full_ends_the_run_with_the_steps_before_intact(training, reference, seen):
+def test_a_disk_that_stays_full_keeps_the_steps_before(training, reference, seen):
     run = training.start(hold=[4], checkpoint__every=2)
     training.wait_held(4)
     training.wait_for_checkpoint(2)
@@ -52,7 +52,7 @@ def test_an_unwritable_workdir_ends_before_anything_is_compiled(training, tmp_pa
 
 
 @pytest.mark.fault('F5b', 'folder of checkpoints replaced by a file')
-def test_checkpoints_that_cannot_be_written_any_more_end_like_a_full_disk(training, reference, tmp_path, seen):
+def test_a_file_in_place_of_checkpoints_ends_like_a_full_disk(training, reference, tmp_path, seen):
     run = training.start(hold=[4], checkpoint__every=2)
     training.wait_held(4)
     training.wait_for_checkpoint(2)
@@ -70,7 +70,7 @@ def test_checkpoints_that_cannot_be_written_any_more_end_like_a_full_disk(traini
 
 
 @pytest.mark.fault('F5c', 'workdir deleted during the run')
-def test_a_workdir_that_was_deleted_is_made_again_and_the_run_comes_to_its_end(training, reference, command, seen):
+def test_a_workdir_that_was_deleted_is_made_again(training, reference, command, seen):
     run = training.start(hold=[4], checkpoint__every=2)
     training.wait_held(4)
     training.wait_for_checkpoint(2)

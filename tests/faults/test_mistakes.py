@@ -48,7 +48,7 @@ def test_all_mistakes_are_told_at_once_a_line_each(refused, tmp_path, seen):
 
 
 @pytest.mark.fault('F19b', 'a batch that cannot be split over the devices')
-def test_what_does_not_go_with_the_devices_is_refused_before_anything_is_compiled(refused, seen):
+def test_what_does_not_fit_the_devices_is_refused_early(refused, seen):
     four = {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
     [line] = refused(four, batch_size=6)
     assert line.startswith('config.batch_size=6: does not divide over 4 devices')

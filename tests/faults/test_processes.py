@@ -82,7 +82,7 @@ def steps(workdir):
 
 @pytest.mark.slow
 @pytest.mark.fault('F1b', 'SIGTERM to one of four processes, then a bit flipped, then two processes')
-def test_four_stop_together_and_two_go_on_as_if_one_had_done_it_all(some_broken, tmp_path, seen):
+def test_four_stop_together_and_two_resume(some_broken, tmp_path, seen):
     reference, shared = tmp_path / 'reference', tmp_path / 'shared'
     code, output = end(start(1, some_broken, reference, devices=4))
     assert code == 0, output
@@ -111,7 +111,7 @@ def test_four_stop_together_and_two_go_on_as_if_one_had_done_it_all(some_broken,
 
 
 @pytest.mark.fault('F15', 'processes with different configs')
-def test_processes_with_other_settings_are_refused_before_the_first_step(videos, tmp_path, seen):
+def test_processes_with_other_settings_are_refused(videos, tmp_path, seen):
     rvm = tmp_path / 'rvm'  # a host with another recipe
     real = os.path.join(os.path.dirname(sys.executable), 'rvm')
     rvm.write_text(f'#!/bin/sh\nexec {real} "$@" --config.optim.peak_lr=$((1 + RVM_PROCESS_ID / 2))e-3\n')

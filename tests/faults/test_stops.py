@@ -7,7 +7,7 @@ import pytest
 
 
 @pytest.mark.fault('F1', 'SIGTERM in the middle of a step')
-def test_sigterm_saves_the_step_and_the_same_line_goes_on(training, reference, seen):
+def test_sigterm_saves_the_step_and_the_same_line_resumes(training, reference, seen):
     run = training.start(hold=[6])
     training.wait_held(6)
     run.signal(signal.SIGTERM)
@@ -42,7 +42,7 @@ def test_ctrl_c_saves_too(training, reference, seen):
 
 @pytest.mark.slow
 @pytest.mark.fault('F2b', 'Ctrl-C twice')
-def test_ctrl_c_twice_ends_at_once_and_costs_only_steps_since_the_last_save(training, reference, seen):
+def test_ctrl_c_twice_ends_at_once(training, reference, seen):
     run = training.start(hold=[6])
     training.wait_held(6)
     run.signal(signal.SIGINT)

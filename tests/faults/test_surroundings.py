@@ -94,7 +94,7 @@ def test_a_full_quota_for_tensorboard_costs_one_warning(training, reference, see
 
 
 @pytest.mark.fault('F23', 'metrics.jsonl deleted while running')
-def test_numbers_that_are_deleted_begin_anew(training, reference, seen):
+def test_numbers_that_are_deleted_start_again(training, reference, seen):
     run = training.start(hold=[5])
     training.wait_held(5)
     (training.workdir / 'metrics.jsonl').unlink()

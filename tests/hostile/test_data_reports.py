@@ -119,7 +119,7 @@ def test_what_is_no_file_is_never_read(tmp_path, name, target):
         READERS[name][1](str(tmp_path / name))
 
 
-def test_names_in_a_report_are_escaped_in_the_file_and_in_messages(tmp_path):
+def test_names_in_a_report_and_in_messages_are_escaped(tmp_path):
     path, name = tmp_path / 'data_report.json', '\x1b[2J\n\udcff.mp4'
     log = FailureLog(path, 0.1, read_report(path))
     log.name([('failed', name, f'is damaged ({name})')])
@@ -129,7 +129,7 @@ def test_names_in_a_report_are_escaped_in_the_file_and_in_messages(tmp_path):
     assert str(error.value).isprintable()
 
 
-def test_no_name_of_a_video_leads_out_of_the_output_folder_or_to_another_output(tmp_path):
+def test_no_name_of_a_video_leads_out_of_the_output_folder(tmp_path):
     names = [
         '..mp4',
         '...mp4',

@@ -1,4 +1,5 @@
 import os
+import pathlib
 import signal
 import subprocess
 import sys
@@ -8,25 +9,7 @@ import pytest
 from rvm_jax.storage import files
 from rvm_jax.storage.atomic import _leftovers, atomic_write, is_partial
 
-WRITE = """
-import os, signal, sys
-from rvm_jax.storage.atomic import atomic_write
-
-def die(*_):
-    os.kill(os.getpid(), signal.SIGKILL)
-
-path, text, then = sys.argv[1:]
-if then == 'die between':  # the old folder was moved aside, the new one has not got its name
-    os.replace = die
-with atomic_write(path) as partial:
-    os.mkdir(partial)
-    with open(os.path.join(partial, 'text'), 'w') as file:
-        file.write(text)
-    if then == 'die':
-        die()
-    if then == 'fail':
-        sys.exit(1)
-"""
+PROGRAM = pathlib.Path(__file__).parent / 'programs' / 'write_folder.py'
 
 
 def write(path, text):
@@ -43,7 +26,7 @@ def write_folder(path, text):
 
 def in_a_process(path, text, then=''):
     """Write a folder there; the exit code."""
-    return subprocess.run([sys.executable, '-c', WRITE, path, text, then]).returncode
+    return subprocess.run([sys.executable, PROGRAM, path, text, then]).returncode
 
 
 def test_a_file_and_a_folder_replace_older_ones(tmp_path):
@@ -82,7 +65,7 @@ def test_a_folder_that_was_about_to_be_replaced_comes_back(tmp_path):
     assert (tmp_path / 'folder' / 'text').read_text() == 'old' and os.listdir(tmp_path) == ['folder']
 
 
-def test_what_a_process_of_the_same_number_left_in_a_container_of_the_same_name_goes(tmp_path):
+def test_leftovers_of_a_process_of_the_same_number_are_deleted(tmp_path):
     with atomic_write(tmp_path / 'folder') as partial:
         os.mkdir(partial)
     _leftovers.cache_clear()

@@ -60,7 +60,7 @@ def test_a_checksum_is_the_same_wherever_the_file_lies(folder):
         assert files.digest(os.path.join(folder, 'a.txt'), kind) == hashlib.new(kind, b'a.txt').hexdigest()
 
 
-def test_a_store_that_fails_now_and_then_is_asked_again_and_counted(store):
+def test_a_store_that_fails_sometimes_is_asked_again(store):
     store.fail(0.3)
     before = files.retries.total()
     for number in range(40):
@@ -104,7 +104,7 @@ def test_a_disk_that_hiccups_is_asked_again(tmp_path, monkeypatch):
         files.read(tmp_path / 'a')
 
 
-def test_a_disk_that_is_full_is_not_asked_again_and_keeps_the_old_file(tmp_path, monkeypatch):
+def test_a_disk_that_is_full_keeps_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(files, 'FIRST_WAIT', 3600)
     (tmp_path / 'a').write_text('old')
     before = resource.getrlimit(resource.RLIMIT_FSIZE)

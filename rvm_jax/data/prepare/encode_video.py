@@ -10,10 +10,13 @@ import itertools
 import json
 import math
 import os
+from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
 
+from rvm_jax.data.prepare.inputs import Task
 from rvm_jax.data.shard_format import SEQUENCE, write_shard
 from rvm_jax.data.video.decode import open_video
 from rvm_jax.data.video.shard_codecs import encode_group
@@ -25,9 +28,9 @@ IN_A_FOLDER = 1000  # videos, so that no folder of unfinished work grows too lar
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How videos are prepared: what decides about every byte of the shards.
+    """How videos are prepared: these settings determine every byte of the shards.
 
-    fps: frames a second; short_side: pixels of the shorter side at most, 0 for no limit; codec, quality, group: see
+    fps: frames per second; short_side: pixels of the shorter side at most, 0 for no limit; codec, quality, group: see
     shard_codecs.py; clip_frames: frames a training clip spans at most; clips_per_video: keep so many of these of longer
     videos, evenly spread, 0: everything; min_frames: shorter sequences are skipped; shard_bytes: a shard is closed once
     it has as many.
@@ -44,19 +47,21 @@ class Settings:
     shard_bytes: int = 256 * 2**20
 
 
-def work_path(folder, number):
+def work_path(folder: str, number: int) -> str:
     """Where the work on task `number` is kept, without the ends .array_record and .json."""
     return os.path.join(folder, f'{number // IN_A_FOLDER:05}', f'{number:08}')
 
 
-def outcome_of(folder, number):
-    """What became of a task, see `prepare_task`; None if it is not done, or the file does not say."""
+def outcome_of(folder: str, number: int) -> dict[str, Any] | None:
+    """What came of a task, see `prepare_task`; None if it is not done, or its file is damaged."""
     path = work_path(folder, number) + '.json'
     if not os.path.exists(path):
         return None
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # cut off when the power was
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # cut off by a power failure
         outcome = files.read_json(path)
-        return outcome if _is_outcome(outcome) else None
+        if _is_outcome(outcome):
+            return outcome
+    return None
 
 
 def _is_outcome(outcome):
@@ -72,43 +77,47 @@ def _is_outcome(outcome):
     )
 
 
-def prepare_task(number, task, settings, folder, beat=lambda: None):
-    """Make a task's records and write down, and return, what became of it.
+def prepare_task(
+    number: int, task: Task, settings: Settings, folder: str, heartbeat: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Make a task's records; write down, and return, what came of it.
 
     {'skipped': reason}, or {'sequences': [...] as in a shard, 'records', 'bytes', 'original': {fps, height, width,
-    seconds}}. beat() is called now and then as a sign of life. OSError if the disk or network fails.
+    seconds}}. heartbeat() is called for each group of frames. OSError if the disk or network fails.
     """
     path = work_path(folder, number)
     files.make_folder(os.path.dirname(path))
     try:
-        outcome = prepare_video(task, settings, path + '.array_record', beat)
+        outcome = prepare_video(task, settings, path + '.array_record', heartbeat)
     except DataError as error:
         outcome = {'skipped': error.reason}
-    except (cv2.error, IndexError, MemoryError, ValueError) as error:  # one odd video must not end the work on all
+    except (cv2.error, IndexError, MemoryError, ValueError) as error:  # one odd video must not stop all others
         outcome = {'skipped': f'cannot be prepared ({type(error).__name__}: {error})'}
     record_outcome(folder, number, outcome)
     return outcome
 
 
-def record_outcome(folder, number, outcome):
-    """Write down what became of a task."""
+def record_outcome(folder: str, number: int, outcome: dict[str, Any]) -> None:
+    """Write down what came of a task."""
     files.make_folder(os.path.dirname(work_path(folder, number)))
     files.write(work_path(folder, number) + '.json', json.dumps(outcome).encode(), durable=True)
 
 
-def prepare_video(task, settings, path, beat=lambda: None):
-    """Write a shard with the sequences of one video, and say what they are. DataError if it cannot be used."""
-    sequences = []
+def prepare_video(
+    task: Task, settings: Settings, path: str, heartbeat: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Write a shard with the sequences of one video, and return its outcome. DataError if it cannot be used."""
+    sequences: list[dict[str, Any]] = []
     with open_video(task.path) as video:
         info = video.info()
         pieces = choose_pieces(task, settings, video.count(settings.fps))
-        groups = _groups(video, task, pieces, settings, sequences, beat)
+        groups = _groups(video, task, pieces, settings, sequences, heartbeat)
         records, size = write_shard(path, os.path.dirname(path), groups, sequences)
     original = {'fps': info.fps, 'height': info.height, 'width': info.width, 'seconds': info.duration_s}
     return {'sequences': sequences, 'records': records, 'bytes': size, 'original': original}
 
 
-def choose_pieces(task, settings, num_frames):
+def choose_pieces(task: Task, settings: Settings, num_frames: int) -> list[tuple[int, int]]:
     """[(first frame, frames)] to keep, counted at settings.fps from the start of the video. DataError if too short."""
     first = round((task.start_s or 0) * settings.fps)
     last = num_frames if task.end_s is None else min(num_frames, round(task.end_s * settings.fps))
@@ -122,14 +131,15 @@ def choose_pieces(task, settings, num_frames):
     return [(first + int(place), settings.clip_frames) for place in places]
 
 
-def _groups(video, task, pieces, settings, sequences, beat):
-    """Yield the records of all pieces, and add to sequences what they are."""
+def _groups(video, task, pieces, settings, sequences, heartbeat):
+    """Yield the records of all pieces, and append a description of each piece to sequences."""
     for first, count in pieces:
         name = task.name if len(pieces) == 1 else f'{task.name} from {first / settings.fps:g} s'
         frames = itertools.islice(video.stream(settings.fps, first, settings.short_side or None), count)
-        done, shape = 0, None
+        done = 0
+        shape: tuple[int, ...] = ()
         while group := list(itertools.islice(frames, settings.group)):
-            beat()
+            heartbeat()
             if settings.codec == 'h264':  # which has even sides only
                 group = [frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in group]
                 if not group[0].size:
@@ -147,6 +157,6 @@ def _groups(video, task, pieces, settings, sequences, beat):
         )
 
 
-def expected_clips(frames, clip_frames):
+def expected_clips(frames: int, clip_frames: int) -> int:
     """Clips that do not overlap in a sequence; the last may be shorter."""
     return math.ceil(frames / clip_frames)

@@ -5,15 +5,19 @@ import dataclasses
 import functools
 import glob
 import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from typing import TextIO
 
 from rvm_jax.data.dataset_manifest import file_entries, fingerprint
+from rvm_jax.data.sources.source import Video
 from rvm_jax.data.video.decode import open_video
 from rvm_jax.errors import UserError
 from rvm_jax.storage import files
 
 VIDEO_EXTENSIONS = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv'.split())
 BLANK = ' \t\r\n'  # around names; other spaces may belong to them
-MAX_PATH = 4096  # characters; Linux has no longer ones
+MAX_PATH = 4096  # characters; the longest that Linux takes
 FORMS = (
     'give a folder of videos, a glob, a text file with one video a line, a video, a folder of shards, or the name of a '
     'TFDS dataset'
@@ -26,7 +30,7 @@ class VideoFile:
 
     name: str
 
-    def open(self, timeout_s):
+    def open(self, timeout_s: float) -> AbstractContextManager[Video]:
         """Open it for as long as a `with` block lasts; see `video.open_video`."""
         return open_video(self.name, timeout_s)
 
@@ -43,24 +47,30 @@ class FolderSource:
 
     fps = None  # files have their own rates
 
-    def __init__(self, path):
+    @staticmethod
+    def knows(path: str) -> bool:
+        """Yes: it is asked last."""
+        return True
+
+    def __init__(self, path: str | os.PathLike, split: str = ''):
+        del split  # files do not know to which they belong
         self.path = os.fspath(path)
         self.root, self.names = files.retried(self.path, lambda: _list_videos(os.path.expanduser(self.path)))
-        self._manifest = None
+        self._manifest: list[list] | None = None
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> VideoFile:
         return VideoFile(os.path.join(self.root, self.names[index]))
 
-    def manifest(self):
+    def manifest(self) -> list[list]:
         """[[name, bytes, crc32], ...] in order; reads the two ends of every file, once."""
         if self._manifest is None:
             self._manifest = file_entries(self.root, self.names)
         return self._manifest
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Hex digest of the manifest and of the rule by which clips are drawn; moving the folder does not change it."""
         return fingerprint(self.manifest())
 
@@ -119,7 +129,7 @@ def _walk(folder):
 
 
 def _raise_passing(error):
-    """A folder that may not be listed is left out; one that a disk or network fails to list must not be."""
+    """Leave out a folder without permission; raise where a disk or network fails to list one."""
     if files.may_pass(error):
         raise error
 
@@ -137,8 +147,8 @@ def _read_list(path):
     return names
 
 
-def bounded_lines(path, file, most, fix):
-    """Yield the lines of a text file. UserError for one of more than `most` characters or with a null byte: no text."""
+def bounded_lines(path: str, file: TextIO, most: int, fix: str) -> Iterator[str]:
+    """Yield the lines of a text file. UserError for one of more than `most` characters or with a null byte."""
     for number, line in enumerate(iter(functools.partial(file.readline, most + 1), ''), 1):
         if '\0' in line:
             raise UserError(path, 'is neither a known kind of video nor a text file', fix)

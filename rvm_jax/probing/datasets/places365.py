@@ -7,7 +7,7 @@ val in val_256/ (or val_large/, val/).
 
 import os
 
-from rvm_jax.probing.datasets.reading.dataset_files import MOST_LETTERS, DatasetFiles, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import MOST_CHARACTERS, DatasetFiles, checked_split
 from rvm_jax.probing.datasets.reading.labelled_clips import LabelledImages
 
 ORIGIN = DatasetFiles(
@@ -45,7 +45,7 @@ class Places365(LabelledImages):
 def _item(table, folder, line):
     name, _, label = line.rpartition(' ')
     if not label.isdecimal() or int(label) >= NUM_CLASSES:
-        raise ORIGIN.broken(table, f'has a line without a label from 0 to {NUM_CLASSES - 1} ({line[:MOST_LETTERS]})')
+        raise ORIGIN.broken(table, f'has a line without a label from 0 to {NUM_CLASSES - 1} ({line[:MOST_CHARACTERS]})')
     # In the list of train, paths are relative to the folder but start with a slash.
     name = ORIGIN.inside(table, name.lstrip('/'))
     return os.path.join(folder, name), os.path.splitext(name)[0], int(label)

@@ -7,7 +7,7 @@ and the videos <id>.webm in 20bn-something-something-v2/, in videos/ or in root 
 import os
 import re
 
-from rvm_jax.probing.datasets.reading.dataset_files import MOST_LETTERS, DatasetFiles, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import MOST_CHARACTERS, DatasetFiles, checked_split
 from rvm_jax.probing.datasets.reading.labelled_clips import LabelledVideos
 
 ORIGIN = DatasetFiles(
@@ -47,7 +47,7 @@ class SSv2(LabelledVideos):
             raise ORIGIN.broken(labels, 'has labels that are not numbered from 0')
         for _, label in pairs:
             if label not in numbers:
-                raise ORIGIN.broken(table, f'has a template that is not a label ({label[:MOST_LETTERS]})')
+                raise ORIGIN.broken(table, f'has a template that is not a label ({label[:MOST_CHARACTERS]})')
         items = [(os.path.join(folder, f'{name}.webm'), name, numbers[label]) for name, label in pairs]
         _check_videos(items, root, folder)
         super().__init__(

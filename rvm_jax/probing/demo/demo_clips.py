@@ -51,7 +51,7 @@ class DemoClips:
         frames_THWC = np.stack(list(decode.iterate_frames(str(path))))
         tracks_QT2 = found.tracks_PT2 / self._size
         boxes_QT4 = found.boxes_KT4 / self._size
-        in_frame_QT = (boxes_QT4[..., 2:] > boxes_QT4[..., :2]).all(-1)
+        in_frame_QT = np.all(boxes_QT4[..., 2:] > boxes_QT4[..., :2], axis=-1)
         queries_Q3 = np.concatenate([np.zeros((len(tracks_QT2), 1), np.float32), tracks_QT2[:, 0]], axis=1)
         return {
             'id': path.stem,

@@ -49,7 +49,7 @@ def test_the_classes_of_data_must_fit_the_task(caplog):
         task.check(source(700), source(700))
     task.check(source(3), source(3))
     assert caplog.messages[0].startswith('the data has 3 classes, fewer than the 400 of the task')
-    with pytest.raises(UserError, match='^--train-data: does not have the classes of --data'):
+    with pytest.raises(UserError, match=r'^--train-data: does not have the classes of --data'):
         task.check(source(400), source(3))
 
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from rvm_jax.data.shard_format import MOST_LETTERS
+from rvm_jax.data.shard_format import MOST_CHARACTERS
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.storage import files
 
@@ -64,7 +64,7 @@ class DatasetFiles:
     def inside(self, table: str, name: Any) -> str:
         """A file name from a table, checked: UserError if it points outside the dataset."""
         if not isinstance(name, str) or os.path.isabs(name) or '..' in name.split('/') or '\0' in name:
-            raise self.broken(table, f'names {str(name)[:MOST_LETTERS]!r}, which is not a file of the dataset')
+            raise self.broken(table, f'names {str(name)[:MOST_CHARACTERS]!r}, which is not a file of the dataset')
         return name
 
     def json(self, path: str) -> Any:
@@ -98,7 +98,7 @@ class DatasetFiles:
 
 def described(error: BaseException) -> str:
     """An error of Python in one line."""
-    return f'{type(error).__name__}: {str(error)[:MOST_LETTERS]}'
+    return f'{type(error).__name__}: {str(error)[:MOST_CHARACTERS]}'
 
 
 def once(lines: Sequence[Item]) -> list[Item]:
