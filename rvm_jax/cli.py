@@ -38,11 +38,11 @@ def main(argv: list[str] | None = None) -> NoReturn:
 
 def run(name: str, argv: list[str]) -> int:
     """Run one command; returns its exit code."""
-    from rvm_jax import arithmetic
+    from rvm_jax.arithmetic import fix_environment
     from rvm_jax.terminal import log_to_terminal
 
     log_to_terminal()  # what modules log as warnings looks like the notices of commands
-    arithmetic.fix_environment()
+    fix_environment()
     command = importlib.import_module(f'rvm_jax.{name}')
     args = _parse(name, command, argv)
     try:

@@ -82,7 +82,7 @@ class PrepareVideo(beam.DoFn):
         from pebble import ProcessPool
 
         self._pool = ProcessPool(1, initializer=start_process, context=multiprocessing.get_context('spawn'))
-        with blocked(signal.SIGINT, signal.SIGHUP):  # only this process gets them
+        with blocked(signal.SIGINT, signal.SIGHUP):  # only this process gets Ctrl-C and SIGHUP
             self._pool.active  # noqa: B018, starts the other
 
     def process(self, line: str) -> None:

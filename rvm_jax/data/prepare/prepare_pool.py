@@ -52,7 +52,7 @@ class Pool:
         self._pool = ProcessPool(
             self._num_workers, initializer=start_process, context=multiprocessing.get_context('spawn')
         )
-        with blocked(signal.SIGINT, signal.SIGHUP):  # inherited by its threads and processes
+        with blocked(signal.SIGINT, signal.SIGHUP):  # inherited by threads and processes: only this thread gets them
             self._pool.active  # noqa: B018, starts them
         try:
             while waiting or self._jobs:
