@@ -21,10 +21,10 @@ import jax
 from rvm_jax.distributed.process_group import ALONE, ProcessGroup
 from rvm_jax.distributed.save_barrier import OtherFailed, SaveBarrier
 from rvm_jax.errors import Stopped, Unavailable, UserError
-from rvm_jax.storage import files
+from rvm_jax.storage import checksums, files
 from rvm_jax.storage.run_lock import confirm
 from rvm_jax.terminal import say
-from rvm_jax.training import checkpoint_files, checksums, read_back
+from rvm_jax.training import checkpoint_files, read_back
 from rvm_jax.training.checkpoint_files import step_path
 from rvm_jax.training.read_back import describe
 from rvm_jax.training.save_errors import SaveFailures, megabytes, quiet_orbax, reason

@@ -14,9 +14,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rvm_jax.errors import Unavailable, UserError, printable
-from rvm_jax.storage import files
+from rvm_jax.storage import checksums, files
 from rvm_jax.terminal import say
-from rvm_jax.training import checksums
 
 LEFTOVER = '.orbax-checkpoint-tmp'  # how Orbax marks a step that is not complete
 COMMITTED = 'commit_success.txt'  # how it marks one that is complete, in a bucket

@@ -16,9 +16,9 @@ import jax
 import numpy as np
 
 from rvm_jax.storage import files
+from rvm_jax.storage.log_upload import LogUploader
 from rvm_jax.terminal import Extras
 from rvm_jax.training.data_report import FailureLog
-from rvm_jax.training.log_upload import LogUploader
 from rvm_jax.visualization.canvas import png_bytes
 
 TRIVIAL = {'copy_last': 'copy the last source frame', 'mean_color': 'mean color of the source'}  # drawn as levels

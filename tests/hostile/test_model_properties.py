@@ -19,7 +19,8 @@ from rvm_jax.conversion import export_folder, hugging_face, image_encoders, npz,
 from rvm_jax.errors import UserError
 from rvm_jax.models import architecture
 from rvm_jax.models.encoders import image_architecture
-from rvm_jax.training import checksums, progress, writer
+from rvm_jax.storage import checksums
+from rvm_jax.training import progress, writer
 
 EXAMPLES = pytest.mark.parametrize('examples', [60, pytest.param(2000, marks=pytest.mark.slow)])
 NUMBERS = st.sampled_from([0, 1, -1, 2, 7, 16, 128, 65536, 65537, 2**31, 2**63, -(2**63), 10**400, 0.0, 0.5, 1e308])

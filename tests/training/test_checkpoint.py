@@ -10,8 +10,9 @@ import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rvm_jax.errors import Unavailable, UserError
+from rvm_jax.storage import checksums
 from rvm_jax.storage.run_lock import run_lock
-from rvm_jax.training import checkpoint_files, checksums, read_back
+from rvm_jax.training import checkpoint_files, read_back
 from rvm_jax.training.checkpoint import Checkpoints, describe, read_step
 
 DATA = {'seed': 3, 'batch_size': 8, 'fingerprint': 'abc'}

@@ -21,7 +21,8 @@ import resource, sys, time
 import jax.numpy as jnp
 import numpy as np
 from rvm_jax.errors import UserError
-from rvm_jax.training import checkpoint_files, checksums
+from rvm_jax.storage import checksums
+from rvm_jax.training import checkpoint_files
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.storage.run_lock import run_lock
 

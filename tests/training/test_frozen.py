@@ -15,7 +15,8 @@ from rvm_jax import cli, config, pretrained
 from rvm_jax.conversion.frozen import resolve
 from rvm_jax.errors import ConfigErrors, UserError
 from rvm_jax.models import build, layers, param_names, trainable
-from rvm_jax.training import checkpoint, checksums, initialize, sharding
+from rvm_jax.storage import checksums
+from rvm_jax.training import checkpoint, initialize, sharding
 from rvm_jax.training.loop import train
 from rvm_jax.training.state import make_programs
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from rvm_jax.errors import UserError
-from rvm_jax.storage import files
+from rvm_jax.storage import checksums, files
 from rvm_jax.storage.run_lock import run_lock
-from rvm_jax.training import checkpoint_files, checksums
+from rvm_jax.training import checkpoint_files
 from rvm_jax.training.checkpoint import Checkpoints, read_step
 
 
@@ -130,7 +130,7 @@ def test_a_save_that_a_store_refuses_costs_a_line(store, capsys):
 KILLED = """
 import sys, time
 import jax.numpy as jnp
-from rvm_jax.training import checksums
+from rvm_jax.storage import checksums
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.storage.run_lock import run_lock
 

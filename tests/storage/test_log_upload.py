@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 
 from rvm_jax.errors import Unavailable
-from rvm_jax.storage import files
-from rvm_jax.training import log_upload
+from rvm_jax.storage import files, log_upload
 from rvm_jax.training.writer import Writer, read_metrics
 
 
