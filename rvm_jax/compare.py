@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> None:
     if args.output and os.path.isdir(args.output):
         raise UserError(f'--output {args.output}', 'is a folder', 'name a file in it, such as table.md')
     from rvm_jax.probing import results, tables
-    from rvm_jax.visualization import canvas
+    from rvm_jax.storage import atomic
 
     table = tables.compare([score for folder in args.probes for score in results.read_scores(folder)])
     for line in table.lines():
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> None:
         print(f'rvm compare: no normalized average: {"; ".join(table.lacking)}', file=sys.stderr)
     if args.output:
         os.makedirs(os.path.dirname(args.output) or '.', exist_ok=True)
-        canvas.write_bytes(args.output, table.markdown().encode())
+        atomic.write_bytes(args.output, table.markdown().encode())
         print(f'table in {args.output}')
 
 

@@ -12,8 +12,7 @@ from typing import Any
 from rvm_jax.data.shard_format import MOST_CHARACTERS
 from rvm_jax.errors import UserError, printable
 from rvm_jax.probing.registry import BENCHMARKS
-from rvm_jax.storage import files
-from rvm_jax.visualization import canvas
+from rvm_jax.storage import atomic, files
 
 RESULTS, SETTINGS, ROW, CURVE = 'results.json', 'settings.json', 'table.md', 'curve.png'
 Path = str | os.PathLike
@@ -56,7 +55,7 @@ def read_json(path: Path) -> Any | None:
 
 def write_json(path: Path, values: Any) -> None:
     """Write values as JSON; the file appears complete or not at all."""
-    canvas.write_bytes(path, (json.dumps(values, indent=2) + '\n').encode())
+    atomic.write_bytes(path, (json.dumps(values, indent=2) + '\n').encode())
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from rvm_jax.probing.interfaces import PropagationTask
 from rvm_jax.probing.registry import OpenBenchmark
 from rvm_jax.probing.tasks import propagation
 from rvm_jax.signals import StopRequest
+from rvm_jax.storage import atomic
 from rvm_jax.storage.run_lock import run_lock
 from rvm_jax.terminal import Extras, markdown
 from rvm_jax.training.checkpoint import Checkpoints
@@ -68,7 +69,7 @@ def run_benchmark(
     }
     row = [backbone.name, tables.number(scores[metric.name])]
     table = markdown(['model', f'{benchmark.name} {metric.name}'], [row])
-    canvas.write_bytes(os.path.join(folder, results.ROW), table.encode())
+    atomic.write_bytes(os.path.join(folder, results.ROW), table.encode())
     results.write_json(os.path.join(folder, results.RESULTS), found)
     return found
 
@@ -163,7 +164,7 @@ def _pictured(total):
 def _write_record(path, record):
     packed = io.BytesIO()
     np.savez_compressed(packed, **record)
-    canvas.write_bytes(path, packed.getvalue())
+    atomic.write_bytes(path, packed.getvalue())
 
 
 def draw_curve(path: str, curve: Sequence[dict[str, float]]) -> None:

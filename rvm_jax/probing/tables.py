@@ -16,6 +16,7 @@ from rvm_jax.errors import UserError
 from rvm_jax.probing import results
 from rvm_jax.probing.registry import BENCHMARKS, find_metric
 from rvm_jax.probing.results import Score
+from rvm_jax.storage import atomic
 from rvm_jax.version import version
 from rvm_jax.visualization import canvas
 from rvm_jax.visualization.plots import cells_plot
@@ -119,7 +120,7 @@ def write_sweep(question: str, found: Mapping[str, Mapping[int, Mapping]], folde
         for task, facts in first.items()
     }
     plot = os.path.join(folder, SWEEP_PLOT)
-    canvas.write_bytes(os.path.join(folder, SWEEP_TABLE), terminal.markdown(header, rows).encode())
+    atomic.write_bytes(os.path.join(folder, SWEEP_TABLE), terminal.markdown(header, rows).encode())
     extras = terminal.Extras('the table does not need it')
     extras.attempt('plot', lambda: canvas.write_png(plot, cells_plot(question, panels)))
     written = {'question': question, 'cells': found, 'version': version()}

@@ -56,6 +56,12 @@ def atomic_write(
     _delete(partial + OLD)
 
 
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Write a file under another name, then rename it, so that a reader never sees half of it."""
+    with atomic_write(path) as partial, open(partial, 'wb') as file:
+        file.write(content)
+
+
 def is_partial(path: str | os.PathLike) -> bool:
     """Whether a name is one under which something is still written."""
     return os.path.basename(path).startswith(PREFIX)

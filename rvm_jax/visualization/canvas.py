@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from rvm_jax.errors import printable
-from rvm_jax.storage.atomic import atomic_write
+from rvm_jax.storage.atomic import write_bytes
 from rvm_jax.visualization import figures
 
 WHITE, INK, FAINT = 255, (32, 36, 44), (112, 118, 128)
@@ -145,12 +145,6 @@ def write_png(path: str | os.PathLike, picture: np.ndarray) -> None:
 def png_bytes(picture: np.ndarray) -> bytes:
     """A uint8 HWC RGB picture as a PNG file."""
     return cv2.imencode('.png', picture[..., ::-1])[1].tobytes()
-
-
-def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Write a file under another name, then rename it, so that a reader never sees half of it."""
-    with atomic_write(path) as partial, open(partial, 'wb') as file:
-        file.write(content)
 
 
 def _caption_height(captions, frame_width):

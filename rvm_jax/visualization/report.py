@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rvm_jax.storage import atomic
 from rvm_jax.visualization import canvas
 
 VIDEO_TYPES = {'.mp4': 'video/mp4'}
@@ -137,7 +138,7 @@ def write_report(
         figures='\n'.join(_section(picture) for picture in pictures),
         footer=html.escape(footer),
     )
-    canvas.write_bytes(path, page.encode())
+    atomic.write_bytes(path, page.encode())
 
 
 def _row(row):

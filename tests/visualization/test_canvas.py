@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from rvm_jax.storage import atomic
 from rvm_jax.visualization import canvas
 
 
@@ -46,8 +47,8 @@ def test_png_holds_the_rgb_picture(tmp_path):
 
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
     path = tmp_path / 'picture.png'
-    canvas.write_bytes(path, b'old')
+    atomic.write_bytes(path, b'old')
     with pytest.raises(TypeError):
-        canvas.write_bytes(path, 'text is no bytes')
+        atomic.write_bytes(path, 'text is no bytes')
     assert path.read_bytes() == b'old'
     assert [file.name for file in tmp_path.iterdir()] == ['picture.png']

@@ -23,6 +23,7 @@ from rvm_jax.probing.demo.demo_clips import DemoClips, DemoKeypoints, DemoMasks,
 from rvm_jax.probing.registry import Metric
 from rvm_jax.probing.tasks import propagation
 from rvm_jax.signals import StopRequest
+from rvm_jax.storage import atomic
 from rvm_jax.storage.run_lock import run_lock
 from rvm_jax.terminal import markdown
 from rvm_jax.version import version
@@ -93,7 +94,7 @@ def run_demo(
         'seconds': round(time.monotonic() - start),
         'version': version(),
     }
-    canvas.write_bytes(os.path.join(folder, results.ROW), markdown(*table(parts)).encode())
+    atomic.write_bytes(os.path.join(folder, results.ROW), markdown(*table(parts)).encode())
     results.write_json(os.path.join(folder, results.RESULTS), found)
     return found
 
