@@ -8,7 +8,7 @@ SUITE := pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 CUDA := jax-cuda13-plugin jax-cuda13-pjrt nvidia-cublas nvidia-cuda-nvcc nvidia-cuda-nvrtc nvidia-cuda-runtime \
 	nvidia-cudnn-cu13 nvidia-nvjitlink
 
-.PHONY: demo test test-faults test-newest test-oldest check-accelerators check-accelerators-quick lint
+.PHONY: demo test test-faults test-newest test-oldest check-accelerators check-accelerators-quick lint docs
 
 demo: .venv/package
 	$(BIN)/rvm demo
@@ -52,9 +52,14 @@ check-accelerators-quick: .venv-cuda/ready
 lint: .venv/dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+# The site, in site/; any warning is an error. docs/hooks.py makes the pages that are not written by hand.
+docs: .venv/docs
+	$(BIN)/mkdocs build --quiet
 
 # Constraints make installs repeatable; a package index may be set in pip's own configuration.
-.venv/package .venv/test .venv/dev: pyproject.toml constraints.txt
+.venv/package .venv/test .venv/dev .venv/docs: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m $(PIP) --constraint constraints.txt \
 		--editable '.$(if $(filter-out package,$(notdir $@)),[$(notdir $@)])'

@@ -1,9 +1,9 @@
-"""Compile one recipe as training does, for devices that need not be there, and judge its program.
+"""Compile one recipe as training does, without the device, and check the compiled program.
 
     python benchmarks/accelerator_program.py CASE.json RESULT.json FOLDER
 
-Started by check_accelerators.py, in the environment of one kind of device, with `aot_process.environment`. FOLDER keeps
-compiled programs by a hash of what goes into the compiler, so that what has not changed is not compiled again.
+check_accelerators.py starts this in the environment of one kind of device, with `aot_process.environment`. FOLDER keeps
+compiled programs under a hash of the compiler's input, so an unchanged program is not compiled again.
 """
 
 import gzip
@@ -17,13 +17,14 @@ import time
 import jax
 
 from rvm_jax import config as configs
+from rvm_jax.conversion.frozen import resolve
 from rvm_jax.planning import aot, hlo
 from rvm_jax.planning import program_checks as checks
 from rvm_jax.planning.topology import parse
 from rvm_jax.training.state import COMPILER_OPTIONS
 
 FLAGS = ('XLA_FLAGS', 'LIBTPU_INIT_ARGS', 'JAX_EXEC_TIME_OPTIMIZATION_EFFORT', 'JAX_MEMORY_FITTING_EFFORT')
-COMPILERS = ('jax', 'libtpu', 'nvidia-')  # beginnings of the packages that decide what comes out
+COMPILERS = ('jax', 'libtpu', 'nvidia-')  # prefixes of the packages that decide the compiled program
 
 
 def main(case_path, result_path, folder):
@@ -35,11 +36,11 @@ def main(case_path, result_path, folder):
 
 
 def judge(case, folder):
-    """{'figures' or None, 'findings', 'seconds' of compiling, None if it was kept} of {recipe, topology, batch}."""
+    """{'figures' or None, 'findings', 'seconds' of compiling or None if it was kept} for {recipe, topology, batch}."""
     config = configs.load(case['recipe'], [f'batch_size={case["batch"]}'])
     place = parse(case['topology'])
-    devices = aot.abstract_devices(case['topology'])
-    lowered = aot.lower_step(config, devices)
+    devices, (arch, _) = aot.abstract_devices(case['topology']), resolve(config)
+    lowered = aot.lower_step(config, arch, devices)
     kept = os.path.join(folder, f'{key(lowered, case["topology"])}.json.gz')
     began, is_kept = time.monotonic(), os.path.exists(kept)
     if is_kept:
@@ -56,8 +57,8 @@ def judge(case, folder):
     program = hlo.parse(made['text'])
     times, _ = hlo.runs(program)
     figures = made['memory'] | aot.moves(program, len(devices), place.slices)
-    fused = checks.fused_attentions(config, place.platform)
-    split = checks.split_of(config, len(devices), place.slices)
+    fused = checks.fused_attentions(config, arch, place.platform)
+    split = checks.split_of(config, arch, len(devices), place.slices)
     calls = checks.attention_calls(program, times)
     findings = [
         *checks.check_calls(calls, checks.needed_calls(fused)),
@@ -71,7 +72,7 @@ def judge(case, folder):
 
 
 def key(lowered, topology):
-    """Hex digits that stand for all that goes into the compiler."""
+    """A hash, in hex digits, of all that goes into the compiler."""
     installed = {f'{one.name}=={one.version}' for one in importlib.metadata.distributions()}
     facts = {
         'topology': topology,
@@ -83,7 +84,7 @@ def key(lowered, topology):
 
 
 def write(path, made):
-    """Keep what was compiled, whole or not at all."""
+    """Keep the compiled program; the file appears complete or not at all."""
     os.makedirs(os.path.dirname(path), exist_ok=True)
     with gzip.open(f'{path}.part', 'wt', encoding='utf-8') as file:
         json.dump(made, file)

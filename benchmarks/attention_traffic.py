@@ -1,9 +1,9 @@
-"""Bytes that a train step moves through a TPU's memory: our fused attention beside plain softmax, by the compiler.
+"""Bytes that a train step moves through a TPU's memory, by the compiler: our fused attention and plain softmax.
 
     python benchmarks/attention_traffic.py --size s --batch 16
 
-Compiles the unrolled step, whose layers the compiler's cost analysis counts one by one, for one chip that need not be
-there (`pip install 'rvm_jax[tpu]'` in an environment of its own). Takes 2 to 5 minutes a program.
+Compiles the unrolled step for one chip, without the chip (`pip install 'rvm_jax[tpu]'` in a separate environment).
+Unrolled, because the compiler's cost analysis then counts each layer. Takes 2 to 5 minutes per program.
 """
 
 import argparse
@@ -28,16 +28,17 @@ def main():
 
 
 def count(flags, attention):
-    """What the compiler says of one program, in words."""
+    """The compiler's figures for one program, as text."""
     import jax
 
     from rvm_jax import config as configs
+    from rvm_jax.conversion.frozen import resolve
     from rvm_jax.planning import aot
 
     changes = {'batch_size': flags.batch, 'model.remat': flags.remat, 'model.attention': attention,
                'model.unroll': 'true', 'mesh.data': -1, 'mesh.fsdp': 1}  # fmt: skip
     config = configs.load(f'configs/rvm_{flags.size}.py', [f'{key}={value}' for key, value in changes.items()])
-    traced = aot.trace_step(config, aot.abstract_devices(flags.topology))
+    traced = aot.trace_step(config, resolve(config)[0], aot.abstract_devices(flags.topology))
     began = time.monotonic()
     try:
         compiled = traced.lower(lowering_platforms=('tpu',)).compile()

@@ -1,12 +1,12 @@
-"""Compile every recipe for a GPU and a TPU that need not be there, and fail where a program is not what it should be.
+"""Compile every recipe for a GPU and a TPU, without the devices, and fail if a program is not as expected.
 
     make check-accelerators                                               # all of benchmarks/accelerators.json
     make check-accelerators FLAGS='--only h100:1 rvm_s rvm_l --markdown'  # some of it
 
-Compiles as training does: its flags, its effort. A program fails if it does not compile, if attention scores reach main
-memory, if attention runs again going back, if whole weights or gradients appear where parts are meant, and if memory or
-traffic are more than 5 % above what benchmarks/accelerators.json has. What was compiled before and has not changed
-since is taken from the folder `compiled` of the environment.
+Compiles with the flags and the effort of training. A program fails if it does not compile, if attention scores are
+written to main memory, if attention runs again in the backward pass, if whole weights or gradients appear where they
+should be split, or if memory or traffic are more than 5 % above the figures in benchmarks/accelerators.json. Programs
+that have not changed are read from the folder `compiled` of the environment.
 """
 
 import argparse
@@ -26,7 +26,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 ROOT = os.path.dirname(HERE)
 RECORD = os.path.join(HERE, 'accelerators.json')
 ENVIRONMENTS = {'gpu': os.path.join(ROOT, '.venv-cuda'), 'tpu': os.path.join(ROOT, '.venv-tpu')}
-HEADER = ('recipe', 'on', 'clips a device', 'GiB a device', 'HBM GB a clip', 'attention calls, there and back',
+HEADER = ('recipe', 'on', 'clips a device', 'GiB a device', 'HBM GB a clip', 'attention calls, forward and backward',
           'GB gathered, scattered, summed', 'compiled in s', 'verdict')  # fmt: skip
 
 
@@ -34,8 +34,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--quick', action='store_true', help='only the programs that are marked quick')
     parser.add_argument('--only', nargs='+', default=[], metavar='WORD', help='recipes and topologies, such as rvm_s')
-    parser.add_argument('--record', action='store_true', help='write what is found into benchmarks/accelerators.json')
-    parser.add_argument('--markdown', action='store_true', help='the table as docs/scaling.md has it')
+    parser.add_argument('--record', action='store_true', help='write the figures into benchmarks/accelerators.json')
+    parser.add_argument('--markdown', action='store_true', help='print the table as in docs/scaling.md')
     flags = parser.parse_args()
     os.chdir(ROOT)
     with open(RECORD, encoding='utf-8') as file:
@@ -55,14 +55,12 @@ def main():
         results.append(result)
     failed = sum(bool(result['findings']) for result in results)
     print(table(chosen, results, flags.markdown))
-    print(
-        f'{failed} of {len(results)} programs fail' if failed else f'all {len(results)} programs are as they should be'
-    )
+    print(f'{failed} of {len(results)} programs fail' if failed else f'all {len(results)} programs are as expected')
     return 1 if failed else 0
 
 
 def is_chosen(case, quick, words):
-    """Whether a program is asked for: by a recipe, a topology, or both."""
+    """Whether a program is selected: by a recipe, a topology, or both."""
     topologies = [word for word in words if ':' in word]
     recipes = [word for word in words if ':' not in word]
     return (
@@ -73,7 +71,7 @@ def is_chosen(case, quick, words):
 
 
 def compiled(case):
-    """What accelerator_program.py finds of a program, in a process of the environment of its kind of device."""
+    """The result of accelerator_program.py for a program, run in the environment for its kind of device."""
     platform = parse(case['topology']).platform
     folder = ENVIRONMENTS[platform]
     with tempfile.TemporaryDirectory(prefix='rvm_accelerators_') as place:
@@ -98,14 +96,14 @@ def compiled(case):
 
 
 def took(result):
-    """How long compiling took, in words."""
+    """How long compiling took, as text."""
     if result['figures'] is None:
         return 'failed'
     return 'unchanged, taken from the last run' if result['seconds'] is None else f'{result["seconds"]:.0f} s'
 
 
 def recorded(case, result):
-    """What benchmarks/accelerators.json has of a program: GiB of a device, GB a clip, and which JAX compiled it."""
+    """The entry for benchmarks/accelerators.json: GiB per device, GB per clip, and the version of JAX."""
     found, clips = result['figures'], case['batch'] // parse(case['topology']).devices
     return {
         'memory_gib': round(found['needs'] / 2**30, 2),
@@ -115,7 +113,7 @@ def recorded(case, result):
 
 
 def compared(case, found):
-    """Findings about memory and traffic above what is recorded."""
+    """Findings about memory and traffic that are above the recorded figures."""
     by = '' if case.get('jax') in (None, found['jax']) else f' (recorded with JAX {case["jax"]})'
     findings = checks.grown('memory', found['memory_gib'], case.get('memory_gib'), 'GiB a device')
     findings += checks.grown('traffic', found['traffic_gb_a_clip'], case.get('traffic_gb_a_clip'), 'GB a clip')
@@ -123,7 +121,7 @@ def compared(case, found):
 
 
 def table(cases, results, markdown):
-    """A line a program."""
+    """The table: one line per program."""
     rows = [cells(case, result) for case, result in zip(cases, results, strict=True)]
     if markdown:
         rule = ['---', '---'] + ['---:'] * (len(HEADER) - 3) + ['---']
@@ -133,9 +131,9 @@ def table(cases, results, markdown):
 
 
 def cells(case, result):
-    """A program's words of the table."""
+    """The cells of a program in the table."""
     first = recipe_name(case), case['topology'], str(case['batch'] // parse(case['topology']).devices)
-    verdict = 'FAILS' if result['findings'] else 'well'
+    verdict = 'FAILS' if result['findings'] else 'ok'
     if result['figures'] is None:
         return (*first, *['-'] * (len(HEADER) - len(first) - 1), verdict)
     found, figures = recorded(case, result), result['figures']

@@ -1,15 +1,17 @@
-"""Clips a second that one core makes from shards and from files, beside PyAV alone, torchcodec and the floor.
+"""Clips per second that one core makes from shards and from files; also of PyAV alone, torchcodec and a lower bound.
 
     python benchmarks/data.py [--videos FOLDER] [--clips 48] [--rounds 5] [--workers 1 2]
 
-All make the same clips, which is checked: 4 source frames in a row and 4 targets 4 to 48 frames after them, in a window
-of 64, cut and resized to 256 pixels. The videos are 340 x 256, 25 frames a second, 12 seconds: drawn, with fine texture
-and noise, or those of FOLDER. Rates are clips per second of CPU time, one thread on one core, the ways taking turns;
-`read` is what a clip reads from files, by the kernel's count; `stored` is what an hour of video takes.
+All methods make the same clips, and this is checked: 4 consecutive source frames and 4 targets 4 to 48 frames after
+them, in a window of 64, cropped and resized to 256 pixels. The videos have 340 x 256 pixels, 25 frames per second and
+12 seconds. They are rendered, with fine texture and noise, or they are those of FOLDER. Rates are clips per second of
+CPU time, with one thread on one core; the methods take turns. `read` is what a clip reads from files, as the kernel
+counts it. `stored` is the size of an hour of video.
 
-Ways: `ours` is what a worker of the loader does, from the shards of `rvm prepare` and from files. `PyAV, whole clip`
-seeks to the window and turns its 64 frames into RGB, of which 8 are then cut and resized. `floor` is libjpeg-turbo and
-one resize for the frames of the JPEG shards, which lie in memory: no files, and nothing drawn at random.
+Methods: `ours` is what a worker of the loader does, from the shards of `rvm prepare` and from files. `PyAV, whole clip`
+seeks to the window and converts its 64 frames to RGB; 8 of them are then cropped and resized. `floor` is the lower
+bound: libjpeg-turbo and one resize for the frames of the JPEG shards, which are in memory. It reads no files and draws
+nothing at random.
 
 The second table is the loader with worker processes: clips per second of wall time in the training process.
 Linux only. torchcodec and simplejpeg are used if they are installed.
@@ -51,7 +53,7 @@ from rvm_jax.synthetic.render import render
 from rvm_jax.synthetic.scenes import random_scene
 
 WIDTH, HEIGHT, FPS, NUM_FRAMES, CLIP_FRAMES = 340, 256, 25, 300, 64
-DRAWN = 6  # videos, where none are given
+DRAWN = 6  # rendered videos, if none are given
 GOPS = 250, 32, 8
 SHARDS = {
     'JPEG': ['--codec', 'jpeg'],
@@ -60,9 +62,9 @@ SHARDS = {
 }
 SEED = 0
 BATCH = 32
-SECONDS = 5.0  # that each loader is measured
-CHECKED = 12  # clips of each way that are compared with those of PyAV
-SAME, LOSS = 4.0, 100.0  # squared differences of pixels: of frames too alike to tell apart, and at most, by compression
+SECONDS = 5.0  # how long each loader is measured
+CHECKED = 12  # clips of each method that are compared with those of PyAV
+SAME, LOSS = 4.0, 100.0  # squared differences of pixels: frames too similar to distinguish; the most from compression
 DATA = default().data
 DATA.fps = FPS
 
@@ -78,7 +80,7 @@ class Way:
 
 @dataclasses.dataclass(frozen=True)
 class OtherVideo:
-    """A file read by other means than ours, as ClipMaker asks for it: read(path, ticks) gives the frames of ticks."""
+    """A file for ClipMaker, read with another library: read(path, ticks) returns the frames of ticks."""
 
     name: Path
     num_frames: int
@@ -100,8 +102,8 @@ class OtherVideo:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--videos', help='folder of videos to take instead of drawn ones, of at least 64 frames')
-    parser.add_argument('--clips', type=int, default=48, help='clips a round (default: 48)')
+    parser.add_argument('--videos', help='folder of videos to use instead of rendered ones, of at least 64 frames each')
+    parser.add_argument('--clips', type=int, default=48, help='clips per round (default: 48)')
     parser.add_argument('--rounds', type=int, default=5, help='rounds (default: 5)')
     parser.add_argument('--workers', type=int, nargs='*', default=[1, 2], help='worker processes (default: 1 2)')
     flags = parser.parse_args()
@@ -120,7 +122,7 @@ def main():
 
 
 def write_files(folder, videos, gops=GOPS, num_drawn=DRAWN):
-    """The same frames in a folder of files for each GOP; drawn videos are made side by side on all cores."""
+    """The same frames in a folder of files for each GOP; rendered videos are made in parallel on all cores."""
     for gop in gops:
         (folder / f'gop{gop}').mkdir()
     if videos:
@@ -141,7 +143,7 @@ def write_video(folder, gops, number, frames_THWC):
 
 
 def draw_video(number):
-    """Moving shapes over a fine texture that drifts, under noise: 0.3 Mbit/s, as sports from the web have."""
+    """Moving shapes over a fine texture that drifts, with noise: 0.3 Mbit/s, as in sports videos from the web."""
     rng = np.random.default_rng([SEED, number])
     frames_THWC = render(random_scene(rng, NUM_FRAMES, HEIGHT, WIDTH, wavelength=8.0))
     noise_THWC = rng.normal(0, 4, (NUM_FRAMES, HEIGHT, WIDTH, 1)).astype(np.float32)
@@ -164,7 +166,7 @@ def read_videos(folder):
 
 
 def write_file(path, frames_THWC, gop):
-    """x264 as ffmpeg uses it when nothing else is said."""
+    """x264 with the defaults of ffmpeg."""
     with av.open(str(path), 'w') as container:
         stream = container.add_stream('libx264', rate=FPS, options={'preset': 'medium', 'crf': '23'})
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, 'yuv420p'
@@ -191,7 +193,7 @@ def count_frames(path):
 
 
 def list_ways(folder, num_clips):
-    """All ways. The first is the one that the clips of the others are compared with."""
+    """All methods. The clips of the others are compared with those of the first."""
     others = {'PyAV, whole clip': read_window}
     if is_torchcodec_there():
         others['torchcodec'] = read_torchcodec
@@ -209,7 +211,7 @@ def list_ways(folder, num_clips):
 
 
 def is_torchcodec_there():
-    """Say why, and how to get it, if not."""
+    """Whether torchcodec can be used; if not, print why, and how to install it."""
     try:
         importlib.import_module('torchcodec.decoders')
     except (ImportError, OSError, RuntimeError) as error:
@@ -254,7 +256,7 @@ def read_torchcodec(path, ticks):
 
 
 def make_floor(paths, num_clips):
-    """The Way that only decodes JPEGs in memory, no frame twice, and cuts, resizes and flips as the clips are."""
+    """The Way that only decodes JPEGs in memory, each frame once, and crops, resizes and flips them as in the clips."""
     work = [draw_floor(paths, sample) for sample in range(num_clips)]
     if importlib.util.find_spec('simplejpeg'):
         from simplejpeg import decode_jpeg
@@ -291,7 +293,7 @@ def draw_floor(paths, sample):
 
 
 def check(ways, num_clips):
-    """Stop unless each frame of each way is near to the frame of PyAV that it should be, and nearest to it."""
+    """Stop if a frame of a method is not close to its frame of PyAV, or is closer to another one."""
     for sample in range(num_clips):
         expected_THWC = ways[0].make(sample)['frames_THWC'].astype(np.float32)
         for way in ways[1:]:
@@ -316,7 +318,7 @@ def measure(ways, num_clips, num_rounds):
 
 
 def bytes_read():
-    """Bytes that this process has asked of files, whether or not they were in memory."""
+    """Bytes that this process has read from files, also where the page cache had them."""
     with open('/proc/self/io') as file:
         return int(file.readline().removeprefix('rchar:'))
 

@@ -1,11 +1,11 @@
-"""Speed, memory and optimizer of pre-training on a frozen image encoder, beside end-to-end pre-training of that size.
+"""Speed, memory and optimizer size of pre-training on a frozen image encoder, and of end-to-end pre-training.
 
     python benchmarks/frozen.py [--sizes s b l] [--encoder dinov3] [--cores rvmrnn mamba] [--targets light_target]
                                 [--precision float32] [--batch 2] [--steps 5]
 
-Both are the programs of `rvm train` on the devices of this machine, on random clips and weights; their steps take
-turns, so that what else runs here falls on both. `needs` is what the compiler asks for: state, batch and temporary
-memory of one device. `FLOPs` sets the counts of `models/cost.py` against each other.
+Both are the programs of `rvm train` on the devices of this machine, with random clips and weights, at the same size.
+Their steps take turns, so that other work on the machine affects both. `needs` is the memory that the compiler asks for
+on one device: state, batch and temporary memory. `FLOPs` compares the counts of `models/cost.py`.
 """
 
 import argparse
@@ -16,6 +16,7 @@ from steps import Run
 
 from rvm_jax import config as configs
 from rvm_jax.models import layers
+from rvm_jax.models.catalog import CORES, FROZEN_ENCODERS
 
 HEADER = (
     f'{"size":>4} {"program":>28} {"clips/s":>8} {"median s/clip":>13} {"x":>5} {"GFLOP/clip":>10} {"x FLOPs":>8} '
@@ -36,15 +37,15 @@ def main():
 def parse_flags():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--sizes', nargs='+', choices=configs.SIZES, default=['s'])
-    parser.add_argument('--encoder', choices=configs.CHOICES['model.encoder'][1:], default='dinov3')
-    parser.add_argument('--cores', nargs='+', choices=configs.CHOICES['model.core'], default=['rvmrnn'])
+    parser.add_argument('--encoder', choices=FROZEN_ENCODERS, default='dinov3')
+    parser.add_argument('--cores', nargs='+', choices=CORES, default=['rvmrnn'])
     parser.add_argument('--targets', nargs='+', choices=configs.CHOICES['model.target'][2:], default=['light_target'])
     parser.add_argument('--taps', choices=configs.CHOICES['model.taps'], default='4_regular')
     parser.add_argument('--precision', choices=list(layers.PRECISIONS), default='float32')
     parser.add_argument('--remat', choices=configs.CHOICES['model.remat'], default='dots')
     parser.add_argument('--image-size', type=int, default=256)
-    parser.add_argument('--batch', type=int, default=2, help='clips a step, over all devices')
-    parser.add_argument('--steps', type=int, default=5, help='steps timed, after one that is not')
+    parser.add_argument('--batch', type=int, default=2, help='clips per step, over all devices')
+    parser.add_argument('--steps', type=int, default=5, help='timed steps, after one that is not timed')
     return parser.parse_args()
 
 

@@ -1,10 +1,10 @@
-"""Runs the stages of benchmarks/gpu.sh, each in a process and a time of its own, and writes what they found.
+"""Run the stages of benchmarks/gpu.sh, each in its own process with its own time limit, and write the results.
 
     benchmarks/gpu.sh [--sizes tiny] [--seconds 480] [--output FOLDER]
 
-Stages come in the order of their worth. One that fails, runs out of time, or is not started because none is left, has
-a line in the table that says why; the others run all the same, and the exit code is then 1. FOLDER gets figures.md,
-written anew after each stage, a log and the rows of each stage, and the compiled programs, which all stages share.
+The most useful stages come first. If a stage fails, runs out of time, or is not started because no time is left, a line
+of the table says why; the other stages still run, and the exit code is 1. FOLDER gets figures.md (rewritten after each
+stage), a log and the rows of each stage, and the compiled programs, which all stages share.
 """
 
 import argparse
@@ -19,8 +19,8 @@ from typing import NamedTuple
 from gpu_stages import RECIPES
 from gpu_table import Outcome, find_facts, markdown, read_rows
 
-OUT_OF_TIME = (124, 137)  # exit codes of `timeout`: the command ended when asked to, or had to be killed
-FEWEST, GRACE = 15.0, 5.0  # seconds that a stage is started with, and that it has to end when asked to
+OUT_OF_TIME = (124, 137)  # exit codes of `timeout`: the command ended on SIGTERM, or had to be killed
+FEWEST, GRACE = 15.0, 5.0  # seconds: a stage is not started with less; it has this long to end after SIGTERM
 ERROR = re.compile(r'(\w+\.)*\w*(Error|Exception|Interrupt)\b')
 
 
@@ -32,7 +32,7 @@ class Stage(NamedTuple):
 
     @property
     def name(self) -> str:
-        """What the table calls it."""
+        """Its name in the table."""
         return ' '.join(self.arguments)
 
 
@@ -70,15 +70,15 @@ STAGES = {'full': FULL, 'tiny': TINY}
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--sizes', choices=RECIPES, default='full', help='tiny: tries the script, on a CPU too')
-    parser.add_argument('--seconds', type=float, default=480, help='that it may take in all (default: 480)')
-    parser.add_argument('--output', type=Path, default=Path('runs/gpu'), help='folder (default: runs/gpu)')
+    parser.add_argument('--sizes', choices=RECIPES, default='full', help='tiny: small models, also on a CPU')
+    parser.add_argument('--seconds', type=float, default=480, help='time limit in all (default: 480)')
+    parser.add_argument('--output', type=Path, default=Path('runs/gpu'), help='folder for results (default: runs/gpu)')
     flags = parser.parse_args()
     sys.exit(run(STAGES[flags.sizes], flags.sizes, flags.seconds, flags.output))
 
 
 def run(stages: tuple[Stage, ...], sizes: str, seconds: float, folder: Path) -> int:
-    """Run the stages within so many seconds and write folder/figures.md; the exit code: 1 if any has a problem."""
+    """Run the stages within `seconds` and write folder/figures.md; returns 1 if a stage has a problem, else 0."""
     folder.mkdir(parents=True, exist_ok=True)
     deadline, outcomes, figures = time.monotonic() + seconds, [], folder / 'figures.md'
     for stage in stages:
@@ -86,14 +86,14 @@ def run(stages: tuple[Stage, ...], sizes: str, seconds: float, folder: Path) -> 
         figures.write_text(markdown(outcomes))
         facts = find_facts(outcomes)
         if sizes == 'full' and facts and facts['platform'] != 'gpu':
-            print(f'no GPU: JAX {facts["jax"]} sees {facts["device"]}; --sizes tiny tries this script without one')
+            print(f'no GPU: JAX {facts["jax"]} sees {facts["device"]}; without a GPU, try --sizes tiny')
             return 2
     print(f'\n{figures.read_text()}\nwritten to {figures}')
     return int(any(outcome.problem for outcome in outcomes))
 
 
 def run_stage(stage: Stage, sizes: str, folder: Path, seconds: float) -> Outcome:
-    """Run one in a process of its own, for its limit or for so many seconds, if that is less."""
+    """Run one in its own process, for its time limit or for `seconds`, whichever is less."""
     limit, stem = min(stage.limit, seconds), stage.name.replace(' ', '_')
     if limit < FEWEST:
         return Outcome(stage.name, 0.0, [], 'not started: no time was left')
@@ -113,7 +113,7 @@ def run_stage(stage: Stage, sizes: str, folder: Path, seconds: float) -> Outcome
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """Of every stage: one cache of compiled programs, so that none compiles what another has."""
+    """The environment of every stage: one shared cache of compiled programs."""
     return {'JAX_COMPILATION_CACHE_DIR': str(folder.absolute() / 'compiled')} | os.environ
 
 

@@ -1,11 +1,11 @@
-"""One stage of benchmarks/gpu.sh: measures one thing on the first device, and appends what it finds to a file.
+"""One stage of benchmarks/gpu.sh: measure one thing on the first device, and append the results to a file.
 
     python benchmarks/gpu_stages.py [--sizes tiny] --rows FILE device | doctor | train RECIPE WAY | profile RECIPE |
                                     input | stream RECIPE
 
 RECIPE: one of `RECIPES`; WAY: ours, default_flags or released (see steps.py). A line of FILE is a JSON object: `facts`
-about the machine, or a row of the table (see gpu_table.py). Rows appear as soon as they are known, so that a stage that
-is stopped leaves what it has.
+about the machine, or a row of the table (see gpu_table.py). Each row is written at once, so a stage that is stopped
+leaves the rows it has.
 """
 
 import argparse
@@ -34,9 +34,9 @@ RECIPES = {  # sizes -> name -> recipe, clips a step
     'tiny': {'tiny': ('configs/tiny.py', 2), 'frozen_tiny': ('configs/frozen_tiny.py', 2)},
 }
 QUICK = 'model.unroll=false', 'model.core_layers=1', 'data.num_source=2'  # tiny: compiles in less time
-SECONDS = {'full': 5.0, 'tiny': 0.5}  # that each thing is measured, once it runs
-COPIED = {'gpu': 2**32, 'cpu': 2**27}  # bytes; several times what a cache holds
-TRACED, TOP = 5, 12  # steps in the trace, and kernels of it in the table
+SECONDS = {'full': 5.0, 'tiny': 0.5}  # how long each thing is measured, once it runs
+COPIED = {'gpu': 2**32, 'cpu': 2**27}  # bytes; several times the size of a cache
+TRACED, TOP = 5, 12  # steps in the trace, and its kernels in the table
 JPEG, VIDEO_GOP = 'JPEG', 32
 
 
@@ -56,7 +56,7 @@ def main():
 
 
 def device(add, sizes):
-    """Names and versions, and the rates of the device that others are compared with: products and copies."""
+    """Names and versions, and the rates of the device: matrix products and copies."""
     import jax
 
     from rvm_jax.models.layers import PRECISIONS
@@ -98,7 +98,7 @@ def facts(one):
 
 
 def output_of(*command):
-    """First line that a command prints; '' where it is not there, or fails."""
+    """First line that a command prints; '' if the command does not exist or fails."""
     try:
         lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
@@ -107,14 +107,14 @@ def output_of(*command):
 
 
 def processor():
-    """The name that the processor gives itself."""
+    """The processor's own name."""
     with open('/proc/cpuinfo') as file:
         named = [line.partition(':')[2].strip() for line in file if line.startswith('model name')]
     return named[0] if named else platform.machine()
 
 
 def copy_rate(size, tries=8):
-    """Bytes a second that copying an array of so many bytes reads and writes: the best of several."""
+    """Bytes per second that are read and written by copying an array of `size` bytes: the best of several."""
     import jax
     import jax.numpy as jnp
 
@@ -129,7 +129,7 @@ def copy_rate(size, tries=8):
 
 
 def doctor(add, sizes):
-    """`rvm doctor` on this machine, for the recipe whose steps were taken first, so that it is compiled already."""
+    """`rvm doctor` on this machine, for the recipe that was trained first, whose program is already compiled."""
     name = next(iter(RECIPES[sizes]))
     path, overrides = recipe_of(sizes, name)
     keys = [f'--config.{override}' for override in overrides]
@@ -147,7 +147,7 @@ def doctor(add, sizes):
 
 
 def doctor_row(check):
-    """The row of one of doctor's checks; that of its steps has figures, too."""
+    """The row of one of doctor's checks; the row of `steps` also has figures."""
     note = f'{check["color"]}: {check["text"]}' + (f' → {check["fix"]}' if check['fix'] else '')
     row, values = {'what': f'doctor: {check["check"]}', 'note': note}, check['values']
     if check['check'] == 'steps' and values:
@@ -157,7 +157,7 @@ def doctor_row(check):
 
 
 def train(add, sizes, name, way):
-    """Steps of a recipe that follow each other as in training, on one batch that lies on the device."""
+    """Consecutive steps of a recipe, as in training, on one batch that is on the device."""
     import jax
     from steps import RELEASED, Run
 
@@ -172,7 +172,7 @@ def train(add, sizes, name, way):
         unit='clips',
         ms=1e3 * step,
         mfu=mfu(run.flops * clips / step, one, config),
-        roofline=None if way == RELEASED else roofline_share(config, one, step),
+        roofline=None if way == RELEASED else roofline_share(config, run.made.arch, one, step),
         needs=run.needs,
         peak=peak_memory(one),
         note=f'{clips} clips a step, {len(seconds)} steps; compiled (or loaded) in {run.compile_seconds:.0f} s'
@@ -181,7 +181,7 @@ def train(add, sizes, name, way):
 
 
 def make_config(sizes, name):
-    """A recipe in bf16, of as many clips as one device takes."""
+    """A recipe in bf16, with the clips of one device."""
     return configs.load(*recipe_of(sizes, name))
 
 
@@ -192,28 +192,30 @@ def recipe_of(sizes, name):
 
 
 def choose_attention(config):
-    """The attention that training would take on the first device, as its guard finds; kept beside the programs."""
+    """The attention that training would use on the first device, by its own comparison; kept beside the programs."""
     import jax
 
+    from rvm_jax.conversion.frozen import resolve
     from rvm_jax.distributed.process_group import ALONE
     from rvm_jax.training import attention_check, sharding
 
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
-    folder = jax.config.jax_compilation_cache_dir or os.devnull  # nothing can be kept there, which is no error
-    return attention_check.choose(config, mesh, ALONE, folder)
+    folder = jax.config.jax_compilation_cache_dir or os.devnull  # nothing can be kept there, and that is not an error
+    return attention_check.choose(config, resolve(config)[0], mesh, ALONE, folder)
 
 
 def mfu(rate, one, config):
-    """Share of the device's peak of so many FLOPs a second; None where that is not known."""
+    """Share of the device's peak FLOP/s; None if the peak is not known."""
     from rvm_jax.training import hardware
 
     peak = hardware.device_peak(one, config.model.precision)
     return peak and rate / peak
 
 
-def roofline_share(config, one, step_seconds):
-    """The seconds that a step takes at the data sheet's rates of what binds it, FLOPs or the estimate's traffic, over
-    those that it took; None where the device's rates are not known.
+def roofline_share(config, arch, one, step_seconds):
+    """Time of a step at the data sheet's rates (by FLOPs or traffic, whichever is longer) over the time taken.
+
+    None if the rates of the device are not known.
     """
     from rvm_jax.planning import chips, estimate
     from rvm_jax.training import hardware
@@ -221,17 +223,17 @@ def roofline_share(config, one, step_seconds):
     chip, peak = chips.of_kind(one.device_kind), hardware.device_peak(one, config.model.precision)
     if chip is None or peak is None:
         return None
-    flops = sum(estimate.flops_by_part(config).values()) * config.batch_size
-    return max(flops / peak, estimate.traffic(config, one.platform, 1) / chip.memory_rate) / step_seconds
+    flops = sum(estimate.flops_by_part(config, arch).values()) * config.batch_size
+    return max(flops / peak, estimate.traffic(config, arch, one.platform, 1) / chip.memory_rate) / step_seconds
 
 
 def peak_memory(one):
-    """Bytes that this process has had on the device at most; None where the device does not say."""
+    """The most bytes that this process has had on the device; None if the device does not say."""
     return (one.memory_stats() or {}).get('peak_bytes_in_use')
 
 
 def profile(add, sizes, name):
-    """Which kernels the steps of a recipe spend their time in."""
+    """The kernels in which the steps of a recipe spend their time."""
     import jax
     from kernels import read_trace
     from steps import Run
@@ -240,7 +242,7 @@ def profile(add, sizes, name):
     run = Run(config, devices=jax.devices()[:1], attention=choose_attention(config))
     run.pace(SECONDS[sizes] / 5)
     options = jax.profiler.ProfileOptions()
-    options.python_tracer_level = 0  # calls of Python functions fill the trace, and take the time of the steps
+    options.python_tracer_level = 0  # calls of Python functions fill the trace and slow the steps down
     with tempfile.TemporaryDirectory() as folder:
         with jax.profiler.trace(folder, profiler_options=options):
             jax.block_until_ready([run.start() for _ in range(TRACED)])
@@ -275,15 +277,15 @@ def input_(add, sizes):
 
 
 def stream(add, sizes, name):
-    """Features of a video one frame at a time, as of a live camera: bf16, from the host's memory, and not back."""
+    """Features of a video, one frame at a time, as from a live camera: bf16, frames from host memory, features stay."""
     import jax
     from flax import nnx
 
-    from rvm_jax.conversion import frozen
+    from rvm_jax.conversion.frozen import resolve
     from rvm_jax.models import build
 
     config, one = make_config(sizes, name), jax.devices()[0]
-    arch, execution = frozen.architecture(config), build.execution(config.model, one.platform)
+    (arch, _), execution = resolve(config), build.execution(config.model, one.platform)
     execution = dataclasses.replace(execution, implementation=choose_attention(config))
     make = jax.jit(lambda: nnx.state(build.build(arch, execution, rngs=nnx.Rngs(0))))
     model = nnx.merge(nnx.split(build.abstract(arch, execution))[0], make())

@@ -1,4 +1,4 @@
-"""What the stages of benchmarks/gpu.sh found, as one Markdown table under the names and versions of the machine."""
+"""The results of benchmarks/gpu.sh as one Markdown table, under the names and versions of the machine."""
 
 import json
 from pathlib import Path
@@ -15,7 +15,7 @@ LEGEND = (
 
 
 class Outcome(NamedTuple):
-    """How a stage ended: what it found, and the problem, '' if there was none."""
+    """How a stage ended: its rows, and the problem, '' if there was none."""
 
     name: str
     seconds: float
@@ -24,13 +24,13 @@ class Outcome(NamedTuple):
 
 
 def read_rows(path: Path) -> list[dict]:
-    """The rows that a stage wrote, [] if it came to none; a last line that is cut off is left out."""
+    """The rows that a stage wrote, [] if there are none; a truncated last line is left out."""
     lines = path.read_text().splitlines(keepends=True) if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith('\n')]
 
 
 def find_facts(outcomes: list[Outcome]) -> dict[str, str]:
-    """The names and versions that the first stage wrote down, {} if it did not come to it."""
+    """The names and versions that the first stage wrote, {} if it did not."""
     return next((row['facts'] for outcome in outcomes for row in outcome.rows if 'facts' in row), {})
 
 
@@ -47,7 +47,7 @@ def markdown(outcomes: list[Outcome]) -> str:
 
 
 def heading(facts: dict[str, str]) -> str:
-    """The device in bold, then all else that is known of the machine."""
+    """The device in bold, then what else is known about the machine."""
     names = {'driver': 'driver ', 'jax': 'JAX ', 'python': 'Python ', 'commit': 'commit '}
     told = [names.get(name, '') + facts[name] for name in FACTS if facts.get(name)]
     return ', '.join([f'**{facts.get("device", "device unknown")}**', *told])
@@ -69,7 +69,7 @@ def cells(row: dict) -> list[str]:
 
 
 def line_of(texts) -> str:
-    """A line of a Markdown table; what would end a cell is escaped."""
+    """A line of a Markdown table; characters that would end a cell are escaped."""
     return '| ' + ' | '.join(text.replace('\n', ' ').replace('|', '\\|') for text in texts) + ' |'
 
 

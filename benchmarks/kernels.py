@@ -1,4 +1,4 @@
-"""What a device ran in a trace of JAX's profiler, by kernel; read without TensorFlow or XProf."""
+"""The kernels that a device ran, from a trace of JAX's profiler; read without TensorFlow or XProf."""
 
 import glob
 import os
@@ -10,7 +10,7 @@ import jax
 
 
 class Kernel(NamedTuple):
-    """All runs of the kernels that one name stands for."""
+    """All runs of the kernels of one name."""
 
     name: str
     seconds: float
@@ -22,11 +22,11 @@ class Trace(NamedTuple):
 
     kernels: list[Kernel]
     seconds: float
-    busy_seconds: float  # with at least one of them running
+    busy_seconds: float  # in which at least one of them runs
 
     @property
     def kernel_seconds(self) -> float:
-        """Of all kernels; more than `busy_seconds` where some run side by side."""
+        """Of all kernels; more than `busy_seconds` if some run at the same time."""
         return sum(kernel.seconds for kernel in self.kernels)
 
 
@@ -52,7 +52,7 @@ def read_trace(folder: str) -> Trace:
 def device_events(profile: jax.profiler.ProfileData) -> list[Event]:
     """Kernels and copies of the first GPU, by its streams; without a GPU the operations that XLA ran on the CPU.
 
-    A CPU's operations may lie within each other (a loop and its body), kernels of a GPU's stream do not.
+    A CPU's operations can contain each other (a loop and its body); kernels of a GPU's stream cannot.
     """
     planes = {plane.name: plane for plane in profile.planes}
     gpus = sorted(name for name in planes if name.startswith('/device:GPU:'))
@@ -64,7 +64,7 @@ def device_events(profile: jax.profiler.ProfileData) -> list[Event]:
 
 
 def is_operation(event) -> bool:
-    """An event of XLA's program, rather than of the threads that run it."""
+    """Whether an event belongs to XLA's program, not to the threads that run it."""
     return any(name == 'hlo_op' for name, _ in event.stats)
 
 
@@ -84,5 +84,5 @@ def summarize(events: Iterable[Event]) -> Trace:
 
 
 def kind_of(name: str) -> str:
-    """A kernel's name without the numbers that XLA counts its kernels with: layer after layer has the same kinds."""
+    """A kernel's name without XLA's running numbers, so that all layers have the same names."""
     return re.sub(r'([._]\d+)+$', '', name)

@@ -1,17 +1,17 @@
-"""Seconds a frame of label propagation: ours beside plain NumPy, plain JAX and plain PyTorch, on the same features.
+"""Seconds per frame of label propagation: ours, plain NumPy, plain JAX and plain PyTorch, on the same features.
 
     python benchmarks/label_propagation.py [--widths 384 1024] [--frames 8] [--grid 30 55] [--top-k 7]
 
-Features are random directions, one for each cell of each frame, so that no choice is easy; the labels of frame 0 are
-random too, 4 channels. The protocol is that of DAVIS: 30 x 55 cells (480 x 880 pixels), frame 0 and a queue of 20. The
-plain ways multiply each frame with the whole context, add the mask of the radius, divide by the temperature and sort:
-the affinities of a frame are 229 MB. NumPy sorts by argpartition, JAX by lax.top_k, PyTorch by topk. The ways take
-turns, frame by frame; the first frame of each, which compiles and fills caches, does not count. CPU seconds are what
-all threads of the process used; on a machine that others use too they are the steadier figure.
+Features are random directions, one for each cell of each frame, so that the nearest cells are not obvious. The labels
+of frame 0 are random too, with 4 channels. The protocol is that of DAVIS: 30 x 55 cells (480 x 880 pixels), frame 0 and
+a queue of 20 frames. The plain methods multiply each frame with the whole context, add the mask of the radius, divide
+by the temperature and sort: the affinities of a frame are 229 MB. NumPy sorts by argpartition, JAX by lax.top_k,
+PyTorch by topk. The methods take turns, frame by frame. The first frame of each, which compiles and fills caches, does
+not count. CPU seconds are the time of all threads of the process; on a shared machine they vary less than wall time.
 
-The queue starts with frames of its own, since between copies of frame 0 every way may choose as it likes. Cells that
-differ have a label more than 1e-5 from ours, of all cells of all frames: two affinities that differ in the last bit
-may change places at the end of the best, as each library adds up in its own order.
+The queue starts with different frames, because between copies of frame 0 the choice of a method is arbitrary. A cell
+differs if a label is more than 1e-5 from ours; cells of all frames count. Two affinities that differ in the last bit
+can change places at the end of the top k, because each library sums in its own order.
 """
 
 import argparse
@@ -54,7 +54,7 @@ class Ours:
 
 
 class Plain:
-    """Everything at once, with arrays of a library: vote(query, context, labels) does the work of a frame."""
+    """All affinities at once, in another library: vote(query, context, labels) computes the labels of a frame."""
 
     def __init__(self, name, vote, features_ChwD, labels_ChwK, top_k):
         self.name, self._vote, self._top_k = name, vote, top_k
@@ -144,7 +144,7 @@ def main():
     parser.add_argument('--grid', type=int, nargs=2, default=[30, 55])
     parser.add_argument('--top-k', type=int, default=DAVIS.top_k)
     args = parser.parse_args()
-    print('| width | way | s a frame, best | median | CPU s, median | ours is faster | cells that differ | others by |')
+    print('| width | method | s/frame, best | median | CPU s, median | ours faster by | cells that differ | others |')
     print('| ---: | --- | ---: | ---: | ---: | ---: | ---: | ---: |')
     for width in args.widths:
         taken, differences = measure(width, tuple(args.grid), args.frames, args.top_k)

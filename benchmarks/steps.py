@@ -1,11 +1,10 @@
-"""A train step to be measured: the program of `rvm train`, or the same model computed as the released code does.
+"""A train step to measure: the program of `rvm train`, or the same model computed as in the released code.
 
-The released way shares our parameters, step and optimizer, but repeats the source tokens for every target frame, writes
-all attention scores to memory, keeps all activations, and inlines every layer.
+The method of the released code has our parameters, step and optimizer, but it repeats the source tokens for every
+target frame, writes all attention scores to memory, keeps all activations, and inlines every layer.
 """
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Callable
@@ -17,26 +16,27 @@ from einops import rearrange, repeat
 from flax import nnx
 from ml_collections import ConfigDict
 
+from rvm_jax.conversion.frozen import resolve
 from rvm_jax.models import build, cost, patches, trainable
 from rvm_jax.models.decoder import flatten_time
 from rvm_jax.models.rvm import RVM, Reconstruction, to_unit_range
 from rvm_jax.planning import estimate
 from rvm_jax.training import sharding, state
-from rvm_jax.training.loss import pixel_loss
+from rvm_jax.training.loss import objective_of
 from rvm_jax.training.optimizer import make_optimizer
 from rvm_jax.training.step import make_train_step
 
 OURS, RELEASED = WAYS = 'ours', 'released'
-DEFAULT_FLAGS = 'default_flags'  # ours, without the options of state.py for the compiler
+DEFAULT_FLAGS = 'default_flags'  # ours, without the compiler options of state.py
 
 
 class Run:
-    """A compiled train step with its state, and what it took: random clips, random weights, frozen ones too.
+    """A compiled train step with its state and its times, on random clips and random weights (also frozen ones).
 
-    config: a recipe; devices: those of its mesh, None for all; attention: taken instead of the recipe's, but for the
-    released way. `compile_seconds` is with loading, where a compilation
-    cache has the program already; `needs` is what the compiler asks for on one device, bytes of state, batch and
-    temporary memory; `flops` are those of a clip; `seconds` those of each `step`.
+    config: a recipe; devices: those of its mesh, None for all; attention: used instead of the recipe's, except with the
+    released method. `compile_seconds` includes loading, if a compilation cache has the program. `needs` is the bytes
+    that the compiler asks for on one device: state, batch and temporary memory. `flops` are per clip, `seconds` per
+    `step`.
     """
 
     def __init__(
@@ -61,15 +61,15 @@ class Run:
         self.seconds.clear()
 
     def step(self) -> None:
-        """Take one, and wait for it."""
+        """Run one step, and wait for it."""
         started = time.perf_counter()
         check_loss(jax.block_until_ready(self.start()))
         self.seconds.append(time.perf_counter() - started)
 
     def pace(self, seconds: float, fewest: int = 3) -> np.ndarray:
-        """Seconds that each of the steps took that fit into so many seconds, `fewest` at least.
+        """Seconds of each step, for as many steps as fit into `seconds`, at least `fewest`.
 
-        As in training, a step is started before the one ahead of it is done, so that the device waits for nothing.
+        As in training, a step is started before the one before it is done, so that the device does not wait.
         """
         ahead, ended = self.start(), []
         while len(ended) < fewest + 1 or ended[-1] - ended[0] < seconds:
@@ -80,12 +80,12 @@ class Run:
         return np.diff(ended)
 
     def start(self) -> dict:
-        """Start one; its metrics, which are there once it is done."""
+        """Start one step; returns its metrics, which are ready when it is done."""
         self.state, metrics = self.train_step(self.state, self.batch, self.frozen_arrays)
         return metrics
 
     def median(self) -> float:
-        """Seconds a clip."""
+        """Seconds per clip."""
         return float(np.median(self.seconds)) / self.clips
 
 
@@ -97,10 +97,10 @@ def check_loss(metrics: dict) -> None:
 
 def lower(config: ConfigDict, way: str = OURS, devices: list[jax.Device] | None = None, attention: str | None = None):
     """(Programs, the lowered train step, its arguments: state, batch, frozen parameters) of a recipe."""
-    objective = functools.partial(pixel_loss, **config.objective)
+    objective = objective_of(config.objective)
     if way == RELEASED:
         config, attention, objective = inlined(config), None, released_loss
-    made = state.make_programs(config, devices, attention)
+    made = state.make_programs(config, resolve(config)[0], devices, attention)
     train_step = made.train_step if way == OURS else step_of(config, made, objective, attention)
     frozen_arrays = trainable.place(random_like(made.abstract_frozen), made.abstract_frozen)
     arguments = made.create(), sharding.place_batch(made.mesh, random_batch(config)), frozen_arrays
@@ -115,7 +115,7 @@ def inlined(config: ConfigDict) -> ConfigDict:
 
 
 def step_of(config: ConfigDict, made: state.Programs, objective: Callable, attention: str | None):
-    """The train step of a recipe on one device with another objective, as XLA compiles it when it is told nothing."""
+    """The train step of a recipe on one device with another objective, compiled without compiler options."""
     execution = build.execution(config.model, sharding.platform(made.mesh))
     if attention is not None:
         execution = dataclasses.replace(execution, implementation=attention)
@@ -125,12 +125,12 @@ def step_of(config: ConfigDict, made: state.Programs, objective: Callable, atten
 
 
 def released_loss(model: RVM, batch: dict, visible_BFV: jax.Array, learning=None):
-    """The pixel loss with every target frame as a clip of its own, which projects the source tokens again.
+    """The pixel loss with every target frame as its own clip, so that the source tokens are projected again for each.
 
-    It is RVM.reconstruct up to the decoder, which gets the source tokens once for each target.
+    Equal to RVM.reconstruct up to the decoder, which gets the source tokens once for each target.
     """
     source_BTHWC, target_BFHWC, deltas_BF = (batch[name] for name in ('source_BTHWC', 'target_BFHWC', 'deltas_BF'))
-    num_target, grid = deltas_BF.shape[1], patches.grid_size(*target_BFHWC.shape[2:4], model.patch_size)
+    num_target, grid = deltas_BF.shape[1], patches.grid_size(*target_BFHWC.shape[2:4], patch_size=model.patch_size)
     target_BFHWC = to_unit_range(target_BFHWC)
     features_BTMD, _, statistics = model._features(source_BTHWC, None, learning)
     tokens_BFMD = model._target_tokens(target_BFHWC, visible_BFV)
@@ -145,7 +145,7 @@ def released_loss(model: RVM, batch: dict, visible_BFV: jax.Array, learning=None
 
 
 def count(tree) -> int:
-    """Numbers in a tree of shapes."""
+    """The number of values in a tree of shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
 
 

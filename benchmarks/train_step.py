@@ -1,11 +1,11 @@
-"""Time, memory and work of a training step, ours beside the same model computed as the released code does.
+"""Time, memory and FLOPs of a training step: ours, and the same model computed as in the released code.
 
     python benchmarks/train_step.py [--sizes s b] [--precisions float32 bf16] [--batch 2] [--steps 3] [--count]
 
-`released` is described in steps.py. `peak` is the best of square matrix products in the precision's dtype, measured
-before and after every step; `of peak` sets the FLOPs of `models/cost.py` against it, the median over the steps. `cpu`
-is the same in CPU seconds of this process, which other programs on the machine hardly disturb, but which leaves out
-cores that wait. --count adds the compiler's own count, of our model with every layer inlined.
+`released` is described in steps.py. `peak` is the best rate of square matrix products in the precision's dtype,
+measured before and after every step. `of peak` is the rate by the FLOPs of `models/cost.py` over this peak, the median
+over the steps. `cpu` is the same in CPU seconds of this process: other programs on the machine hardly change it, but it
+does not count cores that wait. --count adds the compiler's own count, of our model with every layer inlined.
 """
 
 import argparse
@@ -42,18 +42,18 @@ def parse_flags():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--sizes', nargs='+', choices=configs.SIZES, default=['s'])
     parser.add_argument('--precisions', nargs='+', choices=list(layers.PRECISIONS), default=['float32'])
-    parser.add_argument('--batch', type=int, default=2, help='clips a step')
-    parser.add_argument('--steps', type=int, default=3, help='steps timed, after one that is not')
+    parser.add_argument('--batch', type=int, default=2, help='clips per step')
+    parser.add_argument('--steps', type=int, default=3, help='timed steps, after one that is not timed')
     parser.add_argument('--attention', choices=configs.CHOICES['model.attention'], default='auto')
     parser.add_argument('--remat', choices=configs.CHOICES['model.remat'], default='dots')
     parser.add_argument('--unroll', choices=configs.CHOICES['model.unroll'], default='auto')
-    parser.add_argument('--only-ours', action='store_true', help='leave the released way out')
+    parser.add_argument('--only-ours', action='store_true', help='do not measure the released method')
     parser.add_argument('--count', action='store_true', help="compile once more for the compiler's count")
     return parser.parse_args()
 
 
 def compare(size, precision, flags):
-    """The rows of one size and precision, and what they say about each other."""
+    """Print the rows of one size and precision, and how they compare."""
     config = make_config(size, precision, flags)
     rows = {}
     for way in WAYS[:1] if flags.only_ours else WAYS:
@@ -77,7 +77,7 @@ def compare(size, precision, flags):
 
 
 def make_config(size, precision, flags):
-    """The recipe of both ways; the released one then computes it in its own."""
+    """The recipe of both methods."""
     config = configs.default()
     config.batch_size = flags.batch
     config.model.size, config.model.precision = size, precision
@@ -98,8 +98,8 @@ def print_row(size, precision, program, row):
 def measure(config, way, flags):
     """Time a train step.
 
-    Returns 'seconds' (fastest) and 'median' a clip, 'peak' FLOP/s, 'compile' seconds, bytes that the program 'needs'
-    and that the process took ('rss'); and 'wall' and 'cpu', the FLOPs that the peak is worth in the time of a clip.
+    Returns 'seconds' (fastest) and 'median' per clip, 'peak' FLOP/s, 'compile' seconds, bytes that the program 'needs'
+    and that the process used ('rss'); and 'wall' and 'cpu', the FLOPs that the peak gives in the time of a clip.
     """
     reset_peak_rss()
     run = Run(config, way, jax.devices()[:1])
@@ -154,7 +154,7 @@ def reset_peak_rss():
 
 
 def peak_rss():
-    """Bytes of the process at its largest since the last reset: all of a CPU's memory, the host's share elsewhere."""
+    """The most bytes of the process since the last reset: all memory on a CPU, only the host's memory elsewhere."""
     with open('/proc/self/status') as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith('VmHWM'))
 

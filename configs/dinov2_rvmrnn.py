@@ -1,10 +1,10 @@
-"""A frozen DINOv2 and RVM's own core, pre-trained on your clips; its weights are free to download.
+"""A frozen DINOv2 encoder with RVM's own core, pre-trained on your clips. Its weights are free to download.
 
     rvm train --config configs/dinov2_rvmrnn.py --workdir runs/dinov2_rvmrnn --config.data.path=VIDEOS \\
         --config.model.encoder_path=dinov2-large
 
-Its patches are 14 pixels: 224 pixels make the 16 x 16 grid that RVM has. Other sizes: --config.model.size=s and b,
-with the weights of that size. Batch, steps and learning rate are ours, for one GPU, and not tuned at this size.
+Its patches are 14 pixels wide, so 224 pixels give the 16 x 16 grid of RVM. For other sizes, set --config.model.size=s
+or b and use the weights of that size. Batch size, steps and learning rate are ours, for one GPU; they are not tuned.
 """
 
 from rvm_jax import config

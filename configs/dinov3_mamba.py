@@ -1,11 +1,12 @@
-"""A frozen DINOv3 and a temporal core that is pre-trained on your clips: four Mamba layers, each token by itself.
+"""A frozen DINOv3 encoder and a temporal core, pre-trained on your clips: four Mamba layers, each token by itself.
 
     rvm train --config configs/dinov3_mamba.py --workdir runs/dinov3_mamba --config.data.path=VIDEOS \\
         --config.model.encoder_path=dinov3-vitl16-pretrain-lvd1689m
 
-S and B: --config.model.size=s and b, with the weights of that size. The cheapest of the four: no token sees another
-after the encoder. Architecture as in arXiv 2605.19137, which trains the core with labels; this trains it by RVM's
-masked reconstruction. Batch, steps and learning rate are ours, for one GPU, and not tuned at this size.
+For S or B, set --config.model.size=s or b and use the weights of that size. This core needs the fewest FLOPs of the
+four: after the encoder, no token sees another token. The architecture is that of arXiv 2605.19137, which trains the
+core with labels; here it is trained by RVM's masked reconstruction. Batch size, steps and learning rate are ours, for
+one GPU; they are not tuned.
 """
 
 from rvm_jax import config

@@ -1,12 +1,12 @@
-"""A frozen DINOv3 and a temporal core that is pre-trained on your clips: RVM's own Transformer-GRU core.
+"""A frozen DINOv3 encoder and a temporal core, pre-trained on your clips: RVM's own Transformer-GRU core.
 
     rvm train --config configs/dinov3_rvmrnn.py --workdir runs/dinov3_rvmrnn --config.data.path=VIDEOS \\
         --config.model.encoder_path=dinov3-vitl16-pretrain-lvd1689m
 
-S and B: --config.model.size=s and b, with the weights of that size. Its state is one vector a token, the smallest of
-the four by far. With --config.init_from=RVM.npz it starts from the released core of the same width (and the decoder).
-Architecture as in arXiv 2605.19137, which trains the core with labels; this trains it by RVM's masked reconstruction.
-Batch, steps and learning rate are ours, for one GPU, and not tuned at this size.
+For S or B, set --config.model.size=s or b and use the weights of that size. The state is one vector per token, by far
+the smallest of the four. With --config.init_from=RVM.npz, training starts from the released core of the same width
+(and the decoder). The architecture is that of arXiv 2605.19137, which trains the core with labels; here it is trained
+by RVM's masked reconstruction. Batch size, steps and learning rate are ours, for one GPU; they are not tuned.
 """
 
 from rvm_jax import config

@@ -1,8 +1,8 @@
-"""RVM-S pre-training as in the paper (supplement, sections 7 and 8): batch 2048, 256 x 256, masks of 95 %.
+"""RVM-S pre-training as in the paper (supplement, sections 7 and 8): batch 2048, 256 x 256 pixels, 95 % masked.
 
     rvm train --config configs/rvm_s.py --workdir runs/s --config.data.path=VIDEOS --config.batch_size=64
 
-The learning rate belongs to batch 2048: at another size set config.optim.peak_lr to 1.5e-4 x batch / 256.
+The learning rate is for batch 2048. With another batch size, set config.optim.peak_lr to 1.5e-4 x batch / 256.
 """
 
 from rvm_jax import config

@@ -1,10 +1,10 @@
-"""A frozen SigLIP 2 and RVM's own core, pre-trained on your clips; its weights are free to download.
+"""A frozen SigLIP 2 encoder with RVM's own core, pre-trained on your clips. Its weights are free to download.
 
     rvm train --config configs/siglip2_rvmrnn.py --workdir runs/siglip2_rvmrnn --config.data.path=VIDEOS \\
         --config.model.encoder_path=siglip2-large-patch16-256
 
-It has no CLS token: every token of the model is a patch. Other sizes: --config.model.size=b, with the weights of that
-size. Batch, steps and learning rate are ours, for one GPU, and not tuned at this size.
+It does not have a CLS token: every token of the model is a patch. For size B, set --config.model.size=b and use the
+weights of that size. Batch size, steps and learning rate are ours, for one GPU; they are not tuned.
 """
 
 from rvm_jax import config

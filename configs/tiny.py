@@ -1,8 +1,8 @@
-"""A small RVM for a CPU: 48 x 48 pixels, patch 8, 4 source and 2 target frames, minutes instead of days.
+"""A small RVM for a CPU: 48 x 48 pixels, patch 8, 4 source and 2 target frames. It trains in minutes, not days.
 
     rvm train --config configs/tiny.py --workdir runs/tiny --config.data.path=videos
 
-`make demo` trains it on rendered videos. Sizes and schedule are ours; the paper has no model of this size.
+`make demo` trains it on rendered videos. Sizes and schedule are ours; the paper does not have a model of this size.
 """
 
 from rvm_jax import config

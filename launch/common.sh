@@ -33,7 +33,7 @@ run() {  # runs a command; a dry run shows it
     if $dry_run; then quote "$@" >&3; else "$@"; fi
 }
 
-ask() {  # ask ASSUMED COMMAND...: what the command prints; a dry run shows it and takes ASSUMED for the answer
+ask() {  # ask ASSUMED COMMAND...: what the command prints; a dry run shows the command and uses ASSUMED as the answer
     local assumed=$1
     shift
     if $dry_run; then

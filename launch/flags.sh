@@ -39,7 +39,7 @@ gpu_flags() {  # goes to XLA_FLAGS
 named_flags() {  # named_flags tpu|gpu NAME,NAME: their flags in one line
     local name flags='' one
     for name in ${2//,/ }; do
-        one=$("$1_flags" "$name") || die 2 "--flags $name: there is no such set; launch/flags.sh has them all"
+        one=$("$1_flags" "$name") || die 2 "--flags $name: unknown set of flags; launch/flags.sh lists them all"
         flags+="${flags:+ }$one"
     done
     printf '%s\n' "$flags"

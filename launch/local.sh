@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# The pod in small: N real processes with K CPU devices each on this machine, for tests and debugging.
+# A small pod on this machine: N real processes with K CPU devices each, for tests and debugging.
 #
 #   launch/local.sh [--processes N] [--devices K] [--grace SECONDS] -- train --config configs/tiny.py --workdir DIR ...
 #
-# What follows -- is a command of rvm. Lines of process 0 are shown as they are, those of the others as "[i] ...".
-# SIGTERM and Ctrl-C are handed to all processes, which save the same step and end. When a process ends otherwise, the
-# others have SECONDS (default: 180, longer than the default hosts.heartbeat) to end by themselves, then they are
-# killed with all that they started.
+# After -- comes a command of rvm. Output of process 0 is shown as it is, output of the others with "[i] " in front.
+# SIGTERM, SIGHUP and Ctrl-C go to all processes, which save the same step and end. If a process ends in another way, the
+# others have SECONDS (default: 180, longer than the default hosts.heartbeat) to end by themselves. Then they are
+# killed, with all processes that they started.
 #
-# The exit code is 0 if all ended with 0, else the most telling one among the processes: 2, 65, 76, 1, any other, 130,
-# 75 (the rest of rvm's codes: docs/workdir.md). A killed or crashed process counts as 75: starting again resumes.
+# The exit code is 0 if all ended with 0. Otherwise it is the first of these that a process ended with: 2, 65, 76, 1,
+# any other, 130, 75 (docs/workdir.md explains them). A killed or crashed process counts as 75: starting again resumes.
 set -euo pipefail
 
 usage() {
@@ -30,7 +30,7 @@ while (($#)); do
   case $1 in
     --processes | --devices | --grace)
       (($# > 1)) || fail "$1: has no value; give a number"
-      is_count "$2" || fail "$1 $2: is no number of at least 1; give something like $1 2"
+      is_count "$2" || fail "$1 $2: is not a whole number from 1 to 9999; give something like $1 2"
       printf -v "${1#--}" %s "$2"
       shift 2
       ;;
@@ -102,6 +102,7 @@ signal_all() {
 # Nothing that we started stays: each process leads a group of its own, with its loader workers.
 trap 'signal_all KILL -' EXIT
 trap 'signal_all TERM ""' TERM
+trap 'signal_all HUP ""' HUP # under nohup it stays ignored, as bash cannot trap it
 trap 'signal_all INT ""' INT
 
 for ((i = 0; i < processes; i++)); do

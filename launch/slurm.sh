@@ -15,16 +15,16 @@ usage: launch/slurm.sh --nodes N --gpus-per-node K [options] -- train ARGUMENTS
        launch/slurm.sh status|logs|stop JOB [--logs DIR]
 
   --nodes N            nodes
-  --gpus-per-node K    GPUs of each, one process a GPU
-  --cpus-per-gpu C     cores of each process, for reading videos; default 8
-  --partition P, --account A, --time T    as for sbatch
-  --name NAME          of the job; default rvm
-  --logs DIR           where logs go, on a disk that all nodes share; default: runs/slurm in this checkout
-  --flags NAME[,NAME]  compiler flags of launch/flags.sh: overlap, pipeline, combine; none by default, none measured
-  --dry-run            show every command, run none
+  --gpus-per-node K    GPUs per node; one process per GPU
+  --cpus-per-gpu C     CPU cores per process, for reading videos; default 8
+  --partition P, --account A, --time T    as in sbatch
+  --name NAME          name of the job; default rvm
+  --logs DIR           folder for logs, on a disk that all nodes share; default: runs/slurm in this checkout
+  --flags NAME[,NAME]  compiler flags of launch/flags.sh: overlap, pipeline, combine; default: none; none is measured
+  --dry-run            print every command, run none
 
-  status JOB   where the job is
-  logs JOB     its log, followed as it grows
+  status JOB   the state of the job
+  logs JOB     show its log, and follow it
   stop JOB     ask the training to save and end; the job does not go back into the queue
 
 examples:
@@ -32,10 +32,10 @@ examples:
       train --config configs/rvm_l.py --workdir /shared/runs/l --config.data.path=/shared/videos
   launch/slurm.sh stop 12345
 
-With `-- doctor` in place of `-- train` every process says whether it is ready: docs/doctor.md.
+With `-- doctor` instead of `-- train`, every process checks whether it is ready: docs/doctor.md.
 
-This checkout, its .venv (pip install -e '.[cuda13]') and the workdir have to be on a disk that all nodes share; the
-workdir may be a gs:// path too. Two minutes before the time limit the training saves and the job queues again.
+This checkout, its .venv (pip install -e '.[cuda13]') and the workdir must be on a disk that all nodes share; the
+workdir can also be a gs:// path. Two minutes before the time limit, training saves and the job goes back into the queue.
 END
 }
 
@@ -66,7 +66,7 @@ read_options() {
                 return
                 ;;
             *)
-                [[ $verb != submit && -z $job && $1 =~ ^[0-9]+$ ]] || die 2 "$1: there is no such option; see --help"
+                [[ $verb != submit && -z $job && $1 =~ ^[0-9]+$ ]] || die 2 "$1: unknown option; see --help"
                 job=$1
                 ;;
         esac
@@ -78,7 +78,7 @@ submit() {
     [[ $nodes =~ ^[1-9][0-9]*$ ]] || die 2 "--nodes '$nodes': a number of nodes is needed"
     [[ $gpus =~ ^[1-9][0-9]*$ ]] || die 2 "--gpus-per-node '$gpus': a number of GPUs is needed"
     [[ ${training[0]-} == @(train|doctor) ]] ||
-        die 2 'what to run is missing: -- train --config RECIPE --workdir DIR, or doctor in place of train'
+        die 2 'the command to run is missing: -- train --config RECIPE --workdir DIR, or doctor in place of train'
     [[ -n $(value_of --workdir "${training[@]}") ]] || die 2 '--workdir is missing: a folder that all nodes share, or gs://...'
     run mkdir -p "$logs"
     # One task a GPU, each seeing all GPUs of its node: jax.distributed takes the one with the task's local number.
@@ -91,7 +91,7 @@ submit() {
 need_job() { [[ -n $job ]] || die 2 "which job? launch/slurm.sh $verb JOB, with the number that sbatch gave"; }
 
 stop() {
-    $dry_run || [[ -d $logs ]] || die 2 "$logs: there is no such folder; say with --logs where the job's logs are"
+    $dry_run || [[ -d $logs ]] || die 2 "$logs: this folder does not exist; give the folder of the job's logs with --logs"
     run touch "$logs/$job.stop"  # read by slurm_job.sh: this one does not queue again
     if ! run scancel --signal=TERM "$job"; then
         rm "$logs/$job.stop"

@@ -9,11 +9,11 @@ shift 3
 source "$repo/launch/common.sh"
 
 workdir=$(value_of --workdir "$@")
-codes=$logs/$SLURM_JOB_ID.codes          # one file a task: how it ended
+codes=$logs/$SLURM_JOB_ID.codes          # one file per task: how it ended
 barren_file=$logs/$SLURM_JOB_ID.barren   # "step starts": starts in a row without a checkpoint newer than step
 retries=${RVM_LAUNCH_RETRIES:-8}
 
-newest_step() {  # 0 without a checkpoint; fails when the folder, on a disk or in a bucket, could not be asked
+newest_step() {  # 0 without a checkpoint; fails when the folder, on a disk or in a bucket, could not be read
     local names
     names=$("$repo/.venv/bin/python" -c 'import sys, rvm_jax.storage.files; print(*rvm_jax.storage.files.names(sys.argv[1]), sep="\n")' \
         "${workdir%/}/checkpoints") || return
@@ -43,10 +43,10 @@ mkdir -p "$codes"
 cd "$repo"
 export RVM_DISTRIBUTED=auto XLA_FLAGS="${XLA_FLAGS-} $flags"
 
-# Each task notes its own exit code: srun returns the highest alone. A task that ends early does not get the others
+# Each task notes its own exit code: srun returns only the highest. A task that ends early does not get the others
 # killed before they have saved; they stop by themselves, and srun ends what is left after ten minutes.
 code=0
-# Slurm signals the task alone, not what it starts, so the task hands SIGTERM on to the training.
+# Slurm signals only the task, not what it starts, so the task passes SIGTERM on to the training.
 # shellcheck disable=SC2016  # expanded by the task's shell
 srun --kill-on-bad-exit=0 --wait=600 "--cpus-per-task=$SLURM_CPUS_PER_TASK" bash -c '
     source "$1/launch/common.sh"
@@ -57,7 +57,7 @@ srun --kill-on-bad-exit=0 --wait=600 "--cpus-per-task=$SLURM_CPUS_PER_TASK" bash
     exit "$code"' task "$repo" "$codes" "$repo/.venv/bin/rvm" "$@" || code=$?
 
 if final=$(ended_with '2|65|76|130'); then
-    say "task $(cd "$codes" && grep -l -x "$final" -- * | tr '\n' ' ')ended with exit code $final; starting again does not mend that"
+    say "task $(cd "$codes" && grep -l -x "$final" -- * | tr '\n' ' ')ended with exit code $final; starting again does not help"
     exit "$final"
 fi
 if ((code == 0)) || [[ -e $logs/$SLURM_JOB_ID.stop ]]; then

@@ -19,29 +19,29 @@ usage() {
     cat << 'END'
 usage: launch/tpu.sh COMMAND --name NAME --zones ZONE[,ZONE...] [options] [-- train ARGUMENTS]
 
-  create   ask for the slice, zone after zone, and wait until it is there
-  setup    install this checkout (the files git tracks, as they are now) on every host
-  train    create and set up what is missing, run `rvm train` on every host, follow it, and start it again after a
-           preemption until its steps are done. The same line after a lost connection follows the running training
-  status   the slice, and what each host is doing
-  logs     the training's log of one host
+  create   request the slice, zone after zone, and wait until it is ready
+  setup    install this checkout (the files that git tracks, as they are now) on every host
+  train    create and set up what is missing, then run `rvm train` on every host, follow it, and start it again after a
+           preemption until its steps are done. After a lost connection, the same command follows the running training
+  status   show the slice, and what each host is doing
+  logs     show the log of one host
   stop     ask the training to save and end, and wait for it; the slice stays
   delete   delete the slice, or withdraw the request for it
 
-  --name NAME          of the slice: lower-case letters, digits, hyphens
+  --name NAME          name of the slice: lower-case letters, digits, hyphens
   --zones A,B          zones to try, in this order
-  --project PROJECT    default: the one gcloud is set to
+  --project PROJECT    default: the project that gcloud is set to
   --accelerator TYPE   v6e-256, v5litepod-16, ... (create, train)
-  --runtime VERSION    software of the hosts; default: the one Google names for the accelerator
+  --runtime VERSION    software of the hosts; default: what Google recommends for the accelerator
   --spot               cheaper, can be taken away at any time
-  --wait SECONDS       how long one zone may take to give the slice; default 3600
-  --prepare COMMAND    run on every host after installing, again after each restart: what makes the videos visible there,
-                       such as a mount; has to be repeatable (setup, train)
+  --wait SECONDS       how long to wait for the slice in one zone; default 3600
+  --prepare COMMAND    run this on every host after installing, and again after each restart: for example a mount that
+                       makes the videos visible. It must be able to run twice (setup, train)
   --grace SECONDS      how long the training may take to save and end; default 600
-  --flags NAME[,NAME]  compiler flags of launch/flags.sh: overlap, vmem, slices; none by default, none measured
-  --worker N           whose log (logs); default 0
+  --flags NAME[,NAME]  compiler flags of launch/flags.sh: overlap, vmem, slices; default: none; none is measured
+  --worker N           the host whose log is shown (logs); default 0
   --follow             keep showing the log (logs)
-  --dry-run            show every command, run none
+  --dry-run            print every command, run none
 
 examples:
   launch/tpu.sh create --name rvm --zones us-east5-b,europe-west4-a --accelerator v6e-256 --spot
@@ -50,9 +50,9 @@ examples:
       train --config configs/rvm_h.py --workdir gs://bucket/runs/h --config.data.path=/mnt/videos
   launch/tpu.sh delete --name rvm --zones us-east5-b,europe-west4-a
 
-The checkpoints decide where a run resumes, so the workdir must be a gs:// path: it outlives the slice, and every host
-reaches it. Exit codes: 0 done; 2 a mistake in the command or the run's arguments; 75 start again later; 1 a host could
-not be set up (it is named); 65, 76, 130 as `rvm train` ended.
+The workdir must be a gs:// path: a run resumes from its checkpoints, every host can read them there, and they stay when
+the slice is gone. Exit codes: 0 done; 2 a mistake in the command or the run's arguments; 75 start again later; 1 a host
+could not be set up (it is named); 65, 76, 130 as `rvm train` ended.
 END
 }
 
@@ -97,7 +97,7 @@ read_options() {
                 training=("$@")
                 return
                 ;;
-            *) die 2 "$1: there is no such option; see --help" ;;
+            *) die 2 "$1: unknown option; see --help" ;;
         esac
         shift
     done
@@ -117,7 +117,7 @@ check_options() {
 }
 
 check_training() {
-    [[ ${training[0]-} == train ]] || die 2 'what to run is missing: -- train --config RECIPE --workdir gs://...'
+    [[ ${training[0]-} == train ]] || die 2 'the command to run is missing: -- train --config RECIPE --workdir gs://...'
     workdir=$(value_of --workdir "${training[@]}")
     [[ $workdir == gs://?* ]] ||
         die 2 "--workdir '$workdir' is not reachable from every host, nor after a preemption; give a gs:// path"
@@ -176,5 +176,5 @@ case $verb in
         check_options
         delete_slice
         ;;
-    *) die 2 "$verb: there is no such command; see --help" ;;
+    *) die 2 "$verb: unknown command; see --help" ;;
 esac

@@ -4,6 +4,9 @@ import dataclasses
 import os
 import re
 import runpy
+from collections.abc import Iterable, Sequence
+
+from ml_collections import ConfigDict
 
 from rvm_jax import config
 from rvm_jax.errors import UserError
@@ -22,13 +25,13 @@ class Ablation:
     recipe: str = 'configs/tiny.py'
 
 
-def load(path):
-    """The Ablation of a file; raises UserError if it is none."""
+def load(path: str | os.PathLike) -> Ablation:
+    """The Ablation of a file; raises UserError if it is not an ablation."""
     found = runpy.run_path(config.find_recipe(path))
     if 'get_ablation' not in found:
         raise UserError(
             path,
-            'is not an ablation recipe: it has no get_ablation()',
+            'is not an ablation recipe: it does not have get_ablation()',
             'name a file such as configs/ablations/cores.py',
         )
     return found['get_ablation']()
@@ -40,28 +43,28 @@ class Cell:
 
     name: str
     seed: int
-    config: object
+    config: ConfigDict
     folder: str
 
     @property
-    def workdir(self):
+    def workdir(self) -> str:
         """Where it trains."""
         return os.path.join(self.folder, 'train')
 
     @property
-    def export(self):
+    def export(self) -> str:
         """Its export folder."""
         return os.path.join(self.folder, 'export')
 
 
-def cells(ablation, recipe, shared, seeds, folder):
+def cells(ablation: Ablation, recipe: str, shared: Sequence[str], seeds: Iterable[int], folder: str) -> list[Cell]:
     """The Cells, in the order in which they are trained: the recipe, what all share, then each one's own overrides.
 
-    Raises UserError or ConfigErrors for the first that is no valid config.
+    Raises UserError or ConfigErrors for the first cell whose config is not valid.
     """
     found = []
     for seed in seeds:
-        exports = {}
+        exports: dict[str, str] = {}
         for name, overrides in ablation.cells.items():
             resolved = [*shared, f'seed={seed}']
             base = config.flatten(config.load(recipe, resolved))

@@ -5,6 +5,7 @@ import contextlib
 import importlib
 import os
 import sys
+from typing import Any, NoReturn
 
 SIGPIPE_CODE = 141  # what a shell reports for a program whose reader went away
 COMMANDS = {
@@ -23,7 +24,7 @@ COMMANDS = {
 }
 
 
-def main(argv=None):
+def main(argv: list[str] | None = None) -> NoReturn:
     """Run `rvm COMMAND ...` and end the process with its exit code."""
     _open_streams()
     argv = sys.argv[1:] if argv is None else argv
@@ -35,14 +36,32 @@ def main(argv=None):
     sys.exit(run(argv[0], argv[1:]))
 
 
-def run(name, argv):
+def run(name: str, argv: list[str]) -> int:
     """Run one command; returns its exit code."""
-    from rvm_jax import tested_versions
-    from rvm_jax.errors import ConfigErrors, Stopped, Unavailable, UserError, printable
-    from rvm_jax.storage import files
-    from rvm_jax.terminal import say
+    from rvm_jax import arithmetic
+    from rvm_jax.terminal import log_to_terminal
 
+    log_to_terminal()  # what modules log as warnings looks like the notices of commands
+    arithmetic.fix_environment()
     command = importlib.import_module(f'rvm_jax.{name}')
+    args = _parse(name, command, argv)
+    try:
+        command.run(args)
+    except BrokenPipeError:  # `rvm info ... | head`
+        with contextlib.suppress(OSError):  # standard output may be no file
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return SIGPIPE_CODE
+    except (Exception, KeyboardInterrupt) as error:
+        line, code = _explained(error)
+        if line is None:  # a mistake of ours: its traceback is needed
+            raise
+        log_to_terminal().error('rvm %s: %s', name, line)
+        return code
+    return 0
+
+
+def _parse(name, command, argv):
+    """The arguments of a command: its own flags, config overrides, and flags for a library that it runs."""
     parser = argparse.ArgumentParser(
         f'rvm {name}',
         description=command.__doc__,
@@ -53,43 +72,53 @@ def run(name, argv):
     args, rest = parser.parse_known_args(argv)
     args.overrides = [text.removeprefix('--config.') for text in rest if text.startswith('--config.')]
     unknown = [text for text in rest if not (text.startswith('--config.') and 'config' in args)]
+    for flag, value in vars(args).items():
+        setattr(args, flag, expand_home(value))
     if getattr(args, getattr(command, 'PASSES_ON', ''), None):
         args.passed_on = unknown
     elif unknown:
         parser.error(f'unrecognized arguments: {" ".join(unknown)}')
-    try:
-        command.run(args)
-    except (UserError, ConfigErrors) as error:
-        say(f'rvm {name}: {error}')
-        return error.exit_code
-    except (Stopped, Unavailable) as error:
-        say(f'rvm {name}: {printable(error)}')
-        return error.exit_code
-    except tested_versions.CHANGED as error:
-        if (told := tested_versions.explain(error)) is None:
-            raise
-        say(f'rvm {name}: {told}')
-        return told.exit_code
-    except KeyboardInterrupt:
-        say(f'rvm {name}: stopped by Ctrl-C')
-        return 130
-    except BrokenPipeError:  # `rvm info ... | head`
-        with contextlib.suppress(OSError):  # standard output may be no file
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return SIGPIPE_CODE
-    except OSError as error:
-        if files.may_pass(error):
-            say(f'rvm {name}: {Unavailable(error.filename, error.strerror)}')
-            return Unavailable.exit_code
-        if error.filename is None:
-            raise
-        reason = printable(f'{error.filename}: {error.strerror}; check the path and its permissions')
-        say(f'rvm {name}: {reason}')
-        return 2
-    return 0
+    return args
 
 
-def overview():
+def expand_home(value: Any) -> Any:
+    """A value of a flag, or a list of them, with ~ as the folder it stands for, also in KEY=~/VALUE.
+
+    A shell does that for `--output ~/x`, and not for `--output=~/x`; all flags are given the same meaning here.
+    """
+    if isinstance(value, list | tuple):
+        return type(value)(map(expand_home, value))
+    if not isinstance(value, str):
+        return value
+    key, equals, rest = value.partition('=~')
+    if equals and '/' not in key:
+        return f'{key}={os.path.expanduser("~" + rest)}'
+    return os.path.expanduser(value)
+
+
+def _explained(error):
+    """(what a user is told of an error that ended a command, exit code); (None, 0) where it is a mistake of ours."""
+    from rvm_jax import tested_versions
+    from rvm_jax.errors import ConfigErrors, Stopped, Unavailable, UserError, printable
+    from rvm_jax.storage import files
+
+    if isinstance(error, (UserError, ConfigErrors)):
+        return str(error), error.exit_code
+    if isinstance(error, (Stopped, Unavailable)):
+        return printable(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return 'stopped by Ctrl-C', 130
+    if isinstance(error, tested_versions.CHANGED):
+        told = tested_versions.explain(error)
+        return (None, 0) if told is None else (str(told), told.exit_code)
+    if isinstance(error, OSError) and files.may_pass(error):
+        return str(Unavailable(error.filename, error.strerror)), Unavailable.exit_code
+    if isinstance(error, OSError) and error.filename is not None:
+        return printable(f'{error.filename}: {error.strerror}; check the path and its permissions'), 2
+    return None, 0
+
+
+def overview() -> str:
     """What `rvm --help` shows."""
     width = max(map(len, COMMANDS))
     lines = '\n'.join(f'  {name:{width}}  {text}' for name, text in COMMANDS.items())
@@ -97,9 +126,9 @@ def overview():
 
 
 def _open_streams():
-    """Lead standard streams that are closed (`rvm ... 2>&-`) to the null device.
+    """Open standard streams that are closed (`rvm ... 2>&-`) on the null device.
 
-    Their numbers would go to the next files that are opened, and what JAX and signal handlers print would go into them.
+    Otherwise the next files that are opened get their numbers, and what JAX and signal handlers print goes into them.
     """
     for number, name in enumerate(('stdin', 'stdout', 'stderr')):
         if getattr(sys, name) is None:  # Python found it closed
@@ -108,6 +137,9 @@ def _open_streams():
                 os.dup2(null, number)
                 os.close(null)
             setattr(sys, name, open(number, 'w' if number else 'r', encoding='utf-8', closefd=False))
+    for stream in (sys.stdout, sys.stderr):  # a terminal that knows ASCII alone must not end a command
+        if hasattr(stream, 'reconfigure'):
+            stream.reconfigure(errors='backslashreplace')
 
 
 def _end(message, code):

@@ -1,4 +1,4 @@
-"""Say whether this machine, or every process of a launch, is ready to train, what will be slow, and how to mend it.
+"""Check whether this machine, or every process of a launch, is ready to train, what is slow, and how to fix it.
 
 Examples:
     rvm doctor
@@ -7,15 +7,19 @@ Examples:
     launch/local.sh --processes 2 -- doctor
 
 Each line is green (ready), yellow (works, but slowly or not for long) or red (training will not work), with the fix
-below it. Without --config it takes configs/rvm_s.py on an accelerator and configs/tiny.py on a CPU. Nothing stays on
+below it. Without --config it takes configs/rvm_s.py on an accelerator and configs/tiny.py on a CPU. No file stays on
 the disk. The exit code is 0, or 2 if a line is red.
 """
 
+from __future__ import annotations
+
+import argparse
 import contextlib
 import functools
 import os
 import socket
 import sys
+from typing import Any
 
 from rvm_jax.errors import UserError
 from rvm_jax.version import version
@@ -24,7 +28,7 @@ RECIPES = {'cpu': 'configs/tiny.py'}
 RECIPE = 'configs/rvm_s.py'
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rvm doctor`."""
     parser.add_argument('--config', metavar='RECIPE', help='recipe that is to be trained (default: configs/rvm_s.py, '
                         'on a CPU configs/tiny.py)')  # fmt: skip
@@ -37,14 +41,14 @@ def add_arguments(parser):
 
 
 class NotReady(UserError):
-    """Something is red."""
+    """A check is red."""
 
-    def __init__(self, checks):
-        super().__init__('not ready', ', '.join(checks), 'mend what is red above')
+    def __init__(self, checks: list[str]):
+        super().__init__('not ready', ', '.join(checks), 'fix what is red above')
 
 
-def run(args):
-    """Check everything, print a line each; raises NotReady if one is red."""
+def run(args: argparse.Namespace) -> None:
+    """Check everything and print a line for each check; raises NotReady if one is red."""
     import jax  # noqa: F401 (before the processes connect)
 
     from rvm_jax import config as configs
@@ -70,7 +74,7 @@ def _examine(args, hosts):
 
 @contextlib.contextmanager
 def _stdout_kept(is_wanted):
-    """Have what libraries print to standard output, as gloo does, go to standard error: JSON stands there alone."""
+    """Send to standard error what libraries print to standard output, as gloo does, so that only JSON is there."""
     if not is_wanted:
         yield
         return
@@ -85,10 +89,8 @@ def _stdout_kept(is_wanted):
 
 
 def _check_all(args, hosts, report):
-    from rvm_jax import config as configs
-    from rvm_jax.checkup import decoding, machine, steps
-    from rvm_jax.checkup.finding import Finding
-    from rvm_jax.data.loader import shared_bytes
+    from rvm_jax.checkup import machine
+    from rvm_jax.conversion.frozen import resolve
 
     report.check('packages', machine.check_packages)
     devices = report.check('devices', machine.check_devices)
@@ -96,37 +98,68 @@ def _check_all(args, hosts, report):
         return
     report.check('driver', machine.check_driver)
     report.check('memory', machine.check_memory)
-    path = args.config or RECIPES.get(devices.values['platform'], RECIPE)
+    config = _recipe(args, devices.values['platform'], report)
+    arch, _ = resolve(config)
+    report.check('open files', machine.check_open_files)
+    _check_workdir(args.workdir, config, arch, report)
+    fitted, pace = _check_training(config, arch, hosts, report)
+    _check_data(config, fitted, pace, hosts, report)
+
+
+def _recipe(args, platform, report):
+    """The config that is checked, with a line that names it."""
+    from rvm_jax import config as configs
+    from rvm_jax.checkup.finding import Finding
+
+    path = args.config or RECIPES.get(platform, RECIPE)
     data = [f'data.path={args.data}', 'data.mixture=()'] if args.data else []
     config = configs.load(path, [*args.overrides, *data])
     report.about = {'config': path, 'workdir': args.workdir}
     report.check('recipe', lambda: Finding('recipe', 'green', f'{path}, for the lines below'))
-    report.check('open files', machine.check_open_files)
-    here = hosts.all_gather(report.host).count(report.host)
-    room = functools.partial(machine.check_disk, args.workdir, steps.checkpoint_bytes(config), config.checkpoint.keep)
+    return config
+
+
+def _check_workdir(workdir, config, arch, report):
+    from rvm_jax.checkup import machine, steps
+
+    room = functools.partial(machine.check_disk, workdir, steps.checkpoint_bytes(arch), config.checkpoint.keep)
     report.check('disk', room, 'writing and reading')
 
-    found = {}
+
+def _check_training(config, arch, hosts, report):
+    """Lines about attention, network and steps; (the recipe as it fits these devices, its Pace), None if not known."""
+    from rvm_jax.checkup import steps
+
+    found: dict[str, Any] = {}
 
     def attention():
         mesh = found['mesh'] = steps.mesh_of(config)
-        found['fitted'] = steps.fitting(config, mesh)
-        finding, found['attention'] = steps.check_attention(config, mesh, hosts)
+        found['fitted'] = steps.fitting(config, arch, mesh)
+        finding, found['attention'] = steps.check_attention(config, arch, mesh, hosts)
         return finding
 
     def a_few_steps():
-        pace = found['pace'] = steps.run_steps(found['fitted'], found['attention'], hosts)
-        return steps.check_steps(config, found['fitted'], found['mesh'], pace)
+        found['pace'] = steps.run_steps(found['fitted'], arch, found['attention'], hosts)
+        return steps.check_steps(config, found['fitted'], arch, found['mesh'], found['pace'])
 
     report.check('attention', attention, 'comparing fused attention with plain attention')
     if report.all_have('attention' in found):
         report.check('network', lambda: steps.check_network(found['mesh'], hosts), 'summing over all devices')
         report.check('steps', a_few_steps, 'compiling and running a few steps')
-    clips = steps.clips_here(config, found.get('fitted'), hosts.count)
-    pace = found['pace'].clips / hosts.count if 'pace' in found else None
+    return found.get('fitted'), found.get('pace')
+
+
+def _check_data(config, fitted, pace, hosts, report):
+    """Lines about shared memory and decoding: whether workers can feed the devices."""
+    from rvm_jax.checkup import decoding, machine, steps
+    from rvm_jax.data.loader import shared_bytes
+
+    here = hosts.all_gather(report.host).count(report.host)  # processes on this host
+    clips = steps.clips_here(config, fitted, hosts.count)
     needed = here * shared_bytes(config.data, clips)
     report.check('shared memory', functools.partial(machine.check_shared_memory, needed))
-    decode = functools.partial(decoding.check_decoding, config, pace, decoding.cores_each(here))
+    clips_per_s = pace and pace.clips / hosts.count
+    decode = functools.partial(decoding.check_decoding, config, clips_per_s, decoding.cores_each(here))
     report.check('decoding', decode, 'decoding videos')
 
 

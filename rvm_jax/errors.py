@@ -1,20 +1,22 @@
-"""The ways a command can end early, each with the exit code that the launcher and the user see.
+"""The ways in which a command can end early, each with the exit code that the launcher and the user see.
 
 Raise one of these where the cause is known; `cli.py` prints it as one line, without a traceback.
 """
 
+from collections.abc import Sequence
+
 LONGEST, TAIL = 3000, 500  # characters of a reason, and of its end
 
 
-def printable(text):
-    """Text for one line of a terminal: what would begin a line, move the cursor or be no text stands as its escape.
+def printable(text: object) -> str:
+    """Text for one line of a terminal: line breaks, control characters and the like are written as escapes.
 
     Names of files and what is in them come from outside, and may hold anything. The middle of a long text is left out.
     """
     text = str(text)
     if len(text) > LONGEST:
         text = f'{text[: -TAIL + LONGEST]} ... {text[-TAIL:]}'
-    return ''.join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
+    return ''.join(character if character.isprintable() else ascii(character)[1:-1] for character in text)
 
 
 class UserError(Exception):
@@ -25,7 +27,7 @@ class UserError(Exception):
 
     exit_code = 2
 
-    def __init__(self, value, reason, fix):
+    def __init__(self, value: object, reason: str, fix: str):
         super().__init__(printable(f'{value}: {reason}; {fix}'))
         self.value, self.reason, self.fix = value, reason, fix
 
@@ -34,7 +36,7 @@ class UserError(Exception):
 
 
 class DataError(UserError):
-    """Data that cannot be used: too many broken videos, or a video that has no pictures."""
+    """Data that cannot be used: too many broken videos, or a video without frames."""
 
     exit_code = 65
 
@@ -58,11 +60,11 @@ class Interrupted(Stopped):
 
 
 class Unavailable(Exception):
-    """A disk or store that failed again and again in a way that may pass; the last good step stays usable."""
+    """A disk or store that failed many times in a way that may pass; the last good step stays usable."""
 
     exit_code = Stopped.exit_code
 
-    def __init__(self, path, reason):
+    def __init__(self, path: object, reason: str | None):
         super().__init__(printable(f'{path}: does not answer ({reason}); start again once it does'))
         self.path, self.reason = path, reason
 
@@ -75,6 +77,6 @@ class ConfigErrors(Exception):
 
     exit_code = UserError.exit_code
 
-    def __init__(self, errors):
+    def __init__(self, errors: Sequence[Exception]):
         super().__init__('\n'.join(str(error) for error in errors))
         self.errors = errors

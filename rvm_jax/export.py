@@ -9,6 +9,7 @@ An export folder holds config.json, model.safetensors, preprocessor_config.json 
 workdir knows of its training; it can be uploaded to a model hub as it is.
 """
 
+import argparse
 import os
 import sys
 
@@ -18,7 +19,7 @@ from rvm_jax.storage import files
 FORMATS = ('pretrained', 'official')
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rvm export`."""
     parser.add_argument('--model', required=True, help='export folder, workdir, released RVM .npz, or image encoder')
     parser.add_argument('--output', required=True, help='folder, or with --format official an .npz file, to write')
@@ -28,12 +29,12 @@ def add_arguments(parser):
     )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Write the model and print where it is."""
     check_output(args.model, args.output, args.format)
     from rvm_jax import pretrained
-    from rvm_jax.conversion.mapping import named_shapes
     from rvm_jax.conversion.model_card import count, count_for_features
+    from rvm_jax.models.param_names import named_shapes
 
     step, facts = describe(args.model, args.step)
     model = pretrained.load(args.model, step=step)
@@ -49,8 +50,10 @@ def run(args):
     print(f'{args.output}: {parameters}' + (f', step {step}' if step is not None else ''))
 
 
-def check_output(model, output, form):
-    """Raise UserError if the output has the wrong kind of name, or is the model itself; before anything is loaded."""
+def check_output(model: str, output: str, form: str) -> None:
+    """Raise UserError if the output has the wrong kind of name, or must not be replaced; before anything is loaded."""
+    from rvm_jax import pretrained
+
     if (form == 'official') != output.endswith('.npz'):
         fix = 'let --output end in .npz' if form == 'official' else 'add --format official, or name a folder'
         raise UserError(f'--output {output}', f'is not a name for --format {form}', fix)
@@ -58,11 +61,13 @@ def check_output(model, output, form):
         raise UserError(f'--output {output}', 'is in a bucket', 'export to this machine, and copy it there')
     if os.path.exists(output) and os.path.realpath(output) == os.path.realpath(model):
         raise UserError(f'--output {output}', 'is the model itself', 'choose another --output')
-    if form == 'official' and os.path.exists(output):
+    if form == 'pretrained':
+        pretrained.check_folder(output)
+    elif os.path.exists(output):
         raise UserError(f'--output {output}', 'is already there', 'remove it, or choose another --output')
 
 
-def describe(path, step):
+def describe(path: str, step: int | None) -> tuple[int | None, dict[str, str]]:
     """(step of a workdir or None, {what: text} for the model card)."""
     from rvm_jax import config, pretrained
     from rvm_jax.training.checkpoint import FOLDER
@@ -73,7 +78,7 @@ def describe(path, step):
         return step, {'Converted from': os.path.basename(os.path.abspath(path))}
     found = find_good_step(os.path.join(path, FOLDER), step)
     if found is None:
-        raise UserError(path, 'has no checkpoint', 'train there first, or name another model path')
+        raise UserError(path, 'does not have a checkpoint', 'train there first, or name another model path')
     run = pretrained.read_run(path)
     return found[0], run_facts(path, run, config.from_dict(run.get('config'), path), found[0])
 

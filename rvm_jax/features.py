@@ -3,32 +3,38 @@
 Example:
     rvm features --model runs/demo/export --video cat.mp4 dog.mp4 --output features
 
-features/cat.npz then holds `features` (T, M, D) float32: T frames, M tokens (CLS first, then the patches row by row),
-D numbers each; `grid`, the patches' rows and columns; `fps`, frames a second (nan where the file does not say).
+features/cat.npz then holds `features` (T, M, D) float32: T frames, M tokens (CLS first, then the patches row by row) of
+D numbers each; `grid`, the rows and columns of patches; `fps`, frames per second (nan if the file does not state it).
 """
 
+import argparse
 import math
 import os
 import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from rvm_jax.errors import DataError, UserError, printable
 
+if TYPE_CHECKING:
+    from rich.progress import Progress
 
-def add_arguments(parser):
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rvm features`."""
     parser.add_argument('--model', required=True, help='export folder, workdir, released RVM .npz, or image encoder')
     parser.add_argument('--step', type=int, help='step of a workdir (default: its newest)')
     parser.add_argument('--video', required=True, nargs='+', help='video files')
     parser.add_argument('--output', required=True, help='folder for the .npz files')
-    parser.add_argument('--fps', type=float, help='frames a second to take (default: every frame)')
+    parser.add_argument('--fps', type=float, help='frames per second to take (default: every frame)')
     parser.add_argument(
-        '--size', type=int, help='short side in pixels, aspect kept (default: the size the model was trained at)'
+        '--size', type=int, help='shorter side in pixels, with the aspect kept (default: the size of the training)'
     )
-    parser.add_argument('--overwrite', action='store_true', help='replace .npz files that are already there')
+    parser.add_argument('--overwrite', action='store_true', help='replace existing .npz files')
 
 
-def run(args):
-    """Write the features of every video that can be used; then raise DataError if there were others."""
+def run(args: argparse.Namespace) -> None:
+    """Write the features of every video that can be used; DataError afterwards if there were others."""
     outputs = planned_outputs(args.video, args.output, args.overwrite)
     if args.fps is not None and not args.fps > 0:
         raise UserError(f'--fps {args.fps}', 'must be above 0', 'leave it out to take every frame')
@@ -57,12 +63,12 @@ def run(args):
         raise DataError(reasons, f'{len(unusable)} of {len(outputs)} videos cannot be used', unusable[0].fix)
 
 
-def planned_outputs(videos, folder, overwrite):
-    """Where each video's features go, checked before anything is loaded: {video path: .npz path}.
+def planned_outputs(videos: Sequence[str], folder: str, overwrite: bool) -> dict[str, str]:
+    """The .npz of each video, checked before anything is loaded: {video path: .npz path}.
 
-    Raises UserError for a video that is not there, two that would share an .npz, or an .npz that is there already.
+    Raises UserError if a video does not exist, if two videos would share an .npz, or if an .npz already exists.
     """
-    owners = {}
+    owners: dict[str, str] = {}
     for path in videos:
         if not os.path.isfile(path):
             raise UserError(path, 'there is no such file', 'check --video')
@@ -70,20 +76,20 @@ def planned_outputs(videos, folder, overwrite):
         if output in owners:
             raise UserError(path, f'would be written to {output}, like {owners[output]}', 'use two --output folders')
         if os.path.exists(output) and not overwrite:
-            raise UserError(output, 'is already there', 'pass --overwrite, or another --output')
+            raise UserError(output, 'already exists', 'pass --overwrite, or another --output')
         owners[output] = path
     return {path: output for output, path in owners.items()}
 
 
-def extract_video(model, path, output, short_side, fps, progress):
-    """Write one video's features. Returns the number of frames."""
+def extract_video(model: Any, path: str, output: str, short_side: int, fps: float | None, progress: 'Progress') -> int:
+    """Write the features of one video. Returns the number of frames."""
     from rich import markup
 
     from rvm_jax import inference
     from rvm_jax.data.video import decode
 
     info = decode.probe(path)
-    height, width = inference.working_size(info.height, info.width, short_side, model.patch_size)
+    height, width = inference.working_size(info.height, info.width, short_side=short_side, patch_size=model.patch_size)
     total = info.num_frames if fps is None else info.duration_s and math.ceil(info.duration_s * fps)
     task = progress.add_task(markup.escape(printable(os.path.basename(path))), total=total)
 

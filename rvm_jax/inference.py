@@ -1,10 +1,12 @@
-"""Features of a video of any length, frame after frame, in memory that does not grow with it (RVM, section 3.2)."""
+"""Features of a video of any length, frame by frame, in constant memory (RVM, section 3.2)."""
 
 import os
 import shutil
 import tempfile
 import zipfile
+from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -17,10 +19,10 @@ CHUNK = 16  # frames encoded at once
 COPY_BLOCK = 1 << 20  # bytes
 
 
-def working_size(height, width, short_side, patch_size):
+def working_size(height: int, width: int, *, short_side: int, patch_size: int) -> tuple[int, int]:
     """Pixels (height, width) of a frame resized to `short_side` with its aspect kept, before it is cut to patches.
 
-    Raises UserError if that is less than a patch.
+    Raises UserError if that is smaller than a patch.
     """
     if short_side < patch_size:
         raise UserError(
@@ -30,45 +32,48 @@ def working_size(height, width, short_side, patch_size):
     return round(height * scale), round(width * scale)
 
 
-def fit(frame_HWC, short_side, patch_size):
-    """Resize a uint8 frame to `short_side` pixels, aspect kept, then cut both sides down to whole patches.
+def fit(frame_HWC: np.ndarray, short_side: int, patch_size: int) -> np.ndarray:
+    """Resize a uint8 frame to `short_side` pixels with its aspect kept, then cut both sides to whole patches.
 
-    Lanczos as in the RVM evaluations; what is cut off is shared between both ends.
+    Lanczos, as in the RVM evaluations; the center is kept.
     """
     from PIL import Image
 
-    height, width = working_size(*frame_HWC.shape[:2], short_side, patch_size)
+    height, width = working_size(*frame_HWC.shape[:2], short_side=short_side, patch_size=patch_size)
     resized = np.asarray(Image.fromarray(frame_HWC).resize((width, height), Image.Resampling.LANCZOS))
     return cut(resized, height // patch_size * patch_size, width // patch_size * patch_size)
 
 
-def cut(frames_HWC, height, width):
-    """The middle of (..., H, W, C)."""
+def cut(frames_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
+    """The center of (..., H, W, C)."""
     top, left = (frames_HWC.shape[-3] - height) // 2, (frames_HWC.shape[-2] - width) // 2
     return frames_HWC[..., top : top + height, left : left + width, :]
 
 
-def video_frames(path, *, short_side, patch_size, fps=None):
-    """Yield the frames of a video file as `fit` makes them: every one, or fps of them a second.
+def video_frames(
+    path: str | os.PathLike, *, short_side: int, patch_size: int, fps: float | None = None
+) -> Iterator[np.ndarray]:
+    """Yield the frames of a video file as `fit` makes them: all of them, or fps per second.
 
-    Raises DataError where the file cannot be decoded, changes its frame size, or has frames that would grow too large.
+    Raises DataError if the file cannot be decoded, changes its frame size, or has frames that would become too large.
     """
     shape = None
     for frame_HWC in decode.iterate_frames(path, fps):
         if frame_HWC.shape != (shape or frame_HWC.shape):
             raise DataError(path, 'changes its size between frames', 're-encode it')
-        if shape is None:  # a frame of two rows of pixels would grow with its shorter side
-            check_size(path, *working_size(*frame_HWC.shape[:2], short_side, patch_size))
+        if shape is None:  # a frame with only two rows of pixels would become huge
+            height, width = working_size(*frame_HWC.shape[:2], short_side=short_side, patch_size=patch_size)
+            check_size(path, height, width)
         shape = frame_HWC.shape
         yield fit(frame_HWC, short_side, patch_size)
 
 
-def encode_stream(model, frames, chunk=CHUNK):
-    """Features of frames as they come: yields float32 arrays (T, M, D) whose T add up to the number of frames.
+def encode_stream(model: Any, frames: Iterable[np.ndarray], chunk: int = CHUNK) -> Iterator[np.ndarray]:
+    """Yield features of frames as they arrive: float32 arrays (T, M, D) whose T add up to the number of frames.
 
-    frames is an iterable of uint8 HWC of one size. The last T mod chunk frames go one by one, so that only two
-    lengths are ever compiled. While the device works on one piece the next one is being decoded. A model that does not
-    stream sees windows of as many frames as in training, one after the other; the last may be shorter.
+    frames are uint8 HWC of one size. The last frames, fewer than a chunk, are encoded one by one, so that only two
+    lengths are compiled. While the device works on one chunk, the next one is decoded. A model that does not stream
+    sees windows with the number of frames of its training, one after the other; the last one may be shorter.
     """
     chunk = model.window or chunk
     frames, state, waiting = iter(frames), None, None
@@ -83,16 +88,16 @@ def encode_stream(model, frames, chunk=CHUNK):
         yield np.asarray(waiting[0])
 
 
-def patch_grid(features_TMD, grid, num_prefix_tokens):
-    """Patch features as (T, h, w, D), prefix tokens dropped; grid is (h, w)."""
+def patch_grid(features_TMD: np.ndarray, grid: tuple[int, int], num_prefix_tokens: int) -> np.ndarray:
+    """Patch features as (T, h, w, D), without prefix tokens; grid is (h, w)."""
     return features_TMD[:, num_prefix_tokens:].reshape(len(features_TMD), *grid, features_TMD.shape[-1])
 
 
-def write_features(path, chunks, *, grid, fps):
-    """Write `features` (T, M, D) float32, `grid` (h, w) and `fps` to an .npz; T is known only when chunks end.
+def write_features(path: str, chunks: Iterable[np.ndarray], *, grid: tuple[int, int], fps: float) -> int:
+    """Write `features` (T, M, D) float32, `grid` (h, w) and `fps` to an .npz; T is only known when chunks end.
 
-    The chunks are first collected in a nameless file in the same folder, so T may exceed what memory holds; the
-    folder needs room for both. The .npz appears complete or not at all. Returns T; raises ValueError if it is 0.
+    Chunks first go to an unnamed temporary file in the same folder, so that T may be larger than memory; the folder
+    needs space for both. The .npz appears complete or not at all. Returns T; raises ValueError if it is 0.
     """
     with tempfile.TemporaryFile(dir=os.path.dirname(path) or '.') as collected, atomic_write(path) as partial:
         num_frames, token_shape = _collect(collected, chunks)

@@ -10,8 +10,14 @@ Examples:
     rvm info shards --quick      # sizes and numbers of records only
 """
 
+import argparse
+import json
 import os
 import sys
+from collections.abc import Iterable
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.planning.summary import architecture_rows
@@ -22,7 +28,7 @@ MAX_JSON = 2**26  # bytes of a run's lock and of its report on data, which names
 PICTURED = 36  # frames in the contact sheet of shards
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rvm info`."""
     parser.add_argument('config', metavar='PATH', help='recipe, workdir, export folder, released RVM .npz, '
                         'image encoder (Hugging Face folder or .pth), folder of shards, or video')  # fmt: skip
@@ -34,13 +40,13 @@ def add_arguments(parser):
     )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Print a few lines."""
     path, overrides = args.config, args.overrides
     if path.endswith('.py'):
         return print(describe_recipe(path, overrides))
     if overrides:
-        raise UserError(f'--config.{overrides[0]}', f'{path} is no recipe', 'leave it out')
+        raise UserError(f'--config.{overrides[0]}', f'{path} is not a recipe', 'leave it out')
     if os.path.isfile(path) and not path.endswith(('.npz', '.pth')):
         return print(table(video_rows(path)))
     from rvm_jax.data import shard_format
@@ -55,28 +61,28 @@ def run(args):
     return print(table(model_rows(path, kind)))
 
 
-def describe_recipe(path, overrides):
+def describe_recipe(path: str, overrides: Iterable[str]) -> str:
     """What a recipe builds and costs, then every key with its value."""
     from rvm_jax import config as configs
-    from rvm_jax.conversion import frozen
+    from rvm_jax.conversion.frozen import resolve
     from rvm_jax.models import cost
 
     config = configs.load(path, overrides)
     data = config.data
-    arch = frozen.architecture(config)
+    arch, _ = resolve(config)
     sizes = {'num_source': data.num_source, 'num_target': data.num_target, 'image_size': data.image_size}
     rows = [
         ('recipe', path),
         *architecture_rows(arch),
         ('clip', f'{data.num_source} source and {data.num_target} target frames of {data.image_size} x '
-                 f'{data.image_size} pixels at {data.fps:g} a second'),
+                 f'{data.image_size} pixels at {data.fps:g} frames per second'),
         ('training', f'{config.steps:,} steps of {config.batch_size:,} clips, {config.steps * config.batch_size:,} in '
                      f'all, {cost.train_flops(arch, **sizes) / 1e9:,.1f} GFLOP a clip'),
     ]  # fmt: skip
     return f'{table(rows)}\n\n{key_listing(config)}'
 
 
-def key_listing(config):
+def key_listing(config: ConfigDict) -> str:
     """One line a key; those that differ from the defaults say so."""
     from rvm_jax import config as configs
 
@@ -89,7 +95,7 @@ def key_listing(config):
     return '\n'.join(lines)
 
 
-def model_rows(path, kind):
+def model_rows(path: str, kind: str) -> list[tuple[str, str]]:
     """An export folder, a released file or an image encoder."""
     from rvm_jax import pretrained
 
@@ -105,10 +111,28 @@ def model_rows(path, kind):
         rows.append(('trained at', f'{arch.image_size} x {arch.image_size} pixels, {arch.mask_ratio:.0%} masked'))
     if kind == 'image':
         rows.append(('trained at', f'{arch.image_size} x {arch.image_size} pixels'))
-    return rows
+    return rows + pixel_rows(path, arch.image_encoder, is_own=kind == 'image')
 
 
-def workdir_rows(path):
+def pixel_rows(path: str, image: Any, is_own: bool) -> list[tuple[str, str]]:
+    """How frames become the input of an imported image encoder, and which file says so; [] for an encoder of ours.
+
+    is_own: the encoder lies at the path; otherwise a config.json there has what was read when it was imported.
+    """
+    from rvm_jax.conversion import hugging_face
+
+    if image is None:
+        return []
+    where, values = 'config.json', {}
+    if is_own:
+        where, values = hugging_face.read_processor(path if os.path.isdir(path) else os.path.dirname(path))
+    mean, deviation = (', '.join(f'{value:.4g}' for value in three) for three in (image.mean, image.std))
+    sizes = ''.join(f', {key} {json.dumps(values[key])}' for key in ('size', 'crop_size') if values.get(key))
+    where = f'{where or "no file, usual for " + image.family}{sizes}'
+    return [('pixels', f'in [0, 1], minus mean {mean}, divided by deviation {deviation} ({where})')]
+
+
+def workdir_rows(path: str) -> list[tuple[str, str]]:
     """A run: what, how far, with which numbers, and where to look."""
     from rvm_jax import config as configs
     from rvm_jax import pretrained
@@ -118,12 +142,13 @@ def workdir_rows(path):
 
     run = pretrained.read_run(path)
     config = configs.from_dict(run.get('config'), path)
-    steps = find_steps(os.path.join(path, FOLDER))
+    arch, steps = pretrained.read_architecture(path), find_steps(os.path.join(path, FOLDER))
     done = steps[-1] if steps else 0
     state = 'finished' if done >= config.steps else 'not finished; the same train command resumes it'
     rows = [
         ('workdir', f'{path} ({state})'),
-        *architecture_rows(pretrained.read_architecture(path)),
+        *architecture_rows(arch),
+        *pixel_rows(path, arch.image_encoder, is_own=False),
         *((what.lower(), text) for what, text in run_facts(path, run, config, done).items()),
         ('checkpoints', ', '.join(map(str, steps)) or 'none'),
     ]
@@ -157,7 +182,7 @@ def _read_json(path):
     return values if isinstance(values, dict) else None
 
 
-def show_shards(path, is_quick, picture):
+def show_shards(path: str, is_quick: bool, picture: str) -> None:
     """Print what a folder of shards holds, check it, and draw some of it. DataError if shards are damaged."""
     from rich.console import Console
     from rich.progress import DownloadColumn, Progress
@@ -185,12 +210,12 @@ def show_shards(path, is_quick, picture):
     print(table([('checked', f'{depth} of all shards are right, {len(manifest["shards"])} in number')], width))
     try:
         write_png(picture, contact_sheet(verify_shards.samples(path, manifest, PICTURED)))
-    except OSError as error:  # as where the shards are mounted to be read only
-        picture = f'none: {error.strerror}; name a place for it with --picture'
+    except Exception as error:  # a folder that is mounted to be read only, or a library that cannot draw
+        picture = f'none: {getattr(error, "strerror", None) or error}; name a place for it with --picture'
     print(table([('picture', picture)], width))
 
 
-def shard_rows(path, manifest):
+def shard_rows(path: str, manifest: dict[str, Any]) -> list[tuple[str, str]]:
     """A folder of shards."""
     settings, rows = manifest['settings'], [('shards', f'{path}, by rvm_jax {manifest["version"]}')]
     for name, split in manifest['splits'].items():
@@ -202,7 +227,7 @@ def shard_rows(path, manifest):
                      if split['videos'] else 'nothing'))  # fmt: skip
     group = f', {settings["group"]} frames together' if settings['group'] > 1 else ''
     side = f'shorter side {settings["short_side"]} pixels at most' if settings['short_side'] else 'original size'
-    rows.append(('frames', f'{settings["fps"]:g} a second, {side}, {settings["codec"]} of quality '
+    rows.append(('frames', f'{settings["fps"]:g} per second, {side}, {settings["codec"]} of quality '
                            f'{settings["quality"]}{group}'))  # fmt: skip
     for key, what in (('fps', 'original rates'), ('size', 'original sizes')):
         counts = manifest['histograms'][key]
@@ -212,7 +237,7 @@ def shard_rows(path, manifest):
     return rows
 
 
-def video_rows(path):
+def video_rows(path: str) -> list[tuple[str, str]]:
     """A video file."""
     from rvm_jax.data.video import decode
 
@@ -223,7 +248,7 @@ def video_rows(path):
         ('size', f'{info.width} x {info.height} pixels, upright' + (
             f' after turning by {info.rotation} degrees' if info.rotation else '')),
         ('frames', f'{info.num_frames:,}' if info.num_frames else unknown),
-        ('rate', f'{info.fps:.3f} frames a second' if info.fps else unknown),
+        ('rate', f'{info.fps:.3f} frames per second' if info.fps else unknown),
         ('duration', f'{info.duration_s:.2f} s' if info.duration_s else unknown),
     ]  # fmt: skip
 

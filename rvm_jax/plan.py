@@ -12,17 +12,22 @@ Examples:
     rvm plan --config configs/rvm_s.py configs/rvm_l.py --topology v6e:4x4 v5e:4x4 --config.batch_size=128
 """
 
+import argparse
 import math
 import sys
+from typing import TYPE_CHECKING
 
 from rvm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from rvm_jax.planning.forecast import Forecast
 
 LABELS = {'compute': 'compute', 'memory': 'HBM', 'links': 'interconnect', 'input': 'decoding'}
 HEADER = ('recipe', 'on', 'clips a device', 'GiB a device', 'fits', 'HBM GB a clip', 'compute ms', 'HBM ms',
           'interconnect ms', 'decoding ms', 'binds', 'step ms', 'days', 'cores')  # fmt: skip
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rvm plan`."""
     parser.add_argument('--config', required=True, nargs='+', metavar='PATH', help='recipes, such as configs/rvm_s.py')
     parser.add_argument('--topology', nargs='+', default=[], metavar='NAME', help='TPU slices and hosts x '
@@ -40,15 +45,17 @@ def add_arguments(parser):
     )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Print one forecast in a few lines, or several as a table."""
     if not 0 < args.utilization <= 1:
         raise UserError(f'--utilization {args.utilization:g}', 'is a share of the peak', 'give 0.4 or the like')
     if any(devices < 1 for devices in args.devices):
         raise UserError(f'--devices {min(args.devices)}', 'is a number of devices', 'give 1 or more')
     from rvm_jax import config as configs
+    from rvm_jax.conversion.frozen import resolve
 
-    recipes = [(path, configs.load(path, args.overrides)) for path in args.config]
+    loaded = [(path, configs.load(path, args.overrides)) for path in args.config]
+    recipes = [(path, config, resolve(config)[0]) for path, config in loaded]
     forecasts = list(_forecasts(recipes, args))
     if args.markdown or len(forecasts) > 1:
         return print(as_table(forecasts, args.utilization, args.markdown))
@@ -62,19 +69,19 @@ def _forecasts(recipes, args):
     from rvm_jax.planning.aot_process import compile_ahead
 
     kinds = args.device or ([] if args.topology and not args.devices else ['v6e'])
-    for _, config in recipes:
+    for _, config, _ in recipes:
         for topology in args.topology:
             _check_topology(config, topology)
     estimates = [
-        (path, forecast.estimated(config, kind, devices))
-        for path, config in recipes
+        (path, forecast.estimated(config, arch, kind, devices))
+        for path, config, arch in recipes
         for kind in kinds
         for devices in args.devices or [math.gcd(config.batch_size, 256)]
     ]
-    for path, config in recipes:
+    for path, config, arch in recipes:
         for topology in args.topology:
             outcome = compile_ahead(config, topology, f'{path} for {topology}')
-            yield path, forecast.compiled(config, topology, outcome)
+            yield path, forecast.compiled(config, arch, topology, outcome)
     yield from estimates
 
 
@@ -87,17 +94,15 @@ def _check_topology(config, name):
         estimate.mesh_sizes(config, place.devices, place.slices)
 
 
-def as_lines(path, forecast, utilization):
+def as_lines(path: str, forecast: 'Forecast', utilization: float) -> str:
     """One forecast."""
-    from rvm_jax.conversion import frozen
     from rvm_jax.models import cost
     from rvm_jax.planning import estimate
     from rvm_jax.planning.summary import part_rows
     from rvm_jax.terminal import table
 
-    config = forecast.config
-    arch = frozen.architecture(config)
-    flops = estimate.flops_by_part(config)
+    config, arch = forecast.config, forecast.arch
+    flops = estimate.flops_by_part(config, arch)
     data, fsdp = estimate.mesh_sizes(config, forecast.devices, forecast.slices)
     on = forecast.place if forecast.compile_seconds is None else (
         f'{forecast.place}, {forecast.devices} x {forecast.device_kind}')  # fmt: skip
@@ -181,17 +186,14 @@ def _remedies(forecast):
     return '\n'.join(lines)
 
 
-def as_table(forecasts, utilization, markdown):
-    """Several forecasts, a line each."""
-    cells = [HEADER, *(_cells(path, forecast, utilization) for path, forecast in forecasts)]
+def as_table(forecasts: 'list[tuple[str, Forecast]]', utilization: float, markdown: bool) -> str:
+    """Several forecasts, one line each."""
+    from rvm_jax import terminal
+
+    rows = [_cells(path, forecast, utilization) for path, forecast in forecasts]
     if markdown:
-        rule = ['---', '---'] + ['---:'] * (len(HEADER) - 2)
-        return '\n'.join(f'| {" | ".join(row)} |' for row in [cells[0], rule, *cells[1:]])
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    aligned = [str.ljust] * 2 + [str.rjust] * (len(HEADER) - 2)
-    return '\n'.join(
-        '  '.join(align(text, width) for align, text, width in zip(aligned, row, widths, strict=True)) for row in cells
-    )
+        return terminal.markdown(HEADER, rows, right=len(HEADER) - 2).rstrip('\n')
+    return '\n'.join(terminal.columns([HEADER, *rows], left=2))
 
 
 def _cells(path, forecast, utilization):

@@ -13,28 +13,34 @@ and skipped.json, which names every file that was left out, with the reason. Tra
 
 With --runner the videos are prepared by Apache Beam, on as many machines as the runner has. The videos and OUTPUT must
 have the same paths on this machine and every worker (NFS, Filestore, Lustre, gcsfuse), and the workers need
-rvm_jax[beam]. Beam's flags say how many workers there are; what one way has begun, the other can finish.
+rvm_jax[beam]. Beam's flags say how many workers there are. Either way can finish what the other has begun.
 """
 
-import contextlib
+import argparse
 import importlib.util
 import logging
 import os
 import shlex
-import signal
 import sys
+from typing import TYPE_CHECKING, Any
 
-from rvm_jax.errors import Interrupted, Stopped, UserError, printable
+from rvm_jax.errors import UserError, printable
+from rvm_jax.signals import StopRequest
+from rvm_jax.terminal import log_to_terminal
+
+if TYPE_CHECKING:  # loaded when the command runs, not for its --help
+    from rvm_jax.data.prepare.encode_video import Settings
+    from rvm_jax.data.prepare.prepare_job import PrepareJob
 
 CODECS = ('jpeg', 'h264')
 PASSES_ON = 'runner'  # with this flag, flags unknown here are Beam's
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rvm prepare`."""
     parser.add_argument('--input', required=True, help='folder, glob, text file with one video a line, CSV, or video')
     parser.add_argument('--output', required=True, help='folder for the shards')
-    parser.add_argument('--fps', type=float, default=10.0, help='frames a second to keep (default: 10)')
+    parser.add_argument('--fps', type=float, default=10.0, help='frames per second to keep (default: 10)')
     parser.add_argument('--short-side', type=int, default=256, help='pixels of the shorter side at most, 0: as is '
                         '(default: 256)')  # fmt: skip
     parser.add_argument('--val', type=float, default=0.01, help='fraction of the videos held out (default: 0.01)')
@@ -58,8 +64,8 @@ def add_arguments(parser):
                         'FlinkRunner, SparkRunner ...; then any flags of Beam (needs the extra: beam)')  # fmt: skip
 
 
-def run(args):
-    """Make the shards, say what came of it, or that nothing is left to do."""
+def run(args: argparse.Namespace) -> None:
+    """Make the shards and print what was made, or that nothing is left to do."""
     settings = checked_settings(args)
     from rich.console import Console
 
@@ -73,36 +79,21 @@ def run(args):
     else:
         if work.outside:
             first = printable(work.outside[0])
-            print(f'{len(work.outside):,} videos lie outside the folder of {args.input}, first {first}')
+            print(f'{len(work.outside):,} videos are outside the folder of {args.input}, first {first}')
         with work.begin():
             outcomes, entries = run_beam(work, args) if args.runner else run_here(work, args)
             manifest = work.finish(outcomes, entries)
     print(summary(args.output, manifest))
 
 
-def checked_settings(args):
+def checked_settings(args: argparse.Namespace) -> 'Settings':
     """The settings that the flags ask for. UserError, naming the flag, where they make no sense."""
     from rvm_jax.data.prepare.encode_video import Settings
     from rvm_jax.data.video.shard_codecs import QUALITY
 
     group = args.group or (1 if args.codec == 'jpeg' else 8)
     quality = QUALITY[args.codec] if args.quality is None else args.quality
-    low, high = (1, 100) if args.codec == 'jpeg' else (0, 51)
-    rules = [
-        (0 < args.fps < 1000, f'--fps {args.fps:g}', 'is not a frame rate', 'give frames a second, such as 10'),
-        (args.short_side >= 0, f'--short-side {args.short_side}', 'is negative', 'give pixels, or 0 for no limit'),
-        (0 <= args.val < 1, f'--val {args.val:g}', 'is not a fraction', 'give 0 or more, below 1'),
-        (low <= quality <= high, f'--quality {quality}', f'is not a quality of {args.codec}', f'give {low} to {high}'),
-        (group == 1 or (args.codec == 'h264' and group > 0), f'--group {group}', f'does not go with {args.codec}',
-         'give --codec h264 with it, and 1 or more'),
-        (args.clip_frames > 0, f'--clip-frames {args.clip_frames}', 'must be above 0', 'give frames, such as 64'),
-        (args.clips_per_video >= 0, f'--clips-per-video {args.clips_per_video}', 'is negative', 'give 0 for all'),
-        (args.min_frames > 0, f'--min-frames {args.min_frames}', 'must be above 0', 'give frames, such as 8'),
-        (args.shard_mb > 0, f'--shard-mb {args.shard_mb}', 'must be above 0', 'give megabytes, such as 256'),
-        (args.workers > 0, f'--workers {args.workers}', 'must be above 0', 'give a number of processes'),
-        (args.timeout > 0, f'--timeout {args.timeout:g}', 'must be above 0', 'give seconds'),
-    ]  # fmt: skip
-    for is_right, value, reason, fix in rules:
+    for is_right, value, reason, fix in _rules(args, group, quality):
         if not is_right:
             raise UserError(value, reason, fix)
     return Settings(
@@ -118,7 +109,26 @@ def checked_settings(args):
     )
 
 
-def run_here(work, args):
+def _rules(args, group, quality):
+    """[(whether a flag makes sense, the flag, what is wrong with it otherwise, what to do)]."""
+    low, high = (1, 100) if args.codec == 'jpeg' else (0, 51)
+    return [
+        (0 < args.fps < 1000, f'--fps {args.fps:g}', 'is not a frame rate', 'give frames per second, such as 10'),
+        (args.short_side >= 0, f'--short-side {args.short_side}', 'is negative', 'give pixels, or 0 for no limit'),
+        (0 <= args.val < 1, f'--val {args.val:g}', 'is not a fraction', 'give 0 or more, below 1'),
+        (low <= quality <= high, f'--quality {quality}', f'is not a quality of {args.codec}', f'give {low} to {high}'),
+        (group == 1 or (args.codec == 'h264' and group > 0), f'--group {group}', f'does not go with {args.codec}',
+         'give --codec h264 with it, and 1 or more'),
+        (args.clip_frames > 0, f'--clip-frames {args.clip_frames}', 'must be above 0', 'give frames, such as 64'),
+        (args.clips_per_video >= 0, f'--clips-per-video {args.clips_per_video}', 'is negative', 'give 0 for all'),
+        (args.min_frames > 0, f'--min-frames {args.min_frames}', 'must be above 0', 'give frames, such as 8'),
+        (args.shard_mb > 0, f'--shard-mb {args.shard_mb}', 'must be above 0', 'give megabytes, such as 256'),
+        (args.workers > 0, f'--workers {args.workers}', 'must be above 0', 'give a number of processes'),
+        (args.timeout > 0, f'--timeout {args.timeout:g}', 'must be above 0', 'give seconds'),
+    ]  # fmt: skip
+
+
+def run_here(work: 'PrepareJob', args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
     """All outcomes and shards, made by processes on this machine, with a progress bar on a terminal."""
     from rich.console import Console
     from rich.progress import (
@@ -136,7 +146,10 @@ def run_here(work, args):
     columns = TextColumn('videos'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[skipped]} skipped'), \
         TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn()  # fmt: skip
     done = {'skipped': 0}
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress, stopping() as is_stopped:
+    with (
+        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+        StopRequest(interrupts=True) as stop,
+    ):
         bar = progress.add_task('videos', total=len(work.tasks), skipped=0)
 
         def on_done(_task, outcome):
@@ -146,49 +159,30 @@ def run_here(work, args):
         try:
             return Pool(work, args.workers, args.timeout, on_done).run()
         except KeyboardInterrupt:
-            kind = Stopped if is_stopped() else Interrupted
-            finished = int(progress.tasks[0].completed)
-            raise kind(
-                f'stopped: {finished:,} of {len(work.tasks):,} videos are done; the same command resumes'
-            ) from None
+            stop.check(f'{int(progress.tasks[0].completed):,} of {len(work.tasks):,} videos are done')
+            raise
 
 
-@contextlib.contextmanager
-def stopping():
-    """Within this context SIGTERM interrupts as Ctrl-C does; gives a function that says whether it came."""
-    came = []
-
-    def receive(number, frame):
-        came.append(number)
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, receive)
-    try:
-        yield lambda: bool(came)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def run_beam(work, args):
-    """The same by a Beam pipeline; its runner shows the progress."""
+def run_beam(work: 'PrepareJob', args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
+    """The same, made by a Beam pipeline; its runner shows the progress."""
     if importlib.util.find_spec('apache_beam') is None:
         raise UserError(
             f'--runner {args.runner}', 'needs apache-beam, which is not installed', "pip install 'rvm_jax[beam]'"
         )
-    logging.basicConfig(format='%(message)s')
-    logging.disable(logging.WARNING)  # while it is imported Beam warns of its own extras that are missing
+    log_to_terminal('')  # what Beam's libraries log, too
+    logging.disable(logging.WARNING)  # when it is imported, Beam warns of its own extras that are not installed
     from rvm_jax.data.prepare.prepare_beam import run_pipeline
 
     logging.disable(logging.NOTSET)
-    with stopping() as is_stopped:
+    with StopRequest(interrupts=True) as stop:
         try:
             return run_pipeline(work, args.runner, args.passed_on, args.timeout)
         except KeyboardInterrupt:
-            kind = Stopped if is_stopped() else Interrupted
-            raise kind('stopped; what is done is kept, the same command resumes') from None
+            stop.check('what is done is kept')
+            raise
 
 
-def summary(output, manifest):
+def summary(output: str, manifest: dict[str, Any]) -> str:
     """A few lines: what there is, what was left out, and what to do next."""
     splits = {name: split for name, split in manifest['splits'].items() if split['videos']}
     size = sum(shard['bytes'] for shard in manifest['shards'])

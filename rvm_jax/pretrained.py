@@ -4,26 +4,39 @@ import contextlib
 import dataclasses
 import json
 import os
+from typing import Any
 
-from rvm_jax.conversion import frozen, image_encoders, mapping, official_rvm
-from rvm_jax.conversion.export_folder import CONFIG, WEIGHTS, architecture_from, read_export, read_export_architecture
+from ml_collections import ConfigDict
+
+from rvm_jax.conversion import frozen, image_encoders, official_rvm
+from rvm_jax.conversion.export_folder import (
+    CONFIG,
+    WEIGHTS,
+    architecture_from,
+    is_export,
+    read_export,
+    read_export_architecture,
+)
 from rvm_jax.conversion.export_folder import read_json as _read_json
 from rvm_jax.conversion.safetensors import safetensors_bytes
 from rvm_jax.errors import UserError
-from rvm_jax.models import build, layers
+from rvm_jax.models import architecture, build, layers, param_names
+from rvm_jax.models.architecture import Architecture
+from rvm_jax.models.rvm import RVM
 from rvm_jax.storage import files
-from rvm_jax.storage.atomic import atomic_write
+from rvm_jax.storage.atomic import atomic_write, cannot_replace
 
 CARD, PREPROCESSOR = 'README.md', 'preprocessor_config.json'
 
 
-def load(path, *, step=None, precision='float32'):
+def load(path: str | os.PathLike, *, step: int | None = None, precision: str = 'float32') -> RVM:
     """The model at any model path: export folder, workdir (its newest step, or `step`), released RVM .npz, or a
     supported image encoder (Hugging Face folder, or .pth), whose tokens are then the features.
 
     precision: 'float32', 'official_mixed' or 'bf16', what it computes in. Raises UserError if there is no model, or
     if an array is missing, left over or of another shape.
     """
+    path = files.expanded(path)
     kind = model_kind(path)
     if step is not None and kind != 'workdir':
         raise UserError(f'--step {step}', f'{path} holds one model', 'leave the step out')
@@ -34,12 +47,12 @@ def load(path, *, step=None, precision='float32'):
     readers = {'official': _read_official, 'export': _read_export, 'workdir': _read_workdir, 'image': _read_image}
     arch, arrays = readers[kind](path, step)
     model = build.abstract(arch, layers.Execution(layers.PRECISIONS[precision]))
-    return mapping.from_named(model, arrays, path)
+    return param_names.from_named(model, arrays, path)
 
 
-def model_kind(path):
+def model_kind(path: str | os.PathLike) -> str:
     """'official', 'export', 'workdir' or 'image'; raises UserError for anything else, saying what was found."""
-    path = os.fspath(path)
+    path = files.expanded(path)
     if image_encoders.is_image_encoder(path):
         return 'image'
     if os.path.isfile(path) and path.endswith('.npz'):
@@ -54,19 +67,20 @@ def model_kind(path):
     raise UserError(path, f'not a model: {found}', fix)
 
 
-def read_architecture(path):
+def read_architecture(path: str | os.PathLike) -> Architecture:
     """The Architecture at any model path, without its weights where that is possible; UserError as in `load`."""
+    path = files.expanded(path)
     kind = model_kind(path)
     if kind == 'official':
         return official_rvm.read_official(path)[0]
     if kind == 'export':
         return read_export_architecture(path)
     if kind == 'image':
-        return build.image_only(image_encoders.read_architecture(path))
-    return _run_architecture(path)
+        return architecture.image_only(image_encoders.read_architecture(path))
+    return _resolve_run(path)[0]
 
 
-def save_pretrained(model, folder, *, facts=None):
+def save_pretrained(model: RVM, folder: str | os.PathLike, *, facts: dict[str, str] | None = None) -> None:
     """Write an export folder: config.json, model.safetensors, README.md, preprocessor_config.json.
 
     Encoder, core and decoder are separate prefixes of the arrays' names. facts: {what: text} about the training, for
@@ -75,13 +89,12 @@ def save_pretrained(model, folder, *, facts=None):
     """
     from rvm_jax.conversion.model_card import model_card, preprocessor
 
-    folder = os.path.abspath(folder)
-    if os.path.exists(folder) and (not os.path.isdir(folder) or set(os.listdir(folder)) - EXPORTED):
-        raise UserError(folder, 'exists and is not an export folder', 'choose another --output')
+    folder = files.expanded(folder)
+    check_folder(folder)
     config = {'model_type': 'rvm', 'library_name': 'rvm_jax', 'architecture': dataclasses.asdict(model.architecture)}
     contents = {
         CONFIG: _json_bytes(config),
-        WEIGHTS: safetensors_bytes(mapping.to_named(model)),
+        WEIGHTS: safetensors_bytes(param_names.to_named(model)),
         PREPROCESSOR: _json_bytes(preprocessor(model)),
         CARD: model_card(model, facts or {}).encode(),
     }
@@ -92,17 +105,33 @@ def save_pretrained(model, folder, *, facts=None):
                 file.write(data)
 
 
-def save_official(model, path):
+def check_folder(folder: str) -> None:
+    """Raise UserError unless an export can be written there: nothing, an empty folder, or an older export is there.
+
+    What is there is deleted, so nothing else may be.
+    """
+    if not os.path.exists(folder):
+        return
+    if not os.path.isdir(folder):
+        raise UserError(folder, 'exists and is not a folder', 'choose another --output')
+    if reason := cannot_replace(folder):
+        raise UserError(folder, f'{reason}, so it cannot be replaced', 'name a new folder in it as --output')
+    found = set(os.listdir(folder))
+    if found and (found - EXPORTED or not is_export(folder)):
+        raise UserError(folder, 'exists and is not an export folder', 'choose another --output')
+
+
+def save_official(model: RVM, path: str | os.PathLike) -> None:
     """Write the released RVM layout as one .npz; it reads back bit for bit. The file appears complete or not at all."""
     arrays = official_rvm.to_official(model)
-    with atomic_write(path) as partial, open(partial, 'wb') as file:
+    with atomic_write(files.expanded(path)) as partial, open(partial, 'wb') as file:
         official_rvm.write_npz(file, arrays)
 
 
 EXPORTED = {CONFIG, WEIGHTS, CARD, PREPROCESSOR}
 
 
-def read_run(workdir):
+def read_run(workdir: str | os.PathLike) -> dict[str, Any]:
     """The config.json of a workdir: {'config': ..., 'version': ..., 'command': ...}."""
     return _read_json(os.path.join(workdir, CONFIG))
 
@@ -116,22 +145,24 @@ def _read_export(path, _):
 
 
 def _read_image(path, _):
-    image = image_encoders.read_architecture(path)
-    return build.image_only(image), {
-        f'encoder/{name}': array for name, array in image_encoders.read_weights(path, image).items()
+    found = image_encoders.open_encoder(path)
+    return architecture.image_only(found.arch), {
+        f'{frozen.PREFIX}{name}': array for name, array in found.read().items()
     }
 
 
-def _run_architecture(path):
+def _resolve_run(path):
+    """(Architecture, frozen.EncoderFiles or None where the workdir stores its Architecture) of a workdir."""
     run, origin = read_run(path), os.path.join(path, CONFIG)
     if 'architecture' in run:
-        return architecture_from(run['architecture'], origin)
+        return architecture_from(run['architecture'], origin), None
     with _naming(origin):
-        arch = frozen.architecture(config_of(run, origin))
-    return architecture_from(dataclasses.asdict(arch), origin)  # the config is anybody's, and its sizes are, too
+        arch, encoder_files = frozen.resolve(config_of(run, origin))
+    # The config is anybody's, and so are its sizes.
+    return architecture_from(dataclasses.asdict(arch), origin), encoder_files
 
 
-def config_of(run, origin):
+def config_of(run: dict[str, Any], origin: str) -> ConfigDict:
     """The ConfigDict of a workdir's config.json."""
     from rvm_jax import config
 
@@ -141,17 +172,17 @@ def config_of(run, origin):
 def _read_workdir(path, step):
     from rvm_jax.training.checkpoint import read_step
 
-    arch = _run_architecture(path)
+    arch, encoder_files = _resolve_run(path)
     step, arrays, position = read_step(path, step, lambda tree: _check_shapes(arch, tree, path))
     origin = os.path.join(path, CONFIG)
-    recipe = config_of(read_run(path), origin)
+    encoder_files = encoder_files or frozen.stored(config_of(read_run(path), origin), arch)
     with _naming(origin):
-        encoder, fingerprint = frozen.read_weights(recipe, arch)
+        encoder, fingerprint = encoder_files.read()
     if position.get('encoder', '') != fingerprint:
         raise UserError(
             path, f'was trained on another encoder than its {CONFIG} names now', 'correct model.encoder_path there'
         )
-    return arch, mapping.tree_named(arrays) | encoder
+    return arch, param_names.tree_named(arrays) | encoder
 
 
 @contextlib.contextmanager
@@ -171,10 +202,10 @@ def _naming(origin):
 
 def _check_shapes(arch, tree, origin):
     """Raise UserError unless a tree holds all that is trained of a model, and nothing else."""
-    expected = mapping.named_shapes(build.abstract(arch))
+    expected = param_names.named_shapes(build.abstract(arch))
     if arch.is_frozen:
         expected = {name: shape for name, shape in expected.items() if not name.startswith(frozen.PREFIX)}
-    mapping.compare(expected, mapping.tree_shapes(tree), origin)
+    param_names.compare(expected, param_names.tree_shapes(tree), origin)
 
 
 def _json_bytes(values):

@@ -7,54 +7,51 @@ Examples:
     rvm probe --model rvm_l.npz --task waymo --data data/waymo --output probes/waymo_tracker \\
         --set task.recurrent=true --set schedule.steps=20000
 
-The model is never trained. `demo` needs no data: it renders clips whose truth is known and tells it from the features,
-the model beside its image encoder and random weights, in minutes on a CPU for a model of the tiny size. The folder
-gets results.json, table.md with a row for a table, curves and pictures of predictions. The same line resumes where it
-was stopped: in the training of a readout (its evaluation starts over), after the last video that was propagated, after
-the last finished model of the demo. `rvm compare` joins folders into one table.
+The model is never trained. `demo` needs no data: it renders clips with known truth and predicts the truth from features
+of the model, of its image encoder alone, and of random weights, in minutes on a CPU for a tiny model. The folder gets
+results.json, table.md with a row for a table, curves and pictures of predictions. After a stop, the same command
+resumes: within the training of a readout (its evaluation starts again), after the last video that was propagated, or
+after the last finished model of the demo. `rvm compare` joins folders into one table.
 """
 
+import argparse
 import sys
 
 from rvm_jax.errors import UserError
+from rvm_jax.probing.registry import BENCHMARKS
 from rvm_jax.probing.settings import setting
 
-TASKS = (  # of probing.suite, which loads JAX
-    'ssv2', 'kinetics400', 'kinetics700', 'imagenet', 'places365', 'inaturalist2018', 'scannet', 'perception_test',
-    'waymo', 'realestate10k', 'nuscenes', 'davis', 'davis_stability', 'jhmdb', 'vip',
-)  # fmt: skip
 
-
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rvm probe`."""
     parser.add_argument('--model', required=True, help='export folder, workdir, released RVM .npz, or image encoder')
     parser.add_argument('--step', type=int, help='step of a workdir (default: its newest)')
-    parser.add_argument('--task', required=True, help=f'demo, or one of: {", ".join(TASKS)}')
-    parser.add_argument('--data', help='where the dataset lies (demo: nowhere)')
+    parser.add_argument('--task', required=True, help=f'demo, or one of: {", ".join(BENCHMARKS)}')
+    parser.add_argument('--data', help='folder of the dataset (demo: none)')
     parser.add_argument(
-        '--train-data', help='where the one for training lies, if it is another (perception_test: MOVi-E)'
+        '--train-data', help='folder of the dataset for training, if it is another one (perception_test: MOVi-E)'
     )
     parser.add_argument('--output', required=True, help='folder for results and pictures')
     parser.add_argument(
         '--tap', default='core',
         help='core (default), core:BLOCKS, encoder, encoder:BLOCKS, encoder@FRACTION of its depth',
     )  # fmt: skip
-    parser.add_argument('--random-weights', action='store_true', help='draw its weights anew: the floor')
+    parser.add_argument('--random-weights', action='store_true', help='give the model random weights: the floor')
     parser.add_argument('--seed', type=int, default=0, help='of the readout, and of random weights (0)')
     parser.add_argument(
         '--set', dest='given', action='append', default=[], metavar='KEY=VALUE', type=setting,
-        help='another setting than the published: task.streaming=true, data.stride=1, schedule.batch_size=16; '
-        'what there is, a wrong name tells; may be repeated',
+        help='change a published setting: task.streaming=true, data.stride=1, schedule.batch_size=16; '
+        'a wrong name lists all settings; may be repeated',
     )  # fmt: skip
     parser.add_argument(
-        '--precision', default='float32', help='what the model computes in: float32 (default), official_mixed, bf16'
+        '--precision', default='float32', help='number format of the model: float32 (default), official_mixed, bf16'
     )
 
 
-def run(args):
-    """Run one probe and print what it found."""
+def run(args: argparse.Namespace) -> None:
+    """Run one probe and print its result."""
     if args.seed < 0:
-        raise UserError(f'--seed {args.seed}', 'must not be below 0', 'take 0, say')
+        raise UserError(f'--seed {args.seed}', 'must not be below 0', 'take 0, for example')
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
@@ -68,16 +65,16 @@ def run(args):
 
 def _benchmark(args, progress):
     from rvm_jax.probing.backbone import open_backbone
-    from rvm_jax.probing.open_benchmark import open_setup
-    from rvm_jax.probing.results import number
+    from rvm_jax.probing.registry import open_benchmark
     from rvm_jax.probing.runner import run_benchmark
+    from rvm_jax.probing.tables import number
 
-    setup = open_setup(args.task, args.data, args.train_data, args.given)
+    benchmark = open_benchmark(args.task, args.data, args.train_data, args.given)
     backbone = open_backbone(
         args.model, step=args.step, tap=args.tap, precision=args.precision,
         random_seed=args.seed if args.random_weights else None,
     )  # fmt: skip
-    found = run_benchmark(setup, backbone, args.output, seed=args.seed, progress=progress)
+    found = run_benchmark(benchmark, backbone, args.output, seed=args.seed, progress=progress)
     lines = [f'{args.task}: {found["metric"]} {number(found["value"])}, all scores and pictures in {args.output}']
     for part, failed in found['left_out'].items():
         if failed:
@@ -87,7 +84,7 @@ def _benchmark(args, progress):
 
 def _demo(args, progress):
     from rvm_jax.probing.demo.demo_suite import run_demo, table
-    from rvm_jax.probing.results import aligned
+    from rvm_jax.terminal import columns
 
     given = {'--data': args.data, '--train-data': args.train_data, '--set': args.given}
     given |= {'--tap': args.tap != 'core', '--random-weights': args.random_weights}
@@ -97,7 +94,8 @@ def _demo(args, progress):
     found = run_demo(
         args.model, args.output, step=args.step, seed=args.seed, precision=args.precision, progress=progress
     )
-    return [*aligned(*table(found['results'])), f'pictures and all scores in {args.output}']
+    header, rows = table(found['results'])
+    return [*columns([header, *rows]), f'pictures and all scores in {args.output}']
 
 
 if __name__ == '__main__':

@@ -1,17 +1,55 @@
-"""What every command prints with: notices on standard error, and tables of two columns."""
+"""What every command prints with: notices on standard error, and tables, for a terminal or in Markdown.
 
+Notices go through the logger of this package, which has one handler and one plain format. So `say`, and what a module
+tells `logging.getLogger(__name__)`, look alike, and a program that imports rvm_jax may replace the handler.
+"""
+
+import io
+import logging
 import os
 import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TextIO
 
 from rvm_jax.errors import printable
 
+PACKAGE = 'rvm_jax'  # the logger above those of all modules
+WIDEST = 100_000  # characters of a line of a table: it is never wrapped, because what is copied must stay whole
 
-def say(message, stream=None):
-    """Print one line to standard error (or stream); a stream that nobody reads any more is silenced.
+
+class TerminalHandler(logging.Handler):
+    """Prints the message of each record as a line on whatever standard error is at that moment."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one record."""
+        write_line(self.format(record), sys.stderr)
+
+
+def log_to_terminal(name: str = PACKAGE) -> logging.Logger:
+    """The logger of this name, with a TerminalHandler unless it has a handler already.
+
+    That of this package also tells what is only information, and passes nothing on: libraries set up the root logger
+    as they like, and each line would appear twice.
+    """
+    logger = logging.getLogger(name)
+    if not logger.handlers:
+        logger.addHandler(TerminalHandler())
+        if name == PACKAGE:
+            logger.setLevel(logging.INFO)
+            logger.propagate = False
+    return logger
+
+
+def say(message: object) -> None:
+    """Print one notice on standard error."""
+    log_to_terminal().info('%s', message)
+
+
+def write_line(message: object, stream: TextIO) -> None:
+    """Print one line to a stream; a stream that nobody reads any more is silenced.
 
     A run must outlive the terminal or pipe it was started from, so a closed one is replaced by the null device.
     """
-    stream = sys.stderr if stream is None else stream
     try:
         print(message, file=stream, flush=True)
     except ValueError:  # the stream object was closed
@@ -20,14 +58,61 @@ def say(message, stream=None):
         silence(stream)
 
 
-def silence(stream):
+def silence(stream: TextIO) -> None:
     """Let everything that is written to a stream from now on go nowhere."""
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
 
 
-def table(rows, width=0):
+class Extras:
+    """Work whose outcome is for people alone, such as pictures and plots: what fails there must not end a run."""
+
+    def __init__(self, outcome: str = 'the run continues'):
+        self._outcome, self._warned = outcome, set()
+
+    def attempt(self, what: str, act: Callable, *args: Any) -> None:
+        """act(*args); an error, of any kind, costs one line for each `what`."""
+        try:
+            act(*args)
+        except Exception as error:  # a library that draws may raise anything
+            self.warn(what, error)
+
+    def warn(self, what: str, error: Exception) -> None:
+        """Say what was not written and why, once."""
+        if what not in self._warned:
+            self._warned.add(what)
+            reason = getattr(error, 'reason', None) or getattr(error, 'strerror', None) or str(error)
+            reason = printable(str(reason).partition('\n')[0]) or type(error).__name__
+            say(f'{what}: not written ({reason}); {self._outcome}, this is printed once')
+
+
+def table(rows: Iterable[tuple[str, object]], width: int = 0) -> str:
     """[(what, text)] as aligned lines, the first column at least `width` characters wide; text comes from outside."""
-    width = max(width, *(len(what) for what, _ in rows))
-    return '\n'.join(f'{what:{width}}  {printable(text)}' for what, text in rows)
+    return '\n'.join(columns([(what, printable(text)) for what, text in rows], left=2, width=width))
+
+
+def columns(rows: Iterable[Sequence[str]], left: int = 1, width: int = 0) -> list[str]:
+    """Rows of cells as lines with aligned columns: the first `left` of them to the left, numbers to the right.
+
+    The first column is at least `width` characters wide.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = list(rows)
+    grid = Table.grid(padding=(0, 2))
+    for place in range(max(map(len, rows), default=0)):
+        grid.add_column(justify='left' if place < left else 'right', no_wrap=True, min_width=0 if place else width)
+    for row in rows:
+        grid.add_row(*map(Text, row))
+    text = io.StringIO()
+    Console(file=text, width=WIDEST, color_system=None, force_terminal=False).print(grid)
+    return [line.rstrip() for line in text.getvalue().split('\n')[:-1]]
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[str]], right: int = 0) -> str:
+    """A table in Markdown, with a line break at its end; the last `right` columns are aligned to the right."""
+    rule = ['---'] * (len(header) - right) + ['---:'] * right
+    return ''.join(f'| {" | ".join(cells)} |\n' for cells in (header, rule, *rows))

@@ -69,7 +69,7 @@ def _is_named(package, text):
 
 def _ranges():
     """Lines of tested.txt, from the bounds of this package's metadata to what is installed here."""
-    for wanted in map(Requirement, importlib.metadata.requires('rvm_jax')):
+    for wanted in map(Requirement, importlib.metadata.requires('rvm_jax') or ()):
         is_ours = wanted.marker is None or any(wanted.marker.evaluate({'extra': extra}) for extra in EXTRAS)
         if is_ours and wanted.specifier and _installed(wanted.name):
             yield f'{wanted.name}{wanted.specifier},<={_installed(wanted.name)}'

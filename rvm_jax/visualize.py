@@ -8,20 +8,27 @@ reconstruction (.png, .mp4) shows the model as many first frames as it was train
 ones, up to frame 63, from the few patches that stay visible. Videos play at 16 frames a second.
 """
 
+import argparse
 import os
 import sys
+from collections.abc import Iterable, Sequence
 from itertools import islice
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
 from rvm_jax.errors import DataError, UserError
 
+if TYPE_CHECKING:
+    from rvm_jax.models.rvm import RVM
+
+Item = TypeVar('Item')
 NUM_DELTAS = 64  # distances that the decoder can tell apart
 TARGETS_AT_ONCE = 4
 PANEL_COLUMNS = 8
 
 
-def add_arguments(parser):
+def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rvm visualize`."""
     parser.add_argument('--model', required=True, help='export folder, workdir, released RVM .npz, or image encoder')
     parser.add_argument('--step', type=int, help='step of a workdir (default: its newest)')
@@ -34,7 +41,7 @@ def add_arguments(parser):
     )
 
 
-def run(args):
+def run(args: argparse.Namespace) -> None:
     """Write the pictures and print where they are."""
     if args.fps is not None and not args.fps > 0:
         raise UserError(f'--fps {args.fps}', 'must be above 0', 'leave it out to take every frame')
@@ -47,8 +54,8 @@ def run(args):
     if args.frames <= num_source:
         raise UserError(f'--frames {args.frames}', f'{num_source} sources and a target are needed', 'raise it')
     size = model.image_size if args.size is None else args.size
-    frames = inference.video_frames(args.video, short_side=size, patch_size=model.patch_size, fps=args.fps)
-    frames = list(islice(frames, args.frames))
+    video = inference.video_frames(args.video, short_side=size, patch_size=model.patch_size, fps=args.fps)
+    frames = list(islice(video, args.frames))
     if len(frames) <= num_source:
         raise DataError(args.video, f'has {len(frames)} frames', f'use a video of at least {num_source + 1}')
     frames_THWC = np.stack(frames)
@@ -61,14 +68,14 @@ def run(args):
     print(f'pictures of {len(frames_THWC)} frames are in {args.output}')
 
 
-def write_feature_pictures(model, frames_THWC, folder):
+def write_feature_pictures(model: 'RVM', frames_THWC: np.ndarray, folder: str) -> None:
     """Write pca and kmeans, .png (moments spread over the video) and .mp4 (the video beside its features)."""
     from rvm_jax import inference
     from rvm_jax.visualization import canvas, feature_maps, movies
     from rvm_jax.visualization.canvas import blend
 
     size = frames_THWC.shape[1:3]
-    frames = progress(frames_THWC, 'features')
+    frames = progress(list(frames_THWC), 'features')
     features_TMD = np.concatenate(list(inference.encode_stream(model, frames)))
     grid = (size[0] // model.patch_size, size[1] // model.patch_size)
     features_ThwD = inference.patch_grid(features_TMD, grid, model.num_prefix_tokens)
@@ -82,7 +89,7 @@ def write_feature_pictures(model, frames_THWC, folder):
     movies.write_video(os.path.join(folder, 'kmeans.mp4'), movies.side_by_side(videos))
 
 
-def write_reconstructions(model, frames_THWC, folder):
+def write_reconstructions(model: 'RVM', frames_THWC: np.ndarray, folder: str) -> None:
     """Write reconstruction.png, up to eight targets in columns, and .mp4, every target in turn."""
     from rvm_jax import inference
     from rvm_jax.visualization import canvas, movies, reconstruction
@@ -107,7 +114,9 @@ def write_reconstructions(model, frames_THWC, folder):
     movies.write_video(os.path.join(folder, 'reconstruction.mp4'), movies.side_by_side(list(stages.items())))
 
 
-def rebuild(model, source_THWC, target_FHWC, deltas_F):
+def rebuild(
+    model: 'RVM', source_THWC: np.ndarray, target_FHWC: np.ndarray, deltas_F: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Reconstruct any number of targets from one set of sources, a few at a time; masks are the same every time.
 
     Returns pixels_FHWC float32 and visible_FV.
@@ -124,7 +133,7 @@ def rebuild(model, source_THWC, target_FHWC, deltas_F):
     return np.concatenate(pixels), np.concatenate(visible)
 
 
-def progress(items, description):
+def progress(items: Sequence[Item], description: str) -> Iterable[Item]:
     """The items, with a progress bar if somebody is watching."""
     from rich.progress import track
 

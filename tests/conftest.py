@@ -3,6 +3,7 @@
 import dataclasses
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import pathlib
@@ -30,7 +31,14 @@ os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', COMPILED.name)
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 
 
-DATA = pathlib.Path(__file__).parent / 'data'
+GOLDENS = pathlib.Path(__file__).parent / 'goldens'
+
+
+@pytest.fixture
+def caplog(caplog, monkeypatch):
+    """What the package logs, too: its logger passes nothing on to the root logger, where pytest listens."""
+    monkeypatch.setattr(logging.getLogger('rvm_jax'), 'propagate', True)
+    return caplog
 
 
 class Store:
@@ -81,18 +89,17 @@ def make_workdir():
         from flax import nnx
 
         from rvm_jax import config as configs
-        from rvm_jax.conversion import mapping
-        from rvm_jax.models import build
+        from rvm_jax.models import architecture, build, param_names
         from rvm_jax.storage.run_lock import run_lock
         from rvm_jax.training.checkpoint import Checkpoints
 
         config = configs.load('configs/tiny.py', ['data.path=/private/clips/', 'steps=20'])
-        model = build.abstract(build.architecture(config))
-        shapes = mapping.named_shapes(model)
+        model = build.abstract(architecture.from_config(config))
+        shapes = param_names.named_shapes(model)
         with run_lock(folder), Checkpoints(folder) as checkpoints:
             for step in steps:
                 named = {name: np.full(shape, step, np.float32) for name, shape in shapes.items()}
-                params = nnx.to_pure_dict(nnx.state(mapping.from_named(model, named, 'test')))
+                params = nnx.to_pure_dict(nnx.state(param_names.from_named(model, named, 'test')))
                 checkpoints.save(step, {'step': jnp.int32(step), 'params': params}, {})
         command = (
             '/home/me/bin/rvm train --config configs/tiny.py --workdir /home/me/w --config.data.path=/private/clips/'
@@ -180,11 +187,11 @@ class Golden:
 
 @pytest.fixture(scope='session')
 def golden():
-    """golden('dinov3/mlp') -> Golden; see tests/data/README.md for the names."""
+    """golden('dinov3/mlp') -> Golden; see tests/goldens/README.md for the names."""
 
     def read(name):
         family, _, case = name.partition('/')
-        with np.load(DATA / f'image_{family}.npz', allow_pickle=False) as file:
+        with np.load(GOLDENS / f'image_{family}.npz', allow_pickle=False) as file:
             found = {key.removeprefix(f'{case}/'): file[key] for key in file if key.startswith(f'{case}/')}
         facts = json.loads(str(found.pop('facts')))
         arrays = {key: weight(key, shape) for key, shape in facts['shapes'].items()}
@@ -204,9 +211,11 @@ def export(tmp_path_factory):
     from flax import nnx
 
     from rvm_jax import pretrained
-    from rvm_jax.models import build
+    from rvm_jax.models import architecture, build
 
-    arch = dataclasses.replace(build.SIZES['tiny'], encoder_layers=2, core_layers=1, decoder_width=0, image_size=32)
+    arch = dataclasses.replace(
+        architecture.SIZES['tiny'], encoder_layers=2, core_layers=1, decoder_width=0, image_size=32
+    )
     folder = str(tmp_path_factory.mktemp('model') / 'export')
     pretrained.save_pretrained(build.build(arch, rngs=nnx.Rngs(3)), folder)
     return folder

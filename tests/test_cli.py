@@ -1,3 +1,5 @@
+import os
+import pathlib
 import subprocess
 import sys
 import types
@@ -121,3 +123,33 @@ def test_without_a_command_all_of_them_are_shown(capsys, words):
         cli.main(words)
     shown = capsys.readouterr().out
     assert ended.value.code == 0 and all(f'  {name} ' in shown for name in cli.COMMANDS)
+
+
+@pytest.mark.parametrize(('given', 'meant'), [
+    ('~/x', '/home/me/x'), ('a.b=~/x', 'a.b=/home/me/x'), (['~/x', 'y'], ['/home/me/x', 'y']),
+    ([('data.scale', '~/x')], [('data.scale', '/home/me/x')]), ('~', '/home/me'), ('a~/x', 'a~/x'), (None, None),
+    ('~nobody-by-this-name/x', '~nobody-by-this-name/x'), ('dir/a=~/x', 'dir/a=~/x'), (3, 3), ("glob/~*", "glob/~*"),
+])  # fmt: skip
+def test_home_is_expanded_wherever_a_flag_is_given(monkeypatch, given, meant):
+    monkeypatch.setenv('HOME', '/home/me')
+    assert cli.expand_home(given) == meant
+
+
+def test_flags_that_a_shell_does_not_expand_reach_a_command_expanded(fake, monkeypatch):
+    monkeypatch.setenv('HOME', '/home/me')
+    seen = []
+    fake(seen.append, has_config=True)
+    assert cli.run('fake', ['--config=~/x.py', '--config.data.path=~/v']) == 0
+    assert (seen[0].config, seen[0].overrides) == ('/home/me/x.py', ['data.path=/home/me/v'])
+
+
+def test_a_terminal_that_knows_ascii_alone_gets_escapes(tmp_path):
+    """PYTHONIOENCODING=ascii, as of an old cluster: names of files are shown, and no command ends by them."""
+    (tmp_path / 'кот').mkdir()
+    environment = {**os.environ, 'PYTHONIOENCODING': 'ascii'}
+    command = [sys.executable, '-c', 'from rvm_jax import cli; cli.main()', 'info', 'configs/tiny.py']
+    recipe = tmp_path / 'кот' / 'tiny.py'
+    recipe.write_text(pathlib.Path('configs/tiny.py').read_text())
+    done = subprocess.run([*command[:-1], str(recipe)], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and done.stderr == ''
+    assert '\\u043a\\u043e\\u0442/tiny.py' in done.stdout

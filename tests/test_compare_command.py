@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from rvm_jax import cli, probe
+from rvm_jax import cli
 from rvm_jax.errors import UserError
-from rvm_jax.probing import registry, scores, tables
+from rvm_jax.probing import registry
 from rvm_jax.probing.demo import demo_suite
 
 RVM, DINO = 'weights/rvm_l.npz', 'weights/dinov2-large'
@@ -28,8 +28,7 @@ def probed(tmp_path, monkeypatch):
     def write(
         folder, task, value, path=RVM, *, seed=0, streaming=False, settings=None, data=None, root='data', **facts
     ):
-        of = registry.BENCHMARKS[task].task
-        is_trained = isinstance(registry.BENCHMARKS[task], registry.Readout)
+        of, is_trained = registry.BENCHMARKS[task].metric, registry.BENCHMARKS[task].is_trained
         protocol = {'channels': 8, 'streaming': streaming} if is_trained else {'settings': {'top_k': 7}}
         model = {
             'path': path,
@@ -41,8 +40,8 @@ def probed(tmp_path, monkeypatch):
         }
         found = {
             'task': task, 'model': model | facts, 'protocol': protocol | (settings or {}), 'seed': seed,
-            'data': {'evaluated': {'dataset': 'D', 'examples': 3, **(data or {})}}, 'metric': of.metric, 'value': value,
-            'higher_is_better': of.higher_is_better, 'scores': {of.metric: value}, 'roots': {'evaluated': root},
+            'data': {'evaluated': {'dataset': 'D', 'examples': 3, **(data or {})}}, 'metric': of.name, 'value': value,
+            'higher_is_better': of.higher_is_better, 'scores': {of.name: value}, 'roots': {'evaluated': root},
             'seconds': 1, 'version': '0.1.0',
         }  # fmt: skip
         if is_trained:
@@ -214,7 +213,7 @@ def test_where_a_dataset_lies_makes_no_difference(probed, compare):
         ({'path': RVM}, 'both are davis of one model with seed 0; leave one out'),
     ],
 )
-def test_what_does_not_compare_is_refused_with_both_folders(probed, compare, other, expected):
+def test_probes_that_do_not_compare_are_refused(probed, compare, other, expected):
     folders = probed('first', 'davis', 0.6), probed('second', 'davis', 0.5, **{'path': DINO} | other)
     code, lines, error = compare(*folders, '--output', 'table.md')
     assert code == 2 and lines == [] and error.count('\n') == 1
@@ -224,9 +223,9 @@ def test_what_does_not_compare_is_refused_with_both_folders(probed, compare, oth
 @pytest.mark.parametrize(
     ('files', 'expected'),
     [
-        ({'settings.json': '{}'}, 'folder: its probe is not finished; run its line of `rvm probe` again'),
-        ({}, 'folder: holds no results of a probe; name folders that `rvm probe` wrote'),
-        ({'results.json': '{"question": "cores", "cells": {}}'}, 'folder: holds no results of a probe; '),
+        ({'settings.json': '{}'}, 'folder: its probe is not finished; run its `rvm probe` command again'),
+        ({}, 'folder: does not hold results of a probe; name folders that `rvm probe` wrote'),
+        ({'results.json': '{"question": "cores", "cells": {}}'}, 'folder: does not hold results of a probe; '),
         ({'results.json': '{"task": '}, 'folder/results.json: is not JSON ('),
         (None, 'folder: there is no such folder; '),
     ],
@@ -241,25 +240,22 @@ def test_a_folder_without_results_is_one_line(probed, compare, tmp_path, files, 
     assert code == 2 and error.count('\n') == 1 and error.startswith(f'rvm compare: {expected}')
 
 
-def test_a_folder_is_no_file_to_write(probed, compare):
+def test_the_output_must_not_be_a_folder(probed, compare):
     assert compare(probed('a', 'davis', 0.6), '--output', 'a') == (
-        2, [], 'rvm compare: --output a: is a folder; name a file in it, say table.md\n'
+        2, [], 'rvm compare: --output a: is a folder; name a file in it, such as table.md\n'
     )  # fmt: skip
 
 
-def test_every_benchmark_has_a_title_and_its_metric_a_unit():
-    assert set(tables.TITLES) == set(probe.TASKS)
-    metrics = {benchmark.task.metric for benchmark in registry.BENCHMARKS.values()}
-    metrics |= {metric for _, metric, _ in demo_suite.read_outs(0).values()}
-    assert metrics <= set(tables.METRICS)
+def test_metrics_of_the_demo_are_found_by_name():
+    metrics = {metric for _, metric in demo_suite.read_outs(0).values()}
+    assert {registry.find_metric(metric.name) for metric in metrics} == metrics
 
 
-def test_only_the_poses_have_one_kind_of_readout():
-    refused = set()
-    for benchmark in registry.BENCHMARKS.values():
-        if isinstance(benchmark, registry.Readout):
-            try:
-                dataclasses.replace(benchmark.task, streaming=not benchmark.task.streaming)
-            except UserError:
-                refused.add(benchmark.task.metric)
-    assert refused == set(scores.ONE_READOUT)
+@pytest.mark.parametrize('name', [name for name, row in registry.BENCHMARKS.items() if row.is_trained])
+def test_a_task_with_one_readout_has_no_other(name):
+    task, refused = registry.BENCHMARKS[name].make_task(), False
+    try:
+        dataclasses.replace(task, streaming=not task.streaming)
+    except UserError:
+        refused = True
+    assert refused == registry.BENCHMARKS[name].has_one_readout

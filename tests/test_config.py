@@ -32,14 +32,17 @@ def recipe(tmp_path, body):
 
 @pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_builds(path):
-    from rvm_jax.conversion import mapping
-    from rvm_jax.models import build
+    from rvm_jax.models import architecture, build, param_names
     from rvm_jax.training.optimizer import make_optimizer
 
     config = configs.load(path)
-    model = build.abstract(build.architecture(config), build.execution(config.model))
+    model = build.abstract(architecture.from_config(config), build.execution(config.model))
     of_frozen = {'adapters', 'target'} if config.model.encoder != 'vit' else set()
-    assert {name.split('/')[0] for name in mapping.named_shapes(model)} == {'encoder', 'core', 'decoder'} | of_frozen
+    assert {name.split('/')[0] for name in param_names.named_shapes(model)} == {
+        'encoder',
+        'core',
+        'decoder',
+    } | of_frozen
     make_optimizer(config.optim, config.steps)
 
 
@@ -52,16 +55,18 @@ def test_there_is_a_recipe_for_every_core_on_a_frozen_encoder():
 @pytest.mark.parametrize('path', sorted(pathlib.Path(__file__).parents[1].glob('configs/dinov3_*.py')))
 @pytest.mark.parametrize('size', ['s', 'b', 'l'])
 def test_every_dinov3_recipe_has_three_sizes(path, size):
-    from rvm_jax.models import build
+    from rvm_jax.models import architecture
 
-    arch = build.architecture(configs.load(path, [f'model.size={size}']))
-    assert arch.width == build.SIZES[size].width == arch.image_encoder.width
+    arch = architecture.from_config(configs.load(path, [f'model.size={size}']))
+    assert arch.width == architecture.SIZES[size].width == arch.image_encoder.width
 
 
 def test_a_recipe_whose_mixture_lacks_a_weight_is_explained(tmp_path):
     lines = 'from rvm_jax import config', 'def get_config():', '    c = config.default()'
     (tmp_path / 'mix.py').write_text('\n'.join([*lines, "    c.data.mixture = [('a', 1)]", '    return c']))
-    with pytest.raises(UserError, match=r'mix\.py: data\.mixture: is not a list of \(path, frames a second, weight\)'):
+    with pytest.raises(
+        UserError, match=r'mix\.py: data\.mixture: is not a list of \(path, frames per second, weight\)'
+    ):
         configs.load(str(tmp_path / 'mix.py'))
 
 
@@ -70,12 +75,12 @@ def test_there_is_a_recipe_for_every_size():
 
 
 def test_choices_are_the_names_that_the_code_knows():
-    from rvm_jax.models import build, layers
+    from rvm_jax.models import architecture, build, catalog, layers
     from rvm_jax.models.encoders import image_architecture
 
-    assert set(configs.SIZES) == set(build.SIZES)
+    assert set(configs.SIZES) == set(architecture.SIZES)
     assert set(configs.CHOICES['model.encoder']) == {'vit', 'rvm'} | set(image_architecture.FAMILIES)
-    assert set(configs.CHOICES['model.core']) == set(build.CORES) - {'identity'}
+    assert all(catalog.core_class(name) and name in configs.CHOICES['model.core'] for name in catalog.CORES)
     assert set(configs.CHOICES['model.target']) == set(build.TARGETS) | {'auto'}
     assert set(configs.CHOICES['model.precision']) == set(layers.PRECISIONS)
     assert set(configs.flatten(configs.default())) >= set(configs.CHOICES)
@@ -117,7 +122,7 @@ def test_an_override_takes_the_type_of_its_default(override, value):
         ('peak_lr=1', 'did you mean optim.peak_lr?'),
         ('optim=1', '--config.optim: there is no such key'),
         ('zzz=1', 'there is no such key; see config.py'),
-        ('steps', 'steps: has no value; write --config.steps=VALUE'),
+        ('steps', 'steps: does not have a value; write --config.steps=VALUE'),
         ('steps=1.5', '--config.steps=1.5: expected int; give something like 1000000'),
         ('steps=many', 'expected int'),
         ('steps=True', 'expected int'),
@@ -146,7 +151,7 @@ def test_an_override_takes_the_type_of_its_default(override, value):
         ('data.max_gap=61', 'the farthest target is frame 64 of the clip; give 65 or more'),
         ('data.clip_frames=65', 'the delta embedding counts to 63'),
         ('mesh.fsdp=0', 'is a number of devices'),
-        ('data.mixture=a', '--config.data.mixture=a: is not a list of (path, frames a second, weight)'),
+        ('data.mixture=a', '--config.data.mixture=a: is not a list of (path, frames per second, weight)'),
         ("data.mixture=[('a', 10)]", 'is not a list of (path'),
         ("data.mixture=[('a', 10, 0)]", 'has a frame rate or weight that is not above 0'),
     ],
@@ -191,7 +196,7 @@ def test_a_broken_recipe_is_one_line(tmp_path, body, reason):
 
 def test_a_file_that_is_no_recipe_is_named(tmp_path):
     (tmp_path / 'empty.py').write_text('')
-    with pytest.raises(UserError, match=r'has no get_config\(\)'):
+    with pytest.raises(UserError, match=r'does not have get_config\(\)'):
         configs.load(tmp_path / 'empty.py')
     with pytest.raises(UserError, match='there is no such recipe'):
         configs.load('configs/none.py')

@@ -10,16 +10,18 @@ from rvm_jax import cli, demo, pretrained
 from rvm_jax.synthetic import demo_videos
 
 
-def test_the_demo_leaves_a_model_and_a_report_and_prints_what_it_reached(tmp_path, monkeypatch, capsys):
+def test_the_demo_writes_model_and_report_and_prints_losses(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo_videos, 'NUM_TRAIN', 8)
     monkeypatch.setattr(demo_videos, 'NUM_HELD_OUT', 8)
     monkeypatch.setattr(demo, 'FRAMES_SHOWN', 8)
-    small = ['steps=2', 'data.image_size=16', 'data.num_workers=0', 'model.unroll=false', 'log.eval_clips=8']
+    # The numbers of tests/training/conftest.py, so that the program compiled there can be used here.
+    small = ['steps=5', 'optim.warmup=0.2', 'data.image_size=16', 'data.num_workers=0', 'model.unroll=false']
+    small += ['log.eval_clips=8', 'log.every=1']
     flags = [f'--config.{override}' for override in small]
     assert cli.run('demo', ['--output', str(tmp_path / 'demo'), *flags]) == 0
     assert pretrained.load(str(tmp_path / 'demo' / 'export')).image_size == 16
     card = (tmp_path / 'demo' / 'export' / 'README.md').read_text()
-    assert '2 of 2 steps' in card and 'Held-out loss' in card
+    assert '5 of 5 steps' in card and 'Held-out loss' in card
     page = (tmp_path / 'demo' / 'report.html').read_text()
     assert page.count('data:image/png') >= 3
     printed = capsys.readouterr().out
@@ -27,7 +29,7 @@ def test_the_demo_leaves_a_model_and_a_report_and_prints_what_it_reached(tmp_pat
 
 
 @pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
-def test_a_signal_to_all_its_processes_keeps_what_is_rendered(tmp_path, number, code):
+def test_a_signal_to_all_processes_keeps_what_is_rendered(tmp_path, number, code):
     process = start_rendering(tmp_path)
     os.killpg(process.pid, number)
     said = process.communicate()[1]
@@ -44,7 +46,7 @@ def test_workers_end_with_a_process_that_is_killed(tmp_path):
 
 
 def start_rendering(folder):
-    """A demo in a group of processes of its own, whose first video is there."""
+    """A demo in a process group of its own that has rendered its first video."""
     line = [sys.executable, '-m', 'rvm_jax.demo', '--output', str(folder / 'demo')]
     process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True, start_new_session=True)
     while not list(folder.rglob('clip_*.mp4')):

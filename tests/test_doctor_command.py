@@ -40,7 +40,7 @@ def doctor(*arguments):
     return ended.value.code
 
 
-def test_what_is_red_ends_with_code_2_and_the_rest_is_looked_at(quick, tmp_path, capsys):
+def test_a_red_check_ends_with_code_2_after_all_checks_ran(quick, tmp_path, capsys):
     nowhere = str(tmp_path / 'nowhere')
     code = doctor('--data', nowhere, '--workdir', str(tmp_path), *SMALL, '--config.mesh.fsdp=3')
     out, err = capsys.readouterr()
@@ -50,7 +50,7 @@ def test_what_is_red_ends_with_code_2_and_the_rest_is_looked_at(quick, tmp_path,
     assert {check for check, color in colors.items() if color == 'red'} == {'attention', 'decoding'}
     assert 'does not divide 8 devices' in out
     assert f'{nowhere}: ' in out
-    assert err.strip() == 'rvm doctor: not ready: attention, decoding; mend what is red above'
+    assert err.strip() == 'rvm doctor: not ready: attention, decoding; fix what is red above'
 
 
 def test_a_mistake_in_the_command_is_one_line(capsys):
@@ -59,7 +59,7 @@ def test_a_mistake_in_the_command_is_one_line(capsys):
     assert len(capsys.readouterr().err.strip().splitlines()) == 2
 
 
-def test_processes_of_a_launch_report_together_with_their_numbers(videos, tmp_path):
+def test_processes_of_a_launch_report_together(videos, tmp_path):
     environment = os.environ | {
         'PYTHONPATH': str(REPO),
         'PATH': f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}',

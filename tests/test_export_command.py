@@ -1,12 +1,13 @@
+import os
 import pathlib
 
 import numpy as np
 import pytest
 
 from rvm_jax import cli, pretrained
-from rvm_jax.conversion import mapping
+from rvm_jax.models import param_names
 
-RELEASED = pathlib.Path(__file__).parent / 'data' / 'official_tiny_64.npz'
+RELEASED = pathlib.Path(__file__).parent / 'goldens' / 'official_tiny_64.npz'
 
 
 @pytest.fixture(scope='module')
@@ -28,7 +29,7 @@ def export(model, output, *words):
 
 
 def assert_same(left, right):
-    left, right = mapping.to_named(pretrained.load(left)), mapping.to_named(pretrained.load(right))
+    left, right = param_names.to_named(pretrained.load(left)), param_names.to_named(pretrained.load(right))
     assert left.keys() == right.keys()
     assert all(np.array_equal(left[name], right[name]) for name in left)
 
@@ -58,7 +59,7 @@ def test_an_earlier_step_is_exported_with_its_own_numbers(workdir, tmp_path, cap
     assert '| Trained for | 10 of 20 steps' in card and '| Training loss | 0.50000 at step 10 |' in card
 
 
-def test_released_weights_pass_through_an_export_folder_bit_for_bit(released, tmp_path):
+def test_released_weights_survive_an_export_bit_for_bit(released, tmp_path):
     assert export(released, tmp_path / 'folder') == 0
     assert '| Converted from | rvm.npz |' in (tmp_path / 'folder' / 'README.md').read_text()
     assert export(tmp_path / 'folder', tmp_path / 'back.npz', '--format', 'official') == 0
@@ -99,4 +100,40 @@ def test_a_workdir_without_a_good_step_is_named(workdir, make_workdir, tmp_path,
     assert export(workdir, tmp_path / 'out', '--step', '15') == 2
     assert 'choose from [10, 20]' in capsys.readouterr().err
     assert export(make_workdir(tmp_path / 'empty', steps=()), tmp_path / 'out') == 2
-    assert 'has no checkpoint' in capsys.readouterr().err and not (tmp_path / 'out').exists()
+    assert 'does not have a checkpoint' in capsys.readouterr().err and not (tmp_path / 'out').exists()
+
+
+def test_an_output_that_is_a_link_stays_one(released, tmp_path):
+    (tmp_path / 'disk').mkdir()
+    os.symlink(tmp_path / 'disk', tmp_path / 'out')
+    for _ in range(2):  # the second replaces the first
+        assert export(released, tmp_path / 'out') == 0
+    assert os.path.islink(tmp_path / 'out') and sorted(os.listdir(tmp_path)) == ['disk', 'out']
+    assert_same(released, tmp_path / 'disk')
+
+
+def test_an_output_behind_an_equals_sign_may_begin_at_home(released, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    assert cli.run('export', [f'--model={released}', '--output=~/out']) == 0
+    assert cli.run('info', ['~/out']) == 0
+    pretrained.save_pretrained(pretrained.load('~/out'), '~/again')
+    assert sorted(os.listdir(tmp_path)) == ['again', 'out']
+
+
+@pytest.mark.parametrize('output', ['.', '..', '/', '~'])
+def test_an_output_that_must_not_be_replaced_is_refused_first(tmp_path, monkeypatch, capsys, output):
+    monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+    for folder in 'home', 'here/inner':
+        (tmp_path / folder).mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / 'here' / 'inner')
+    assert export('no-such-model', output) == 2  # said before the model is looked at
+    assert 'so it cannot be replaced; name a new folder in it' in capsys.readouterr().err
+    assert sorted(os.listdir(tmp_path)) == ['here', 'home'] and os.path.samefile('.', tmp_path / 'here' / 'inner')
+
+
+def test_a_folder_with_the_names_of_an_export_that_is_none_is_kept(released, tmp_path, capsys):
+    for name, text in {'README.md': '# My project', 'config.json': '{"model_type": "dinov2"}'}.items():
+        (tmp_path / name).write_text(text)
+        assert export(released, tmp_path) == 2
+        assert 'exists and is not an export folder' in capsys.readouterr().err
+        assert (tmp_path / name).read_text() == text

@@ -6,14 +6,16 @@ from flax import nnx
 
 from rvm_jax import cli, pretrained
 from rvm_jax.data.video.decode import iterate_frames
-from rvm_jax.models import build
+from rvm_jax.models import architecture, build
 from rvm_jax.visualization import movies
 
 
 @pytest.fixture(scope='module')
 def export(tmp_path_factory):
     """The export folder of a tiny random model."""
-    arch = dataclasses.replace(build.SIZES['tiny'], image_size=16, encoder_layers=1, core_layers=1, decoder_width=0)
+    arch = dataclasses.replace(
+        architecture.SIZES['tiny'], image_size=16, encoder_layers=1, core_layers=1, decoder_width=0
+    )
     folder = tmp_path_factory.mktemp('model') / 'export'
     pretrained.save_pretrained(nnx.jit(lambda: build.build(arch, rngs=nnx.Rngs(0)))(), folder)
     return folder
@@ -63,7 +65,7 @@ def test_mistakes_are_found_before_the_model_is_loaded(tmp_path, capsys):
         (('--video', first, second), f'{second}: would be written to {out}/clip.npz, like {first}'),
         (('--video', tmp_path / 'gone.mp4'), 'gone.mp4: there is no such file'),
         (('--video', first, '--fps', 0), '--fps 0.0: must be above 0'),
-        (('--video', there), 'there.npz: is already there; pass --overwrite'),
+        (('--video', there), 'there.npz: already exists; pass --overwrite'),
     ]:
         assert command(*words, '--output', out) == 2
         assert reason in capsys.readouterr().err
@@ -76,7 +78,7 @@ def test_a_size_below_a_patch_is_a_mistake(tmp_path, export, capsys):
     assert 'size 0: a frame needs at least one patch of 8 pixels' in capsys.readouterr().err
 
 
-def test_overwrite_replaces_and_a_bad_video_does_not_stop_the_others(tmp_path, export, capsys):
+def test_overwrite_replaces_and_a_bad_video_stops_no_other(tmp_path, export, capsys):
     good, bad = make_video(tmp_path / 'good.mp4', num_frames=3), tmp_path / 'bad.mp4'
     bad.write_bytes(b'this is no video')
     (tmp_path / 'good.npz').write_bytes(b'old')

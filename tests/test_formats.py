@@ -1,4 +1,4 @@
-"""Files that were written on 2026-11-30 (version 0.1.0) still open: tests/data/formats."""
+"""Files that were written on 2026-11-30 (version 0.1.0) still open: tests/goldens/formats."""
 
 import json
 import pathlib
@@ -9,7 +9,7 @@ import pytest
 
 from rvm_jax import cli, pretrained
 
-FORMATS = pathlib.Path(__file__).parent / 'data' / 'formats'
+FORMATS = pathlib.Path(__file__).parent / 'goldens' / 'formats'
 
 
 def run(*arguments):

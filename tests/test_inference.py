@@ -42,7 +42,7 @@ def test_only_two_lengths_are_ever_encoded():
     assert model.lengths == [4, 4, 4, 4, 1, 1, 1]
 
 
-def test_a_model_that_does_not_stream_sees_windows_of_its_trained_length():
+def test_a_model_that_does_not_stream_sees_training_windows():
     model = RunningMean(window=3)
     assert sum(len(piece) for piece in inference.encode_stream(model, noise(8), chunk=4)) == 8
     assert model.lengths == [3, 3, 2]
@@ -112,7 +112,7 @@ def test_somebody_who_reads_the_old_file_keeps_it_whole(tmp_path):
 def test_frames_keep_their_aspect_and_are_cut_to_whole_patches(given, short_side, patch_size, fitted):
     frame = np.zeros((*given, 3), np.uint8)
     assert inference.fit(frame, short_side, patch_size).shape == (*fitted, 3)
-    whole = inference.working_size(*given, short_side, patch_size)
+    whole = inference.working_size(*given, short_side=short_side, patch_size=patch_size)
     assert tuple(side // patch_size * patch_size for side in whole) == fitted
 
 

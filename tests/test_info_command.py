@@ -1,11 +1,11 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 
 from rvm_jax import cli, pretrained
-from rvm_jax.conversion import mapping
-from rvm_jax.models import build
+from rvm_jax.models import architecture, build, param_names
 from rvm_jax.models.encoders import image_architecture
 from rvm_jax.planning.summary import preset
 from rvm_jax.visualization import movies
@@ -39,10 +39,10 @@ def test_a_recipe_tells_its_parameters(shown, size, parameters):
 
 def test_a_recipe_tells_its_work_and_lists_every_key(shown):
     from rvm_jax import config as configs
-    from rvm_jax.models import cost
+    from rvm_jax.models import architecture, cost
 
     rows, config = shown('configs/rvm_s.py'), configs.load('configs/rvm_s.py')
-    flops = cost.train_flops(build.SIZES['s'], num_source=4, num_target=4, image_size=256)
+    flops = cost.train_flops(architecture.SIZES['s'], num_source=4, num_target=4, image_size=256)
     assert f'{flops / 1e9:,.1f} GFLOP a clip' in rows['training'] and '2,048,000,000 in all' in rows['training']
     assert set(configs.flatten(config)) <= set(rows)
     assert rows['model.size'] == "'s'" and rows['optim.peak_lr'] == '0.0012'
@@ -111,10 +111,10 @@ def test_a_workdir_before_its_first_step_is_shown_too(shown, make_workdir, tmp_p
 
 
 def test_exports_and_released_files_tell_their_sizes(shown, tmp_path):
-    arch = dataclasses.replace(build.SIZES['tiny'], core_layers=1, patch_size=16, image_size=48)
+    arch = dataclasses.replace(architecture.SIZES['tiny'], core_layers=1, patch_size=16, image_size=48)
     model = build.abstract(arch)
-    named = {name: np.zeros(shape, np.float32) for name, shape in mapping.named_shapes(model).items()}
-    model = mapping.from_named(model, named, 'zeros')
+    named = {name: np.zeros(shape, np.float32) for name, shape in param_names.named_shapes(model).items()}
+    model = param_names.from_named(model, named, 'zeros')
     pretrained.save_pretrained(model, tmp_path / 'export')
     pretrained.save_official(model, tmp_path / 'rvm.npz')
     for path, what in ((tmp_path / 'export', 'export'), (tmp_path / 'rvm.npz', 'released')):
@@ -138,14 +138,14 @@ def test_an_image_encoder_tells_its_family_and_sizes(shown, golden, tmp_path):
 
 def test_a_released_image_encoder_is_called_by_its_size():
     image = image_architecture.standard('dinov2', 'b')
-    assert preset(build.image_only(image)) == 'b'
-    assert preset(build.image_only(dataclasses.replace(image, layers=6))) == 'none of the presets'
+    assert preset(architecture.image_only(image)) == 'b'
+    assert preset(architecture.image_only(dataclasses.replace(image, layers=6))) == 'none of the presets'
 
 
 def test_a_model_without_a_decoder_is_compared_without_it():
-    assert preset(dataclasses.replace(build.SIZES['s'], decoder_width=0)) == 's'
-    assert preset(dataclasses.replace(build.SIZES['s'], mask_ratio=0.5)) == 's'
-    assert preset(build.Architecture(width=1, core_mlp=1, encoder_mlp=1, encoder_heads=1, core_heads=1)) == (
+    assert preset(dataclasses.replace(architecture.SIZES['s'], decoder_width=0)) == 's'
+    assert preset(dataclasses.replace(architecture.SIZES['s'], mask_ratio=0.5)) == 's'
+    assert preset(architecture.Architecture(width=1, core_mlp=1, encoder_mlp=1, encoder_heads=1, core_heads=1)) == (
         'none of the presets'
     )
 
@@ -155,7 +155,7 @@ def test_a_video_tells_its_size_and_length(shown, tmp_path):
     movies.write_video(tmp_path / 'clip.mp4', frames, 10)
     rows = shown(tmp_path / 'clip.mp4')
     assert rows['size'] == '32 x 16 pixels, upright' and rows['frames'] == '20'
-    assert rows['rate'] == '10.000 frames a second' and rows['duration'] == '2.00 s'
+    assert rows['rate'] == '10.000 frames per second' and rows['duration'] == '2.00 s'
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_video_tells_its_size_and_length(shown, tmp_path):
         (['configs/none.py'], 2, 'there is no such recipe'),
         (['configs/tiny.py', '--config.stepz=1'], 2, 'did you mean steps?'),
         (['nowhere'], 2, 'not a model: there is nothing'),
-        (['nowhere', '--config.steps=1'], 2, '--config.steps=1: nowhere is no recipe'),
+        (['nowhere', '--config.steps=1'], 2, '--config.steps=1: nowhere is not a recipe'),
         (['{tmp}/text.txt'], 65, 'cannot be opened as a video'),
         (['{tmp}/other.npz'], 2, 'not a released RVM file'),
     ],
@@ -175,3 +175,20 @@ def test_what_is_nothing_known_is_one_line(tmp_path, capsys, words, code, reason
     assert cli.run('info', [word.format(tmp=tmp_path) for word in words]) == code
     message = capsys.readouterr().err
     assert reason in message and message.count('\n') == 1
+
+
+@pytest.mark.parametrize(('name', 'values', 'where'), [
+    ('processor', {'image_processor': {'image_mean': [0.5] * 3, 'image_std': [0.25] * 3, 'size': {'height': 24}}},
+     'image_processor in processor_config.json, size {"height": 24}'),
+    ('preprocessor', {'image_mean': [0.5] * 3, 'image_std': [0.25] * 3}, 'preprocessor_config.json'),
+    ('other', {}, 'no file, usual for clip'),
+])  # fmt: skip
+def test_an_image_encoder_tells_how_pixels_are_normalized(shown, golden, tmp_path, name, values, where):
+    path = golden('clip/openai').write(tmp_path)
+    (tmp_path / f'{name}_config.json').write_text(json.dumps(values))
+    numbers = (
+        ('0.4815, 0.4578, 0.4082', '0.2686, 0.2613, 0.2758')
+        if name == 'other'
+        else ('0.5, 0.5, 0.5', '0.25, 0.25, 0.25')
+    )
+    assert shown(path)['pixels'] == 'in [0, 1], minus mean {}, divided by deviation {} ({})'.format(*numbers, where)

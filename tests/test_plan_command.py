@@ -75,7 +75,7 @@ def test_utilization_sets_the_pace_until_memory_does(shown):
     assert fast.endswith('of the peak FLOP/s; HBM binds') and ' at 100%' not in fast
 
 
-def test_a_recipe_of_another_batch_takes_as_many_devices_as_divide_it(shown):
+def test_a_batch_takes_as_many_devices_as_divide_it(shown):
     assert shown('--config', 'configs/tiny.py')[0]['on'].startswith('8 x v6e: ')
 
 
@@ -119,7 +119,7 @@ def test_gpus_are_compiled_host_by_host(shown, compiler):
     assert rows['roofline'].startswith('ms a step at peak rates: compute ')
 
 
-def test_weights_that_are_summed_instead_of_gathered_are_pointed_out(shown, compiler):
+def test_weights_summed_instead_of_gathered_are_pointed_out(shown, compiler):
     kinds = compiler.outcome['compiled'].copy() | {
         'collectives': {'all-reduce': {'count': 1, 'size': 1e9, 'moved': 2e9, 'crossing': 0.0}}
     }
@@ -162,7 +162,10 @@ def test_one_line_of_a_table_that_cannot_be_timed_is_dashes(shown, compiler):
     [
         (['--config', 'configs/none.py'], 'there is no such recipe'),
         ([*S, '--config.stepz=1'], 'did you mean steps?'),
-        ([*S, '--device', 'b300'], '--device b300: there are no figures for it; take one of v5e, v5p, v6e, a100, h100'),
+        (
+            [*S, '--device', 'b300'],
+            '--device b300: is not a device with known figures; take one of v5e, v5p, v6e, a100, h100',
+        ),
         ([*S, '--topology', 'h100:12'], '--topology h100:12: is not hosts x GPUs of a host, which has at most 8'),
         ([*S, '--topology', 'a100'], 'give one such as a100:1, a100:8 or a100:4x8'),
         ([*S, '--topology', 'h100:3x8'], 'config.batch_size=2048: does not divide over 24 devices'),

@@ -10,19 +10,24 @@ import safetensors.numpy
 
 import rvm_jax
 from rvm_jax import pretrained
-from rvm_jax.conversion import mapping
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
+from rvm_jax.models import architecture, build, param_names
 
 ARCHITECTURE = dataclasses.replace(
-    build.SIZES['tiny'], width=16, encoder_layers=2, core_layers=1, decoder_layers=1, mask_ratio=0.5, image_size=24
+    architecture.SIZES['tiny'],
+    width=16,
+    encoder_layers=2,
+    core_layers=1,
+    decoder_layers=1,
+    mask_ratio=0.5,
+    image_size=24,
 )
 
 
 def make_model(arch=ARCHITECTURE):
     rng, model = np.random.default_rng(0), build.abstract(arch)
-    named = {name: rng.normal(size=s).astype(np.float32) for name, s in mapping.named_shapes(model).items()}
-    return mapping.from_named(model, named, 'random')
+    named = {name: rng.normal(size=s).astype(np.float32) for name, s in param_names.named_shapes(model).items()}
+    return param_names.from_named(model, named, 'random')
 
 
 @pytest.fixture(scope='module')
@@ -38,7 +43,7 @@ def folder(model, tmp_path):
 
 
 def assert_same(model, other):
-    left, right = mapping.to_named(model), mapping.to_named(other)
+    left, right = param_names.to_named(model), param_names.to_named(other)
     assert left.keys() == right.keys()
     for name, array in left.items():
         np.testing.assert_array_equal(right[name], array, strict=True, err_msg=name)
@@ -93,7 +98,7 @@ def test_an_older_export_is_replaced_and_nothing_else(folder, model, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['export']
 
 
-def test_a_write_that_fails_leaves_the_older_export_and_nothing_half_written(folder, model, tmp_path, monkeypatch):
+def test_a_failed_write_leaves_the_older_export(folder, model, tmp_path, monkeypatch):
     other, opened = make_model(dataclasses.replace(ARCHITECTURE, decoder_width=0)), open
 
     def failing(path, *args, **options):
@@ -110,7 +115,7 @@ def test_a_write_that_fails_leaves_the_older_export_and_nothing_half_written(fol
     assert_same(pretrained.load(folder), model)
 
 
-def test_a_released_file_that_cannot_be_written_leaves_the_older_one(model, tmp_path, monkeypatch):
+def test_a_failed_released_file_leaves_the_older_one(model, tmp_path, monkeypatch):
     path = tmp_path / 'rvm.npz'
     pretrained.save_official(model, path)
     before = path.read_bytes()

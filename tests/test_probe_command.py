@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from rvm_jax import cli, probe
-from rvm_jax.probing import registry, train_readout
+from rvm_jax import cli
+from rvm_jax.probing import train_readout
 from rvm_jax.probing.datasets.davis import Davis
 from rvm_jax.probing.demo import demo_readouts, demo_suite
 from rvm_jax.synthetic.synthetic_videos import write_video
@@ -77,6 +77,16 @@ def kinetics(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope='module')
+def other_kinetics(kinetics, tmp_path_factory):
+    """The same videos with another class."""
+    root = tmp_path_factory.mktemp('others') / 'kinetics'
+    shutil.copytree(kinetics, root)
+    for table in root.glob('*.csv'):
+        table.write_text(table.read_text().replace('fading', 'vanishing'))
+    return root
+
+
 def test_labels_are_propagated_without_training(export, davis, tmp_path, capsys):
     output = tmp_path / 'probe'
     line = ('probe', '--model', export, '--task', 'davis', '--data', davis, '--output', output, *SMALL_DAVIS)
@@ -108,11 +118,12 @@ def test_a_readout_is_trained_on_frozen_features(export, kinetics, tmp_path, cap
     assert (output / 'prediction_0.png').exists() and not found['model']['random_weights']
     capsys.readouterr()
     assert rvm(*line, '--set', 'schedule.peak_lr=1e-3') == 2
-    error = capsys.readouterr().err
-    assert error.count('\n') == 1 and 'holds another probe: its schedule is' in error and '--output' in error
+    warning, error = capsys.readouterr().err.splitlines()
+    assert warning.startswith('the data has 2 classes, fewer than the 400 of the task')
+    assert 'holds another probe: its schedule is' in error and '--output' in error
 
 
-def test_propagation_goes_on_after_the_last_video_that_was_done(export, davis, tmp_path, monkeypatch, capsys):
+def test_propagation_resumes_after_the_last_finished_video(export, davis, tmp_path, monkeypatch, capsys):
     output, loaded = tmp_path / 'probe', []
     line = ('probe', '--model', export, '--task', 'davis', '--data', davis, '--output', output, *SMALL_DAVIS)
     load = Davis.video
@@ -129,11 +140,14 @@ def test_propagation_goes_on_after_the_last_video_that_was_done(export, davis, t
     assert rvm(*line) == 0 and loaded == [0, 1]
 
 
-def test_the_demo_runs_every_task_beside_the_image_encoder_and_random_weights(export, tmp_path, capsys, monkeypatch):
+def test_the_demo_runs_every_task_on_every_backbone(export, tmp_path, capsys, monkeypatch):
     for name in ('NUM_TRAIN', 'NUM_HELD_OUT', 'NOISE_TRAIN', 'NOISE_HELD_OUT'):
         monkeypatch.setattr(demo_suite, name, 16)
     monkeypatch.setattr(demo_suite, 'NUM_PROPAGATED', 2)
     monkeypatch.setattr(demo_suite, 'PROPAGATED_FRAMES', 5)
+    monkeypatch.setattr(
+        demo_suite, 'NOISE_FRAMES', demo_suite.NUM_FRAMES
+    )  # clips of one shape: one program encodes all
     monkeypatch.setattr(demo_readouts, 'SCHEDULE', train_readout.Schedule(steps=2, batch_size=11, warmup=0))
     output = tmp_path / 'probe'
     line = ('probe', '--model', export, '--task', 'demo', '--output', output)
@@ -157,12 +171,21 @@ def test_the_demo_runs_every_task_beside_the_image_encoder_and_random_weights(ex
     ('words', 'expected'),
     [
         (('--task', 'ssv3'), '--task ssv3: there is no such task; take demo, ssv2, '),
-        (('--task', 'davis'), '--task davis: needs its dataset; say with --data where it lies'),
+        (('--task', 'davis'), '--task davis: needs its dataset; give its folder with --data'),
         (('--task', 'davis', '--data', 'nowhere'), 'DAVIS'),
-        (('--task', 'waymo', '--data', '.', '--set', 'task.tracker_depth=2'), 'the chosen readout has no such setting'),
-        (('--task', 'waymo', '--data', '.', '--set', 'schedule.steps=5'), 'ends before it is warm'),
-        (('--task', 'davis', '--data', 'DAVIS', '--set', 'schedule.steps=5'), 'they begin task, data'),
-        (('--task', 'davis', '--data', 'DAVIS', '--train-data', '.'), 'it trains nothing'),
+        (
+            ('--task', 'waymo', '--data', '.', '--set', 'task.tracker_depth=2'),
+            'does not have this setting',
+        ),
+        (
+            ('--task', 'waymo', '--data', '.', '--set', 'schedule.steps=5'),
+            'must be shorter than the schedule',
+        ),
+        (
+            ('--task', 'davis', '--data', 'DAVIS', '--set', 'schedule.steps=5'),
+            'settings begin task, data',
+        ),
+        (('--task', 'davis', '--data', 'DAVIS', '--train-data', '.'), 'does not train a readout'),
         (('--task', 'davis', '--data', 'DAVIS', '--set', 'task.size=5'), 'there is no such setting; take one of'),
         (('--task', 'ssv2', '--data', '.', '--set', 'schedule.step=9'), 'there is no such setting; take one of steps'),
         (
@@ -172,31 +195,26 @@ def test_the_demo_runs_every_task_beside_the_image_encoder_and_random_weights(ex
         (('--task', 'kinetics400', '--data', 'KINETICS', '--set', 'task.num_classes=1'), '2 classes: are in this data'),
         (
             ('--task', 'kinetics400', '--data', 'KINETICS', '--train-data', 'OTHERS'),
-            '--train-data: its classes are not',
+            '--train-data: does not have the classes',
         ),
         (('--task', 'demo', '--set', 'task.streaming=true'), '--set with --task demo: the suite has settings'),
         (('--task', 'demo', '--tap', 'encoder'), '--tap with --task demo: the suite has settings of its own'),
-        (('--task', 'davis', '--data', 'DAVIS', '--tap', 'encoder:99'), 'there is no such depth'),
+        (('--task', 'davis', '--data', 'DAVIS', '--tap', 'encoder:99'), 'is not a depth of this model'),
     ],
 )
-def test_a_mistake_is_one_line_and_leaves_nothing(export, davis, kinetics, tmp_path, capsys, words, expected):
-    output, others = tmp_path / 'probe', tmp_path / 'others'
-    shutil.copytree(kinetics, others)
-    for table in others.glob('*.csv'):
-        table.write_text(table.read_text().replace('fading', 'vanishing'))
-    words = [{'DAVIS': davis, 'KINETICS': kinetics, 'OTHERS': others}.get(word, word) for word in words]
+def test_a_mistake_is_one_line_and_leaves_nothing(
+    export, davis, kinetics, other_kinetics, tmp_path, capsys, words, expected
+):
+    output = tmp_path / 'probe'
+    words = [{'DAVIS': davis, 'KINETICS': kinetics, 'OTHERS': other_kinetics}.get(word, word) for word in words]
     assert rvm('probe', '--model', export, '--output', output, *words) == 2
     error = capsys.readouterr().err
     assert error.count('\n') == 1 and expected in error
     assert not output.exists()
 
 
-def test_help_names_every_benchmark():
-    assert probe.TASKS == tuple(registry.BENCHMARKS)
-
-
 def test_a_folder_with_other_files_is_left_alone(export, davis, tmp_path, capsys):
     (tmp_path / 'mine.txt').write_text('mine')
     assert rvm('probe', '--model', export, '--task', 'davis', '--data', davis, '--output', tmp_path) == 2
-    assert 'holds other files, and no probe' in capsys.readouterr().err
+    assert 'holds other files, but not a probe' in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ['mine.txt']

@@ -1,3 +1,4 @@
+import pathlib
 import signal
 import subprocess
 import sys
@@ -5,39 +6,25 @@ import sys
 import pytest
 
 from rvm_jax.errors import Interrupted, Stopped
-from rvm_jax.signals import StopRequest
+from rvm_jax.signals import KINDS, StopRequest
 
-LOOP = """
-import sys, time
-from rvm_jax.errors import Stopped
-from rvm_jax.signals import StopRequest
-try:
-    with StopRequest() as stop:
-        print('ready', flush=True)
-        for step in range(1, 10**9):
-            stop.current = f'step {step}, saving'
-            time.sleep(0.01)
-            stop.agree([stop.kind])
-            if stop.agreed:
-                print('asked', flush=True)
-                time.sleep(0 if len(sys.argv) == 1 else 60)
-                print('saved', flush=True)
-                raise stop.ended(f'saved at step {step}')
-except Stopped as error:
-    print(error, flush=True)
-    sys.exit(error.exit_code)
-"""
+PROGRAM = pathlib.Path(__file__).parent / 'programs' / 'wait_for_a_signal.py'
 
 
-def start(*args):
+def start(*args, **options):
     pipe = subprocess.PIPE
-    process = subprocess.Popen([sys.executable, '-c', LOOP, *args], stdout=pipe, stderr=pipe, text=True)
+    process = subprocess.Popen([sys.executable, PROGRAM, *args], stdout=pipe, stderr=pipe, text=True, **options)
     assert process.stdout.readline() == 'ready\n'
     return process
 
 
 @pytest.mark.parametrize(
-    'number, name, code', [(signal.SIGTERM, 'SIGTERM', Stopped.exit_code), (signal.SIGINT, 'Ctrl-C', 130)]
+    'number, name, code',
+    [
+        (signal.SIGTERM, 'SIGTERM', Stopped.exit_code),
+        (signal.SIGHUP, 'SIGHUP', Stopped.exit_code),
+        (signal.SIGINT, 'Ctrl-C', 130),
+    ],
 )
 def test_a_signal_ends_the_run_after_its_step_is_saved(number, name, code):
     process = start()
@@ -78,9 +65,9 @@ def test_what_came_to_one_process_ends_all():
     stop = StopRequest()
     stop.agree([0, 0, 0])
     assert not stop.agreed
-    stop.agree([0, 1, 0])
+    stop.agree([KINDS.index('SIGHUP'), KINDS.index('SIGTERM'), 0])
     assert str(stop.ended('saved at step 3')).startswith('SIGTERM at process 1: saved at step 3')
-    stop.agree([0, 1, 2])
+    stop.agree([0, KINDS.index('SIGTERM'), KINDS.index('Ctrl-C')])
     assert isinstance(stop.ended('saved at step 3'), Interrupted)
 
 
@@ -90,3 +77,11 @@ def test_work_of_one_process_ends_where_it_checks():
         signal.raise_signal(signal.SIGTERM)
         with pytest.raises(Stopped, match='SIGTERM: two videos are done; the same command line'):
             stop.check('two videos are done')
+
+
+def test_a_closed_terminal_changes_nothing_under_nohup():
+    process = start(preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN))
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert process.returncode == Stopped.exit_code and said.startswith('\nSIGTERM: finishing')

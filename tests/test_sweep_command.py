@@ -2,6 +2,7 @@
 
 import json
 import os
+import pathlib
 import types
 
 import cv2
@@ -9,9 +10,9 @@ import pytest
 
 from rvm_jax import ablation, cli, config
 from rvm_jax.errors import ConfigErrors, UserError
-from rvm_jax.probing import open_benchmark, runner
+from rvm_jax.probing import registry, runner
 from rvm_jax.probing.demo import demo_suite
-from rvm_jax.probing.sweep_results import write_summary
+from rvm_jax.probing.tables import write_sweep
 from rvm_jax.synthetic import demo_videos
 
 SMALL = (
@@ -20,10 +21,25 @@ SMALL = (
 )  # fmt: skip
 
 
+@pytest.fixture(scope='module', autouse=True)
+def few_videos():
+    """The few videos that every sweep of this file trains on."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, number in {'NUM_TRAIN': 8, 'NUM_HELD_OUT': 8, 'SIDE': 24}.items():
+            monkeypatch.setattr(demo_videos, name, number)
+        yield
+
+
 @pytest.fixture
 def probes(monkeypatch):
-    """A probe whose score is the number of source frames that the cell trained with; the folders it was asked for."""
+    """A probe whose score is `flip` of the cell that it probes; the folders that were probed."""
     return patch_probes(monkeypatch)
+
+
+def trained_flip(path):
+    """What a cell was trained with; path is its probe or its export."""
+    written = json.loads((pathlib.Path(path).parent / 'train' / 'config.json').read_text())
+    return written['config']['data']['flip']
 
 
 def patch_probes(monkeypatch):
@@ -31,28 +47,28 @@ def patch_probes(monkeypatch):
 
     def run_benchmark(_, backbone, folder, *, seed, **__):
         asked.append(folder)
-        value = backbone.architecture.num_source + 0.5 * seed
-        return {'metric': 'frames', 'value': value, 'higher_is_better': True}
+        return {'metric': 'flip', 'value': trained_flip(folder), 'higher_is_better': True}
 
     monkeypatch.setattr(runner, 'run_benchmark', run_benchmark)
-    monkeypatch.setattr(open_benchmark, 'open_setup', lambda name, *_: types.SimpleNamespace(name=name))
+    monkeypatch.setattr(registry, 'open_benchmark', lambda name, *_: types.SimpleNamespace(name=name))
     return asked
 
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    """(ablation of two cells, output of its sweep, folders that were probed, its table)."""
+    """(ablation of two cells, output of its sweep, folders that were probed, its table).
+
+    The cells differ in data alone, so that they train with one compiled program.
+    """
     folder = tmp_path_factory.mktemp('sweep')
-    (folder / 'frames.py').write_text(
+    (folder / 'flips.py').write_text(
         'from rvm_jax import ablation\n\n\ndef get_ablation():\n    return ablation.Ablation(\n'
-        "        question='source frames', cells={str(n): (f'data.num_source={n}',) for n in (1, 2)})\n"
+        "        question='flip', cells={name: (f'data.flip={name}',) for name in ('0.25', '0.75')})\n"
     )
     with pytest.MonkeyPatch.context() as monkeypatch:
-        for name, number in {'NUM_TRAIN': 8, 'NUM_HELD_OUT': 8, 'SIDE': 24}.items():
-            monkeypatch.setattr(demo_videos, name, number)
         asked = patch_probes(monkeypatch)
-        assert cli.run('sweep', sweep(folder / 'frames.py', folder / 'out', '--task', 'davis', '--data', 'x')) == 0
-    return folder / 'frames.py', folder / 'out', asked, (folder / 'out' / 'table.md').read_text()
+        assert cli.run('sweep', sweep(folder / 'flips.py', folder / 'out', '--task', 'davis', '--data', 'x')) == 0
+    return folder / 'flips.py', folder / 'out', asked, (folder / 'out' / 'table.md').read_text()
 
 
 def sweep(path, output, *words):
@@ -62,41 +78,42 @@ def sweep(path, output, *words):
 
 def test_cells_are_workdirs_with_exports_one_table_and_one_plot(trained):
     _, output, asked, table = trained
-    assert '| source frames | davis ↑ |' in table
-    for count in (1, 2):
-        assert f'| {count} | {count}.000 |' in table
-        cell = output / 'cells' / str(count) / 'seed_0'
-        assert json.loads((cell / 'train' / 'config.json').read_text())['config']['data']['num_source'] == count
+    assert '| flip | davis ↑ |' in table
+    for name in ('0.25', '0.75'):
+        assert f'| {name} | {name}0 |' in table
+        cell = output / 'cells' / name / 'seed_0'
         assert '2' in os.listdir(cell / 'train' / 'checkpoints')
         assert (cell / 'export' / 'model.safetensors').exists()
     assert cv2.imread(str(output / 'plot.png')).shape[0] > 200
     assert len(asked) == 2
 
 
-def test_what_is_trained_is_not_trained_again_and_another_config_is_refused(trained, probes, capsys):
+def test_trained_cells_stay_and_another_config_is_refused(trained, probes, capsys):
     path, output, *_ = trained
     line = sweep(path, output, '--task', 'davis', '--data', 'x')
     before = {path: path.stat().st_mtime_ns for path in output.rglob('metrics.jsonl')}
+    videos = sorted((output / 'videos').rglob('*.mp4'))
     assert cli.run('sweep', line) == 0
-    assert 'cell 2/2: source frames 2, seed 0' in capsys.readouterr().out
+    assert 'cell 2/2: flip 0.75, seed 0' in capsys.readouterr().out
     assert len(before) == 2 and all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert len(videos) == 16 and sorted((output / 'videos').rglob('*.mp4')) == videos
     assert cli.run('sweep', [*line, '--config.steps=3']) == 2
     assert 'was trained with another config; choose another --output' in capsys.readouterr().err
 
 
-def test_each_cell_is_probed_by_the_demo_suite_with_clips_that_all_share(trained, monkeypatch):
+def test_cells_share_the_clips_of_the_demo_suite(trained, monkeypatch):
     asked, (path, output, *_) = [], trained
     monkeypatch.setattr(demo_suite, 'Clips', lambda folder, size, **_: asked.append((folder, size)))
 
     def probe(backbone, clips, *, seed, name, **_):
-        value = {'model': backbone.architecture.num_source, 'image encoder': 0.5, 'random weights': 0.25}[name]
+        value = {'model': trained_flip(backbone.path), 'image encoder': 0.5, 'random weights': 0.125}[name]
         return {'motion': {'metric': 'top1', 'value': value, 'higher_is_better': True, 'scores': {'top1': value}}}
 
     monkeypatch.setattr(demo_suite, 'probe', probe)
     assert cli.run('sweep', sweep(path, output)) == 0
     assert asked == [(str(output / 'clips'), 64)] * 2
     table = (output / 'table.md').read_text()
-    for row in ('1 | 1.000', '2 | 2.000', '1: image encoder | 0.500', '2: random weights | 0.250'):
+    for row in ('0.25 | 0.250', '0.75 | 0.750', '0.25: image encoder | 0.500', '0.75: random weights | 0.125'):
         assert f'| {row} |' in table
 
 
@@ -104,7 +121,7 @@ def test_several_seeds_are_shown_with_their_spread(tmp_path):
     def of_seed(value):
         return {'model': {'davis': {'metric': 'J&F', 'value': value, 'higher_is_better': True}}}
 
-    lines = write_summary('core', {'a': {0: of_seed(0.5), 1: of_seed(0.6)}, 'b': {0: of_seed(0.2)}}, str(tmp_path))
+    lines = write_sweep('core', {'a': {0: of_seed(0.5), 1: of_seed(0.6)}, 'b': {0: of_seed(0.2)}}, str(tmp_path))
     assert (
         lines[0].split() == ['core', 'davis', '↑']
         and '0.550 ± 0.071' in lines[1]
@@ -138,7 +155,7 @@ def test_a_later_cell_starts_from_the_export_of_an_earlier_one(tmp_path):
     assert all(cell.config.model.encoder_path == first.export for cell in others)
 
 
-def test_a_recipe_that_is_no_ablation_and_a_wrong_key_are_refused(tmp_path, capsys):
+def test_a_recipe_without_an_ablation_is_refused(tmp_path, capsys):
     with pytest.raises(UserError, match='is not an ablation'):
         ablation.load('configs/tiny.py')
     assert (
@@ -163,7 +180,7 @@ def test_a_recipe_that_is_no_ablation_and_a_wrong_key_are_refused(tmp_path, caps
         (('--config.data.num_source=0',), 'data.num_source'),
     ],
 )
-def test_a_mistake_is_said_before_anything_is_trained(tmp_path, capsys, words, expected):
+def test_a_mistake_is_reported_before_training(tmp_path, capsys, words, expected):
     output = tmp_path / 'out'
     assert cli.run('sweep', ['--config', 'configs/ablations/cores.py', '--output', str(output), *words]) == 2
     error = capsys.readouterr().err

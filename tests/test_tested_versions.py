@@ -59,7 +59,7 @@ def check(done, error):
 
 
 @pytest.mark.parametrize('error', CHANGES)
-def test_a_newer_package_that_breaks_a_call_is_named_with_the_version_that_serves(newer_av, tmp_path, error):
+def test_a_newer_package_that_breaks_a_call_is_named(newer_av, tmp_path, error):
     (tmp_path / 'clip.mp4').write_bytes(b'0' * 2048)
     done = rvm(newer_av(CHANGES[error]), 'info', str(tmp_path / 'clip.mp4'))
     check(done, error)
@@ -72,7 +72,7 @@ def test_it_is_named_too_when_the_call_was_in_another_process(newer_av, tmp_path
     check(done, 'TypeError')
 
 
-def test_an_error_with_packages_that_were_tested_is_ours_and_keeps_its_traceback(monkeypatch):
+def test_an_error_with_tested_packages_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr(tested_versions, 'outside_of_tested', list)
     assert tested_versions.explain(TypeError('ours')) is None
     monkeypatch.setattr('rvm_jax.info.run', lambda args: None + 1)
@@ -80,7 +80,7 @@ def test_an_error_with_packages_that_were_tested_is_ours_and_keeps_its_traceback
         cli.run('info', ['path'])
 
 
-def test_what_was_tested_reaches_from_the_oldest_versions_admitted_to_those_of_the_constraints():
+def test_tested_ranges_match_pyproject_and_constraints():
     project = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
     extras = project['optional-dependencies']
     admitted = {

@@ -7,12 +7,12 @@ from flax import nnx
 
 from rvm_jax import cli, pretrained
 from rvm_jax.data.video.decode import iterate_frames
-from rvm_jax.models import build
+from rvm_jax.models import architecture, build
 from rvm_jax.models.rvm import RVM
 from rvm_jax.visualization import movies
 
 ARCHITECTURE = dataclasses.replace(
-    build.SIZES['tiny'], image_size=32, encoder_layers=1, core_layers=1, decoder_layers=1, mask_ratio=0.8
+    architecture.SIZES['tiny'], image_size=32, encoder_layers=1, core_layers=1, decoder_layers=1, mask_ratio=0.8
 )
 
 

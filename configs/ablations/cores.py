@@ -7,7 +7,7 @@ from rvm_jax import ablation
 
 
 def get_ablation():
-    """One cell a core."""
+    """One cell per core."""
     return ablation.Ablation(
         question='core',
         cells={core: (f'model.core={core}',) for core in ('rvmrnn', 'mamba', 'mambamix', 'gmmix')},

@@ -1,8 +1,8 @@
-"""Does the encoder have to be trained? An RVM, and each core on the frozen encoder of that RVM.
+"""Is it necessary to train the encoder? An RVM, and cores on the frozen encoder of that RVM.
 
     rvm sweep --config configs/ablations/frozen.py --output runs/frozen
 
-The rows "image encoder" of the frozen cells are that encoder by itself.
+In the frozen cells, the rows "image encoder" show that encoder by itself.
 """
 
 from rvm_jax import ablation

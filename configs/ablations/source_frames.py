@@ -2,7 +2,8 @@
 
     rvm sweep --config configs/ablations/source_frames.py --output runs/source_frames
 
-With --recipe configs/rvm_s.py, --config.steps=250_000 and real videos it is the paper's: SSv2 41.0, 47.2, 52.3.
+With --recipe configs/rvm_s.py, --config.steps=250_000 and real videos, this is the paper's experiment. The paper
+reports 41.0, 47.2 and 52.3 on SSv2.
 """
 
 from rvm_jax import ablation

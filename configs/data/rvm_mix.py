@@ -1,10 +1,10 @@
-"""The paper's data (RVM, Table 4): five sources, with the frame rate and the share of the clips of each.
+"""The paper's data (RVM, Table 4): five sources, each with its frame rate and its share of the clips.
 
     rvm train --config configs/data/rvm_mix.py --workdir runs/s                              # RVM-S on them
     rvm train --config configs/rvm_h.py --workdir runs/h --config.data.mixture=configs/data/rvm_mix.py
 
-The paths are placeholders: make the folders with `rvm prepare`, as the README shows, here or elsewhere and link them,
-or write their places into a copy of this file. Frame rates must be those that the shards were prepared with, or lower.
+The paths are placeholders. Make the folders with `rvm prepare`, as docs/data.md shows. Put or link them here, or change
+the paths in a copy of this file. A frame rate must not be higher than the one the shards were prepared with.
 """
 
 from rvm_jax import config

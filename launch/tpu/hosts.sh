@@ -6,7 +6,7 @@
 hosts=0
 host_script=rvm_jax/src/launch/tpu/host.sh
 
-on_hosts() {  # on_hosts WHICH COMMAND: over ssh; gcloud's own words are shown only when it fails
+on_hosts() {  # on_hosts WHICH COMMAND: over ssh; what gcloud prints is shown only when it fails
     local code=0
     run gcloud compute tpus tpu-vm ssh "$name" "--zone=$zone" ${project:+"--project=$project"} --quiet \
         "--worker=$1" "--command=$2" 2> "$scratch/ssh" || code=$?
@@ -46,7 +46,7 @@ pack() {  # the tracked files as they are in the working tree
     git -C "$repo" ls-files -z | tar -C "$repo" --null -T - -czf "$archive"
 }
 
-install_on_hosts() {  # the checkout and its packages on every host; fails, naming the host, when one has not got them
+install_on_hosts() {  # the checkout and its packages on every host; fails, naming the host, when one does not have them
     local unpack='mkdir -p rvm_jax && rm -rf rvm_jax/src && mkdir rvm_jax/src && tar -xzf rvm_jax.tar.gz -C rvm_jax/src'
     pack || return
     run gcloud compute tpus tpu-vm scp "$archive" "$name:rvm_jax.tar.gz" "--zone=$zone" ${project:+"--project=$project"} \

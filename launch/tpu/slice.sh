@@ -20,7 +20,7 @@ read_state() {  # sets state: NONE when there is no such slice in $zone; fails w
 find_slice() {  # sets zone and state, NONE when no zone has the slice; fails when a zone could not be asked
     for zone in "${zones[@]}"; do
         if ! read_state; then
-            say "zone $zone cannot be asked, Google's reason is above; check --zones, --project and 'gcloud auth list'"
+            say "zone $zone cannot be queried, Google's reason is above; check --zones, --project and 'gcloud auth list'"
             return 2
         fi
         [[ $state == NONE ]] || return 0
@@ -77,7 +77,7 @@ ask_zone() {  # one try in $zone; leaves nothing behind there when it fails
     local command
     queued create "$name" "--node-id=$name" "--accelerator-type=$accelerator" "--runtime-version=$runtime" \
         "--valid-until-duration=${wait_seconds}s" ${spot:+--spot}  # a request that nobody waits for must not be filled
-    say "asking for $accelerator in $zone"
+    say "requesting $accelerator in $zone"
     if ! run "${command[@]}"; then
         say "$zone refused"
         return 1
@@ -101,11 +101,11 @@ create_slice() {  # makes the slice ACTIVE in the first zone that gives it; what
             return
             ;;
         FAILED | SUSPENDED | SUSPENDING | DELETING)
-            say "$name in $zone is $state: it is deleted and asked for anew"
+            say "$name in $zone is $state: it is deleted and requested again"
             delete_here || return
             ;;
         *)
-            say "$name is already asked for in $zone: $state"
+            say "$name is already requested in $zone: $state"
             if wait_active; then
                 check_accelerator
                 return
@@ -115,7 +115,7 @@ create_slice() {  # makes the slice ACTIVE in the first zone that gives it; what
     esac
     for zone in "${zones[@]}"; do
         if ask_zone; then
-            tell "$name is there, in $zone"
+            tell "$name is ready, in $zone"
             return
         fi
     done
@@ -126,7 +126,7 @@ create_slice() {  # makes the slice ACTIVE in the first zone that gives it; what
 delete_slice() {
     local any=false
     for zone in "${zones[@]}"; do
-        read_state || die 2 "zone $zone cannot be asked; $name may still be there and cost money"
+        read_state || die 2 "zone $zone cannot be queried; $name may still be there and cost money"
         if [[ $state != NONE ]]; then
             any=true
             delete_here || exit 2

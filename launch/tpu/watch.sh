@@ -147,17 +147,17 @@ conclude() {  # ends this script when the verdict is final
         failed*)
             ask_hosts stop || true
             show_ends "${verdict#failed }"
-            die "${verdict#failed }" 'the training ended for a reason that starting again does not mend; the slice is still there'
+            die "${verdict#failed }" 'the training ended, and starting it again does not help; the slice is still there'
             ;;
-        stopped) die 75 'stopped by launch/tpu.sh stop, everything saved; the same line resumes' ;;
-        deleted) die 75 "$name was deleted by someone; the same line makes it again and resumes" ;;
-        offline) die 75 'nothing was changed: the training continues by itself, the same line follows it again' ;;
+        stopped) die 75 'stopped by launch/tpu.sh stop, everything saved; the same command resumes' ;;
+        deleted) die 75 "$name was deleted by someone; the same command makes it again and resumes" ;;
+        offline) die 75 'nothing was changed: the training continues by itself; the same command follows it again' ;;
     esac
 }
 
 train() {
     local best barren=0 step brought
-    trap 'die 130 "the training continues by itself; the same line follows it again, launch/tpu.sh stop ends it"' INT
+    trap 'die 130 "the training continues by itself; the same command follows it again, launch/tpu.sh stop ends it"' INT
     best=$(newest_step) || best=0
     bring_up || die $? "nothing was started; the slice, if there is one, is still there"
     while :; do

@@ -1,4 +1,4 @@
-"""How many clips a second one core decodes, and how many workers keep the devices busy."""
+"""How many clips a second one core decodes, and how many workers the devices need."""
 
 import contextlib
 import math
@@ -20,9 +20,10 @@ RENDERED = 2  # videos, where the user names none
 
 
 def check_decoding(config: ml_collections.ConfigDict, pace: float | None, cores: float, place: str = '') -> Finding:
-    """pace: clips a second that the devices of this process take, None if not known; cores: of each process here.
+    """The Finding on the videos of a recipe, or on rendered ones if it names none.
 
-    place: folder for rendered videos, '' for one that is removed. Raises UserError if the data cannot be opened.
+    pace: clips a second that the devices of this process take, None if not known; cores: of each process on this host;
+    place: folder for rendered videos, '' for a temporary one. Raises UserError if the data cannot be opened.
     """
     with contextlib.ExitStack() as stack:
         data, what = config.data, 'the given videos'
@@ -52,7 +53,8 @@ def _measure(clips, stack):
     stack.callback(cv2.setNumThreads, threads)
     cv2.setNumThreads(1)  # as in a worker
     clips(0)  # libraries load, files open
-    began, cpu, made, failures = time.monotonic(), time.process_time(), 0, {}
+    began, cpu, made = time.monotonic(), time.process_time(), 0
+    failures: dict[str, str] = {}
     for sample in range(1, MOST + 1):
         clip = clips(sample)
         failures |= {name: reason for _, name, reason in clip['failures']}
@@ -60,12 +62,24 @@ def _measure(clips, stack):
         if time.monotonic() - began > SECONDS:
             break
     if not made:
-        raise DataError(*(list(failures.items()) or [('data', 'no clip')])[0], 'check the videos with rvm info')
+        name, reason = next(iter(failures.items()), ('data', 'no clip'))
+        raise DataError(name, reason, 'check the videos with rvm info')
     return made / (time.process_time() - cpu), made, failures
 
 
-def judge_decoding(what, rate, made, failures, pace, num_workers, cores) -> Finding:
-    """rate: clips a second and core; made: how many; failures: {video: why it gave none}; pace, cores: see above."""
+def judge_decoding(
+    what: str,
+    rate: float,
+    made: int,
+    failures: dict[str, str],
+    pace: float | None,
+    num_workers: int,
+    cores: float,
+) -> Finding:
+    """The Finding on `rate` clips a second and core.
+
+    what: which videos; made: number of clips; failures: {video: why it gave none}; pace, cores: see `check_decoding`.
+    """
     text = f'{rate:,.1f} clips/s a core from {what}'
     values = {'clips_per_core': rate, 'clips': made, 'failures': len(failures), 'cores': cores}
     values |= {'num_workers': num_workers}
@@ -90,5 +104,5 @@ def judge_decoding(what, rate, made, failures, pace, num_workers, cores) -> Find
 
 
 def cores_each(processes_here: int) -> float:
-    """Cores that each of so many processes of this host has for its workers."""
+    """Cores that each of so many processes on this host has for its workers."""
     return len(os.sched_getaffinity(0)) / processes_here

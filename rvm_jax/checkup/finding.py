@@ -5,11 +5,11 @@ from typing import NamedTuple
 
 from rvm_jax.errors import UserError, printable
 
-COLORS = ('green', 'yellow', 'red')  # ready; works, but slow or soon to end; training will not work
+COLORS = ('green', 'yellow', 'red')  # ready; works, but slowly or not for long; training will not work
 
 
 class Finding(NamedTuple):
-    """One line. values holds the same as numbers, for --json."""
+    """One line; values has the same facts as numbers, for --json."""
 
     check: str
     color: str
@@ -19,7 +19,7 @@ class Finding(NamedTuple):
 
 
 def attempt(check: str, act: Callable[[], Finding]) -> Finding:
-    """act(), or a red Finding with the reason if it raises: the other checks go on."""
+    """act(), or a red Finding with the reason if it raises, so that the other checks still run."""
     try:
         return act()
     except UserError as error:
@@ -31,7 +31,7 @@ def attempt(check: str, act: Callable[[], Finding]) -> Finding:
 
 
 def worst(findings: list[Finding]) -> int:
-    """Index of the Finding with the worst color, the first of them."""
+    """Index of the first Finding with the worst color."""
     return max(range(len(findings)), key=lambda index: (COLORS.index(findings[index].color), -index))
 
 

@@ -21,14 +21,14 @@ from rvm_jax.training import hardware
 FOUND = '/proc/driver/nvidia/gpus/*'
 PLUGINS = ('jax-cuda12-plugin', 'jax-cuda12-pjrt', 'jax-cuda13-plugin', 'jax-cuda13-pjrt')
 PACKAGES = ('jax', 'jaxlib', *PLUGINS, 'libtpu', 'flax', 'optax', 'orbax-checkpoint', 'grain', 'av', 'numpy')
-LITTLE_MEMORY = 4e9  # bytes of host memory below which decoding and checkpoints get in each other's way
+LITTLE_MEMORY = 4e9  # bytes of host memory; with less, decoding and checkpoints do not fit together
 FEW_FILES, MANY_FILES = 512, 65536
-WRITTEN = 256 * 2**20  # bytes written and read to learn how fast a disk is
+WRITTEN = 256 * 2**20  # bytes written and read to measure a disk
 SLOW_SAVE = 300.0  # seconds
 
 
 def check_devices() -> Finding:
-    """What JAX computes on, beside what the machine has."""
+    """What JAX computes on, compared with what the machine has."""
     gpus, tpus = nvidia_gpus(), len(glob.glob('/dev/accel[0-9]*'))
     found = jax.devices()
     here = jax.local_devices()
@@ -39,9 +39,13 @@ def check_devices() -> Finding:
     )  # fmt: skip
 
 
-def judge_devices(platform, kind, count, local, memory, gpus, tpus, forced) -> Finding:
-    """memory: bytes that JAX may use of each local device; gpus and tpus: how many the machine has; forced: an
-    environment's JAX_PLATFORMS.
+def judge_devices(
+    platform: str, kind: str, count: int, local: int, memory: list[float], gpus: int, tpus: int, forced: str
+) -> Finding:
+    """The Finding on so many devices that JAX sees, `local` of them in this process.
+
+    memory: bytes that JAX may use of each local device; gpus, tpus: how many the machine has; forced: JAX_PLATFORMS in
+    the environment, '' if it is not set.
     """
     text = f'{count} x {kind}' + (f', {local} of them in this process' if local < count else '')
     text += f', {gigabytes(min(memory))} each' if memory else ''
@@ -50,20 +54,20 @@ def judge_devices(platform, kind, count, local, memory, gpus, tpus, forced) -> F
     if platform == 'cpu' and (gpus or tpus):
         has = f'{gpus} NVIDIA GPUs' if gpus else f'{tpus} TPU chips'
         if forced:
-            fix = 'leave JAX_PLATFORMS out of the environment (launch/local.sh sets it on purpose)'
+            fix = 'remove JAX_PLATFORMS from the environment (launch/local.sh sets it on purpose)'
             return Finding('devices', 'yellow', f'{text}; JAX_PLATFORMS={forced} hides {has}', fix, values)
         fix = "pip install 'rvm_jax[cuda13]' (cuda12 for drivers before 580)" if gpus else "pip install 'rvm_jax[tpu]'"
         return Finding('devices', 'red', f'{text}; JAX does not see the {has} of this machine', fix, values)
     if platform == 'cpu':
         return Finding('devices', 'yellow', f'{text}: no accelerator', 'enough for configs/tiny.py and tests', values)
     if platform == 'gpu' and local < gpus and local == count:
-        fix = 'leave CUDA_VISIBLE_DEVICES out of the environment, or start one process a GPU'
+        fix = 'remove CUDA_VISIBLE_DEVICES from the environment, or start one process for each GPU'
         return Finding('devices', 'yellow', f'{text}; the machine has {gpus} NVIDIA GPUs', fix, values)
     return Finding('devices', 'green', text, values=values)
 
 
 def nvidia_gpus() -> int:
-    """How many GPUs the NVIDIA driver shows, to nvidia-smi or in /proc."""
+    """Number of GPUs that the NVIDIA driver lists, by nvidia-smi or in /proc."""
     listed = _nvidia_smi('--list-gpus')
     return len(listed) or len(glob.glob(FOUND))
 
@@ -80,13 +84,13 @@ def _nvidia_smi(*arguments):
 
 
 def check_driver() -> Finding:
-    """The driver of NVIDIA GPUs beside the CUDA and cuDNN that JAX brings; nothing to check elsewhere."""
+    """Whether the driver of NVIDIA GPUs fits the CUDA and cuDNN that JAX uses; other devices have nothing to check."""
     driver = next(iter(_nvidia_smi('--query-gpu=driver_version', '--format=csv,noheader')), '')
     return judge_driver(jax.default_backend(), driver, hardware.cuda_versions())
 
 
-def judge_driver(platform, driver, versions) -> Finding:
-    """driver: its version, '' if not known; versions: see `hardware.cuda_versions`."""
+def judge_driver(platform: str, driver: str, versions: dict[str, str]) -> Finding:
+    """The Finding on a driver's version, '' if not known; versions: see `hardware.cuda_versions`."""
     values = {'driver': driver, **versions}
     if platform != 'gpu':
         runtime = ' '.join(jax.devices()[0].client.platform_version.split())
@@ -103,7 +107,7 @@ def judge_driver(platform, driver, versions) -> Finding:
 
 
 def check_packages() -> Finding:
-    """Versions of JAX and of what must go with it."""
+    """Versions of JAX and of the packages that must fit it."""
     versions = {}
     for name in PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -112,17 +116,17 @@ def check_packages() -> Finding:
 
 
 def judge_packages(versions: dict[str, str]) -> Finding:
-    """versions: {package: version}, of those that are installed."""
+    """The Finding on {package: version} of the installed packages."""
     text = ', '.join(f'{name} {version}' for name, version in versions.items())
     jaxlib = versions['jaxlib']
     extras = sorted({f'cuda{number}' for name in versions for number in re.findall(r'cuda(\d+)-plugin', name)})
     again = f"pip install --upgrade 'jax[{extras[0]}]'" if extras else 'pip install --upgrade jax jaxlib'
-    unlike = [f'{name} {versions[name]}' for name in PLUGINS if versions.get(name, jaxlib) != jaxlib]
-    if unlike:
-        reason = f'{", ".join(unlike)} beside jaxlib {jaxlib}: they must be of one version'
+    different = [f'{name} {versions[name]}' for name in PLUGINS if versions.get(name, jaxlib) != jaxlib]
+    if different:
+        reason = f'{", ".join(different)} with jaxlib {jaxlib}: they must have the same version'
         return Finding('packages', 'red', reason, again, versions)
     if len(extras) > 1:
-        fix = 'make an environment anew, with one of the extras'
+        fix = 'make a new environment with one of the extras'
         return Finding('packages', 'red', f'plugins for {" and ".join(extras)} together', fix, versions)
     if _numbers(versions['jax'])[:2] != _numbers(jaxlib)[:2]:
         return Finding('packages', 'yellow', f'jax {versions["jax"]} with jaxlib {jaxlib}', again, versions)
@@ -134,7 +138,7 @@ def _numbers(version):
 
 
 def check_memory() -> Finding:
-    """Memory of the host, as far as this process may use it."""
+    """Memory of the host that this process may use."""
     memory = psutil.virtual_memory()
     total, available = memory.total, memory.available
     with contextlib.suppress(OSError, ValueError):  # a container's own limit; "max" where it has none
@@ -144,8 +148,8 @@ def check_memory() -> Finding:
     return judge_memory(total, available, len(os.sched_getaffinity(0)))
 
 
-def judge_memory(total, available, cores) -> Finding:
-    """Bytes of the host's memory; cores that this process may use."""
+def judge_memory(total: float, available: float, cores: int) -> Finding:
+    """The Finding on bytes of the host's memory, and CPU cores that this process may use."""
     text = f'{gigabytes(available)} of {gigabytes(total)} free, {cores} CPU cores'
     values = {'total': total, 'available': available, 'cores': cores}
     if available < LITTLE_MEMORY:
@@ -154,14 +158,14 @@ def judge_memory(total, available, cores) -> Finding:
 
 
 def check_shared_memory(needed: int) -> Finding:
-    """Room for the clips that workers hand over: needed bytes of all processes of this host."""
+    """Whether there is room for the clips that workers pass on: bytes needed by all processes on this host."""
     if not os.path.isdir(SHARED_MEMORY):
-        return Finding('shared memory', 'green', f'{SHARED_MEMORY} is not there: workers hand over clips in files')
+        return Finding('shared memory', 'green', f'{SHARED_MEMORY} does not exist: workers pass on clips in files')
     return judge_shared_memory(shutil.disk_usage(SHARED_MEMORY).free, needed)
 
 
 def judge_shared_memory(free: float, needed: float) -> Finding:
-    """Bytes of /dev/shm that are free, and that the loaders of this host need."""
+    """The Finding on bytes of /dev/shm: free ones, and those that the loaders of this host need."""
     text = f'{SHARED_MEMORY} has {gigabytes(free)} free, workers of this host need {gigabytes(needed)}'
     values = {'free': free, 'needed': needed}
     fix = 'enlarge it (docker run --shm-size=...), lower batch_size, or set --config.data.num_workers=0'
@@ -175,8 +179,8 @@ def check_open_files() -> Finding:
 
 
 def judge_open_files(limit: int) -> Finding:
-    """limit: of open files of one process, -1 for none."""
-    text = 'no limit' if limit == resource.RLIM_INFINITY else f'{limit:,} at once'
+    """The Finding on the limit of open files of one process, -1 for none."""
+    text = 'no limit' if limit == resource.RLIM_INFINITY else f'{limit:,} at the same time'
     if 0 <= limit < FEW_FILES:
         fix = f'ulimit -n {MANY_FILES} in the shell that starts it'
         return Finding('open files', 'red', f'{text}: a loader keeps up to 256 shards open', fix, {'limit': limit})
@@ -184,7 +188,7 @@ def judge_open_files(limit: int) -> Finding:
 
 
 def check_disk(workdir: str, checkpoint_bytes: int, keep: int) -> Finding:
-    """Speed of, and room in, the place where checkpoints go. Leaves nothing there."""
+    """Speed and free space of the place where checkpoints go. Leaves no file there."""
     place = files.absolute(workdir)
     while not files.is_remote(place) and not os.path.isdir(place):
         place = os.path.dirname(place)
@@ -207,25 +211,28 @@ def check_disk(workdir: str, checkpoint_bytes: int, keep: int) -> Finding:
 
 
 def _forget(path):
-    """Have a file that is on the disk leave the memory, so that the disk is read and not the memory."""
+    """Drop a file from the page cache, so that reading it measures the disk and not the memory."""
     if not files.is_remote(path):
         with open(path, 'rb') as file:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def judge_disk(place, free, write_rate, read_rate, checkpoint_bytes, keep) -> Finding:
-    """Rates in bytes a second; keep: checkpoints that stay."""
-    needed, seconds = (keep + 1) * checkpoint_bytes, checkpoint_bytes / write_rate  # a new one before the oldest goes
+def judge_disk(
+    place: str, free: float, write_rate: float, read_rate: float, checkpoint_bytes: int, keep: int
+) -> Finding:
+    """The Finding on a place with `free` bytes; rates in bytes a second; keep: number of checkpoints that stay."""
+    needed = (keep + 1) * checkpoint_bytes  # the new one is written before the oldest is deleted
+    seconds = checkpoint_bytes / write_rate
     room = 'a bucket' if files.is_remote(place) else f'{gigabytes(free)} free'
     text = f'{place}: {room}, writes {write_rate / 1e6:,.0f} MB/s, reads {read_rate / 1e6:,.0f} MB/s; a checkpoint of '
     text += f'{gigabytes(checkpoint_bytes)} takes about {seconds:.2g} s'
     values = {'place': place, 'free': free if free < float('inf') else None, 'write_rate': write_rate}
     values |= {'read_rate': read_rate, 'checkpoint_bytes': checkpoint_bytes, 'needed': needed}
     if free < 2 * checkpoint_bytes:
-        return Finding('disk', 'red', f'{text}; not even two fit', 'make room, or take another --workdir', values)
+        return Finding('disk', 'red', f'{text}; two do not fit', 'make room, or take another --workdir', values)
     if free < needed:
         fix = 'make room, or keep fewer with --config.checkpoint.keep'
         return Finding('disk', 'yellow', f'{text}; {keep + 1} need {gigabytes(needed)}', fix, values)
     if seconds > SLOW_SAVE:
-        return Finding('disk', 'yellow', text, 'save more rarely with --config.checkpoint.every', values)
+        return Finding('disk', 'yellow', text, 'save less often: raise --config.checkpoint.every', values)
     return Finding('disk', 'green', text, values=values)

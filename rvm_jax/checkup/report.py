@@ -1,7 +1,8 @@
-"""What all processes found, in lines for a person, or as JSON."""
+"""What all processes found: lines for a person, or JSON."""
 
 import json
 from collections.abc import Callable
+from typing import Any, Self
 
 from rvm_jax.checkup.finding import Finding, attempt, worst
 from rvm_jax.distributed.process_group import ProcessGroup
@@ -13,24 +14,27 @@ NAME_WIDTH, COLOR_WIDTH = 13, 6
 class Report:
     """Runs checks in all processes, one after the other; the first process prints each as it is done.
 
-    A context manager, because a terminal shows progress. `red` names the checks that are red anywhere; `about` is
-    for the JSON.
+    A context manager, because a terminal shows progress. `red` has the names of checks that are red in any process;
+    `about` is added to the JSON.
     """
 
     def __init__(self, hosts: ProcessGroup, host: str, *, is_json: bool):
         from rich.console import Console
 
-        self.host, self.red, self.about = host, [], {}
-        self._hosts, self._is_json, self._checks = hosts, is_json, []
+        self.host = host
+        self.red: list[str] = []
+        self.about: dict[str, Any] = {}
+        self._hosts, self._is_json = hosts, is_json
+        self._checks: list[dict[str, Any]] = []
         self._console = Console(soft_wrap=True, highlight=False, stderr=is_json)
         self._status = self._console.status('looking at this machine')  # shown on a terminal only
 
-    def __enter__(self):
+    def __enter__(self) -> Self:
         if self._hosts.is_first:
             self._status.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self._hosts.is_first:
             self._status.stop()
 
@@ -55,15 +59,15 @@ class Report:
         """Whether all processes have what the next checks do together."""
         return all(self._hosts.all_gather(here))
 
-    def end(self, about: dict):
-        """Print the JSON, or the last line."""
+    def end(self, about: dict[str, Any]) -> None:
+        """Print the JSON, if it is wanted."""
         if not self._hosts.is_first:
             return
         if self._is_json:
             print(json.dumps({'ready': not self.red, **about, **self.about, 'checks': self._checks}, indent=2))
 
     def _print(self, everyone, index, hosts):
-        """The worst of all processes, with its number if others found better."""
+        """The worst Finding of all processes, with the process's number if others found better."""
         from rich.text import Text
 
         one = everyone[index]

@@ -1,4 +1,4 @@
-"""What the devices do: fused attention beside plain attention, some steps of the recipe, messages between devices."""
+"""What the devices do: fused attention compared with plain, some steps of the recipe, sums over all devices."""
 
 import dataclasses
 import functools
@@ -15,20 +15,20 @@ import psutil
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rvm_jax.checkup.finding import Finding, gigabytes
-from rvm_jax.conversion import frozen
 from rvm_jax.distributed.process_group import ProcessGroup
 from rvm_jax.distributed.step_exchange import warm_up_collectives
 from rvm_jax.errors import UserError
 from rvm_jax.models import build, cost, trainable
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.planning import chips, estimate, forecast
 from rvm_jax.planning.aot import abstract_batch
 from rvm_jax.training import attention_check, hardware, sharding
 from rvm_jax.training.state import make_programs
 
-CPU_CLIPS = 2  # of a step on a CPU, a device
-MOST_STEPS, SECONDS = 20, 10.0  # timed, whichever ends first, and one step at least
+CPU_CLIPS = 2  # clips a step and device on a CPU
+MOST_STEPS, SECONDS = 20, 10.0  # of timing, whichever ends first; at least one step
 SLOW = 0.3  # share of the roofline, or of the rate of the links, below which something is wrong
-SENT = {'cpu': 2**22, 'gpu': 2**28, 'tpu': 2**28}  # bytes that each device has to share
+SENT = {'cpu': 2**22, 'gpu': 2**28, 'tpu': 2**28}  # bytes of each device in an all-reduce
 ROUNDS = 5
 
 
@@ -37,10 +37,10 @@ def mesh_of(config: ml_collections.ConfigDict) -> Mesh:
     return sharding.make_mesh(config.mesh)
 
 
-def fitting(config: ml_collections.ConfigDict, mesh: Mesh) -> ml_collections.ConfigDict:
-    """The recipe with as many clips a step, at most its own, as fit these devices by the estimate of their memory.
+def fitting(config: ml_collections.ConfigDict, arch: Architecture, mesh: Mesh) -> ml_collections.ConfigDict:
+    """The recipe with as many clips a step, at most its own, as fit these devices by an estimate of their memory.
 
-    On a CPU few. Raises UserError if not even one clip a device fits.
+    On a CPU a step has few clips. Raises UserError if one clip a device does not fit.
     """
     device, devices = mesh.local_devices[0], mesh.size
     most = max(1, config.batch_size // devices)
@@ -50,10 +50,10 @@ def fitting(config: ml_collections.ConfigDict, mesh: Mesh) -> ml_collections.Con
         found.batch_size = devices * min(most, CPU_CLIPS)
         return found
     slices = len({getattr(one, 'slice_index', 0) for one in mesh.devices.flat})
-    doubt, needs = forecast.DOUBT.get(device.platform, 1.0), 0
+    doubt, needs = forecast.DOUBT.get(device.platform, 1.0), 0.0
     for clips in (most, *(2**n for n in range(int(math.log2(most)), -1, -1))):
         found.batch_size = devices * clips
-        needs = doubt * sum(estimate.memory(found, device.platform, devices, slices).values())
+        needs = doubt * sum(estimate.memory(found, arch, device.platform, devices, slices).values())
         if needs <= stats['bytes_limit']:
             return found
     raise UserError(
@@ -62,25 +62,28 @@ def fitting(config: ml_collections.ConfigDict, mesh: Mesh) -> ml_collections.Con
     )  # fmt: skip
 
 
-def clips_here(config, fitted: ml_collections.ConfigDict | None, processes: int) -> int:
-    """Clips that each process makes for a step of the recipe, or if it does not fit, of what does."""
-    fits = fitted is None or jax.default_backend() == 'cpu' or fitted.batch_size >= config.batch_size
-    return math.ceil((config if fits else fitted).batch_size / processes)
+def clips_here(config: ml_collections.ConfigDict, fitted: ml_collections.ConfigDict | None, processes: int) -> int:
+    """Clips that each process makes for a step: of the recipe, or of `fitted` if the recipe does not fit."""
+    batch_size = config.batch_size
+    if fitted is not None and jax.default_backend() != 'cpu':  # on a CPU it is smaller for speed, not for memory
+        batch_size = min(batch_size, fitted.batch_size)
+    return math.ceil(batch_size / processes)
 
 
-def checkpoint_bytes(config: ml_collections.ConfigDict) -> int:
-    """Bytes of a recipe's checkpoint: weights that train, and the optimizer's two moments of each."""
-    arch = frozen.architecture(config)
+def checkpoint_bytes(arch: Architecture) -> int:
+    """Bytes of a checkpoint: the weights that train, and the optimizer's two moments of each."""
     trained, statistics, _ = trainable.split(cost.parameters(arch), arch)
     return 3 * cost.num_bytes(trained) + cost.num_bytes(statistics)
 
 
-def check_attention(config: ml_collections.ConfigDict, mesh: Mesh, hosts: ProcessGroup) -> tuple[Finding, str]:
+def check_attention(
+    config: ml_collections.ConfigDict, arch: Architecture, mesh: Mesh, hosts: ProcessGroup
+) -> tuple[Finding, str]:
     """The Finding, and the `model.attention` that training would take."""
     device = mesh.local_devices[0]
     execution = build.execution(config.model, sharding.platform(mesh))
     kernels, is_free = attention_check.candidates(execution)
-    shapes = attention_check.shapes(config, execution) if kernels else []
+    shapes = attention_check.shapes(config, arch, execution) if kernels else []
     if not shapes:
         text = f'plain attention, which training takes on a {device.device_kind} in {config.model.precision}'
         return Finding('attention', 'green', f'{text}: nothing to compare'), execution.implementation
@@ -104,7 +107,7 @@ def check_attention(config: ml_collections.ConfigDict, mesh: Mesh, hosts: Proces
 
 
 class Pace(NamedTuple):
-    """Of a recipe's steps: clips a second over all devices, seconds a step, and the seconds that compiling took."""
+    """Of a recipe's steps: clips a second over all devices, seconds a step, seconds of compiling, and the last loss."""
 
     clips: float
     step: float
@@ -112,12 +115,15 @@ class Pace(NamedTuple):
     loss: float
 
 
-def run_steps(config: ml_collections.ConfigDict, attention: str, hosts: ProcessGroup) -> Pace:
-    """Some steps of a recipe, which must fit, on random clips. All processes together."""
+def run_steps(config: ml_collections.ConfigDict, arch: Architecture, attention: str, hosts: ProcessGroup) -> Pace:
+    """Time some steps of a recipe, which must fit, on random clips. Call it in all processes together.
+
+    Raises what compiling raises, and UserError if it failed in another process.
+    """
     failure = None
     try:
         began = time.perf_counter()
-        programs = make_programs(config, attention=attention)
+        programs = make_programs(config, arch, attention=attention)
         batch = abstract_batch(config, programs.mesh)
         step = programs.train_step.lower(programs.abstract_state, batch, programs.abstract_frozen).compile()
         compiling = time.perf_counter() - began
@@ -126,12 +132,13 @@ def run_steps(config: ml_collections.ConfigDict, attention: str, hosts: ProcessG
     broken = [index for index, one in enumerate(hosts.all_gather(failure is not None)) if one]
     if failure is not None:
         raise failure
-    if broken:  # a step would wait for it for ever
+    if broken:  # a step would wait for it forever
         raise UserError(f'process {broken[0]}', 'could not prepare a step', 'see its own line')
     state, held = programs.create(), _zeros(programs.abstract_frozen)
     batch = _random_batch(config, programs.mesh)
     state, _ = jax.block_until_ready(step(state, batch, held))
-    times, count = [], 1
+    times: list[float] = []
+    count = 1
     while len(times) < count:
         began = time.perf_counter()
         state, metrics = jax.block_until_ready(step(state, batch, held))
@@ -142,12 +149,18 @@ def run_steps(config: ml_collections.ConfigDict, attention: str, hosts: ProcessG
     return Pace(config.batch_size / seconds, seconds, compiling, float(metrics['loss']))
 
 
-def check_steps(config, fitted, mesh: Mesh, pace: Pace) -> Finding:
-    """The Finding on a Pace; config is the recipe, fitted the same with the batch of that pace."""
+def check_steps(
+    config: ml_collections.ConfigDict,
+    fitted: ml_collections.ConfigDict,
+    arch: Architecture,
+    mesh: Mesh,
+    pace: Pace,
+) -> Finding:
+    """The Finding on a Pace; config is the recipe, fitted the same recipe with the batch size that was timed."""
     device, devices = mesh.local_devices[0], mesh.size
     platform = device.platform
-    peak, floor = hardware.device_peak(device, config.model.precision), _floor_seconds(fitted, device, devices)
-    flops = cost.train_flops(frozen.architecture(config), **estimate.clip(config))
+    peak, floor = hardware.device_peak(device, config.model.precision), _floor_seconds(fitted, arch, device, devices)
+    flops = cost.train_flops(arch, **estimate.clip(config))
     mfu = None if peak is None else flops * pace.clips / peak / devices
     share = None if floor is None else floor / pace.step
     stats = device.memory_stats() or {}
@@ -168,23 +181,23 @@ def check_steps(config, fitted, mesh: Mesh, pace: Pace) -> Finding:
             'steps', 'yellow', text, f'take more devices, or --config.batch_size={fitted.batch_size}', values
         )
     if share is not None and share < SLOW:
-        fix = 'see what takes the time: train with --config.profile.steps=3 and open the trace in TensorBoard'
+        fix = 'find what takes the time: train with --config.profile.steps=3 and open the trace in TensorBoard'
         return Finding('steps', 'yellow', text, fix, values)
     return Finding('steps', 'green', text, values=values)
 
 
-def _floor_seconds(config, device, devices):
+def _floor_seconds(config, arch, device, devices):
     """Estimated seconds of a step at the device's peak rates; None if the rates of the device are not known."""
     chip = chips.of_kind(device.device_kind)
     if chip is None:
         return None
     name = next(name for name, one in chips.CHIPS.items() if one == chip)
-    seconds = forecast.estimated(config, name, devices).seconds
+    seconds = forecast.estimated(config, arch, name, devices).seconds
     return max(seconds[resource] for resource in ('compute', 'memory', 'links'))
 
 
 def _zeros(abstract):
-    """Arrays of zeros where `abstract` says: what a frozen encoder's weights are changes no time."""
+    """Arrays of zeros with the shardings of `abstract`: the values of a frozen encoder's weights change no time."""
     make = functools.partial(jax.tree.map, lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), abstract)
     return jax.jit(make, out_shardings=jax.tree.map(lambda leaf: leaf.sharding, abstract))()
 
@@ -201,7 +214,7 @@ def _random_batch(config, mesh):
 
 
 def check_network(mesh: Mesh, hosts: ProcessGroup) -> Finding:
-    """How fast all devices sum what each of them has: what gradients wait for."""
+    """How fast all devices add up an array of each: the time that gradients take between devices."""
     device, devices = mesh.local_devices[0], mesh.size
     if devices == 1:
         return Finding('network', 'green', 'one device: nothing to send')
@@ -216,7 +229,7 @@ def check_network(mesh: Mesh, hosts: ProcessGroup) -> Finding:
     jax.block_until_ready(total(ones))
     times = []
     for _ in range(ROUNDS):
-        hosts.all_gather(None)  # all are here
+        hosts.all_gather(None)  # wait until all processes are here
         began = time.perf_counter()
         jax.block_until_ready(total(ones))
         times.append(time.perf_counter() - began)
@@ -225,7 +238,7 @@ def check_network(mesh: Mesh, hosts: ProcessGroup) -> Finding:
 
 
 def judge_network(kind: str, devices: int, processes: int, size: int, rate: float) -> Finding:
-    """rate: bytes a second that each device sends, and receives, in the best all-reduce."""
+    """The Finding on the bytes a second that each device sends, and receives, in the fastest all-reduce."""
     chip = chips.of_kind(kind)
     within = chips.slices(chip, devices) == 1
     best = None if chip is None else chip.link_rate if within else chip.network_rate
@@ -233,6 +246,6 @@ def judge_network(kind: str, devices: int, processes: int, size: int, rate: floa
     text += f'{gigabytes(rate)}/s a device' + (f', the data sheet has {gigabytes(best)}/s' if best else '')
     values = {'rate': rate, 'size': size, 'data_sheet': best}
     if best and rate < SLOW * best:
-        fix = 'check the fast network: NCCL_DEBUG=INFO says which NCCL takes (GPUs); all hosts in one slice (TPUs)'
+        fix = 'check the fast network: NCCL_DEBUG=INFO prints which one NCCL uses (GPUs); all hosts in one slice (TPUs)'
         return Finding('network', 'yellow', text, fix, values)
     return Finding('network', 'green', text, values=values)

@@ -1,7 +1,9 @@
 """CLIP (openai/CLIP, mlfoundations/open_clip): names and sizes of its image side in Hugging Face folders."""
 
 from rvm_jax.conversion import layouts, siglip2_weights
+from rvm_jax.conversion.hugging_face import Config
 from rvm_jax.models.encoders import image_architecture
+from rvm_jax.models.encoders.image_architecture import ImageArchitecture
 
 LICENSE = ('MIT', "OpenAI's and LAION's weights")
 _CLIP = {'patch_size': 32, 'hidden_act': 'quick_gelu', 'layer_norm_eps': 1e-5}
@@ -24,6 +26,6 @@ HUGGING_FACE = layouts.Layout(
 )
 
 
-def from_config(model_type, config):
+def from_config(model_type: str, config: Config) -> ImageArchitecture:
     """The ImageArchitecture that a config.json states."""
     return image_architecture.make('clip', **config.sizes(), **config.image_size())

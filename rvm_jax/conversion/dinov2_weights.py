@@ -1,8 +1,13 @@
 """DINOv2 (facebookresearch/dinov2), with and without registers: names and sizes in folders and original `.pth`."""
 
+from typing import Any
+
 from rvm_jax.conversion import layouts
+from rvm_jax.conversion.hugging_face import Config
+from rvm_jax.conversion.weight_files import Weights
 from rvm_jax.errors import UserError
 from rvm_jax.models.encoders import image_architecture
+from rvm_jax.models.encoders.image_architecture import ImageArchitecture
 
 LICENSE = ('Apache-2.0', 'code and weights')
 DEFAULTS = {
@@ -21,6 +26,10 @@ HUGGING_FACE = layouts.Layout(
         ('embeddings.patch_embeddings.projection.*', 'patch_embed/*'),
         ('encoder.layer.#.norm1.*', 'layers/#/attention_norm/*'),
         ('encoder.layer.#.norm2.*', 'layers/#/mlp_norm/*'),
+        *layouts.projections('encoder.layer.#.attention.'),  # save_original_format=False of transformers 5
+        ('encoder.layer.#.mlp.gate_proj.*', 'layers/#/mlp/gate/*'),
+        ('encoder.layer.#.mlp.up_proj.*', 'layers/#/mlp/dense_in/*'),
+        ('encoder.layer.#.mlp.down_proj.*', 'layers/#/mlp/dense_out/*'),
         ('encoder.layer.#.attention.attention.*', 'layers/#/attention/*'),
         ('encoder.layer.#.attention.output.dense.*', 'layers/#/attention/out/*'),
         ('encoder.layer.#.layer_scale1.lambda1', 'layers/#/attention_scale/scale'),
@@ -48,7 +57,7 @@ ORIGINAL = layouts.Layout(
 )
 
 
-def from_config(model_type, config):
+def from_config(model_type: str, config: Config) -> ImageArchitecture:
     """The ImageArchitecture that a config.json states."""
     width = config.integer('hidden_size')
     hidden = int(width * config.number('mlp_ratio', 0.01, 64))
@@ -56,7 +65,13 @@ def from_config(model_type, config):
     if gated:
         hidden = (int(hidden * 2 / 3) + 7) // 8 * 8
     bias = config.boolean('qkv_bias')
-    differences = {'mlp': hidden, 'gated': gated, 'query_bias': bias, 'key_bias': bias, 'value_bias': bias}
+    differences: dict[str, Any] = {
+        'mlp': hidden,
+        'gated': gated,
+        'query_bias': bias,
+        'key_bias': bias,
+        'value_bias': bias,
+    }
     if gated:
         differences['activation'] = 'silu'
     if model_type == 'dinov2_with_registers':
@@ -64,7 +79,7 @@ def from_config(model_type, config):
     return image_architecture.make('dinov2', **config.sizes() | config.image_size() | differences)
 
 
-def from_original(weights, prefix):
+def from_original(weights: Weights, prefix: str) -> ImageArchitecture:
     """The ImageArchitecture of an original checkpoint, from its shapes."""
     shapes = layouts.stripped(weights, prefix)
     sizes = layouts.original_sizes(weights, prefix)

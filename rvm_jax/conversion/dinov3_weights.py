@@ -3,9 +3,12 @@
 import numpy as np
 
 from rvm_jax.conversion import layouts
+from rvm_jax.conversion.hugging_face import Config
+from rvm_jax.conversion.weight_files import Weights
 from rvm_jax.errors import UserError
 from rvm_jax.models import positions
 from rvm_jax.models.encoders import image_architecture
+from rvm_jax.models.encoders.image_architecture import ImageArchitecture
 
 LICENSE = ('DINOv3 License', 'own terms with use restrictions, accepted at download; passing weights on passes them on')
 DEFAULTS = {
@@ -28,25 +31,36 @@ IGNORED = {
     'local_cls_norm.*': 'norms the CLS token of small crops, in training alone',
     'classifier.*': 'a head on top of the encoder',
 }
+
+
+def layer_rows(start: str) -> tuple[tuple[str, str], ...]:
+    """Rows of a layout's table for what is in a layer, whose keys begin with start."""
+    return (
+        (f'{start}norm1.*', 'layers/#/attention_norm/*'),
+        (f'{start}norm2.*', 'layers/#/mlp_norm/*'),
+        *layouts.projections(f'{start}attention.'),
+        (f'{start}layer_scale1.lambda1', 'layers/#/attention_scale/scale'),
+        (f'{start}layer_scale2.lambda1', 'layers/#/mlp_scale/scale'),
+        (f'{start}mlp.up_proj.*', 'layers/#/mlp/dense_in/*'),
+        (f'{start}mlp.gate_proj.*', 'layers/#/mlp/gate/*'),
+        (f'{start}mlp.down_proj.*', 'layers/#/mlp/dense_out/*'),
+    )
+
+
 HUGGING_FACE = layouts.Layout(
     'dinov3',
-    marks=('layer.0.attention.q_proj.weight', 'layer.0.layer_scale1.lambda1'),
+    marks=(
+        'embeddings.patch_embeddings.weight',  # others have a projection in it
+        'layer.0.attention.q_proj.weight',
+        'layer.0.layer_scale1.lambda1',
+    ),
     table=(
         ('embeddings.cls_token', 'cls_token'),
         ('embeddings.register_tokens', 'register_tokens'),
         ('embeddings.mask_token', 'mask_token'),
         ('embeddings.patch_embeddings.*', 'patch_embed/*'),
-        ('layer.#.norm1.*', 'layers/#/attention_norm/*'),
-        ('layer.#.norm2.*', 'layers/#/mlp_norm/*'),
-        ('layer.#.attention.q_proj.*', 'layers/#/attention/query/*'),
-        ('layer.#.attention.k_proj.*', 'layers/#/attention/key/*'),
-        ('layer.#.attention.v_proj.*', 'layers/#/attention/value/*'),
-        ('layer.#.attention.o_proj.*', 'layers/#/attention/out/*'),
-        ('layer.#.layer_scale1.lambda1', 'layers/#/attention_scale/scale'),
-        ('layer.#.layer_scale2.lambda1', 'layers/#/mlp_scale/scale'),
-        ('layer.#.mlp.up_proj.*', 'layers/#/mlp/dense_in/*'),
-        ('layer.#.mlp.gate_proj.*', 'layers/#/mlp/gate/*'),
-        ('layer.#.mlp.down_proj.*', 'layers/#/mlp/dense_out/*'),
+        *layer_rows('layer.#.'),
+        *layer_rows('model.layer.#.'),  # save_original_format=False of transformers 5
         ('norm.*', 'norm/*'),
     ),
     ignored=IGNORED,
@@ -73,7 +87,7 @@ ORIGINAL = layouts.Layout(
 )
 
 
-def from_config(model_type, config):
+def from_config(model_type: str, config: Config) -> ImageArchitecture:
     """The ImageArchitecture that a config.json states."""
     sizes = config.sizes() | config.image_size()
     return image_architecture.make(
@@ -96,7 +110,7 @@ def _periods(config, head_dim):
     return positions.rope_periods(head_dim, config.number('rope_theta', 1e-3, 1e9))
 
 
-def from_original(weights, prefix):
+def from_original(weights: Weights, prefix: str) -> ImageArchitecture:
     """The ImageArchitecture of an original checkpoint, from its shapes and the RoPE periods that it stores.
 
     Those are rounded to bfloat16 and were so in training; what recomputes them differs in deep features.

@@ -1,13 +1,19 @@
 """Reading our own export folders: config.json and model.safetensors."""
 
+import collections
 import dataclasses
 import os
 import typing
+from typing import Any
+
+import numpy as np
 
 from rvm_jax.config import CHOICES
 from rvm_jax.conversion.safetensors import read_safetensors
 from rvm_jax.errors import UserError
 from rvm_jax.models import build
+from rvm_jax.models.architecture import Architecture
+from rvm_jax.models.catalog import CORES, ENCODERS, NO_CORE
 from rvm_jax.models.encoders import image_architecture, image_vit
 from rvm_jax.storage import files
 
@@ -17,7 +23,7 @@ LARGEST = 65_536  # of any size in an architecture; a config.json beyond it is d
 MOST_LAYERS = 128  # the largest image encoders have 48
 # What config.py offers, and what only an image encoder by itself has.
 TEXTS = {name.rpartition('.')[2]: choices for name, choices in CHOICES.items()} | {
-    'core': (*CHOICES['model.core'], 'identity'),
+    'core': collections.ChainMap({NO_CORE: ''}, CORES),
     'family': image_architecture.FAMILIES,
     'activation': image_vit.ACTIVATIONS,
     'interpolation': (*image_architecture.INTERPOLATIONS, ''),
@@ -25,28 +31,28 @@ TEXTS = {name.rpartition('.')[2]: choices for name, choices in CHOICES.items()} 
 }
 
 
-def is_export(path):
+def is_export(path: str | os.PathLike) -> bool:
     """Whether a folder is one, by its names alone."""
     return {CONFIG, WEIGHTS} <= set(files.names(path)) and 'architecture' in _or_empty(os.path.join(path, CONFIG))
 
 
-def read_export(path):
+def read_export(path: str | os.PathLike) -> tuple[Architecture, dict[str, np.ndarray]]:
     """(Architecture, {name: array}) of an export folder. UserError if it is damaged or not one."""
     return read_export_architecture(path), read_safetensors(os.path.join(path, WEIGHTS))
 
 
-def read_export_architecture(path):
+def read_export_architecture(path: str | os.PathLike) -> Architecture:
     """The Architecture of an export folder. UserError if it is damaged or not one."""
     return architecture_from(read_json(os.path.join(path, CONFIG)).get('architecture'), path)
 
 
-def architecture_from(values, origin):
+def architecture_from(values: Any, origin: str | os.PathLike) -> Architecture:
     """An Architecture from a config.json, every value checked for its type and size."""
     if not isinstance(values, dict):
         raise UserError(origin, f'its {CONFIG} lacks or adds architecture', 'was it written by rvm_jax?')
     image = values.get('image_encoder')
     image = None if image is None else _checked(image_architecture.ImageArchitecture, image, origin)
-    arch = _checked(build.Architecture, values | {'image_encoder': None}, origin)
+    arch = _checked(Architecture, values | {'image_encoder': None}, origin)
     arch = dataclasses.replace(arch, image_encoder=image)
     for name, is_right in _sense(arch):
         if not is_right:
@@ -55,8 +61,8 @@ def architecture_from(values, origin):
     return arch
 
 
-def read_json(path):
-    """The object in a JSON file of a model or a run. UserError if there is none."""
+def read_json(path: str | os.PathLike) -> dict[str, Any]:
+    """The object in a JSON file of a model or a run. UserError if it does not hold one."""
     try:
         values = files.read_json(path, MAX_JSON)
     except (OSError, ValueError) as error:
@@ -78,13 +84,13 @@ def _sense(arch):
     """(field, whether its value makes sense beside the others) of all that a type and a range do not tell."""
     wanted = ['patch_size', 'width', 'image_size', 'num_source', 'encoder_layers', 'encoder_heads', 'encoder_head_dim']
     sizes = 'layers', 'heads', 'head_dim', 'mlp'
-    wanted += [f'core_{size}' for size in sizes] if arch.core != 'identity' else []
+    wanted += [f'core_{size}' for size in sizes] if arch.core != NO_CORE else []
     if arch.decoder_width:
         wanted += [f'decoder_{size}' for size in sizes] + ['target_layers', 'target_heads', 'target_mlp']
     yield from ((name, getattr(arch, name) > 0) for name in wanted)
     yield from ((name, getattr(arch, name) < 1) for name in ('mask_ratio', 'core_dropout'))
     image = arch.image_encoder
-    yield 'encoder', arch.encoder in ('vit', 'rvm') if image is None else arch.encoder == image.family
+    yield 'encoder', arch.encoder in (*ENCODERS, 'rvm') if image is None else arch.encoder == image.family
     if image is None:
         return
     for name in ('patch_size', 'image_size', 'width', 'layers', 'heads', 'mlp', 'epsilon'):

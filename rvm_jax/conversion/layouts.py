@@ -3,10 +3,15 @@
 import dataclasses
 import math
 import re
+from collections.abc import Container, Iterable
+
+import numpy as np
 
 from rvm_jax.conversion import mapping
 from rvm_jax.conversion.export_folder import LARGEST
+from rvm_jax.conversion.weight_files import Weights
 from rvm_jax.errors import UserError
+from rvm_jax.models import param_names
 
 FUSED = {  # one array that holds several, stacked in the rows that are its outputs
     'attention/qkv/': ('attention/query/', 'attention/key/', 'attention/value/'),
@@ -43,7 +48,13 @@ TIMM = (
 )
 
 
-def identify(layouts, keys):
+def projections(start: str) -> tuple[tuple[str, str], ...]:
+    """Rows of a table for the four matrices of attention, whose keys begin with start, as newer Hugging Face models."""
+    ours = {'q_proj': 'query', 'k_proj': 'key', 'v_proj': 'value', 'o_proj': 'out'}
+    return tuple((f'{start}{theirs}.*', f'layers/#/attention/{name}/*') for theirs, name in ours.items())
+
+
+def identify(layouts: Iterable[Layout], keys: Container[str]) -> tuple[Layout | None, str]:
     """(layout, prefix) of the first layout that keys have a mark of, or (None, '')."""
     for layout in layouts:
         for prefix in layout.prefixes:
@@ -52,14 +63,16 @@ def identify(layouts, keys):
     return None, ''
 
 
-def read_named(weights, layout, prefix, shapes):
+def read_named(
+    weights: Weights, layout: Layout, prefix: str, shapes: dict[str, tuple[int, ...]]
+) -> dict[str, np.ndarray]:
     """{our name: float32 array} of Weights in a layout, for an encoder whose {our name: shape} is shapes.
 
-    Raises UserError, as `mapping.compare`, if a key is neither used nor ignored, or if one is missing or misshapen.
+    Raises UserError, as `param_names.compare`, if a key is neither used nor ignored, or if one is missing or misshapen.
     """
     ours, unknown = _sort(layout, prefix, weights.shapes)
     arrays = weights.read(list(ours))
-    named = {}
+    named: dict[str, np.ndarray] = {}
     for key, name in ours.items():
         parts = _split(name, arrays.pop(key), shapes)
         if parts.keys() & named.keys():  # a second array for the same place
@@ -67,22 +80,22 @@ def read_named(weights, layout, prefix, shapes):
         named.update(parts)
     named = {name: _fit(name, array, shapes.get(name)) for name, array in named.items()}
     found = {name: array.shape for name, array in named.items()} | {key: weights.shapes[key] for key in unknown}
-    mapping.compare(shapes, found, weights.path)
+    param_names.compare(shapes, found, weights.path)
     return named
 
 
-def read_one(weights, prefix, key):
+def read_one(weights: Weights, prefix: str, key: str) -> np.ndarray:
     """The float32 array of one key behind a prefix."""
     return weights.read([prefix + key])[prefix + key]
 
 
-def stripped(weights, prefix):
+def stripped(weights: Weights, prefix: str) -> dict[str, tuple[int, ...]]:
     """{key without the prefix: shape}."""
     return {key.removeprefix(prefix): shape for key, shape in weights.shapes.items()}
 
 
 def _sort(layout, prefix, keys):
-    """({key: our name}, keys that have no place), without those that are ignored."""
+    """({key: our name}, unknown keys), without those that are ignored."""
     ours, unknown = {}, []
     for key in _not_ignored(layout, prefix, keys):
         renamed, _ = mapping.translate({key.removeprefix(prefix): None}, layout.table)
@@ -136,7 +149,7 @@ def _fit(name, array, shape):
     return array.reshape(shape) if is_row else array
 
 
-def original_sizes(weights, prefix):
+def original_sizes(weights: Weights, prefix: str) -> dict[str, int]:
     """Sizes of an original checkpoint from its shapes, as `image_architecture.make` wants them, but for the heads.
 
     Raises UserError if they cannot be read.
@@ -156,7 +169,7 @@ def original_sizes(weights, prefix):
     return sizes
 
 
-def num_registers(weights, prefix, key):
+def num_registers(weights: Weights, prefix: str, key: str) -> int:
     """How many registers (1, R, D) an original checkpoint has under a key, 0 without it."""
     shape = stripped(weights, prefix).get(key, ())
     return shape[1] if len(shape) == 3 else 0

@@ -1,10 +1,14 @@
 """What an export folder says of itself to people (README.md) and to preprocessing code."""
 
 import textwrap
+from collections.abc import Container, Mapping
+from typing import Any
 
-from rvm_jax.conversion import mapping
 from rvm_jax.conversion.image_encoders import LICENSES
+from rvm_jax.models import param_names
 from rvm_jax.models.adapters import STATISTICS
+from rvm_jax.models.catalog import NO_CORE, core_class
+from rvm_jax.models.rvm import RVM
 
 TEMPLATE = """---
 library_name: rvm_jax
@@ -33,7 +37,7 @@ features, state = model.encode(frames)  # (B, T, H, W, 3) uint8, or float in [0,
 `model.safetensors` has the prefixes {prefixes}; features need {needed}.
 {pixels}
 {licence}"""
-RVM = (
+STREAMING = (
     'A Recurrent Video Masked Autoencoder: a {encoder} encodes each frame, a core carries a state from frame to frame,'
     ' and a decoder, used in pre-training alone, rebuilds masked future frames.'
 )
@@ -42,7 +46,6 @@ WINDOWS = (
     ' other, and a decoder, used in pre-training alone, rebuilds masked future frames.'
 )
 ALONE = 'The {encoder} by itself, each frame as an image: its last tokens are the features, nothing carries over.'
-INTROS = {'identity': ALONE, 'self_attention': WINDOWS}
 PIXELS = 'Pixels are scaled to [0, 1], without mean and standard deviation.'
 PIXELS_OF_FROZEN = (
     'Pixels are scaled to [0, 1]; the model itself takes off the mean and deviation that its encoder wants.'
@@ -56,9 +59,9 @@ LICENCE = """
 FOR_TRAINING = ('decoder', 'target')  # parts that features do not need
 
 
-def model_card(model, facts):
+def model_card(model: RVM, facts: Mapping[str, str]) -> str:
     """README.md of an export folder; facts are {what: text} about the training."""
-    arch, shapes = model.architecture, mapping.named_shapes(model)
+    arch, shapes = model.architecture, param_names.named_shapes(model)
     prefixes = sorted({name.split('/')[0] for name in shapes})
     vit = f'patch {arch.patch_size}, width {arch.width}, {arch.encoder_layers} layers'
     frozen = {'vit': f'ViT, {vit}', 'rvm': f'ViT of another RVM, frozen, {vit}'}
@@ -70,13 +73,19 @@ def model_card(model, facts):
         **facts,
     }
     return TEMPLATE.format(
-        intro=textwrap.fill(INTROS.get(arch.core, RVM).format(encoder=_encoder(arch)), 118),
+        intro=textwrap.fill(_intro(arch).format(encoder=_encoder(arch)), 118),
         rows='\n'.join(f'| {name} | {_cell(text)} |' for name, text in rows.items()),
         prefixes=', '.join(f'`{prefix}.`' for prefix in prefixes),
         needed=', '.join(f'`{prefix}.`' for prefix in prefixes if prefix not in FOR_TRAINING),
         pixels=PIXELS_OF_FROZEN if arch.is_frozen else PIXELS,
         licence=_licence(arch),
     )
+
+
+def _intro(arch):
+    if arch.core == NO_CORE:
+        return ALONE
+    return STREAMING if core_class(arch.core).is_streaming else WINDOWS
 
 
 def _encoder(arch):
@@ -95,7 +104,7 @@ def _cell(text):
     return ' '.join(text.replace('|', '\\|').split())
 
 
-def preprocessor(model):
+def preprocessor(model: RVM) -> dict[str, Any]:
     """preprocessor_config.json in the keys that Hugging Face image processors use."""
     size = model.architecture.image_size
     return {
@@ -108,7 +117,7 @@ def preprocessor(model):
     }
 
 
-def count(shapes, prefixes=None):
+def count(shapes: Mapping[str, tuple[int, ...]], prefixes: Container[str] | None = None) -> int:
     """Parameters in {name: shape}, of the given first path parts or of all; running statistics are none."""
     from math import prod
 
@@ -119,6 +128,6 @@ def count(shapes, prefixes=None):
     )
 
 
-def count_for_features(shapes):
+def count_for_features(shapes: Mapping[str, tuple[int, ...]]) -> int:
     """Parameters that features need, see `count`."""
     return count(shapes, {name.split('/')[0] for name in shapes}.difference(FOR_TRAINING))

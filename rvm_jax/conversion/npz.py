@@ -10,6 +10,7 @@ import struct
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,7 +19,7 @@ from rvm_jax.storage import files
 
 # NumPy parses a header as Python source, and a hostile one can make any part of that fail.
 HEADER_ERRORS = (ValueError, KeyError, RecursionError, MemoryError, tokenize.TokenError)
-# What a damaged zip makes zipfile raise, ValueError for names that are no text among them.
+# What a damaged zip makes zipfile raise, with ValueError for names that are not text.
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, NotImplementedError, EOFError, OSError, ValueError, struct.error)
 MAX_MEMBERS = 20_000
 MAX_DIRECTORY = 4 * 2**20  # bytes of the list of members, which zipfile takes in before one can look
@@ -26,15 +27,15 @@ MAX_AXES = 5  # of the patch kernel, which has the most
 MAX_INFLATION = 8  # weights hardly compress; a small file that declares far more than it holds is an attack
 
 
-def read_npz(path):
+def read_npz(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """{key: float32 array} of an .npz file; raises UserError for anything else, naming the member and the reason."""
     with open_zip(path) as archive:
         return {info.filename.removesuffix('.npy'): _read_member(path, archive, info) for info in archive.infolist()}
 
 
 @contextlib.contextmanager
-def open_zip(path):
-    """The zip at a path. UserError if it is none, or holds more than weights in a file of its size do."""
+def open_zip(path: str | os.PathLike) -> Iterator[zipfile.ZipFile]:
+    """The zip at a path. UserError if it is not a zip, or expands to more than weights of its size do."""
     try:
         files.check_regular(path)
         with _Guarded(io.FileIO(path)) as file, zipfile.ZipFile(file) as archive:

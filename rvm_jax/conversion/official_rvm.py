@@ -1,13 +1,17 @@
 """The released RVM layout (google-deepmind/representations4d): an `.npz` of float32 arrays and no configuration."""
 
 import dataclasses
+import os
+from typing import IO
 
 import numpy as np
 
 from rvm_jax.conversion import mapping
 from rvm_jax.conversion.npz import read_npz
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
+from rvm_jax.models import build, param_names
+from rvm_jax.models.architecture import Architecture
+from rvm_jax.models.rvm import RVM
 
 KERNEL = 'tokenizer/patch_embedding/Conv_0/kernel'  # released as a 3-D convolution with a leading axis of one
 
@@ -33,10 +37,10 @@ TABLE = (
 )
 
 
-def read_official(path):
+def read_official(path: str | os.PathLike) -> tuple[Architecture, dict[str, np.ndarray]]:
     """(architecture, named arrays) of a released file, with or without the decoder keys.
 
-    Raises UserError for a file that is not one, listing the keys that are missing, have no place or are misshapen.
+    Raises UserError for a file that is not one, listing the keys that are missing, unexpected or of another shape.
     """
     arrays = read_npz(path)
     if KERNEL not in arrays or arrays[KERNEL].ndim != 5 or arrays[KERNEL].shape[0] != 1:
@@ -46,16 +50,16 @@ def read_official(path):
         arch = infer_architecture(arrays)
     except (KeyError, ValueError, IndexError) as error:
         raise UserError(path, f'sizes cannot be read: {error} is missing or misshapen', 'check the file') from error
-    mapping.compare(released_shapes(arch), {key: array.shape for key, array in arrays.items()}, path)
+    param_names.compare(released_shapes(arch), {key: array.shape for key, array in arrays.items()}, path)
     named, _ = mapping.translate(arrays, TABLE)
     kernel = arrays[KERNEL]
     named['encoder/patch_embed/kernel'] = kernel.reshape(-1, kernel.shape[-1])
     return arch, named
 
 
-def to_official(model):
-    """{released key: array} of a model, the inverse of `read_official`. UserError if it has no place there."""
-    arch, released = model.architecture, build.Architecture()
+def to_official(model: RVM) -> dict[str, np.ndarray]:
+    """{released key: array} of a model, the inverse of `read_official`. UserError if it does not fit there."""
+    arch, released = model.architecture, Architecture()
     if (arch.encoder, arch.core, arch.target, arch.output_norm) != ('vit', 'rvmrnn', 'shared', False):
         raise UserError(
             f'a model of {arch.encoder} and {arch.core}', 'the released layout holds an RVM trained as a whole',
@@ -65,28 +69,26 @@ def to_official(model):
         value = getattr(arch, switch)
         if value != getattr(released, switch):
             raise UserError(f'{switch}={value}', 'cannot be told from a released file', 'use save_pretrained')
-    arrays, unknown = mapping.translate(mapping.to_named(model), mapping.invert(TABLE))
+    arrays, unknown = mapping.translate(param_names.to_named(model), mapping.invert(TABLE))
     if unknown:
-        raise UserError(
-            'model', f'{", ".join(unknown[:4])} have no place in the released layout', 'use save_pretrained'
-        )
+        raise UserError('model', f'{", ".join(unknown[:4])} do not exist in the released layout', 'use save_pretrained')
     kernel = arrays[KERNEL]
     arrays[KERNEL] = kernel.reshape(1, model.patch_size, model.patch_size, 3, kernel.shape[-1])
     return arrays
 
 
-def released_shapes(arch):
+def released_shapes(arch: Architecture) -> dict[str, tuple[int, ...]]:
     """{released key: shape} of a model of this architecture."""
-    shapes, _ = mapping.translate(mapping.named_shapes(build.abstract(arch)), mapping.invert(TABLE))
+    shapes, _ = mapping.translate(param_names.named_shapes(build.abstract(arch)), mapping.invert(TABLE))
     return shapes | {KERNEL: (1, arch.patch_size, arch.patch_size, 3, arch.width)}
 
 
-def write_npz(file, arrays):
+def write_npz(file: IO[bytes], arrays: dict[str, np.ndarray]) -> None:
     """Write {key: array} uncompressed to an open binary file."""
-    np.savez(file, **arrays)
+    np.savez(file, **arrays)  # type: ignore[arg-type]  # NumPy's stub takes them for its option
 
 
-def infer_architecture(arrays):
+def infer_architecture(arrays: dict[str, np.ndarray]) -> Architecture:
     """Sizes and switches of a released file from its shapes; what shapes cannot tell is as released."""
     core = 'rnn_core/transformer/xa_blocks_0'
     sizes = {
@@ -101,7 +103,7 @@ def infer_architecture(arrays):
     sizes |= _stack_sizes(arrays, 'core', 'rnn_core/transformer/xa_blocks_', f'{core}/attention')
     if sizes['decoder_width']:
         sizes |= _stack_sizes(arrays, 'decoder', 'decoder/xa_blocks_', 'decoder/xa_blocks_0/attention')
-    return dataclasses.replace(build.Architecture(), **sizes)
+    return dataclasses.replace(Architecture(), **sizes)
 
 
 def _stack_sizes(arrays, part, prefix, attention):

@@ -1,16 +1,24 @@
 """Named arrays to and from the safetensors file format; names are joined by '.' there, as its users expect."""
 
+from __future__ import annotations
+
 import contextlib
+import os
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 from rvm_jax.errors import UserError
 from rvm_jax.storage import files
+
+if TYPE_CHECKING:
+    import numpy as np
 
 MAX_HEADER = 8 * 2**20  # bytes
 MAX_TENSORS = 20_000
 FLOATS = ('F32', 'F16', 'BF16')  # as the format calls them
 
 
-def read_safetensors(path):
+def read_safetensors(path: str | os.PathLike) -> dict[str, np.ndarray]:
     """{name: float32 array} of a .safetensors file; raises UserError if it is damaged or holds other numbers."""
     with _opened(path) as file:
         found = {key: file.get_slice(key).get_dtype() for key in file.keys()}
@@ -20,13 +28,13 @@ def read_safetensors(path):
         return {key.replace('.', '/'): file.get_tensor(key) for key in found}
 
 
-def read_header(path):
+def read_header(path: str | os.PathLike) -> dict[str, tuple[int, ...]]:
     """{key: shape} of a .safetensors file, keys as they are in it; nothing else is read. UserError if it is damaged."""
     with _opened(path) as file:
         return {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}
 
 
-def read_tensors(path, keys):
+def read_tensors(path: str | os.PathLike, keys: Iterable[str]) -> dict[str, np.ndarray]:
     """{key: float32 array} for some keys of a file in float32, float16 or bfloat16; UserError as in `read_header`."""
     import ml_dtypes  # noqa: F401 (teaches NumPy bfloat16)
     import numpy as np
@@ -65,7 +73,7 @@ def _check_header(path):
         raise UserError(path, f'not a readable safetensors file (a header of {length:,} bytes)', 'download it again')
 
 
-def safetensors_bytes(named):
+def safetensors_bytes(named: dict[str, np.ndarray]) -> bytes:
     """The file's contents for {name: array}."""
     import numpy as np
     import safetensors.numpy

@@ -3,8 +3,10 @@
 import math
 
 from rvm_jax.conversion import layouts
+from rvm_jax.conversion.hugging_face import Config
 from rvm_jax.errors import UserError
 from rvm_jax.models.encoders import image_architecture
+from rvm_jax.models.encoders.image_architecture import ImageArchitecture
 
 LICENSE = ('Apache-2.0', 'as the model pages say')
 _SIGLIP = {'hidden_act': 'gelu_pytorch_tanh'}
@@ -37,7 +39,7 @@ HUGGING_FACE = layouts.Layout(
 )
 
 
-def from_config(model_type, config):
+def from_config(model_type: str, config: Config) -> ImageArchitecture:
     """The ImageArchitecture that a config.json states."""
     sizes = config.sizes()
     if 'num_patches' not in config.values:
@@ -45,7 +47,7 @@ def from_config(model_type, config):
     patches = config.integer('num_patches')
     rows = math.isqrt(patches)
     if rows * rows != patches:
-        raise UserError(config.path, f'num_patches={patches} is no square', 'download it again')
+        raise UserError(config.path, f'num_patches={patches} is not a square number', 'download it again')
     return image_architecture.make(
         'siglip2', **sizes, image_size=rows * sizes['patch_size'], interpolation='linear_antialias'
     )

@@ -6,6 +6,7 @@ import pickle
 import struct
 import zipfile
 from collections.abc import Callable
+from typing import Any
 
 from rvm_jax.conversion.export_folder import read_json
 from rvm_jax.conversion.npz import open_zip
@@ -31,12 +32,12 @@ class Weights:
     read: Callable
 
 
-def is_torch_file(path):
+def is_torch_file(path: str | os.PathLike) -> bool:
     """Whether a path is named like a file of PyTorch."""
     return os.fspath(path).endswith(('.pth', '.pt'))
 
 
-def open_weights(path):
+def open_weights(path: str | os.PathLike) -> Weights:
     """The Weights at a folder or file; UserError, naming the file and the reason, if they cannot be read."""
     path = os.fspath(path)
     if files.is_remote(path):
@@ -52,7 +53,7 @@ def open_weights(path):
         raise UserError(
             path, f'has only {PICKLED}, a pickle', f'download {WHOLE} too, or write it with save_pretrained'
         )
-    raise UserError(path, f'has no {WHOLE}', 'download the whole folder')
+    raise UserError(path, f'does not have {WHOLE}', 'download the whole folder')
 
 
 def _open_safetensors(folder, file_names):
@@ -124,8 +125,8 @@ def _as_array(tensor, origin):
         raise UserError(origin, f'is not a plain array ({error})', 'save it as one') from error
 
 
-def state_dict(found, path, is_array):
-    """{key: array} in what a .pth holds, out of what training scripts wrap around it; UserError if there is none."""
+def state_dict(found: Any, path: str, is_array: Callable[[Any], bool]) -> dict[str, Any]:
+    """{key: array} in what a .pth holds, out of what training scripts wrap around it; UserError if it holds none."""
     for _ in WRAPPERS:  # a dict may be within itself
         if not isinstance(found, dict) or any(is_array(value) for value in found.values()):
             break
@@ -138,5 +139,5 @@ def state_dict(found, path, is_array):
     other = [key if isinstance(key, str) else type(key).__name__ for key, value in found.items()
              if not (isinstance(key, str) and is_array(value))]  # fmt: skip
     if other:
-        raise UserError(path, f'{", ".join(other[:4])} are no arrays', 'save the state dict alone')
+        raise UserError(path, f'{", ".join(other[:4])} are not arrays', 'save the state dict alone')
     return found

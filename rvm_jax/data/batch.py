@@ -1,16 +1,19 @@
 """One batch: names, shapes, dtypes and ranges of what the loader hands to the training step.
 
 source_BTHWC   uint8, RGB, upright: the frames watched
-target_BFHWC   uint8: the frames to rebuild
+target_BFHWC   uint8: the frames to reconstruct
 deltas_BF      int32, >= 0: frames from a source frame (data.delta_from) to each target
 record_B       int64: index in the source of the video that each clip came from
 step           int: the step that this batch belongs to; it and the seed determine everything above
-failures       list of (kind, path, reason): videos that were to give a clip and could not, kind is one of KINDS
+failures       list of (kind, path, reason): videos that were drawn and gave no clip, kind is one of KINDS
 read_retries   int: reads that were tried again, because a disk or network failed
 notices        list of lines on what else happened while the batch was made
 
 The first four are arrays for the device; the others stay on the host.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -20,10 +23,10 @@ FAILED, TOO_SHORT = KINDS = ('failed', 'too short')
 ARRAYS = {'source_BTHWC': np.uint8, 'target_BFHWC': np.uint8, 'deltas_BF': np.int32, 'record_B': np.int64}
 
 
-def stack_clips(clips, num_source):
-    """Batch, still without step and notices, of clips: see `loader.ClipMaker`. The first num_source frames are source.
+def stack_clips(clips: Sequence[dict[str, Any]], num_source: int) -> dict[str, Any]:
+    """The batch of clips (see `loader.ClipMaker`), without step and notices. The first num_source frames are source.
 
-    DataError if one has failures only, because no video that was tried gave a clip.
+    DataError if an entry holds only failures, because no video that was tried gave a clip.
     """
     for clip in clips:
         if 'record' not in clip:
@@ -39,7 +42,9 @@ def stack_clips(clips, num_source):
     }
 
 
-def check_batch(batch, *, batch_size, num_source, num_target, image_size):
+def check_batch(
+    batch: dict[str, Any], *, batch_size: int, num_source: int, num_target: int, image_size: int
+) -> dict[str, Any]:
     """Raise ValueError, naming the array, where a batch is not what the top of this file says; returns the batch."""
     frame = (image_size, image_size, 3)
     shapes = {

@@ -12,7 +12,7 @@ from rvm_jax.errors import DataError
 
 
 class TooShort(DataError):
-    """A sound video with fewer frames than one clip needs."""
+    """A video without damage that has fewer frames than one clip needs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,7 +25,18 @@ class Clip:
     deltas: np.ndarray
 
 
-def choose_clip(rng, num_frames, *, num_source, num_target, clip_frames, min_gap, max_gap, source_start, delta_from):
+def choose_clip(
+    rng: np.random.Generator,
+    num_frames: int,
+    *,
+    num_source: int,
+    num_target: int,
+    clip_frames: int,
+    min_gap: int,
+    max_gap: int,
+    source_start: str,
+    delta_from: str,
+) -> Clip:
     """Draw one clip from a video of num_frames: the window anywhere inside, gaps uniform, inclusive, with replacement.
 
     In a window too short for max_gap the gap is capped, so that the last possible target is the window's last frame.

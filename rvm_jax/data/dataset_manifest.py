@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import zlib
+from collections.abc import Sequence
+from typing import Protocol
 
 from rvm_jax.errors import UserError, printable
 from rvm_jax.storage import files
@@ -15,11 +17,26 @@ from rvm_jax.storage import files
 SAMPLER_VERSION = 2  # raise it when a change of code makes other clips from the same files and seed
 END_BYTES = 64 * 1024
 MOST_LINES = 10
-AT_ONCE = 10_000  # files that wait for their turn to be read: each costs 2 kB meanwhile
+AT_ONCE = 10_000  # files that wait to be read: each costs 2 kB meanwhile
 
 
-def file_entry(root, name):
-    """[name, bytes, crc32] of one file; bytes is -1 where there is no regular file, which is never opened.
+class Described(Protocol):
+    """A source, or a mixture of several: what a manifest is about."""
+
+    @property
+    def path(self) -> str:
+        """What messages call it."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def manifest(self) -> list[list]:
+        """[[name, bytes, checksum], ...]."""
+        ...
+
+
+def file_entry(root: str, name: str) -> list:
+    """[name, bytes, crc32] of one file; bytes is -1 for what is not a regular file, which is never opened.
 
     Unavailable if a disk or network fails for long.
     """
@@ -38,22 +55,22 @@ def _size_and_ends(path):
         return size, zlib.crc32(file.read(END_BYTES), crc)
 
 
-def file_entries(root, names):
-    """The entries of many files, in order; read together, because this waits for disks and networks."""
-    entries = []
+def file_entries(root: str, names: Sequence[str]) -> list[list]:
+    """The entries of many files, in order; read by many threads, because this waits for disks and networks."""
+    entries: list[list] = []
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
         for first in range(0, len(names), AT_ONCE):
             entries += pool.map(lambda name: file_entry(root, name), names[first : first + AT_ONCE])
     return entries
 
 
-def fingerprint(manifest):
+def fingerprint(manifest: list[list]) -> str:
     """Hex digest over a manifest and the sampler version."""
     text = json.dumps([SAMPLER_VERSION, manifest])
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def compare_manifests(old, new):
+def compare_manifests(old: list[list], new: list[list]) -> list[str]:
     """Lines that say which files were added, removed or changed, or that only their order differs; [] if equal."""
     before, after = ({name: tuple(rest) for name, *rest in entries} for entries in (old, new))
     lines = [f'added {name}' for name in sorted(after.keys() - before.keys())]
@@ -64,12 +81,12 @@ def compare_manifests(old, new):
     return lines
 
 
-def write_manifest(path, source):
+def write_manifest(path: str | os.PathLike, source: Described) -> None:
     """Write down (JSON) what a source is made of."""
     files.write_json(path, {'sampler_version': SAMPLER_VERSION, 'videos': len(source), 'files': source.manifest()})
 
 
-def check_unchanged(path, source, allow_change=False):
+def check_unchanged(path: str | os.PathLike, source: Described, allow_change: bool = False) -> str | None:
     """Compare a source with the manifest at path, if there is one; None if nothing changed.
 
     Otherwise a one-line notice if allow_change, UserError with the differences if not. UserError, too, if the manifest

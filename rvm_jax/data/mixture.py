@@ -8,16 +8,18 @@ import hashlib
 import itertools
 import json
 import math
-from typing import Any
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
+
+from rvm_jax.data.sources.source import Record, Source
 
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A source, the frames a second that clips from it have, and its weight, relative to the other parts' weights."""
+    """A source, the frames per second that clips from it have, and its weight, relative to the other parts' weights."""
 
-    source: Any
+    source: Source
     fps: float
     weight: float = 1.0
 
@@ -28,32 +30,32 @@ class Mixture:
     An ordinary data set is a mixture of one part.
     """
 
-    def __init__(self, parts):
+    def __init__(self, parts: Iterable[Part]):
         self.parts = tuple(parts)
         self._ends = list(itertools.accumulate(len(part.source) for part in self.parts))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, record):
+    def __getitem__(self, record: int) -> Record:
         number = self._part(record)
         return self.parts[number].source[record - self._start(number)]
 
     @property
-    def path(self):
+    def path(self) -> str:
         """The paths of all parts, for messages."""
         return ', '.join(part.source.path for part in self.parts)
 
-    def fps(self, record):
-        """Frames a second of clips from this record."""
+    def fps(self, record: int) -> float:
+        """Frames per second of clips from this record."""
         return self.parts[self._part(record)].fps
 
-    def neighbors(self, record):
+    def neighbors(self, record: int) -> range:
         """The records of the part that this record is from, itself included: a range."""
         number = self._part(record)
         return range(self._start(number), self._ends[number])
 
-    def order(self, seed):
+    def order(self, seed: int) -> Callable[[int], int]:
         """A picklable function from the number of a sample, in an endless stream, to its record.
 
         The parts take turns, exactly by weight. Each part's own samples run through all its records in random order,
@@ -67,19 +69,19 @@ class Mixture:
             parts.append(grain.MapDataset.range(self._start(number), end).shuffle(seed=part_seed).repeat())
         return functools.partial(_record, parts, whole_weights([part.weight for part in self.parts]))
 
-    def manifest(self):
+    def manifest(self) -> list[list]:
         """The parts' manifests in one, with an entry for the frame rate and weight of each.
 
-        Where there are several parts, names are led by the part's number.
+        Where there are several parts, each name begins with the number of its part.
         """
-        entries = []
+        entries: list[list] = []
         for number, part in enumerate(self.parts):
             entries.append([f'rate and weight of part {number}', part.fps, part.weight])
-            lead = f'{number}/' if len(self.parts) > 1 else ''
-            entries += [[f'{lead}{name}', *rest] for name, *rest in part.source.manifest()]
+            prefix = f'{number}/' if len(self.parts) > 1 else ''
+            entries += [[f'{prefix}{name}', *rest] for name, *rest in part.source.manifest()]
         return entries
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Hex digest of the parts' fingerprints, frame rates and weights."""
         parts = [[part.source.fingerprint(), part.fps, part.weight] for part in self.parts]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
@@ -96,7 +98,7 @@ def _record(parts, weights, sample):
     return int(parts[number][turn])
 
 
-def whole_weights(weights):
+def whole_weights(weights: Iterable[float]) -> list[int]:
     """The smallest whole numbers in the same proportions as the weights, read as the decimals that they are."""
     exact = [fractions.Fraction(str(weight)) for weight in weights]
     scale = math.lcm(*(weight.denominator for weight in exact))
@@ -104,7 +106,7 @@ def whole_weights(weights):
     return [weight // math.gcd(*whole) for weight in whole]
 
 
-def part_of_sample(sample, weights):
+def part_of_sample(sample: int, weights: Sequence[int]) -> tuple[int, int]:
     """(part, how many samples before this one were that part's), for any sample, without counting up to it.
 
     weights are whole numbers. Of the first n samples the first part has its share rounded up; the others divide the

@@ -1,59 +1,52 @@
 """What config.data names, opened: a mixture to train on, and the held-out videos."""
 
 import math
-import os
+from typing import Any
 
-from rvm_jax.data import shard_format
+from ml_collections import ConfigDict
+
 from rvm_jax.data.mixture import Mixture, Part
-from rvm_jax.data.sources import tfds
 from rvm_jax.data.sources.folder import FolderSource
 from rvm_jax.data.sources.shard_source import ShardSource
+from rvm_jax.data.sources.source import Source
+from rvm_jax.data.sources.tfds import TfdsSource
 from rvm_jax.errors import UserError
 from rvm_jax.storage import files
 
+# The first that knows a path opens it. FolderSource is last: it takes all that is left, and says what is wrong with it.
+SOURCES: tuple[type[Any], ...] = (ShardSource, TfdsSource, FolderSource)
 
-def open_training(data):
+
+def open_training(data: ConfigDict) -> Mixture:
     """The Mixture of `config.data`: data.mixture, or data.path alone.
 
-    UserError if something is not there, or shards hold fewer frames a second than are asked for.
+    UserError if something is not there, or shards hold fewer frames per second than the config wants.
     """
     if not data.mixture:
         return Mixture([_part(data.path, 'train', data.fps, 1.0, 'config.data.fps')])
     return Mixture(_part(path, 'train', fps, weight, 'config.data.mixture') for path, fps, weight in data.mixture)
 
 
-def open_held_out(data):
+def open_held_out(data: ConfigDict) -> Mixture | None:
     """The Mixture, of one part, at data.eval_path, or None where that is empty."""
     return Mixture([_part(data.eval_path, 'val', data.fps, 1.0, 'config.data.fps')]) if data.eval_path else None
 
 
-def open_source(path, split):
+def open_source(path: str, split: str) -> Source:
     """The source at a path; split, 'train' or 'val', counts for shards and TFDS datasets, which know which is which."""
     if files.is_remote(path):
         fix = 'mount it on every host (gcsfuse), or copy it there'
         raise UserError(path, 'is in a bucket, and data are read from files', fix)
-    folder = os.path.expanduser(path)
-    if shard_format.is_shards(folder):
-        return ShardSource(folder, split)
-    if _is_tfds(path):
-        return tfds.TfdsSource(path, split)
-    return FolderSource(path)
-
-
-def _is_tfds(path):
-    folder = os.path.expanduser(tfds.split_path(path)[0])
-    if os.path.lexists(folder):
-        return os.path.isfile(os.path.join(folder, tfds.FEATURES))
-    return tfds.is_prepared(path)
+    return next(source for source in SOURCES if source.knows(path))(path, split)
 
 
 def _part(path, split, fps, weight, key):
     for value in (fps, weight):
         if not 0 < value < math.inf:
-            reason = f'has {value:g} for a frame rate or weight'
+            reason = f'has {value:g} as a frame rate or weight'
             raise UserError(path, reason, f'correct {key}: both are above 0, and finite')
     source = open_source(path, split)
     if source.fps and fps > source.fps + 1e-6:
-        reason = f'holds {source.fps:g} frames a second, fewer than the {fps:g} of {key}'
+        reason = f'holds {source.fps:g} frames per second, fewer than the {fps:g} of {key}'
         raise UserError(path, reason, f'set {key} to {source.fps:g} or less, or prepare the data with --fps {fps:g}')
     return Part(source, fps, weight)

@@ -1,7 +1,8 @@
-"""What a manifest.json of shards must hold before anything in it is believed: see shard_format.py."""
+"""Checks of a manifest.json of shards, before anything in it is used: see shard_format.py."""
 
 import math
 import os
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,15 +13,16 @@ TOTALS = ('videos', 'sequences', 'clips', 'frames', 'hours')
 NO_MANIFEST = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
 MAX_FPS = 1000
 MAX_FRAMES = 2**31 - 1  # of a sequence
+Frames = TypeVar('Frames', int, np.ndarray)
 
 
-def num_groups(num_frames, group):
+def num_groups(num_frames: Frames, group: int) -> Frames:
     """Records that a sequence takes."""
     return -(-num_frames // group)
 
 
-def check_manifest(manifest):
-    """One of NO_MANIFEST if it is none, with what is wrong with it."""
+def check_manifest(manifest: dict[str, Any]) -> None:
+    """Raise one of NO_MANIFEST, with what is wrong, if this is not a manifest of shards."""
     settings, shards = manifest['settings'], manifest['shards']
     _expect(_is_number(settings['fps']) and 0 < settings['fps'] <= MAX_FPS, 'fps')
     _expect(_is_count(settings['group']) and 0 < settings['group'] <= MAX_FRAMES, 'group')
@@ -40,10 +42,10 @@ def check_manifest(manifest):
             raise ValueError(f'it contradicts itself about {shard["name"]}')
 
 
-def check_shard(shard):
-    """The same of the entry of one shard."""
+def check_shard(shard: dict[str, Any]) -> None:
+    """The same for the entry of one shard."""
     name = shard['name']
-    # Another folder's file, or one of another kind, must not be opened because a manifest names it.
+    # A manifest from elsewhere must not open files of other folders, or of other kinds.
     _expect(
         isinstance(name, str) and name == os.path.basename(name) and name.isprintable() and name.endswith(SHARD), 'name'
     )

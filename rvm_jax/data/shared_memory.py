@@ -1,9 +1,9 @@
-"""Frames on their way from worker processes to the training process: shared memory that is used over and over.
+"""Frames on their way from worker processes to the training process: shared memory that is used again and again.
 
-A fresh segment of shared memory for each array, as Grain makes them, costs many times the copy itself, because the
-system clears and maps every page anew. Here each worker has a few slots of one clip. It alone fills and marks them, the
-training process alone frees them, once it has copied the clip into a batch; so there are no locks. What goes through
-Grain's queue is the number of the slot.
+A new segment of shared memory for each array, as Grain makes them, costs many times the copy itself, because the system
+clears and maps every page again. Here each worker has a few slots of one clip. Only the worker fills a slot and marks
+it FULL; only the training process marks it FREE, once it has copied the clip into a batch. Each mark is one byte with
+one writer at a time, so no locks are needed. What goes through Grain's queue is the number of the slot.
 """
 
 import functools
@@ -12,6 +12,8 @@ import mmap
 import os
 import tempfile
 import time
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -22,18 +24,19 @@ FREE, FULL = 0, 1
 PAGE = 4096  # bytes
 WAIT_S = 0.001  # until a worker looks again for a slot that has become free
 
-_of_this_worker = None  # SharedFrameBuffer and the range of those that are this process's own; set once, when it starts
+# In a worker: the buffer, and the range of slots that are its own; set once, when the worker starts.
+_of_this_worker: 'tuple[SharedFrameBuffer, range] | None' = None
 
 
 class SharedFrameBuffer:
-    """`count` slots of one clip each: (frames, size, size, 3) uint8. Made anew, or those at another process's `place`.
+    """`count` slots of one clip each: (frames, size, size, 3) uint8. New ones, or those at another process's `place`.
 
-    They lie in a file without a name, which is gone when the last process that has it open is, however that ends.
-    UserError if the machine has not enough shared memory.
+    They are in a file without a name. The system frees it when the last process that has it open ends, even by a kill.
+    UserError if the machine does not have enough shared memory.
     """
 
-    def __init__(self, count, frames, size, place=None):
-        self._how = count, frames, size
+    def __init__(self, count: int, frames: int, size: int, place: str | None = None):
+        self._shape = count, frames, size
         marks_bytes = _marks_bytes(count)
         num_bytes = slots_bytes(count, frames, size)
         self._file = _make_file(num_bytes) if place is None else open(place, 'r+b')
@@ -45,23 +48,23 @@ class SharedFrameBuffer:
             self.clear()
 
     @property
-    def place(self):
-        """Where other processes find the memory as long as this one lives."""
+    def place(self) -> str:
+        """The path at which other processes open the memory as long as this one lives."""
         return f'/proc/{os.getpid()}/fd/{self._file.fileno()}'
 
-    def clear(self):
-        """All are free, whatever workers that are no more had in them."""
+    def clear(self) -> None:
+        """Free all slots, also those that workers had filled before they ended."""
         self._marks[:], self._ends[:] = FREE, False
 
-    def give_up(self):
-        """Let workers that wait for a free slot go on, so that they can end."""
+    def give_up(self) -> None:
+        """Stop workers that wait for a free slot from waiting, so that they can end."""
         self._ends[:] = True
 
-    def worker_init(self):
+    def worker_init(self) -> Callable[[int, int], None]:
         """The function for Grain that sets up a worker: worker i of n has the i-th n-th of the slots."""
-        return functools.partial(_start_worker, self.place, self._how)
+        return functools.partial(_start_worker, self.place, self._shape)
 
-    def put(self, frames_THWC, mine):
+    def put(self, frames_THWC: np.ndarray, mine: range) -> int:
         """Copy a clip into a free one of these slots (a range), as soon as there is one. Returns its number.
 
         After give_up, -1 instead of waiting.
@@ -75,8 +78,8 @@ class SharedFrameBuffer:
         self._marks[slot] = FULL
         return slot
 
-    def collect(self, clips, stack):
-        """stack(clips), with the frames of each from its slot, which is free afterwards."""
+    def collect(self, clips: Sequence[dict], stack: Callable[[list[dict]], Any]) -> Any:
+        """stack(clips), with the frames of each taken from its slot, which is free afterwards."""
         filled = [clip for clip in clips if 'slot' in clip]
         batch = stack(
             [{**clip, 'frames_THWC': self._frames[clip['slot']]} if 'slot' in clip else clip for clip in clips]
@@ -84,14 +87,14 @@ class SharedFrameBuffer:
         self._marks[[clip['slot'] for clip in filled]] = FREE
         return batch
 
-    def close(self):
-        """Give the memory back."""
-        del self._marks, self._ends, self._frames  # touching them would be a crash
+    def close(self) -> None:
+        """Free the memory."""
+        del self._marks, self._ends, self._frames  # a later access to them would crash the process
         self._memory.close()
         self._file.close()
 
 
-def slots_bytes(count, frames, size):
+def slots_bytes(count: int, frames: int, size: int) -> int:
     """Shared memory that so many SharedFrameBuffer take."""
     return _marks_bytes(count) + count * frames * size * size * 3
 
@@ -105,7 +108,8 @@ def _make_file(num_bytes):
     is_there = os.path.isdir(workers.SHARED_MEMORY)
     file = tempfile.TemporaryFile(dir=workers.SHARED_MEMORY if is_there else None)
     try:
-        os.posix_fallocate(file.fileno(), 0, num_bytes)  # now, not at the first touch, where it would be a crash
+        # Take the memory now: where it runs out at the first access, the system ends the process with SIGBUS.
+        os.posix_fallocate(file.fileno(), 0, num_bytes)
     except OSError as error:
         file.close()
         fix = 'enlarge it (docker run --shm-size=...), or start fewer processes on this host'
@@ -113,16 +117,17 @@ def _make_file(num_bytes):
     return file
 
 
-def _start_worker(place, how, index, count):
+def _start_worker(place, shape, index, num_workers):
     global _of_this_worker
-    workers.start(index, count)
-    each = how[0] // count
-    _of_this_worker = SharedFrameBuffer(*how, place=place), range(index * each, (index + 1) * each)
+    workers.start(index, num_workers)
+    count, frames, size = shape
+    each = count // num_workers
+    _of_this_worker = SharedFrameBuffer(count, frames, size, place), range(index * each, (index + 1) * each)
 
 
-def share_frames(clip):
-    """In a worker: a clip with its frames in one of the worker's slots; nothing but failures stays as it is."""
-    if 'frames_THWC' not in clip:
+def share_frames(clip: dict[str, Any]) -> dict[str, Any]:
+    """In a worker: a clip with its frames in one of the worker's slots; one that holds only failures stays as it is."""
+    if 'frames_THWC' not in clip or _of_this_worker is None:
         return clip
     slots, mine = _of_this_worker
     slot = slots.put(clip['frames_THWC'], mine)

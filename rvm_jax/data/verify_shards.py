@@ -1,7 +1,11 @@
-"""Whether a folder of shards is what its manifest says, and what is in it."""
+"""Checks that a folder of shards is what its manifest says, and shows what is in it."""
 
 import concurrent.futures
 import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
 
 from rvm_jax.data import shard_format
 from rvm_jax.data.shard_manifest import SPLITS
@@ -9,11 +13,13 @@ from rvm_jax.data.sources.shard_source import ShardSource
 from rvm_jax.errors import DataError
 from rvm_jax.storage import files
 
-THREADS = 4  # reading and hashing leave Python's lock
+THREADS = 4  # reading and hashing release Python's global lock
 
 
-def damaged_shards(folder, manifest, reads_all, on_done=lambda size: None):
-    """Reasons, one a damaged shard: sizes and numbers of records, and, if reads_all, checksums of whole files.
+def damaged_shards(
+    folder: str, manifest: dict[str, Any], reads_all: bool, on_done: Callable[[int], None] = lambda size: None
+) -> list[str]:
+    """One reason per damaged shard: sizes and numbers of records, and, if reads_all, checksums of whole files.
 
     on_done is given the size of each shard, in bytes, when it is checked.
     """
@@ -38,7 +44,7 @@ def _check_shard(folder, shard, reads_all):
         raise DataError(path, 'does not match its checksum', shard_format.AGAIN)
 
 
-def samples(folder, manifest, count):
+def samples(folder: str, manifest: dict[str, Any], count: int) -> list[tuple[str, np.ndarray]]:
     """[(name, middle frame HWC)] of sequences spread evenly over all splits; damaged ones are left out."""
     sources = [ShardSource(folder, split) for split in SPLITS if manifest['splits'][split]['sequences']]
     sequences = [(source, index) for source in sources for index in range(len(source))]

@@ -1,8 +1,8 @@
-"""How several processes meet to train together, and part.
+"""How several processes connect to train together, and how they end.
 
 A launcher starts the same command on each host (or several times on one) with either RVM_COORDINATOR=host:port,
 RVM_NUM_PROCESSES and RVM_PROCESS_ID, or RVM_DISTRIBUTED=auto where the machine knows its own cluster (TPU pods, Slurm).
-Without them there is one process, and nothing here does anything.
+Without them there is one process, and `connect` does nothing.
 """
 
 import atexit
@@ -13,9 +13,12 @@ import os
 import socket
 import sys
 import threading
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 from jax._src import distributed
+from ml_collections import ConfigDict
 
 from rvm_jax import errors
 from rvm_jax.distributed.process_group import ALONE, ProcessGroup
@@ -27,24 +30,24 @@ AUTO = 'RVM_DISTRIBUTED'
 MARGIN = 60  # seconds by which JAX's own limits, which end in an abort, are longer than ours
 # How errors begin that a process gets when another one is gone; JAX raises them as several classes.
 BROKEN = tuple('UNKNOWN INTERNAL UNAVAILABLE ABORTED CANCELLED DEADLINE_EXCEEDED FAILED_PRECONDITION'.split())
-_kept = []  # what C++ still calls, and clients and services that would say goodbye in vain
-_early = []  # the exit code of a process that ends before the others
+_kept: list[Any] = []  # callbacks that C++ still calls, and clients whose destructors would wait for other processes
+_early: list[int] = []  # the exit code of a process that ends before the others
 
 
 @contextlib.contextmanager
-def connect(config):
-    """Meet the other processes, before any device is touched; config is `config.hosts`. Yields ProcessGroup.
+def connect(config: ConfigDict) -> Iterator[ProcessGroup]:
+    """Connect to the other processes, before any device is touched; config is `config.hosts`. Yields ProcessGroup.
 
     UserError if the environment makes no sense. If not all are there within start_timeout, or one is lost later, the
-    process ends with exit code 75 and a line that says who. A process that leaves the block with an exception tells the
-    others, who end as well.
+    process ends with exit code 75 and a line that says which. A process that leaves the block with an exception tells
+    the others, and they end as well.
     """
     arguments = _from_environment()
     if arguments is None:
         yield ALONE
         return
     atexit.register(_end_early)
-    lost = []  # what to do when process 0 is gone
+    lost: list[Callable[[], None]] = []  # what to do when process 0 is gone
     client = _connect(config, arguments, lost)
     state = distributed.global_state
     if state.num_processes == 1:
@@ -61,28 +64,28 @@ def connect(config):
         _part(watch, state, error)
         raise
     watch.stop()
-    # Process 0 ends the meeting for all: not before the watch of each knows that this is in order.
+    # Process 0 takes the store with it when it ends: not before the watchdog of each process has stopped.
     with contextlib.suppress(jax.errors.JaxRuntimeError):
         client.wait_at_barrier('rvm/parted', config.heartbeat * 1000)
     jax.distributed.shutdown()
 
 
 def _part(watch, state, error):
-    """Tell the others that this process ends early. An error of a collective waits for who caused it."""
+    """Tell the others that this process ends early. After an error of a collective, first wait for the real cause."""
     if str(error).startswith(BROKEN):
         watch.wait_for_a_reason()
     code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, 'exit_code', 1)
     watch.goodbye(code, (str(error) or type(error).__name__).splitlines()[0][:500])
     if state.process_id and isinstance(error, UserError | errors.ConfigErrors | Stopped | errors.Unavailable):
         error.args = (f'process {state.process_id}: {error}',)
-    # Leaving in order would wait for processes that may never come.
+    # An orderly shutdown would wait for processes that may never come.
     _kept.append((state.client, state.service))
     _early.append(code)
     state.client = state.service = None
 
 
 def _end_early():
-    """As the last act of a process that ended early: its threads of C++ would call Python while that is taken down."""
+    """End a process that ended early before Python is torn down: its threads of C++ would still call into it."""
     if _early:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
@@ -105,12 +108,12 @@ def _from_environment():
     if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
         raise UserError(f'RVM_PROCESS_ID={index}', f'is not a process of {count}', 'number them from 0')
     if not address.rpartition(':')[2].isdecimal():
-        raise UserError(f'RVM_COORDINATOR={address}', 'has no port', 'give host:port of process 0')
+        raise UserError(f'RVM_COORDINATOR={address}', 'does not have a port', 'give host:port of process 0')
     return {'coordinator_address': address, 'num_processes': int(count), 'process_id': int(index)}
 
 
 def _connect(config, arguments, lost):
-    """The client of jax.distributed once all processes are there; what is in `lost` then is called if they part."""
+    """The client of jax.distributed once all processes are there; what is in `lost` is called if process 0 is gone."""
     jax.config.update('jax_enable_preemption_service', False)  # it would take SIGTERM from us
     late = threading.Timer(config.start_timeout, _give_up, (config.start_timeout, arguments))
     late.daemon = True
@@ -125,7 +128,7 @@ def _connect(config, arguments, lost):
             )
     except (ValueError, RuntimeError) as error:
         where = arguments.get('coordinator_address') or f'{AUTO}={os.environ[AUTO]}'
-        raise UserError(where, f'no meeting ({str(error).splitlines()[0]})', 'check the launcher') from error
+        raise UserError(where, f'does not connect ({str(error).splitlines()[0]})', 'check the launcher') from error
     finally:
         late.cancel()
     return distributed.global_state.client
@@ -138,21 +141,21 @@ def _give_up(seconds, arguments):
     host, _, port = address.rpartition(':')
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
-        reason = f'process 0 answers at {address}, but not all others came'
+        reason = f'process 0 answers at {address}, but not all others connected'
     except (OSError, ValueError):
         reason = f'process 0 does not answer at {address}'
-    line = f'rvm train: {who}: the processes did not meet within {seconds} s: {reason}; see the logs of the others'
+    line = f'rvm train: {who}: the processes did not connect within {seconds} s: {reason}; see the logs of the others'
     os.write(2, f'{line}\n'.encode())
     os._exit(Stopped.exit_code)
 
 
 @contextlib.contextmanager
 def _no_abort(lost):
-    """Have JAX call what is in `lost` when process 0 is gone, where it would abort the process with a stack of C++.
+    """Have JAX call what is in `lost` when process 0 is gone; it would abort the process with a stack of C++.
 
     jaxlib takes a callback for that, which `jax.distributed` does not pass on. In jaxlib 0.10 the callback fails on its
-    way to Python, because of its argument, and C++ calls its terminate handler: so that leads here too. The thread
-    which comes is JAX's own and waits here for ever; the watch ends the process.
+    way to Python, because of its argument, and C++ calls its terminate handler: so that calls `on_error` too. The
+    thread that calls it is JAX's own and waits in it forever; the watchdog ends the process.
     """
 
     def on_error(*_):

@@ -1,13 +1,18 @@
-"""What processes that train together have in common: one voice, one decision, the same config, code and data."""
+"""What processes that train together share: one prints, one decides, all have the same config, code and data."""
 
 import collections
 import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
 
 from rvm_jax import errors
 from rvm_jax.errors import Stopped, UserError
 from rvm_jax.terminal import say
 
-FOREVER = 7 * 24 * 3600 * 1000  # milliseconds; the watch ends a wait for a process that is gone
+if TYPE_CHECKING:  # it imports JAX
+    from rvm_jax.distributed.watchdog import Watchdog
+
+FOREVER = 7 * 24 * 3600 * 1000  # milliseconds; the watchdog ends a wait for a process that is gone
 SHOWN = 4  # differences that a message lists
 
 
@@ -18,31 +23,31 @@ class ProcessGroup:
     order, in the main thread.
     """
 
-    def __init__(self, client=None, index=0, count=1, watch=None):
+    def __init__(self, client: Any = None, index: int = 0, count: int = 1, watch: 'Watchdog | None' = None):
         self.index, self.count, self.watch = index, count, watch
         self.client, self._calls, self._posts = client, 0, 0
 
     @property
-    def is_first(self):
-        """Whether this process speaks and writes for all."""
+    def is_first(self) -> bool:
+        """Whether this process prints and writes for all."""
         return self.index == 0
 
-    def say(self, message):
-        """Print one line, once for all."""
+    def say(self, message: str) -> None:
+        """Print one line, in the first process only."""
         if self.is_first:
             say(message)
 
-    def stepped(self, step):
-        """Tell the watch that this process came as far as this step."""
+    def stepped(self, step: int) -> None:
+        """Tell the watchdog that this process has done this step."""
         if self.watch is not None:
             self.watch.stepped(step)
 
-    def before_leaving(self, act):
-        """Have act() called in the first process if the watch ends it, where nothing else is called any more."""
+    def before_leaving(self, act: Callable[[], Any]) -> None:
+        """Have act() called in the first process if the watchdog ends it, which runs no `finally` block."""
         if self.watch is not None and self.is_first:
             self.watch.before_leaving.append(act)
 
-    def broadcast_from_first(self, act):
+    def broadcast_from_first(self, act: Callable[[], Any]) -> Any:
         """What act() returned, or raised, in the first process, in all of them; it must fit into JSON.
 
         Of exceptions only those of `errors` are passed on.
@@ -61,7 +66,7 @@ class ProcessGroup:
         self.client.key_value_set(key, text)
         return _unpack(text)  # lists for tuples, as the others get them
 
-    def all_gather(self, value):
+    def all_gather(self, value: Any) -> list:
         """The values of all processes, in their order; each must fit into JSON."""
         if self.count == 1:
             return [value]
@@ -70,19 +75,19 @@ class ProcessGroup:
         self.client.wait_at_barrier(key, FOREVER)
         return [json.loads(text) for _, text in sorted(self.client.key_value_dir_get(f'{key}/'))]
 
-    def post(self, topic, value):
+    def post(self, topic: str, value: Any) -> None:
         """Leave a value for the first process, without waiting."""
         self._posts += 1
         self.client.key_value_set(f'rvm/{topic}/{self.index}/{self._posts}', json.dumps(value))
 
-    def collect(self, topic):
+    def collect(self, topic: str) -> list:
         """In the first process: the values that others have left under this topic since the last time."""
         entries = self.client.key_value_dir_get(f'rvm/{topic}/') if self.count > 1 else []
         for key, _ in entries:
             self.client.key_value_delete(key)
         return [json.loads(text) for _, text in entries]
 
-    def check_agreement(self, facts):
+    def check_agreement(self, facts: Mapping[str, str]) -> None:
         """Raise UserError, in every process, unless all have the same facts ({what: text})."""
         differences = _differences(self.all_gather(facts))
         if differences:

@@ -1,10 +1,12 @@
 """Where the processes that save together wait for each other, and learn that one of them failed.
 
-Orbax has the processes meet when all have written and again when the first has committed; one that fails does not come,
-and the others would wait for minutes. Here it leaves its reason, and all fail at once.
+Orbax has the processes wait for each other when all have written, and again when the first has committed. One that
+fails does not arrive, and the others would wait for minutes. Here it leaves its reason, and all fail at once.
 """
 
 import time
+
+from rvm_jax.distributed.process_group import ProcessGroup
 
 FOLDER = 'rvm/save/'  # keys below it: <save>/<where>/<process>
 FIRST_WAIT, LONGEST_WAIT = 0.02, 1.0  # seconds between looks
@@ -15,20 +17,20 @@ class OtherFailed(OSError):
 
 
 class SaveBarrier:
-    """Meetings of `count` processes, of which this is `index`; all must begin the same saves."""
+    """The barrier of all processes of a group (hosts); all must begin the same saves."""
 
-    def __init__(self, hosts):
+    def __init__(self, hosts: ProcessGroup):
         self._hosts, self._client, self._save = hosts, hosts.client, 0
 
-    def begin(self):
+    def begin(self) -> None:
         """A new save begins; called once the one before has ended here."""
         self._save += 1
-        if self._hosts.is_first and self._save > 2:  # somebody may still look at the one before
+        if self._hosts.is_first and self._save > 2:  # another process may still read the keys of the one before
             self._client.key_value_delete(f'{FOLDER}{self._save - 2}/')
 
-    def wait(self, *, key, timeout_ms):
+    def wait(self, *, key: str, timeout_ms: int) -> None:
         """Wait until all processes are here; Orbax calls it in its own thread. Raises OtherFailed."""
-        del timeout_ms  # the watch ends a wait for a process that is gone
+        del timeout_ms  # the watchdog ends a wait for a process that is gone
         where = key.replace('/', '_')
         self._arrive(where)
         seconds = FIRST_WAIT
@@ -39,7 +41,7 @@ class SaveBarrier:
             time.sleep(seconds)
             seconds = min(2 * seconds, LONGEST_WAIT)
 
-    def fail(self, error):
+    def fail(self, error: OSError) -> None:
         """This process could not save; returns once none is writing any more."""
         if not isinstance(error, OtherFailed):
             self._arrive('failed', (error.strerror or str(error))[:500])
@@ -52,7 +54,7 @@ class SaveBarrier:
 
     def _found(self):
         """{where: {process: text}} of this save."""
-        found = {}
+        found: dict[str, dict[int, str]] = {}
         for key, text in self._client.key_value_dir_get(f'{FOLDER}{self._save}/'):
             _, where, process = key.removeprefix(FOLDER).split('/')
             found.setdefault(where, {})[int(process)] = text

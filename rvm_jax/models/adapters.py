@@ -10,6 +10,7 @@ from flax import nnx
 
 from rvm_jax.errors import UserError
 from rvm_jax.models import derivatives, layers
+from rvm_jax.models.dropout import TrainContext
 
 LAST = 'last'  # the last depth as it is, without adapters
 MOMENTUM = 0.9  # of running statistics
@@ -17,7 +18,7 @@ EPSILON = 1e-5
 STATISTICS = ('mean', 'var')  # names of what a step carries along and never differentiates
 
 
-def tapped_blocks(taps, depth):
+def tapped_blocks(taps: str, depth: int) -> tuple[int, ...]:
     """The blocks, counted from 0, whose outputs a mode takes of an encoder of so many; -1 is the embedding before all.
 
     '4_regular' is the last block of each quarter (12: 2, 5, 8, 11), '3_regular' of each third; '..._and_conv' adds the
@@ -54,7 +55,9 @@ class Adapters(nnx.Module):
         is_attended = aggregator == 'xattn'
         self.attention = DepthAttention(num_depths, width, execution=execution, rngs=rngs) if is_attended else None
 
-    def __call__(self, tapped_JBMD, num_prefix_tokens, learning=None):
+    def __call__(
+        self, tapped_JBMD: jax.Array, num_prefix_tokens: int, learning: TrainContext | None = None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Tokens (B, M, D) and, where `learning`, the running statistics after this batch ({} if there are none)."""
         features_JBND = tapped_JBMD[:, :, num_prefix_tokens:]
         normed_JBND, statistics = self.norm(features_JBND, learning)
@@ -82,7 +85,7 @@ class BatchNorm(nnx.Module):
         self.mean = nnx.BatchStat(jnp.zeros((num_depths, width)))
         self.var = nnx.BatchStat(jnp.ones((num_depths, width)))
 
-    def __call__(self, x_JBND, learning):
+    def __call__(self, x_JBND: jax.Array, learning: TrainContext | None) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Normed (J, B, N, D) and the new {'mean', 'var'} where `learning`, else {}."""
         x_JBND = x_JBND.astype(jnp.float32)
         mean_JD, var_JD, statistics = self.mean[...], self.var[...], {}
@@ -107,7 +110,7 @@ class LayerNorm(nnx.Module):
         self.scale = nnx.Param(jnp.ones((num_depths, width)))
         self.bias = nnx.Param(jnp.zeros((num_depths, width)))
 
-    def __call__(self, x_JBND, learning):
+    def __call__(self, x_JBND: jax.Array, learning: TrainContext | None) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Normed (J, B, N, D) and {}."""
         return _scaled(self, jax.nn.standardize(x_JBND.astype(jnp.float32), epsilon=EPSILON)), {}
 
@@ -129,7 +132,7 @@ class DepthAttention(nnx.Module):
         self.mlp_norm = layers.layer_norm(width, dtype, epsilon=EPSILON, rngs=rngs)
         self.mlp = layers.MLP(width, 4 * width, gelu='erf', rngs=rngs)
 
-    def __call__(self, x_JBND):
+    def __call__(self, x_JBND: jax.Array) -> jax.Array:
         """Returns (B, N, D)."""
         batch = x_JBND.shape[1]
         last = rearrange(x_JBND[-1], 'b n d -> (b n) 1 d')

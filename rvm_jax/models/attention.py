@@ -6,7 +6,10 @@ computes them again going back. 'cudnn' is NVIDIA's fused kernel, 'cudnn_padded'
 cudnn_attention.py), and 'pallas' ours for TPUs, for bfloat16 alone.
 """
 
+from __future__ import annotations
+
 import math
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +20,9 @@ from rvm_jax.errors import UserError
 from rvm_jax.models.cudnn_attention import KEPT, cudnn_attention, padded
 from rvm_jax.models.pallas_attention import pallas_attention
 
+if TYPE_CHECKING:
+    from rvm_jax.models.layers import Execution
+
 LARGE_SCORES = 2**14  # scores of one head above which 'by_head' is faster on a CPU
 SCORES_AT_ONCE = 2**18  # as many heads go together as have this many scores: they fit the cache, the loop stays short
 LONG_KEYS = 128  # keys from which 'pallas' is worth while: its tiles hold as many
@@ -24,7 +30,7 @@ LONG_KEYS = 128  # keys from which 'pallas' is worth while: its tiles hold as ma
 FUSED = {'gpu': ('cudnn', 'cudnn_padded'), 'tpu': ('pallas',)}
 
 
-def attention(query_BQHd, key_BKHd, value_BKHd, execution):
+def attention(query_BQHd: jax.Array, key_BKHd: jax.Array, value_BKHd: jax.Array, execution: Execution) -> jax.Array:
     """Softmax(query . key / sqrt(d)) . value, (B, Q, H, d).
 
     execution.implementation: 'xla', 'by_head', 'cudnn', 'cudnn_padded', 'pallas', or 'auto' for the best that device
@@ -46,7 +52,7 @@ def attention(query_BQHd, key_BKHd, value_BKHd, execution):
     return _xla(query_BQHd, key_BKHd, value_BKHd, execution.precision)
 
 
-def check_device(execution):
+def check_device(execution: Execution) -> None:
     """Raise UserError if a fused kernel is asked for where it does not run."""
     nvidia = ('gpu', 'NVIDIA GPUs')
     homes = {'cudnn': nvidia, 'cudnn_padded': nvidia, 'pallas': ('tpu', 'TPUs from v5 on')}
@@ -62,7 +68,12 @@ def check_device(execution):
         )  # fmt: skip
 
 
-def best(query_BQHd, key_BKHd, value_BKHd, platform):
+def best(
+    query_BQHd: jax.Array | jax.ShapeDtypeStruct,
+    key_BKHd: jax.Array | jax.ShapeDtypeStruct,
+    value_BKHd: jax.Array | jax.ShapeDtypeStruct,
+    platform: str,
+) -> str:
     """What 'auto' takes on a platform for arrays, or shapes, like these."""
     half = all(x.dtype == jnp.bfloat16 for x in (query_BQHd, key_BKHd, value_BKHd))
     fused = FUSED[platform][0] if half and platform in FUSED else None

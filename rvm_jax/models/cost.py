@@ -1,31 +1,37 @@
 """What an architecture costs, from shapes alone: FLOPs of a clip, and parameters.
 
 One multiply-add is 2 FLOPs; matrix products only. Of what trains, training is 3 times the forward pass by convention,
-whatever is recomputed; of what is frozen it is the forward pass. The compiler's own count is no substitute: it counts
-the body of a loop once.
+whatever is recomputed; of what is frozen it is the forward pass. The compiler's own count cannot replace it: it
+counts the body of a loop once.
 """
 
 import functools
 import math
 import re
+from typing import Any
 
 import jax
 from flax import nnx, traverse_util
 
 from rvm_jax.models import build, trainable
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.models.layer_shapes import blocks, frozen_parts, num_taps, tokens
 
+BODY = 'encoder/(?!patch_embed/)'  # kernels of an encoder that every token goes through
 
-def forward_flops(arch, *, num_source, num_target, image_size):
+
+def forward_flops(arch: Architecture, *, num_source: int, num_target: int, image_size: int) -> dict[str, float]:
     """FLOPs of one clip's forward pass by part; the parts do not overlap, so their sum is the whole.
 
     As this model computes it: hidden patches are not embedded (but for target 'mask_token'), and all targets share one
     set of source keys and values. 'encoder_features' is the frozen encoder on whole targets, which a feature loss
     wants; 'decoder_attention' the products of queries, keys and values in the decoder, 'decoder' its other work.
-    Mamba's recurrence is no matrix product and left out: 2 % of such a layer's work.
+    Mamba's recurrence is not a matrix product and left out: 2 % of such a layer's work.
     """
     sizes = {'num_source': num_source, 'num_target': num_target, 'image_size': image_size}
-    flops = {part: 0 for part in (*blocks(arch, **sizes), 'decoder_attention', 'embedder_detokenizer')}
+    flops: dict[str, float] = {
+        part: 0 for part in (*blocks(arch, **sizes), 'decoder_attention', 'embedder_detokenizer')
+    }
     for part, one in blocks(arch, **sizes).items():
         scores = one.passes * sum(map(_score_flops, one.attentions))
         flops['decoder_attention' if part == 'decoder' else part] += scores
@@ -35,13 +41,13 @@ def forward_flops(arch, *, num_source, num_target, image_size):
     return flops
 
 
-def train_flops_by_part(arch, **sizes):
+def train_flops_by_part(arch: Architecture, **sizes: int) -> dict[str, float]:
     """FLOPs of one clip in training by the parts of `forward_flops`: 3 times the forward pass, once what is frozen."""
     frozen = frozen_parts(arch)
     return {part: (1.0 if part in frozen else 3.0) * count for part, count in forward_flops(arch, **sizes).items()}
 
 
-def train_flops(arch, *, num_source, num_target, image_size):
+def train_flops(arch: Architecture, *, num_source: int, num_target: int, image_size: int) -> float:
     """FLOPs of one clip in training, all parts."""
     sizes = {'num_source': num_source, 'num_target': num_target, 'image_size': image_size}
     return sum(train_flops_by_part(arch, **sizes).values())
@@ -58,11 +64,11 @@ def _products(arch, num, num_source, num_target):
     shared = num_target * num.seen if arch.target == 'shared' else 0
     return (
         ('encoder_source', 'encoder/patch_embed/', num_source * num.patches),
-        ('encoder_source', 'encoder/layers/', source),
+        ('encoder_source', BODY, source),
         ('encoder_target', f'{target}/patch_embed/', embedded),
-        ('encoder_target', f'{target}/layers/', seen),
+        ('encoder_target', 'target/layers/' if target == 'target' else BODY, seen),
         ('encoder_features', 'encoder/patch_embed/', whole * num.patches),
-        ('encoder_features', 'encoder/layers/', whole * num.source),
+        ('encoder_features', BODY, whole * num.source),
         ('adapters', 'adapters/mlp/', num_source * num.patches),
         ('adapters', 'adapters/attention/(mlp|attention/(query|out))/', num_source * num.patches),
         ('adapters', 'adapters/attention/attention/(key|value)/', num_taps(arch) * num_source * num.patches),
@@ -77,7 +83,7 @@ def _products(arch, num, num_source, num_target):
 
 
 def _weights(arch, pattern):
-    """Numbers in all kernels whose path begins so; a convolution channel by channel is no product."""
+    """Numbers in all kernels whose path begins so; a convolution of each channel is not a matrix product."""
     return sum(size for path, size in _kernels(arch).items() if re.match(pattern, path) and '/conv/' not in path)
 
 
@@ -91,28 +97,28 @@ def _score_flops(a):
     return 2 * 2 * a.groups * a.queries * a.keys * a.heads * a.head_dim
 
 
-def num_parameters(arch):
+def num_parameters(arch: Architecture) -> int:
     """Parameters of a model, decoder included where it has one; nothing is allocated."""
     return sum(parameter_counts(arch).values())
 
 
-def parameter_counts(arch):
+def parameter_counts(arch: Architecture) -> dict[str, int]:
     """{'trained', 'frozen'}: how many parameters of each; the running statistics of a batch norm are neither."""
     trained, _, frozen = trainable.split(parameters(arch), arch)
     return {'trained': count(trained), 'frozen': count(frozen)}
 
 
 @functools.cache
-def parameters(arch):
+def parameters(arch: Architecture) -> dict[str, Any]:
     """Shapes of a model's parameters, a nested dict."""
     return nnx.to_pure_dict(nnx.state(build.abstract(arch)))
 
 
-def num_bytes(tree):
+def num_bytes(tree: Any) -> int:
     """Bytes of a tree of shapes."""
     return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
-def count(tree):
+def count(tree: Any) -> int:
     """Numbers in a tree of shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))

@@ -10,12 +10,13 @@ moves more memory. It is for versions of JAX with other primitives, and for devi
 import functools
 import inspect
 import math
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-KEPT = 'attention'  # name of what a fused kernel puts out or needs going back, for remat to keep: see layers.Stack
+KEPT = 'attention'  # name of what a fused kernel gives or its backward pass needs, for remat to keep: see layers.Stack
 LENGTHS = 8  # padded lengths are multiples of this
 FORWARD, BACKWARD = '_dot_product_attention_fwd_p_wrapper', '_dot_product_attention_bwd_p_wrapper'
 
@@ -80,13 +81,15 @@ def _unused(query_BQHd):
 
 
 def padded(
-    query_BQHd: jax.Array, key_BKHd: jax.Array, value_BKHd: jax.Array, implementation: str = 'cudnn'
+    query_BQHd: jax.Array, key_BKHd: jax.Array, value_BKHd: jax.Array, implementation: Literal['xla', 'cudnn'] = 'cudnn'
 ) -> jax.Array:
     """The same for arrays padded to multiples of 8 queries and keys; implementation: of `jax.nn`, for tests."""
     num_queries = query_BQHd.shape[1]
     lengths = [jnp.full(len(x), x.shape[1], jnp.int32) for x in (query_BQHd, key_BKHd)]
     out_BQHd = jax.nn.dot_product_attention(
-        *map(_pad, (query_BQHd, key_BKHd, value_BKHd)),
+        _pad(query_BQHd),
+        _pad(key_BKHd),
+        _pad(value_BKHd),
         query_seq_lengths=lengths[0],
         key_value_seq_lengths=lengths[1],
         implementation=implementation,
@@ -98,6 +101,6 @@ def _pad(x_BNHd):
     return jnp.pad(x_BNHd, ((0, 0), (0, -x_BNHd.shape[1] % LENGTHS), (0, 0), (0, 0)))
 
 
-def is_cudnn_output(primitive, *_, **__) -> bool:
-    """A policy of `jax.checkpoint`: what JAX's own forward primitive puts out, which `padded` cannot name, is kept."""
+def is_cudnn_output(primitive: Any, *_: Any, **__: Any) -> bool:
+    """A policy of `jax.checkpoint`: keep the output of JAX's own forward primitive, which `padded` cannot name."""
     return primitive.name.startswith('dot_product_attention_fwd')

@@ -36,15 +36,22 @@ class Decoder(nnx.Module):
         self.detokenizer = layers.Dense(width, patch_size * patch_size * 3, rngs=rngs)
         self.feature_head = layers.Dense(width, input_width, rngs=rngs) if feature_head else None
 
-    def embed(self, tokens):
+    def embed(self, tokens: jax.Array) -> jax.Array:
         """Encoder tokens or core features (..., D) to decoder width (..., E); one layer serves both, as released."""
         return self.embedder(tokens.astype(self.tokens_dtype))
 
-    def __call__(self, tokens_BFME, visible_BFV, deltas_BF, source_BKE, num_patches):
+    def __call__(
+        self,
+        tokens_BFME: jax.Array,
+        visible_BFV: jax.Array,
+        deltas_BF: jax.Array | None,
+        source_BKE: jax.Array,
+        num_patches: int,
+    ) -> tuple[jax.Array, jax.Array | None]:
         """Patches (B, F, N, P*P*3) float32 from embedded target tokens (prefix first, then visible patches).
 
         source_BKE: embedded features of all source frames. deltas_BF in frames, or None: then nothing is added.
-        Beside them what the feature head makes of each patch, (B, F, N, D) float32, or None without one.
+        Also returns what the feature head makes of each patch, (B, F, N, D) float32, or None without one.
         """
         num_prefix = tokens_BFME.shape[2] - visible_BFV.shape[2]
         prefix_BFpE, patches_BFVE = tokens_BFME[:, :, :num_prefix], tokens_BFME[:, :, num_prefix:]
@@ -59,6 +66,6 @@ class Decoder(nnx.Module):
         return self.detokenizer(x_BFNE).astype(jnp.float32), features_BFND
 
 
-def flatten_time(features_BTMD):
+def flatten_time(features_BTMD: jax.Array) -> jax.Array:
     """Features of all source frames as one sequence (B, T*M, D), time outermost."""
     return rearrange(features_BTMD, 'b t m d -> b (t m) d')

@@ -6,15 +6,17 @@ docs/scaling.md. None of it changes a value beyond rounding.
 
 import functools
 import math
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 KEPT = 'kept'  # name of what has passed `kept`
+Arrays = TypeVar('Arrays')  # one array, or a tree of them
 
 
-def kept(x: jax.Array) -> jax.Array:
+def kept(x: Arrays) -> Arrays:
     """x, or a tree of arrays, which remat 'dots' keeps for the backward pass on GPUs: see `layers.Stack`."""
     return checkpoint_name(x, KEPT)
 

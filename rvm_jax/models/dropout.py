@@ -18,13 +18,13 @@ class TrainContext:
     keys_B2: jax.Array
     axes: tuple[str, ...] = dataclasses.field(default=(), metadata={'static': True})
 
-    def fold_in(self, number):
+    def fold_in(self, number: int | jax.Array) -> 'TrainContext':
         """The same with other keys: one number for each place that draws."""
         keys_B2 = jax.vmap(lambda key: jax.random.key_data(jax.random.fold_in(jax.random.wrap_key_data(key), number)))
         return dataclasses.replace(self, keys_B2=keys_B2(self.keys_B2))
 
 
-def dropout(x, rate, learning, *, axes=None):
+def dropout(x: jax.Array, rate: float, learning: TrainContext | None, *, axes: int | None = None) -> jax.Array:
     """Zero a share `rate` of x (B, ...) and scale up the rest; x as it is where nothing learns or rate is 0.
 
     axes: how many axes after B have draws of their own (None: all); the rest is dropped together. For x (B, T, M, D)

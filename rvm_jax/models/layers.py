@@ -1,14 +1,15 @@
 """The pieces every transformer here is made of: dense, attention, MLP, pre-norm blocks, and a scanned stack of them.
 
-Precision follows the data, as in the released code: a `Dense` computes in the dtype of its input, so what the norms
-put out decides what a block computes in. `Precision` names those outputs (RVM, supplement on precision, and the dtypes
-of the released model).
+Precision follows the data, as in the released code: a `Dense` computes in the dtype of its input, so the output
+of the norms decides what a block computes in. `Precision` names those outputs (RVM, supplement on precision, and the
+dtypes of the released model).
 """
 
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,7 +30,7 @@ class Precision:
     """Dtypes of a forward pass; parameters, norm statistics, softmax, loss and the carried state are always float32."""
 
     tokens: jnp.dtype  # residual stream, encoder output, gates
-    block: jnp.dtype  # output of the norms inside blocks, hence matrix products
+    block: jnp.dtype  # output of the norms inside blocks, and so of matrix products
     half_logits: bool  # logits stay in the dtype of query and key, as released; else they are accumulated in float32
     weights: str  # softmax output: 'float32' (released colab) or 'input' (Kauldron)
 
@@ -62,7 +63,7 @@ class Execution:
     gather: Callable | None = None
 
 
-def compiled(method):
+def compiled(method: Callable) -> Callable:
     """Run a method under `jax.jit`, compiled once per structure and shape, so a notebook pays for it only once."""
 
     @functools.partial(jax.jit, static_argnums=0)
@@ -83,9 +84,9 @@ class Dense(nnx.Module):
         self.in_shape, self.out_shape = _as_tuple(in_shape), _as_tuple(out_shape)
         flat = kernel_init(rngs.params(), (math.prod(self.in_shape), math.prod(self.out_shape)), jnp.float32)
         self.kernel = nnx.Param(flat.reshape(*self.in_shape, *self.out_shape))
-        self.bias = nnx.Param(jnp.zeros(self.out_shape)) if use_bias else None
+        self.bias: Any = nnx.Param(jnp.zeros(self.out_shape)) if use_bias else None
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """x (..., *in_shape) -> (..., *out_shape)."""
         leading = x.shape[: x.ndim - len(self.in_shape)]
         inputs, outputs = math.prod(self.in_shape), math.prod(self.out_shape)
@@ -104,7 +105,7 @@ class Attention(nnx.Module):
         self.value = Dense(width, (heads, head_dim), rngs=rngs)
         self.out = Dense((heads, head_dim), width, rngs=rngs)
 
-    def __call__(self, x_BQD, kv_BKD):
+    def __call__(self, x_BQD: jax.Array, kv_BKD: jax.Array) -> jax.Array:
         """Returns (B, Q, D)."""
         query, key, value = kept(self.query(x_BQD)), kept(self.key(kv_BKD)), kept(self.value(kv_BKD))
         return self.out(attention(query, key, value, self.execution))
@@ -118,10 +119,10 @@ class MLP(nnx.Module):
         self.dense_in = Dense(width, hidden, kernel_init=xavier_uniform, rngs=rngs)
         self.dense_out = Dense(hidden, width, kernel_init=xavier_uniform, rngs=rngs)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """x (..., D) -> (..., D)."""
         out = self.dense_out
-        kernel, bias = out.kernel[...].astype(x.dtype), out.bias[...].astype(x.dtype)
+        kernel, bias = (leaf[...].astype(x.dtype) for leaf in (out.kernel, out.bias))
         return gelu_dense(self.dense_in(x), kernel, bias, self.approximate)
 
 
@@ -130,17 +131,18 @@ class LayerNorm(nnx.LayerNorm):
     round the result alone, and NNX its input too. Remat 'dots' keeps mean and deviation.
     """
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:  # type: ignore[override]  # Flax's takes a mask, too
         """x (..., D) -> (..., D)."""
         wide = x.astype(jnp.float32)
         mean, square = wide.mean(-1, keepdims=True), jnp.square(wide).mean(-1, keepdims=True)
         factor = jax.lax.rsqrt(jnp.maximum(0.0, square - jnp.square(mean)) + self.epsilon)
         mean, factor = kept((mean, factor))
         bias = None if self.bias is None else self.bias[...]
-        return scale_and_shift(wide - mean, factor, self.scale[...], bias).astype(self.dtype)
+        scale: Any = self.scale
+        return scale_and_shift(wide - mean, factor, scale[...], bias).astype(self.dtype)
 
 
-def layer_norm(width, dtype, *, epsilon=1e-6, use_bias=True, rngs):
+def layer_norm(width: int, dtype: Any, *, epsilon: float = 1e-6, use_bias: bool = True, rngs: nnx.Rngs) -> LayerNorm:
     """A LayerNorm with its output in dtype."""
     return LayerNorm(width, epsilon=epsilon, use_bias=use_bias, dtype=dtype, rngs=rngs)
 
@@ -155,7 +157,7 @@ class Block(nnx.Module):
         self.mlp_norm = layer_norm(width, dtype, rngs=rngs)
         self.mlp = MLP(width, mlp, gelu=gelu, rngs=rngs)
 
-    def __call__(self, x_BMD):
+    def __call__(self, x_BMD: jax.Array) -> jax.Array:
         """Returns (B, M, D)."""
         y_BMD = self.attention_norm(x_BMD)
         x_BMD = kept(added(x_BMD, self.attention(y_BMD, y_BMD)))
@@ -180,7 +182,7 @@ class CrossBlock(nnx.Module):
         self.attention_norm = layer_norm(width, dtype, rngs=rngs)
         self.attention = Attention(width, heads, head_dim, execution=execution, rngs=rngs)
 
-    def __call__(self, x_BGQD, kv_BKD):
+    def __call__(self, x_BGQD: jax.Array, kv_BKD: jax.Array) -> jax.Array:
         """Returns (B, G, Q, D)."""
         groups = x_BGQD.shape[1]
         x_LQD = rearrange(x_BGQD, 'b g q d -> (b g) q d')  # an axis of size 1 makes XLA turn arrays round on GPUs
@@ -204,21 +206,21 @@ class CrossBlock(nnx.Module):
 class Stack(nnx.Module):
     """Blocks of one shape, parameters stacked on a leading axis and scanned, so compile time ignores depth.
 
-    Going back, remat 'none' keeps all activations and 'full' none of a block's. With 'dots' no product with parameters
-    runs again, and no fused attention. On GPUs that keeps what has passed `kept`: products after their bias, the
-    residual stream, statistics of norms. Elsewhere it keeps the products themselves: on a TPU the other way moves a
-    tenth more memory. Gathered parameters are never kept.
+    For the backward pass, remat 'none' keeps all activations and 'full' keeps none of a block. With 'dots' products
+    with parameters and fused attention do not run again. On GPUs that keeps what has passed `kept`: products after
+    their bias, the residual stream, statistics of norms. Elsewhere it keeps the products themselves: on a TPU the other
+    way moves a tenth more memory. Gathered parameters are never kept.
     """
 
     def __init__(self, make_block, depth, *, execution, rngs):
         self.execution = execution
         self.blocks = nnx.vmap(make_block)(rngs.split(depth))
 
-    def __call__(self, x, *context):
+    def __call__(self, x: jax.Array, *context: Any) -> jax.Array:
         """Apply every block in turn to x; context goes to each of them."""
         return self.fold(lambda block, x, _: (block(x, *context), None), x)[0]
 
-    def tapped(self, x, taps, *context):
+    def tapped(self, x: jax.Array, taps: Sequence[int], *context: Any) -> jax.Array:
         """The outputs of the blocks that taps names, ascending from 0: (len(taps), *x.shape). No other is stored."""
         if self.execution.unroll:
             return self._tapped_inline(x, taps, *context)
@@ -240,7 +242,13 @@ class Stack(nnx.Module):
             outputs.append(x)
         return jnp.stack(outputs)
 
-    def fold(self, apply, carry, per_block=None, blocks=slice(None)):
+    def fold(
+        self,
+        apply: Callable[[Any, Any, Any], tuple[Any, Any]],
+        carry: Any,
+        per_block: Any = None,
+        blocks: slice = slice(None),
+    ) -> tuple[Any, Any]:
         """apply(block, carry, item) -> (carry, out) over a slice of the blocks, with an item for each.
 
         per_block holds the items, with a leading axis of blocks. Returns the last carry and the outs, stacked.

@@ -4,12 +4,14 @@ import jax
 import jax.numpy as jnp
 
 
-def num_visible(num_patches, mask_ratio):
+def num_visible(num_patches: int, mask_ratio: float) -> int:
     """Patches kept, rounded down; 1 - mask_ratio is formed in float64 first, as released, so 250 at 0.9 keep 24."""
     return int(num_patches * (1.0 - mask_ratio))
 
 
-def random_visible(key, batch_shape, num_patches, mask_ratio, *, shared=False):
+def random_visible(
+    key: jax.Array, batch_shape: tuple[int, ...], num_patches: int, mask_ratio: float, *, shared: bool = False
+) -> jax.Array:
     """Draw the patches of each target frame that stay visible.
 
     Returns visible (*batch_shape, V) int32: patch indices in the order they are fed, a fresh draw for every target, or
@@ -22,12 +24,12 @@ def random_visible(key, batch_shape, num_patches, mask_ratio, *, shared=False):
     return jnp.broadcast_to(visible, (*batch_shape, visible.shape[-1]))
 
 
-def take_visible(patches_BNP, visible_BV):
+def take_visible(patches_BNP: jax.Array, visible_BV: jax.Array) -> jax.Array:
     """The visible patches, (..., V, P), in the order of visible."""
     return jnp.take_along_axis(patches_BNP, visible_BV[..., None], axis=-2)
 
 
-def restore_grid(tokens_BVE, visible_BV, filler_E, num_patches):
+def restore_grid(tokens_BVE: jax.Array, visible_BV: jax.Array, filler_E: jax.Array, num_patches: int) -> jax.Array:
     """Put tokens back at their patches and filler at the hidden ones, (..., N, E)."""
     num_tokens = tokens_BVE.shape[-2]
     filler = jnp.broadcast_to(filler_E, (*tokens_BVE.shape[:-2], 1, tokens_BVE.shape[-1]))
@@ -36,7 +38,7 @@ def restore_grid(tokens_BVE, visible_BV, filler_E, num_patches):
     return jnp.take_along_axis(jnp.concatenate([tokens_BVE, filler.astype(tokens_BVE.dtype)], -2), slots[..., None], -2)
 
 
-def hidden_mask(visible_BV, num_patches):
+def hidden_mask(visible_BV: jax.Array, num_patches: int) -> jax.Array:
     """1 where a patch is hidden, 0 where it is seen, (..., N) float32."""
     seen = jnp.zeros((*visible_BV.shape[:-1], num_patches))
     return 1.0 - jnp.put_along_axis(seen, visible_BV, 1.0, axis=-1, inplace=False)

@@ -25,7 +25,9 @@ MEMORY = 64 * 2**20  # bytes of vector memory that a kernel may use; chips befor
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def pallas_attention(query_BQC, key_BKC, value_BKC, head_dim, interpret=False):
+def pallas_attention(
+    query_BQC: jax.Array, key_BKC: jax.Array, value_BKC: jax.Array, head_dim: int, interpret: bool = False
+) -> jax.Array:
     """Softmax(query . key) . value of each head, (B, Q, C); C holds the heads one after the other.
 
     Scale the queries beforehand. interpret runs it on any device, slowly.
@@ -156,8 +158,8 @@ def _weights(query_QC, key_KC, num_keys):
 
 
 def _dot(left, right, axes):
-    contracted = tuple((axis,) for axis in axes)
-    return jax.lax.dot_general(left, right, (contracted, ((), ())), preferred_element_type=jnp.float32)
+    dimensions = ((axes[0],), (axes[1],)), ((), ())
+    return jax.lax.dot_general(left, right, dimensions, preferred_element_type=jnp.float32)
 
 
 def _round_up(number, multiple):

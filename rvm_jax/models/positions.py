@@ -1,6 +1,7 @@
 """Fixed position codes: the sine-cosine table of RVM and how it is resized. NumPy, as constants of the program."""
 
 import functools
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -8,7 +9,7 @@ BASE_GRID = (16, 16)  # the released models' table, resized for every other grid
 
 
 @functools.lru_cache(maxsize=64)
-def sincos_table(num_positions, width):
+def sincos_table(num_positions: int, width: int) -> np.ndarray:
     """Sine and cosine of a one-dimensional position, interleaved over channels, (N, D) float32.
 
     Position p is the flattened grid index (row-major), not a separable 2-D code: that is what was released.
@@ -19,17 +20,17 @@ def sincos_table(num_positions, width):
 
 
 @functools.lru_cache(maxsize=64)
-def resized_sincos_table(grid, width, method, frame=0):
+def resized_sincos_table(grid: tuple[int, int], width: int, method: str, frame: int = 0) -> np.ndarray:
     """The 16x16 table resized to grid (h, w), flattened to (N, D) float32; method as in `resize_grid`.
 
-    frame: positions go on from one frame of a clip to the next.
+    frame: positions continue from one frame of a clip to the next.
     """
     size = BASE_GRID[0] * BASE_GRID[1]
     table_hwD = sincos_table((frame + 1) * size, width)[-size:].reshape(*BASE_GRID, width)
     return resize_grid(table_hwD, grid, method).reshape(-1, width)
 
 
-def resize_grid(table_hwD, grid, method):
+def resize_grid(table_hwD: np.ndarray, grid: tuple[int, int], method: str) -> np.ndarray:
     """Resize a table (h, w, D) to another grid by separable cubic interpolation.
 
     'jax': Keys' kernel with a=-0.5, widened when shrinking (antialias), weights renormalized at the border; equals
@@ -42,7 +43,7 @@ def resize_grid(table_hwD, grid, method):
     return table_hwD.astype(np.float32)
 
 
-def resize_weights(size_in, size_out, method, offset=0.0):
+def resize_weights(size_in: int, size_out: int, method: str, offset: float = 0.0) -> np.ndarray:
     """Weight of each input cell for each output cell along one axis, (out, in), float64.
 
     method as in `resize_grid`, or 'linear': linear and widened when shrinking, as in PyTorch with antialias. The scale
@@ -68,19 +69,19 @@ def _cubic(a, x):
     return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
-KERNELS = {
+KERNELS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     'jax': functools.partial(_cubic, -0.5),
     'torch': functools.partial(_cubic, -0.75),
     'linear': lambda x: np.maximum(1 - x, 0.0),
 }
 
 
-def rope_periods(head_dim, theta):
+def rope_periods(head_dim: int, theta: float) -> tuple[float, ...]:
     """Periods of axial RoPE, theta^(4i/d) for i below d/4, as a tuple."""
     return tuple(float(theta ** (4 * i / head_dim)) for i in range(head_dim // 4))
 
 
-def rope_angles(grid, periods):
+def rope_angles(grid: tuple[int, int], periods: Sequence[float]) -> np.ndarray:
     """Angles of axial RoPE for each patch of grid (h, w), row-major: (N, d) float64, d = 4 * len(periods).
 
     Rows, then columns, are 2 pi / period times a coordinate in (-1, 1), whatever the size of the grid; channels of

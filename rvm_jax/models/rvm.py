@@ -13,6 +13,7 @@ from rvm_jax.errors import UserError
 from rvm_jax.models import masking, patches, targets
 from rvm_jax.models.adapters import tapped_blocks
 from rvm_jax.models.decoder import flatten_time
+from rvm_jax.models.dropout import TrainContext
 from rvm_jax.models.layers import compiled
 
 
@@ -41,26 +42,26 @@ class RVM(nnx.Module):
         self.target, self.decoder = target, decoder
 
     @property
-    def image_size(self):
+    def image_size(self) -> int:
         """Pixels on a side that it is trained at; any size from one patch on works."""
         return self.architecture.image_size
 
     @property
-    def patch_size(self):
+    def patch_size(self) -> int:
         """Pixels on a side of a patch."""
         return self.encoder.patch_size
 
     @property
-    def num_prefix_tokens(self):
+    def num_prefix_tokens(self) -> int:
         """Tokens of a frame that come before its patches (CLS)."""
         return self.encoder.num_prefix_tokens
 
     @property
-    def window(self):
+    def window(self) -> int | None:
         """Frames that a core sees at once if it does not stream, as many as in training; None where it streams."""
         return None if self.core.is_streaming else self.architecture.num_source
 
-    def encode(self, frames_BTHWC, state=None):
+    def encode(self, frames_BTHWC: jax.Array | np.ndarray, state: Any = None) -> tuple[jax.Array, Any]:
         """Features of a video, whole or in pieces: T frames at once equal T calls that carry the state.
 
         frames: uint8, or float in [0, 1]. Returns features (B, T, M, D) float32, M = prefix tokens + h*w with CLS
@@ -68,7 +69,7 @@ class RVM(nnx.Module):
         A core that is not streaming (self_attention) carries nothing: each call is a window by itself.
         """
         frames_BTHWC = self._checked(frames_BTHWC, 'frames', 'B, T, H, W, 3')
-        h, w = patches.grid_size(*frames_BTHWC.shape[2:4], self.patch_size)
+        h, w = patches.grid_size(*frames_BTHWC.shape[2:4], patch_size=self.patch_size)
         tokens_MD = jax.ShapeDtypeStruct((self.num_prefix_tokens + h * w, self.encoder.width), jnp.float32)
         first_state = self.core.init_state(len(frames_BTHWC), tokens_MD)
         if state is not None and jax.tree.map(jnp.shape, state) != jax.tree.map(jnp.shape, first_state):
@@ -79,17 +80,27 @@ class RVM(nnx.Module):
             )
         return self._encode(frames_BTHWC, first_state if state is None else state)
 
-    def reconstruct(self, source, target, deltas, visible=None, key=None, learning=None):
+    def reconstruct(
+        self,
+        source: jax.Array | np.ndarray,
+        target: jax.Array | np.ndarray,
+        deltas: jax.Array | np.ndarray | None,
+        visible: jax.Array | np.ndarray | None = None,
+        key: jax.Array | None = None,
+        learning: TrainContext | None = None,
+    ) -> Reconstruction:
         """Rebuild masked target frames from source frames.
 
         source (B, T, H, W, 3), target (B, F, H, W, 3): uint8, or float in [0, 1]. deltas (B, F) int: frames from
         source to target, or None to add nothing. visible (B, F, V) int: patches kept, in the order they are fed;
-        without it they are drawn by key (the same draw every time if there is no key either). learning: given in
+        without it they are drawn by key (without a key, the same draw every time). learning: given in
         training alone, see dropout.py.
         Raises UserError for other shapes, and if the weights came without a decoder.
         """
         if self.decoder is None:
-            raise UserError('reconstruct', 'these weights have no decoder', 'load a file that has the decoder keys')
+            raise UserError(
+                'reconstruct', 'these weights do not have a decoder', 'load a file that has the decoder keys'
+            )
         source = self._checked(source, 'source', 'B, T, H, W, 3')
         target = self._checked(target, 'target', 'B, F, H, W, 3')
         height, width = target.shape[2:4]
@@ -111,14 +122,14 @@ class RVM(nnx.Module):
             visible = _checked_integers(visible, 'visible', target.shape[:2], 'B, F, V')
         return self._reconstruct(source, target, deltas, visible, learning)
 
-    def random_visible(self, key, target_shape):
+    def random_visible(self, key: jax.Array, target_shape: tuple[int, ...]) -> jax.Array:
         """Draw the patches (B, F, V) that stay visible of targets (B, F, H, W, 3), at this model's mask ratio."""
         height, width = target_shape[2:4]
         num_patches = (height // self.patch_size) * (width // self.patch_size)
         arch = self.architecture
         return masking.random_visible(key, target_shape[:2], num_patches, arch.mask_ratio, shared=arch.shared_mask)
 
-    def step(self, frame_BHWC, state=None):
+    def step(self, frame_BHWC: jax.Array | np.ndarray, state: Any = None) -> tuple[jax.Array, Any]:
         """One frame of a stream: features (B, M, D) and the next state. UserError if the core is not streaming."""
         if not self.core.is_streaming:
             core = self.architecture.core
@@ -126,11 +137,11 @@ class RVM(nnx.Module):
         features_BTMD, state = self.encode(frame_BHWC[:, None], state)
         return features_BTMD[:, 0], state
 
-    def image_features(self, frames_BFHWC):
+    def image_features(self, frames_BFHWC: jax.Array) -> jax.Array:
         """Patches of frames in [0, 1] after the encoder's final norm, each frame by itself, (B, F, N, D)."""
         return self.image_tokens(frames_BFHWC, self.encoder.num_layers)[:, :, self.num_prefix_tokens :]
 
-    def image_tokens(self, frames_BTHWC, block):
+    def image_tokens(self, frames_BTHWC: jax.Array, block: int) -> jax.Array:
         """Tokens of frames in [0, 1] after so many blocks of the encoder, each frame by itself, (B, T, M, D).
 
         block 0 gives the embeddings. The encoder's final norm comes after all of its blocks, not after fewer.
@@ -139,7 +150,7 @@ class RVM(nnx.Module):
         tokens_KMD = self.encoder.tapped(pixels, (block - 1,), is_normed=block == self.encoder.num_layers)[0]
         return rearrange(tokens_KMD, '(b t) m d -> b t m d', b=len(frames_BTHWC))
 
-    def core_tokens(self, frames_BTHWC, state, block):
+    def core_tokens(self, frames_BTHWC: jax.Array, state: Any, block: int) -> tuple[jax.Array, Any]:
         """Tokens of frames in [0, 1] after so many blocks within the core, (B, T, M, D), and its next state.
 
         block 0 gives what the core reads. For cores whose `scan` knows blocks.
@@ -159,14 +170,14 @@ class RVM(nnx.Module):
 
     def _tokens(self, pixels_BTHWC, learning):
         """What the core reads, (B, T, M, D), and running statistics."""
-        if self.architecture.encoder == 'vit' and not self.core.is_streaming:
+        if not self.architecture.is_frozen and not self.core.is_streaming:
             return self.encoder.encode_clip(pixels_BTHWC), ()
         batch, statistics = len(pixels_BTHWC), ()
         pixels = self._encoder_input(rearrange(pixels_BTHWC, 'b t h w c -> (b t) h w c'))
-        if self.architecture.encoder == 'vit':
-            tokens = self.encoder(pixels)
-        else:
+        if self.architecture.is_frozen:
             tokens, statistics = self._frozen_tokens(pixels, learning)
+        else:
+            tokens = self.encoder(pixels)
         return rearrange(tokens, '(b t) m d -> b t m d', b=batch), statistics
 
     def _frozen_tokens(self, pixels_BHWC, learning):
@@ -179,7 +190,7 @@ class RVM(nnx.Module):
 
     def _encoder_input(self, pixels):
         """Pixels in [0, 1] as the encoder wants them."""
-        if self.architecture.encoder == 'vit':
+        if not any(self.encoder.mean) and set(self.encoder.std) == {1.0}:
             return pixels
         return (pixels - jnp.asarray(self.encoder.mean)) / jnp.asarray(self.encoder.std)
 
@@ -187,7 +198,7 @@ class RVM(nnx.Module):
     def _reconstruct(self, source_BTHWC, target_BFHWC, deltas_BF, visible_BFV, learning):
         features_BTMD, _, statistics = self._features(source_BTHWC, None, learning)
         target_BFHWC = to_unit_range(target_BFHWC)
-        grid = patches.grid_size(*target_BFHWC.shape[2:4], self.patch_size)
+        grid = patches.grid_size(*target_BFHWC.shape[2:4], patch_size=self.patch_size)
         patches_BFNP, predicted_BFND = self.decoder(
             self._target_tokens(target_BFHWC, visible_BFV),
             visible_BFV,
@@ -229,6 +240,6 @@ def _checked_integers(values, name, leading, axes):
     return jnp.asarray(values)
 
 
-def to_unit_range(frames):
+def to_unit_range(frames: jax.Array) -> jax.Array:
     """uint8 pixels to float32 in [0, 1]; floats are taken to be there already."""
     return frames.astype(jnp.float32) / 255 if frames.dtype == jnp.uint8 else frames.astype(jnp.float32)

@@ -1,5 +1,8 @@
 """Visible target patches to tokens for the decoder; no hidden pixel is read on any path."""
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from einops import rearrange
@@ -8,7 +11,9 @@ from flax import nnx
 from rvm_jax.models import layers, masking, patches, positions
 
 
-def fold_frames(encode, target_BFHWC, visible_BFV):
+def fold_frames(
+    encode: Callable[[jax.Array, jax.Array], jax.Array], target_BFHWC: jax.Array, visible_BFV: jax.Array
+) -> jax.Array:
     """encode(pixels_BHWC, visible_BV) -> tokens_BMD for each target frame by itself, (B, F, M, D).
 
     Frames are folded into the batch: a target sees neither the source nor another target here.
@@ -36,7 +41,7 @@ class LightTarget(nnx.Module):
         self.layers = layers.Stack(make_block, depth, execution=execution, rngs=rngs)
         self.norm = layers.layer_norm(width, self.tokens_dtype, rngs=rngs)
 
-    def __call__(self, pixels_BHWC, visible_BV):
+    def __call__(self, pixels_BHWC: jax.Array, visible_BV: jax.Array) -> jax.Array:
         """Tokens (B, 1+V, E) of frames in [0, 1]."""
         patches_BNP = patches.to_patches(pixels_BHWC, self.patch_size)
         table_NE = jnp.asarray(positions.sincos_table(patches_BNP.shape[1], self.width))
@@ -58,7 +63,7 @@ class FrozenTarget(nnx.Module):
         self.is_masked, self.tokens_dtype = is_masked, execution.precision.tokens
         self.embedder = layers.Dense(input_width, width, rngs=rngs)
 
-    def __call__(self, encoder, pixels_BHWC, visible_BV):
+    def __call__(self, encoder: Any, pixels_BHWC: jax.Array, visible_BV: jax.Array) -> jax.Array:
         """Tokens (B, prefix+V, E) of frames as the encoder wants them."""
         encode = encoder.encode_masked if self.is_masked else encoder.encode_visible
         return self.embedder(jax.lax.stop_gradient(encode(pixels_BHWC, visible_BV)).astype(self.tokens_dtype))

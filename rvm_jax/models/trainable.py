@@ -1,57 +1,47 @@
 """Which parameters train. Frozen is a choice made here, by path, and not a kind of model."""
 
-from typing import NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import traverse_util
 
-from rvm_jax.conversion import frozen, mapping
-from rvm_jax.conversion.mapping import path_name
 from rvm_jax.models.adapters import STATISTICS
+from rvm_jax.models.architecture import Architecture
+from rvm_jax.models.layers import Precision
+from rvm_jax.models.param_names import path_name
+
+Tree = dict[str, Any]  # nested, of arrays or of their shapes
 
 
-class FrozenEncoder(NamedTuple):
-    """The weights that a run does not train, on the host: {} and '' where it trains all."""
-
-    named: dict
-    fingerprint: str
-
-    def placed(self, abstract_frozen):
-        """Them on the devices, as the programs want them."""
-        return place(mapping.fill(abstract_frozen, self.named), abstract_frozen)
-
-
-def frozen_encoder(config):
-    """Read the encoder that a config freezes; UserError if it is not there, or is another."""
-    return FrozenEncoder(*frozen.read_weights(config, frozen.architecture(config)))
-
-
-def split(tree, arch):
+def split(tree: Tree, arch: Architecture) -> tuple[Tree, Tree, Tree]:
     """A model's parameters as (trained, statistics, frozen): nested dicts that `joined` puts together again.
 
     Frozen is everything under 'encoder' where the architecture names an imported one.
     """
-    trained, statistics, held = {}, {}, {}
+    trained: Tree = {}
+    statistics: Tree = {}
+    held: Tree = {}
     for path, leaf in traverse_util.flatten_dict(tree).items():
         if arch.is_frozen and path[0] == 'encoder':
             held[path] = leaf
         else:
             (statistics if path[-1] in STATISTICS else trained)[path] = leaf
-    return tuple(map(traverse_util.unflatten_dict, (trained, statistics, held)))
+    unflatten = traverse_util.unflatten_dict
+    return unflatten(trained), unflatten(statistics), unflatten(held)
 
 
-def joined(*trees):
+def joined(*trees: Tree) -> Tree:
     """Nested dicts of different leaves as one."""
     return traverse_util.unflatten_dict({p: x for tree in trees for p, x in traverse_util.flatten_dict(tree).items()})
 
 
-def of_model(state, held):
+def of_model(state: Tree, held: Tree) -> Tree:
     """All parameters of the model of a train state."""
     return joined(state['params'], state.get('statistics', {}), held)
 
 
-def stored(held, precision):
+def stored(held: Tree, precision: Precision) -> Tree:
     """Shapes of frozen parameters with the dtype that they are kept in.
 
     Where all products are in bfloat16 the kernels are kept so: they are only ever multiplied, and rounded before.
@@ -65,7 +55,7 @@ def stored(held, precision):
     return jax.tree_util.tree_map_with_path(leaf, held)
 
 
-def place(arrays, abstract):
+def place(arrays: Tree, abstract: Tree) -> Tree:
     """Whole arrays of this process on its devices, in the dtype and where `abstract` says; each gives its part.
 
     arrays may lack some of the entries at the top of `abstract`.

@@ -6,15 +6,18 @@ norms keep less than is counted here. For a GPU and remat 'dots' see `of_batch`.
 
 import jax.numpy as jnp
 
+from rvm_jax.models.architecture import Architecture
+from rvm_jax.models.block_shapes import Blocks
 from rvm_jax.models.cores.selective_scan import AT_ONCE
 from rvm_jax.models.layer_shapes import blocks, frozen_parts
+from rvm_jax.models.layers import Execution
 
 # Fitted to the programs of benchmarks/accelerators.json for H100s: what is live at most, beside what is kept.
 KEPT_ON_GPU = 1.12
 RECURRENCE_ON_GPU = 0.5  # of the arrays of one Mamba layer
 
 
-def of_batch(arch, execution, clips, **sizes):
+def of_batch(arch: Architecture, execution: Execution, clips: int, **sizes: int) -> float:
     """Bytes that so many clips take at most: what is kept of them, and all of the one layer that is worked on, as one
     that is recomputed or one of a frozen encoder.
 
@@ -40,7 +43,7 @@ def of_batch(arch, execution, clips, **sizes):
     return waiting + max(at_work.values(), default=0)
 
 
-def kept_of_clip(arch, execution, *, num_source, num_target, image_size):
+def kept_of_clip(arch: Architecture, execution: Execution, *, num_source: int, num_target: int, image_size: int) -> int:
     """Bytes that wait for the backward pass: what it reads of every block that trains under the remat policy, and
     frames as float32 pixels and patches.
     """
@@ -53,13 +56,13 @@ def kept_of_clip(arch, execution, *, num_source, num_target, image_size):
     return size + sum(one.passes * size_of(one, execution) for one in found.values())
 
 
-def of_frozen_clip(arch, execution, **sizes):
+def of_frozen_clip(arch: Architecture, execution: Execution, **sizes: int) -> int:
     """Bytes that the frozen encoder writes for one clip, block after block."""
     found = _found(arch, sizes)
     return sum(found[part].passes * forward(found[part], execution) for part in frozen_parts(arch))
 
 
-def memories_of_clip(arch, **sizes):
+def memories_of_clip(arch: Architecture, **sizes: int) -> int:
     """Bytes of what Mamba carries from frame to frame, of all frames and layers together; 0 for another core."""
     found = [one for one in _found(arch, sizes).values() if one.recurrence]
     return sum(one.passes * one.tokens * _memory_of_token(one.recurrence) for one in found)
@@ -69,7 +72,7 @@ def _found(arch, sizes):
     return {part: one for part, one in blocks(arch, **sizes).items() if one.passes}
 
 
-def saved_bytes(part, execution):
+def saved_bytes(part: Blocks, execution: Execution) -> int:
     """All that differentiation keeps of a block: per norm three float32 arrays and its output; queries, keys, values
     and the attention's output; six arrays of the MLP's width, from the GELU; scores and weights with 'xla'. Of Mamba:
     see `_recurrence`.
@@ -81,7 +84,7 @@ def saved_bytes(part, execution):
     return size + _scores(part, execution) + _recurrence(part, execution)
 
 
-def remat_bytes(part, execution):
+def remat_bytes(part: Blocks, execution: Execution) -> int:
     """What remat keeps of a block: its input, and with 'dots' also the products with parameters."""
     size = part.tokens * part.width * jnp.dtype(execution.precision.tokens).itemsize
     if execution.remat == 'dots':
@@ -92,7 +95,7 @@ def remat_bytes(part, execution):
     return size
 
 
-def forward(part, execution):
+def forward(part: Blocks, execution: Execution) -> int:
     """What a block that is not differentiated writes: outputs of its norms and halves, queries, keys, values and the
     attention's output, the MLP's hidden layer, queries and keys twice more in float32 with RoPE, but not on a GPU,
     where it is part of other programs; scores with 'xla'.

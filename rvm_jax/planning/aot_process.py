@@ -10,6 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from rvm_jax.errors import UserError
 from rvm_jax.planning.topology import parse
@@ -27,7 +30,7 @@ LIBRARIES = ('nvidia-cudnn-cu13', 'nvidia-cublas', 'nvidia-cuda-nvrtc', 'nvidia-
              'nvidia-cuda-nvcc')  # fmt: skip
 
 
-def compile_ahead(config, topology, label):
+def compile_ahead(config: ConfigDict, topology: str, label: str) -> dict[str, Any]:
     """Compile config's train step for a topology; returns what `aot.compile_step` does.
 
     label says what on the progress line. Raises UserError for a topology or config that cannot be, if packages lack,
@@ -68,13 +71,13 @@ def _check_packages(topology, platform):
         )  # fmt: skip
 
 
-def missing_packages():
+def missing_packages() -> list[str]:
     """Names of the packages that compiling for GPUs lacks here."""
     installed = {found.name.lower().replace('_', '-') for found in importlib.metadata.distributions()}
     return [name for name in (*PLUGIN, *LIBRARIES) if name not in installed]
 
 
-def environment(platform, as_training=False):
+def environment(platform: str, as_training: bool = False) -> dict[str, str]:
     """Environment variables of a process that compiles for 'tpu' or 'gpu': ours with what its compiler wants.
 
     as_training: with the effort and the stack that training compiles with. For GPUs it is always so.

@@ -19,13 +19,13 @@ GIB = 2**30
 
 
 class Chip(NamedTuple):
-    """device_kind as JAX calls it; memory in bytes; rates in bytes a second; the last two of a whole host."""
+    """device_kind as JAX calls it; memory in bytes; rates in bytes per second; the last two of a whole host."""
 
     device_kind: str
     memory: float
     memory_rate: float
     link_rate: float  # what one chip receives over all its links from its slice (TPU) or host (GPU)
-    network_rate: float  # what one GPU receives from other hosts; within a slice of TPUs there is no such border
+    network_rate: float  # what one GPU receives from other hosts; a slice of TPUs has one network
     host_chips: int
     host_cores: int
 
@@ -44,29 +44,29 @@ SHARE = 0.75  # of a GPU's memory that JAX takes unless XLA_PYTHON_CLIENT_MEM_FR
 CLIPS_A_CORE = {'video of GOP 32': 38, 'JPEG shards': 280}  # 256 pixels, 8 frames a clip; measured on one vCPU
 
 
-def find(name):
+def find(name: str) -> Chip:
     """The Chip that a user names; raises UserError with the names there are."""
     if name not in CHIPS:
-        raise UserError(f'--device {name}', 'there are no figures for it', f'take one of {", ".join(CHIPS)}')
+        raise UserError(f'--device {name}', 'is not a device with known figures', f'take one of {", ".join(CHIPS)}')
     return CHIPS[name]
 
 
-def of_kind(device_kind):
+def of_kind(device_kind: str) -> Chip | None:
     """The Chip that JAX calls so, or None."""
     return next((chip for chip in CHIPS.values() if chip.device_kind == device_kind), None)
 
 
-def platform(chip):
+def platform(chip: Chip) -> str:
     """'tpu' or 'gpu', as JAX names them."""
     return 'tpu' if chip.device_kind.startswith('TPU') else 'gpu'
 
 
-def available(chip):
+def available(chip: Chip) -> float:
     """Bytes of a chip's memory that a program may use."""
     share = float(os.environ.get('XLA_PYTHON_CLIENT_MEM_FRACTION') or SHARE) if platform(chip) == 'gpu' else 1
     return share * chip.memory
 
 
-def slices(chip, devices):
+def slices(chip: Chip | None, devices: int) -> int:
     """How many slices JAX takes so many devices for: a slice of TPUs is one, of GPUs each host is one."""
     return 1 if chip is None or platform(chip) == 'tpu' else math.ceil(devices / chip.host_chips)

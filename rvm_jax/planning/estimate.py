@@ -10,10 +10,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh
+from ml_collections import ConfigDict
 
-from rvm_jax.conversion import frozen
 from rvm_jax.models import build, cost, trainable
+from rvm_jax.models.architecture import Architecture
+from rvm_jax.models.catalog import core_class
 from rvm_jax.models.layer_shapes import frozen_parts
+from rvm_jax.models.layers import Execution
 from rvm_jax.planning import activations, chips
 from rvm_jax.training import sharding
 from rvm_jax.training.optimizer import make_optimizer
@@ -39,15 +42,14 @@ STATE_PASSES = 8  # AdamW: weights, gradients and two moments read, three of the
 PASSES_OF_GATHERED, PASSES_OF_SCATTERED = 1, 3
 
 
-def clip(config):
+def clip(config: ConfigDict) -> dict[str, int]:
     """The sizes of a clip, as the functions of cost.py want them."""
     data = config.data
     return {'num_source': data.num_source, 'num_target': data.num_target, 'image_size': data.image_size}
 
 
-def flops_by_part(config):
+def flops_by_part(config: ConfigDict, arch: Architecture) -> dict[str, float]:
     """{'encoder', 'core', 'decoder'}, and 'adapters' and 'target' where there are any: FLOPs of a clip in training."""
-    arch = frozen.architecture(config)
     flops = cost.train_flops_by_part(arch, **clip(config))
     light = flops.pop('encoder_target') if arch.target == 'light_target' else 0.0
     whole = {
@@ -60,7 +62,7 @@ def flops_by_part(config):
     return {part: count for part, count in whole.items() if count or part not in ('adapters', 'target')}
 
 
-def execution_of(config, platform):
+def execution_of(config: ConfigDict, platform: str) -> Execution:
     """The Execution of a config on 'gpu' or 'tpu', with attention 'xla' where no fused kernel takes its precision."""
     execution = build.execution(config.model, platform)
     precision = execution.precision
@@ -68,17 +70,18 @@ def execution_of(config, platform):
     return execution if is_fused else dataclasses.replace(execution, implementation='xla')
 
 
-def mesh_sizes(config, devices, slices=1):
+def mesh_sizes(config: ConfigDict, devices: int, slices: int = 1) -> tuple[int, int]:
     """(data, fsdp) of a config on so many devices; raises UserError if they or the batch do not divide.
 
     slices: see `chips.slices`; weights are never split across them.
     """
     sizes = sharding.mesh_sizes(config.mesh, devices, slices)
     sharding.check_batch(devices, config.batch_size)
-    return tuple(sizes.values())
+    data, fsdp = sizes.values()
+    return data, fsdp
 
 
-def memory(config, platform, devices, slices=1):
+def memory(config: ConfigDict, arch: Architecture, platform: str, devices: int, slices: int = 1) -> dict[str, float]:
     """Bytes on one device by part: 'weights', 'gradients', 'optimizer' as the mesh splits them, 'activations'.
 
     On an H100 within 15 % of the compiler's, see tests/planning/test_estimate.py, with remat 'dots'; on a CPU within
@@ -86,7 +89,7 @@ def memory(config, platform, devices, slices=1):
     with fused attention the most).
     """
     sizes = mesh_sizes(config, devices, slices)
-    arch, execution = frozen.architecture(config), execution_of(config, platform)
+    execution = execution_of(config, platform)
     trained, statistics, held = trainable.split(cost.parameters(arch), arch)
     held = trainable.stored(held, execution.precision)
     opt_state = jax.eval_shape(make_optimizer(config.optim, config.steps).init, trained)
@@ -103,12 +106,12 @@ def memory(config, platform, devices, slices=1):
     }
 
 
-def traffic(config, platform, devices, slices=1):
+def traffic(config: ConfigDict, arch: Architecture, platform: str, devices: int, slices: int = 1) -> float:
     """Bytes that a step reads from and writes to one device's main memory; see the constants above.
 
     On H100s within 15 % of what is counted in compiled programs, see tests/planning/test_estimate.py.
     """
-    arch, execution = frozen.architecture(config), execution_of(config, platform)
+    execution = execution_of(config, platform)
     clips = config.batch_size // devices
 
     def kept(implementation):
@@ -118,8 +121,8 @@ def traffic(config, platform, devices, slices=1):
     passes, fused, again = PASSES[platform], kept('auto'), execution.remat != 'none'
     scores = kept('xla') - fused if execution.implementation == 'xla' else 0
     trained, held = weight_bytes(arch, execution)
-    state = STATE_PASSES * memory(config, platform, devices, slices)['optimizer'] / 2 + (2 + again) * trained
-    gathered, scattered = travelling(config, devices, slices)
+    state = STATE_PASSES * memory(config, arch, platform, devices, slices)['optimizer'] / 2 + (2 + again) * trained
+    gathered, scattered = travelling(config, arch, devices, slices)
     between = PASSES_OF_GATHERED * gathered + PASSES_OF_SCATTERED * scattered if platform == 'gpu' else 0
     return (
         (passes.kept + passes.again[execution.remat]) * fused
@@ -132,7 +135,7 @@ def traffic(config, platform, devices, slices=1):
     )
 
 
-def weight_bytes(arch, execution):
+def weight_bytes(arch: Architecture, execution: Execution) -> tuple[int, int]:
     """Bytes of all weights that train, and of the frozen ones, as they are multiplied and travel: see
     `sharding.make_gather`.
     """
@@ -142,7 +145,7 @@ def weight_bytes(arch, execution):
     return cost.num_bytes(trained) // (2 if half else 1), cost.num_bytes(trainable.stored(held, precision))
 
 
-def travelling(config, devices, slices=1):
+def travelling(config: ConfigDict, arch: Architecture, devices: int, slices: int = 1) -> tuple[float, float]:
     """(bytes of weights gathered, bytes of gradients scattered) in a step where weights are split, (0, 0) elsewhere.
 
     Split weights are gathered forward and back and their gradients scattered, each time that a part is used: the
@@ -151,19 +154,19 @@ def travelling(config, devices, slices=1):
     """
     if mesh_sizes(config, devices, slices)[1] == 1:
         return 0, 0
-    arch, execution = frozen.architecture(config), build.execution(config.model)
+    execution = build.execution(config.model)
     trained, held = weight_bytes(arch, execution)
     counts = {part: cost.num_bytes(tree) for part, tree in trainable.split(cost.parameters(arch), arch)[0].items()}
     whole = sum(counts.values())
     if config.mesh.sharded != 'params':
         return whole, whole
     uses = {'encoder': 2 if arch.target == 'shared' else 1}
-    uses['core'] = config.data.num_source if arch.core == 'rvmrnn' else 1
+    uses['core'] = core_class(arch.core).shapes(arch, config.data.num_source, 1).passes // max(arch.core_layers, 1)
     scattered = sum(uses.get(part, 1) * size for part, size in counts.items())
     return 2 * scattered * trained / whole + len(frozen_parts(arch)) * held, scattered
 
 
-def link_seconds(config, chip, devices):
+def link_seconds(config: ConfigDict, arch: Architecture, chip: chips.Chip, devices: int) -> float:
     """Seconds that a step's collectives take at the full rates of all of a chip's links, were nothing else to do.
 
     What is `travelling`, and what is left of each gradient, which is summed over 'data', within each slice before
@@ -171,8 +174,8 @@ def link_seconds(config, chip, devices):
     """
     slices = chips.slices(chip, devices)
     data, fsdp = mesh_sizes(config, devices, slices)
-    gathered, scattered = travelling(config, devices, slices)
-    near, arch = data // slices, frozen.architecture(config)
+    gathered, scattered = travelling(config, arch, devices, slices)
+    near = data // slices
     part = cost.num_bytes(trainable.split(cost.parameters(arch), arch)[0]) / fsdp
     within = (gathered + scattered) * (1 - 1 / fsdp) + 2 * part * (1 - 1 / near)
     across = 2 * part / near * (1 - 1 / slices)

@@ -1,9 +1,12 @@
 """From what a step needs to what a run takes: seconds by resource, which of them binds, days, cores, and what fits."""
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from ml_collections import ConfigDict
 
 from rvm_jax.errors import UserError
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.planning import chips, estimate
 from rvm_jax.planning.topology import parse
 from rvm_jax.training import hardware
@@ -16,9 +19,10 @@ SCALED_DOUBT = 1.15  # one that is scaled to what the compiler said of a similar
 class Forecast(NamedTuple):
     """One recipe in one place. Bytes are those of one device and, like seconds and FLOPs, of one step."""
 
-    config: object
+    config: ConfigDict
+    arch: Architecture
     place: str
-    chip: chips.Chip | None  # None: a kind of device that there are no figures for
+    chip: chips.Chip | None  # None: the figures of this kind of device are not known
     device_kind: str
     devices: int
     slices: int  # that the devices come in, see `topology.Topology`
@@ -31,26 +35,26 @@ class Forecast(NamedTuple):
     remedies: tuple = ()
 
     @property
-    def needs(self):
+    def needs(self) -> float:
         """Bytes in all."""
         return sum(self.parts.values())
 
     @property
-    def fits(self):
+    def fits(self) -> str:
         """'yes', 'no', or 'maybe': the compiler's word, or the estimate with its doubt."""
         if self.has is None:
-            return 'yes'  # compiled for a device that there are no figures for
-        doubt = DOUBT[chips.platform(self.chip)] if self.compile_seconds is None else 1
+            return 'yes'  # compiled for a device whose figures are not known
+        doubt = DOUBT[chips.platform(self.chip)] if self.chip and self.compile_seconds is None else 1
         return 'yes' if self.needs * doubt <= self.has else 'maybe' if self.needs <= self.has else 'no'
 
-    def step_seconds(self, utilization):
+    def step_seconds(self, utilization: float) -> float:
         """A step at this share of the peak FLOP/s, or what memory and links at their peaks leave of it.
 
         Input is not in it: it can be bought separately, see `cores`.
         """
         return max(self._limits(utilization).values())
 
-    def binds(self, utilization):
+    def binds(self, utilization: float) -> str:
         """What decides `step_seconds`: 'compute', 'memory' or 'links'."""
         limits = self._limits(utilization)
         return max(limits, key=limits.get)
@@ -59,31 +63,33 @@ class Forecast(NamedTuple):
         seconds = self.seconds
         return {'compute': seconds['compute'] / utilization, 'memory': seconds['memory'], 'links': seconds['links']}
 
-    def days(self, utilization):
+    def days(self, utilization: float) -> float:
         """Days for all steps of the recipe."""
         return self.config.steps * self.step_seconds(utilization) / 86400
 
-    def cores(self, utilization):
+    def cores(self, utilization: float) -> dict[str, int]:
         """{form of the data: host cores that keep up with the step}."""
         rate = self.config.batch_size / self.step_seconds(utilization)
         return {form: math.ceil(rate / clips) for form, clips in chips.CLIPS_A_CORE.items()}
 
     @property
-    def host_cores(self):
+    def host_cores(self) -> int:
         """Cores of all hosts of these devices."""
-        return round(self.devices * self.chip.host_cores / self.chip.host_chips)
+        chip: Any = self.chip
+        return round(self.devices * chip.host_cores / chip.host_chips)
 
 
-def estimated(config, name, devices):
+def estimated(config: ConfigDict, arch: Architecture, name: str, devices: int) -> Forecast:
     """The Forecast for so many devices of a kind in `chips.CHIPS`, from shapes alone."""
     chip = chips.find(name)
     slices = chips.slices(chip, devices)
-    where = chips.platform(chip), devices, slices
+    where = arch, chips.platform(chip), devices, slices
     parts, moved = estimate.memory(config, *where), estimate.traffic(config, *where)
-    seconds = _seconds(config, chip, devices, moved, estimate.link_seconds(config, chip, devices))
+    seconds = _seconds(config, arch, chip, devices, moved, estimate.link_seconds(config, arch, chip, devices))
     place = f'{devices} x {name}'
     forecast = Forecast(
         config,
+        arch,
         place,
         chip,
         chip.device_kind,
@@ -99,27 +105,27 @@ def estimated(config, name, devices):
     return forecast._replace(remedies=remedies(forecast))
 
 
-def compiled(config, topology, outcome):
+def compiled(config: ConfigDict, arch: Architecture, topology: str, outcome: dict[str, Any]) -> Forecast:
     """The Forecast from what `aot.compile_step` found."""
     found, place = outcome.get('compiled') or outcome['shortage'], parse(topology)
     chip, devices = chips.of_kind(found['device_kind']), found['devices']
-    whole = estimate.memory(config, place.platform, devices, place.slices)
+    whole = estimate.memory(config, arch, place.platform, devices, place.slices)
     parts = {part: whole[part] for part in ('weights', 'optimizer')}
     if 'compiled' in outcome:
         parts['activations, gradients, program'] = found['needs'] - sum(parts.values())
         moved, has = found['traffic'], chip and chips.available(chip)
-        seconds = _seconds(config, chip, devices, moved, _links(chip, found['collectives'])) if chip else {}
+        seconds = _seconds(config, arch, chip, devices, moved, _links(chip, found['collectives'])) if chip else {}
     else:
         parts['activations, gradients, program'] = found['needs']
         moved, has, seconds = 0, found['has'], {}
     forecast = Forecast(
-        config, topology, chip, found['device_kind'], devices, place.slices, parts, has, seconds,
+        config, arch, topology, chip, found['device_kind'], devices, place.slices, parts, has, seconds,
         found.get('collectives', {}), moved, found['seconds'],
     )  # fmt: skip
     return forecast._replace(remedies=remedies(forecast))
 
 
-def remedies(forecast):
+def remedies(forecast: Forecast) -> tuple:
     """Changes of the config that would make it fit, each with the bytes it would then need; empty if it fits.
 
     By the estimate, scaled by how far it is from what this forecast needs: recomputing everything, splitting over the
@@ -133,13 +139,13 @@ def remedies(forecast):
     splits = [2**n for n in range(1, 1 + int(math.log2(most))) if 2**n > config.mesh.fsdp > 0]
     batches = [clips * forecast.devices for clips in (2**n for n in range(20, -1, -1)) if clips < batch]
     meshes = [[('mesh.data', -1), ('mesh.fsdp', size)] for size in splits]
-    found = _first(forecast, [remat] if remat else []), _first(forecast, meshes)
-    found += (_first(forecast, [[('batch_size', size)] for size in batches]),)
+    found = [_first(forecast, [remat] if remat else []), _first(forecast, meshes)]
+    found.append(_first(forecast, [[('batch_size', size)] for size in batches]))
     if not any(found[:2]) and remat:
-        found += (_first(forecast, [remat + mesh for mesh in meshes]),)
+        found.append(_first(forecast, [remat + mesh for mesh in meshes]))
     if not any(found):
         largest = meshes[-1] if meshes else []
-        found = (_first(forecast, [remat + largest + [('batch_size', size)] for size in batches]),)
+        found = [_first(forecast, [remat + largest + [('batch_size', size)] for size in batches])]
     return tuple(one for one in found if one)
 
 
@@ -147,7 +153,7 @@ def _first(forecast, tries):
     """(changes, bytes) of the first that fits by the estimate, or None."""
     platform = chips.platform(forecast.chip) if forecast.chip else 'tpu'
     doubt = DOUBT[platform] if forecast.compile_seconds is None else SCALED_DOUBT
-    where = platform, forecast.devices, forecast.slices
+    where = forecast.arch, platform, forecast.devices, forecast.slices
     scale = max(1.0, forecast.needs / sum(estimate.memory(forecast.config, *where).values()))
     for changes in tries:
         changed = forecast.config.copy_and_resolve_references()
@@ -169,8 +175,8 @@ def _links(chip, collectives):
     return within / chip.link_rate + across / chip.network_rate
 
 
-def _seconds(config, chip, devices, traffic, links):
-    flops = sum(estimate.flops_by_part(config).values()) * config.batch_size / devices
+def _seconds(config, arch, chip, devices, traffic, links):
+    flops = sum(estimate.flops_by_part(config, arch).values()) * config.batch_size / devices
     hosts = devices / chip.host_chips
     return {
         'compute': flops / hardware.device_peak(chip, config.model.precision),

@@ -17,7 +17,7 @@ LIBRARIES = 'platform_name: "CUDA" dnn_version_info { major: 9 minor: 10 } runti
 
 
 class Target(NamedTuple):
-    """device_kind as JAX calls it; memory and caches in bytes, bandwidth in bytes a second, capability of CUDA."""
+    """device_kind as JAX calls it; memory and caches in bytes, bandwidth in bytes per second, capability of CUDA."""
 
     device_kind: str
     capability: int

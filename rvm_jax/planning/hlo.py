@@ -8,7 +8,7 @@ compares with (TPU), which for a `jax.lax.scan` is its length.
 import math
 import re
 from collections import Counter
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,7 +50,7 @@ class Collective(NamedTuple):
     slices: int = 1
 
     @property
-    def moved(self):
+    def moved(self) -> float:
         """Bytes that a device must at least receive from its own slice in all runs: a reduction gathers once more than
         it scatters.
         """
@@ -59,7 +59,7 @@ class Collective(NamedTuple):
         return self._passes * self.times * self.size * (1 - self.slices / self.group)
 
     @property
-    def crossing(self):
+    def crossing(self) -> float:
         """Bytes that it must receive from other slices, where each device of a slice fetches its part of the array."""
         if self.kind == 'collective-permute':
             return self.times * self.size if self.slices > 1 else 0
@@ -70,12 +70,13 @@ class Collective(NamedTuple):
         return 2 if self.kind == 'all-reduce' else 1
 
 
-def parse(text):
+def parse(text: str) -> Program:
     """A Program from the text of an HLO module, as `compiled.as_text()` gives it."""
-    computations, entry, current = {}, None, None
+    computations: dict[str, dict[str, Instruction]] = {}
+    entry, current = '', None
     for line in text.splitlines():
         if line.endswith('{') and line[:1] not in (' ', '') and not line.startswith('HloModule'):
-            name = re.match(r'(?:ENTRY )?%?([\w.\-]+)', line)[1]
+            name = re.findall(r'[\w.\-]+', line.removeprefix('ENTRY '))[0]
             current = computations[name] = {}
             entry = name if line.startswith('ENTRY') else entry
         elif current is not None and line.startswith('  ') and (found := _instruction(line)):
@@ -83,7 +84,7 @@ def parse(text):
     return Program(computations, entry)
 
 
-def runs(program):
+def runs(program: Program) -> tuple[dict[str, int], list[str]]:
     """({computation: how often it runs}, loops whose length cannot be read and count once).
 
     Only computations that control reaches are in it: what is fused into one instruction runs with that instruction. Of
@@ -95,7 +96,7 @@ def runs(program):
 
 def _runs_from(program, name):
     """The same of one computation that runs once."""
-    times, unknown = Counter({name: 1}), []
+    times, unknown = Counter({name: 1}), list[str]()
     for instruction in program.computations[name].values():
         for called, count in _bodies(program, instruction, unknown):
             nested, more = _runs_from(program, called)
@@ -129,7 +130,7 @@ def _bytes_made(program, name):
     )
 
 
-def collectives(program, times, devices, slices=1):
+def collectives(program: Program, times: dict[str, int], devices: int, slices: int = 1) -> list[Collective]:
     """Every Collective of a program, in order of appearance; those over one device are left out.
 
     devices: how many there are, for a group that is all of them; slices: how many they come in, equal runs of the
@@ -144,7 +145,7 @@ def collectives(program, times, devices, slices=1):
     return [collective for collective in found if collective.group > 1]
 
 
-def num_bytes(shape):
+def num_bytes(shape: str) -> int:
     """Bytes of a shape as HLO writes it, tuples included, without padding."""
     return sum(
         math.prod(int(size) for size in sizes.split(',') if size) * ITEM_SIZES.get(dtype, 1)
@@ -152,7 +153,7 @@ def num_bytes(shape):
     )
 
 
-def top_level(shape):
+def top_level(shape: str) -> list[str]:
     """The shapes that a tuple's shape consists of; of an array's, itself alone."""
     if not shape.startswith('('):
         return [shape]
@@ -166,7 +167,7 @@ def top_level(shape):
     return parts
 
 
-def fused(program, instruction):
+def fused(program: Program, instruction: Instruction) -> Any:
     """The computation inside a fusion; None for any other instruction."""
     return program.computations[_called(instruction, 'calls')[0]] if instruction.opcode == 'fusion' else None
 

@@ -15,7 +15,7 @@ gradients of queries: without a GPU the compiler leaves its size at `u8[0]`, wit
 import math
 import re
 
-from rvm_jax.planning.hlo import ARRAY, ITEM_SIZES, fused, top_level
+from rvm_jax.planning.hlo import ARRAY, ITEM_SIZES, Program, fused, top_level
 
 CUBLAS = 'custom_call_target="__cublas'
 FREE = frozenset(('parameter', 'constant', 'tuple', 'get-tuple-element', 'bitcast', 'while', 'conditional', 'call',
@@ -25,7 +25,7 @@ WHOLE = ('all-reduce-start',)  # gives its result alone, without its operands
 WORKSPACE = re.compile(r', (s8\[\d+\](?:\{[^}]*\})?)\)$')  # the last that a call of cuBLAS gives
 
 
-def traffic(program, times):
+def traffic(program: Program, times: dict[str, int]) -> int:
     """Bytes in all, every computation as often as times says (see `hlo.runs`)."""
     return sum(
         count * _moved(program, program.computations[name], instruction)
@@ -61,7 +61,7 @@ def _begun(instruction):
     return parts[0] if instruction.opcode == 'copy-start' else parts[1]
 
 
-def memory_bytes(shape):
+def memory_bytes(shape: str) -> int:
     """Bytes of a shape in main memory: its arrays as their layout pads them, without those that lie elsewhere."""
     return sum(_padded(*array) for array in ARRAY.findall(shape) if not re.search(r'S\([1-9]', array[2]))
 

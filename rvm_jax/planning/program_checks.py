@@ -15,11 +15,12 @@ import jax
 import ml_collections
 from flax import traverse_util
 
-from rvm_jax.conversion import frozen
-from rvm_jax.conversion.mapping import STACK
 from rvm_jax.models import cost, trainable
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.models.attention import LONG_KEYS
-from rvm_jax.models.layer_shapes import Attention, blocks, frozen_parts
+from rvm_jax.models.block_shapes import Attention
+from rvm_jax.models.layer_shapes import blocks, frozen_parts
+from rvm_jax.models.param_names import STACK
 from rvm_jax.planning import estimate, hlo
 from rvm_jax.planning.hlo import ARRAY
 from rvm_jax.training import sharding
@@ -49,14 +50,15 @@ class Split(NamedTuple):
     whole: int
 
 
-def fused_attentions(config: ml_collections.ConfigDict, platform: str) -> list[tuple[int, bool, Attention]]:
+def fused_attentions(
+    config: ml_collections.ConfigDict, arch: Architecture, platform: str
+) -> list[tuple[int, bool, Attention]]:
     """(passes of a clip, whether it trains, Attention) of all that a fused kernel should take on 'gpu' or 'tpu'.
 
     All but few keys on a TPU, where our kernel does not pay, and the aggregator's one query; none without bf16.
     """
     if estimate.execution_of(config, platform).implementation == 'xla':
         return []
-    arch = frozen.architecture(config)
     held = frozen_parts(arch)
     return [
         (one.passes, part not in held, attention)
@@ -108,17 +110,16 @@ def scores_in_memory(
 ) -> list[str]:
     """Arrays of queries x keys of one of the attentions that cross main memory."""
     sizes = {(one.queries, one.keys) for _, _, one in attentions}
-    found = {}
+    found: dict[str, str] = {}
     for instruction, (dtype, dims) in _arrays(program, times):
         if any(_holds(dims, queries, keys) for queries, keys in sizes):
             found.setdefault(f'{dtype}[{",".join(map(str, dims))}]', instruction.name)
     return [f'attention scores reach main memory: {shape}, made by {name}' for shape, name in sorted(found.items())]
 
 
-def split_of(config: ml_collections.ConfigDict, devices: int, slices: int = 1) -> Split:
+def split_of(config: ml_collections.ConfigDict, arch: Architecture, devices: int, slices: int = 1) -> Split:
     """The Split of a config on so many devices; without mesh.fsdp nothing is."""
     data, fsdp = estimate.mesh_sizes(config, devices, slices)
-    arch = frozen.architecture(config)
     parameters = cost.parameters(arch)
     trained = traverse_util.flatten_dict(trainable.split(parameters, arch)[0], sep='/')
     stacks, summed, whole = {}, 0, 0
@@ -137,14 +138,14 @@ def split_of(config: ml_collections.ConfigDict, devices: int, slices: int = 1) -
 
 def whole_weights(program: hlo.Program, times: dict[str, int], split: Split) -> list[str]:
     """Arrays as large as a whole stack of kernels, or its gradient, of which each device should hold a part."""
-    wanted = {}
+    wanted: dict[tuple[int, ...], str] = {}
     for name, shape in split.stacks.items():
         for one in (shape, _merged(name, shape)):
             wanted.setdefault(_key(one), name)
-    found = {}
+    found: dict[str, str] = {}
     for instruction, (dtype, dims) in _arrays(program, times):
-        if name := wanted.get(_key(dims)):
-            found.setdefault(name, f'{dtype}[{",".join(map(str, dims))}], made by {instruction.name}')
+        if whole := wanted.get(_key(dims)):
+            found.setdefault(whole, f'{dtype}[{",".join(map(str, dims))}], made by {instruction.name}')
     return [f'the whole of {name} is in memory: {what}' for name, what in found.items()]
 
 
@@ -164,7 +165,7 @@ def waiting_gradients(program: hlo.Program, times: dict[str, int], split: Split)
     most = 0
     for name in times:
         order = {instruction: index for index, instruction in enumerate(program.computations[name])}
-        changes = Counter()
+        changes = Counter[int]()
         for instruction in program.computations[name].values():
             if instruction.opcode.removesuffix('-start') == 'reduce-scatter':
                 for operand in instruction.operands:
@@ -186,7 +187,7 @@ def _maker(computation, name):
 
 
 def grown(name: str, found: float, recorded: float | None, unit: str) -> list[str]:
-    """That a figure is more than 5 % above the recorded one; None: there is none, which is a finding, too."""
+    """That a figure is more than 5 % above the recorded one; a figure that is not recorded (None) is a finding, too."""
     if recorded is None:
         return [f'{name} {found:.2f} {unit} is not recorded yet']
     if found <= LONGER * recorded:

@@ -1,6 +1,12 @@
 """What an architecture is, for people: rows of (what, text) that `rvm info` and `rvm plan` show."""
 
 import dataclasses
+from typing import TYPE_CHECKING
+
+from rvm_jax.models.catalog import NO_CORE, core_class
+
+if TYPE_CHECKING:
+    from rvm_jax.models.architecture import Architecture
 
 # Fields of an architecture that do not make it another model than a preset.
 CIRCUMSTANCES = ('mask_ratio', 'shared_mask', 'image_size', 'delta_from', 'num_source', 'core_dropout')
@@ -8,7 +14,7 @@ CHOICES = ('encoder', 'image_encoder', 'taps', 'adapter_norm', 'aggregator', 'co
 OF_ENCODER = ('patch_size', 'encoder_layers', 'encoder_heads', 'encoder_head_dim', 'encoder_mlp')
 
 
-def architecture_rows(arch):
+def architecture_rows(arch: 'Architecture') -> list[tuple[str, str]]:
     """Parameters, which preset it is, and its parts."""
     from rvm_jax.models import cost
 
@@ -25,13 +31,13 @@ def architecture_rows(arch):
     ]
 
 
-def part_rows(arch):
+def part_rows(arch: 'Architecture') -> list[tuple[str, str]]:
     """The encoder, how its tokens are used, the core, and how target frames reach the decoder."""
     from rvm_jax.models import adapters, cost
 
     counts, image = cost.parameter_counts(arch), arch.image_encoder
     rows = []
-    is_frozen = arch.is_frozen and arch.core != 'identity'  # by itself an encoder is neither frozen nor trained
+    is_frozen = arch.is_frozen and arch.core != NO_CORE  # by itself an encoder is neither frozen nor trained
     if is_frozen:
         rows.append(('frozen', f'{counts["frozen"]:,} parameters, of the encoder; {counts["trained"]:,} are trained'))
     rows.append(('encoder', f'{arch.encoder}, patch {arch.patch_size}, width {arch.width}, {arch.encoder_layers} '
@@ -57,7 +63,7 @@ def _core_facts(arch):
     from rvm_jax.models import cost
     from rvm_jax.models.layer_shapes import blocks
 
-    if arch.core == 'identity':
+    if arch.core == NO_CORE:
         return 'none: the tokens of the encoder are the features'
     count = cost.count(cost.parameters(arch)['core'])
     part = blocks(arch, num_source=1, num_target=1, image_size=arch.image_size)['core']
@@ -77,18 +83,18 @@ def _target_facts(arch):
     }[arch.target] + (', and features of the encoder are predicted' if arch.feature_head else '')  # fmt: skip
 
 
-def preset(arch):
+def preset(arch: 'Architecture') -> str:
     """The preset that an architecture is, or the nearest one with what differs; which encoder, core and target path
     it has is another matter. Of an image encoder by itself: the released size.
     """
-    from rvm_jax.models import build
+    from rvm_jax.models.architecture import SIZES
     from rvm_jax.models.encoders.image_architecture import STANDARD
 
-    if arch.core == 'identity':
+    if arch.core == NO_CORE:
         released = [size for (_, size), image in STANDARD.items() if image == arch.image_encoder]
         return released[0] if released else 'none of the presets'
     ignored = CIRCUMSTANCES + CHOICES + (OF_ENCODER if arch.is_frozen else ())
-    has_mlp = arch.core in ('rvmrnn', 'self_attention')
+    has_mlp = core_class(arch.core).has_core_mlp
 
     def differences(size):
         expected = dataclasses.asdict(_with_core(size, arch.core))
@@ -101,7 +107,7 @@ def preset(arch):
             and (has_mlp or name != 'core_mlp')
         }  # fmt: skip
 
-    near = min(build.SIZES, key=lambda size: len(differences(size)))
+    near = min(SIZES, key=lambda size: len(differences(size)))
     found = differences(near)
     if len(found) > 4:
         return 'none of the presets'
@@ -110,8 +116,7 @@ def preset(arch):
 
 def _with_core(size, core):
     """A preset with the layers and heads that this core has there."""
-    from rvm_jax.models import build
+    from rvm_jax.models.architecture import SIZES, core_size
 
-    sizes = build.SIZES[size]
-    layers, heads = build.CORE_SIZES.get(core, {}).get(size, (sizes.core_layers, sizes.core_heads))
+    sizes, (layers, heads) = SIZES[size], core_size(size, core)
     return dataclasses.replace(sizes, core_layers=layers, core_heads=heads, core_head_dim=sizes.width // heads)

@@ -1,10 +1,11 @@
-"""One seam for every probe: any model path, at any depth, with its weights or random ones -> features of a video."""
+"""What every probe reads features from: any model path, at any depth, with its own weights or random ones."""
 
 import dataclasses
 import hashlib
 import json
 import math
 import os
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +13,8 @@ import numpy as np
 from flax import nnx
 from jax.sharding import NamedSharding, PartitionSpec
 
-from rvm_jax.conversion import mapping
 from rvm_jax.errors import UserError
-from rvm_jax.models import build, layers
+from rvm_jax.models import build, layers, param_names
 from rvm_jax.models.rvm import to_unit_range
 
 TAPS = 'core, core:BLOCKS, encoder, encoder:BLOCKS or encoder@FRACTION'
@@ -24,11 +24,12 @@ CORES = ('rvmrnn', 'self_attention')  # made of transformer blocks, so that core
 class Backbone:
     """A frozen model whose features are probed: `encode(frames, state) -> features (B, T, M, D) float32, state`.
 
-    tap says which features: 'core', what the model puts out (of an image encoder by itself: its tokens), which for RVM
-    is its state; 'core:BLOCKS', those after so many blocks of the core's transformer, before its norm, 0 being what
-    the core reads; 'encoder', its image encoder's tokens, each frame by itself; 'encoder:BLOCKS', those after so many
-    blocks, 0 being the embeddings; 'encoder@FRACTION', those at a fraction of its depth, by the rule of 4DS
-    (`block_at`).
+    tap says which features:
+    - 'core': the output of the model, which for RVM is its state; for an image encoder alone, its tokens
+    - 'core:BLOCKS': after so many blocks of the core's transformer, before its norm; 0 is the input of the core
+    - 'encoder': the tokens of the image encoder, each frame separately
+    - 'encoder:BLOCKS': after so many blocks of the encoder; 0 is the embeddings
+    - 'encoder@FRACTION': at a fraction of the encoder's depth, by the rule of 4DS (`block_at`)
     """
 
     def __init__(self, model, *, tap='core', path='', is_random=False, precision='float32'):
@@ -43,14 +44,14 @@ class Backbone:
         self._images, self._within_core = jax.jit(self._image_tokens), jax.jit(self._core_tokens)
 
     @property
-    def name(self):
-        """What a table calls it."""
+    def name(self) -> str:
+        """The name of its row in a table."""
         name = os.path.basename(os.path.normpath(self.path))
         parts = [name] + [f'({self.tap})'] * (self.tap != 'core') + ['random weights'] * self.is_random
         return ' '.join(parts)
 
-    def describe(self):
-        """What a result says about it."""
+    def describe(self) -> dict[str, Any]:
+        """The facts that results store about it."""
         return {
             'path': os.fspath(self.path),
             'tap': self.tap,
@@ -61,22 +62,23 @@ class Backbone:
         }
 
     @property
-    def num_parameters(self):
-        """Numbers in the encoder, its adapters and the core."""
-        named = mapping.named_shapes(self._model)
+    def num_parameters(self) -> int:
+        """How many parameters the encoder, its adapters and the core have."""
+        named = param_names.named_shapes(self._model)
         return sum(
             math.prod(shape) for name, shape in named.items() if name.split('/')[0] in ('encoder', 'adapters', 'core')
         )
 
-    def replicate(self, mesh):
-        """Copy the weights to all devices of a mesh, once; they would be copied with every batch."""
+    def replicate(self, mesh: jax.sharding.Mesh) -> None:
+        """Copy the weights to all devices of a mesh once; otherwise they are copied with every batch."""
         self._params = jax.device_put(self._params, NamedSharding(mesh, PartitionSpec()))
         nnx.update(self._model, self._params)
 
-    def encode(self, frames, state=None):
+    def encode(self, frames: Any, state: Any = None) -> tuple[jax.Array, Any]:
         """Features of frames (B, T, H, W, 3), uint8 or float in [0, 1], and the state for the next call.
 
-        A model that does not stream sees windows of as many frames as in training, as in `extract.encode_stream`.
+        A model that does not stream sees windows with the number of frames of its training, as in
+        `inference.encode_stream`.
         """
         if self.part == 'encoder':
             return self._images(self._params, jnp.asarray(frames)), ()
@@ -99,20 +101,27 @@ class Backbone:
         model = nnx.merge(self._graphdef, params)
         return model.image_tokens(to_unit_range(frames_BTHWC), self.block).astype(jnp.float32)
 
-    def fingerprint(self):
-        """16 hex digits of what is probed: architecture, tap and all weights."""
+    def fingerprint(self) -> str:
+        """16 hex digits that identify what is probed: architecture, tap and all weights."""
         facts = json.dumps([dataclasses.asdict(self.architecture), self.tap], sort_keys=True)
         digest = hashlib.sha256(facts.encode())
-        for name, array in sorted(mapping.to_named(self._model).items()):
+        for name, array in sorted(param_names.to_named(self._model).items()):
             digest.update(f'{name} {array.shape} {array.dtype}'.encode())
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()[:16]
 
 
-def open_backbone(path, *, step=None, tap='core', random_seed=None, precision='float32'):
-    """The Backbone at any model path; with random_seed its weights are drawn anew, the floor of every probe.
+def open_backbone(
+    path: str,
+    *,
+    step: int | None = None,
+    tap: str = 'core',
+    random_seed: int | None = None,
+    precision: str = 'float32',
+) -> Backbone:
+    """The Backbone at any model path; with random_seed it gets random weights, the floor of every probe.
 
-    Raises UserError if there is no model, or no such tap in it.
+    Raises UserError if there is no model, or if the model does not have such a tap.
     """
     from rvm_jax import pretrained
 
@@ -128,17 +137,17 @@ def open_backbone(path, *, step=None, tap='core', random_seed=None, precision='f
     return Backbone(model, tap=tap, path=path, is_random=True, precision=precision)
 
 
-def block_at(fraction, num_layers):
-    """Blocks before the tap at a fraction of the depth, by the rule of 4DS (arXiv 2412.15212, released code).
+def block_at(fraction: float, num_layers: int) -> int:
+    """How many blocks are before the tap at a fraction of the depth, by the rule of 4DS (arXiv 2412.15212, its code).
 
-    Its list of features is [embeddings, input of block 0, ..., input of the last block], read at
-    int((num_layers + 1) * fraction) - 1: 0.95 of 24 blocks is after 21 of them.
+    4DS lists features as [embeddings, input of block 0, ..., input of the last block] and takes number
+    int((num_layers + 1) * fraction) - 1, so that 0.95 of 24 blocks is after 21 of them.
     """
     return max(int((num_layers + 1) * fraction) - 2, 0)
 
 
 def _place(tap, model):
-    """('encoder' or 'core', blocks before the tap; None for all that the core does)."""
+    """('encoder' or 'core', blocks before the tap); None blocks means the output of the core."""
     encoder_layers, core, core_layers = (
         model.encoder.num_layers,
         model.architecture.core,
@@ -151,14 +160,16 @@ def _place(tap, model):
     if tap == 'encoder':
         return 'encoder', encoder_layers
     if name == 'core' and colon and core not in CORES:
-        raise UserError(f'--tap {tap}', f'the core, {core}, is not made of transformer blocks', 'take core or encoder')
+        raise UserError(
+            f'--tap {tap}', f'needs a core of transformer blocks, which {core} is not', 'take core or encoder'
+        )
     counted = {'core': core_layers, 'encoder': encoder_layers}.get(name, 0)
     if name in ('core', 'encoder') and colon and blocks.isdecimal() and int(blocks) <= counted:
         return name, int(blocks)
     if name == 'encoder' and at and _is_fraction(fraction):
         return 'encoder', block_at(float(fraction), encoder_layers)
     has = f'the encoder has {encoder_layers} blocks' + f', the core {core_layers}' * (core in CORES)
-    raise UserError(f'--tap {tap}', f'there is no such depth, {has}', f'take {TAPS}')
+    raise UserError(f'--tap {tap}', f'is not a depth of this model: {has}', f'take {TAPS}')
 
 
 def _is_fraction(text):

@@ -1,4 +1,7 @@
-"""What a probe predicted, drawn over its clip."""
+"""The prediction of a probe, drawn over its clip."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -9,10 +12,15 @@ from rvm_jax.visualization.canvas import PALETTE, blend
 COLUMNS = 8  # frames shown of a clip
 
 
-def picture(video_THWC, prediction, example, classes=None):
-    """Rows of frames, prediction above truth, for whatever the prediction has; None where there is nothing to draw.
+def picture(
+    video_THWC: np.ndarray,
+    prediction: Mapping[str, np.ndarray],
+    example: Mapping[str, Any],
+    classes: Sequence[str] | None = None,
+) -> np.ndarray | None:
+    """Rows of frames, prediction above truth; None if nothing in the prediction can be drawn.
 
-    prediction and example are as of the tasks; classes are names of labels.
+    prediction is what a task predicts, by the names in DRAWN; classes are the names of labels.
     """
     T, height, width, _ = video_THWC.shape
     shown = np.unique(np.linspace(0, T - 1, min(T, COLUMNS)).round().astype(int))
@@ -33,7 +41,7 @@ def picture(video_THWC, prediction, example, classes=None):
 
 def _answer(probabilities_K, label, classes):
     best = int(np.argmax(probabilities_K))
-    named = classes or ()  # data may have fewer classes than its task
+    named = classes or ()  # data may have fewer classes than the task
     said, true = (named[number] if number < len(named) else str(number) for number in (best, int(label)))
     return f'predicted: {said} ({probabilities_K[best]:.0%}), truth: {true}'
 
@@ -91,8 +99,8 @@ def _patches(frames, prediction, example, shown):
     return masks(frames, prediction['patches_Thw'][shown]), masks(frames, example['masks_THW'][shown])
 
 
-def masks(frames_THWC, labels_THW):
-    """A color blended over each label but 0, the labels enlarged to the frames."""
+def masks(frames_THWC: np.ndarray, labels_THW: np.ndarray) -> np.ndarray:
+    """Frames with a color blended over each label except 0; labels are enlarged to the size of the frames."""
     size = frames_THWC.shape[2:0:-1]
     large = np.stack([cv2.resize(a.astype(np.uint8), size, interpolation=cv2.INTER_NEAREST) for a in labels_THW])
     colors = PALETTE[large % len(PALETTE)].astype(np.uint8)

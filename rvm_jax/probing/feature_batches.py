@@ -1,12 +1,10 @@
-"""Batches for a readout: frozen features of a source's clips, and the truth that goes with them.
-
-A source has `len(source)`, `num_frames` and `example(index, rng) -> dict of arrays`; rng is None in evaluation.
-"""
+"""Batches for a readout: frozen features of the clips of a source (`interfaces.ClipSource`), with their truth."""
 
 import dataclasses
 import functools
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,41 +12,47 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from rvm_jax.errors import DataError
+from rvm_jax.probing.interfaces import ClipSource
 
-MAX_FAILED = 0.1  # share of a source's examples that may turn out not to be readable, as in pre-training
+MAX_FAILED = 0.1  # share of the examples of a source that may be unreadable, as in pre-training
 NOT_FOR_DEVICES = ('id', 'video_THWC')
 
 
 class Batches:
-    """Features of a backbone, computed as the clips of a source are decoded; training draws each anew every time.
+    """Features of a backbone, computed while clips of a source are decoded; training augments a clip anew each time.
 
-    Clips are decoded ahead by threads. What cannot be read is left out and noted in `failed`, {index: why}; DataError
-    once that is more than MAX_FAILED of the source.
+    Threads decode clips ahead. Clips that cannot be read are left out and noted in `failed`, {index: why}; DataError if
+    that is more than MAX_FAILED of the source.
     """
 
-    def __init__(self, backbone, source):
+    def __init__(self, backbone: Any, source: ClipSource) -> None:
         self.width, self.num_frames = backbone.width, source.num_frames
-        self.failed = {}
+        self.failed: dict[int, str] = {}
         self._backbone, self._source = backbone, source
 
     def __len__(self):
         return len(self._source)
 
-    def training(self, *, batch_size, steps, start, seed, mesh):
-        """Yield (features_BTMD, batch) for the steps after `start`, a function of seed and step alone.
+    def training(
+        self, *, batch_size: int, steps: int, start: int, seed: int, mesh: jax.sharding.Mesh
+    ) -> Iterator[tuple[jax.Array, dict[str, jax.Array]]]:
+        """Yield (features_BTMD, batch) for the steps after `start`; each depends only on seed and step.
 
-        Where an example cannot be read, the one after it in the source takes its place.
+        If an example cannot be read, the next one of the source takes its place.
         """
         self._backbone.replicate(mesh)
         items = _Items(steps * batch_size, lambda item: self._draw(seed, item))
         for examples in _decoded_ahead(items, batch_size, start * batch_size):
             yield self._batch(examples, mesh)
 
-    def evaluation(self, *, batch_size, mesh):
-        """Yield (features_BTMD, batch, its examples) once over; the last batch is filled up."""
+    def evaluation(
+        self, *, batch_size: int, mesh: jax.sharding.Mesh
+    ) -> Iterator[tuple[jax.Array, dict[str, jax.Array], list[dict]]]:
+        """Yield (features_BTMD, batch, its examples), every example once; the last batch is padded to batch_size."""
         self._backbone.replicate(mesh)
         items = _Items(len(self._source), lambda index: self._read(index, None))
         for examples in _decoded_ahead(items, batch_size, 0):
+            # Repeats of the last example keep one shape, so nothing is compiled twice; they are not scored.
             filled = examples + examples[-1:] * (batch_size - len(examples))
             yield *self._batch(filled, mesh), examples
 
@@ -59,7 +63,7 @@ class Batches:
         return example
 
     def _read(self, index, rng):
-        """An example; None for one that cannot be read."""
+        """An example; None if it cannot be read."""
         try:
             return self._source.example(index, rng)
         except DataError as error:
@@ -75,7 +79,7 @@ class Batches:
 
 @dataclasses.dataclass(frozen=True)
 class _Items:
-    """What `read` gives for the numbers below total, as a list that is read when it is looked at."""
+    """The sequence read(0), read(1), ... read(total - 1), each computed when it is accessed."""
 
     total: int
     read: Callable
@@ -88,7 +92,7 @@ class _Items:
 
 
 def _decoded_ahead(items, batch_size, start):
-    """Lists of batch_size items, and one of what is left; None is left out."""
+    """Lists of batch_size items, the last one may be shorter; None is left out."""
     import grain
 
     threads = min(16, 2 * len(os.sched_getaffinity(0)))  # decoding and resizing release the interpreter's lock
@@ -96,8 +100,8 @@ def _decoded_ahead(items, batch_size, start):
     return grain.MapDataset.source(items)[start:].to_iter_dataset(ahead).batch(batch_size, batch_fn=list)
 
 
-def drawn(seed, item, length):
-    """Which of so many examples the item-th of training is."""
+def drawn(seed: int, item: int, length: int) -> int:
+    """Which of `length` examples the item-th of training is: every epoch is another permutation."""
     epoch, position = divmod(item, length)
     return int(_order(seed, epoch, length)[position])
 
@@ -107,24 +111,24 @@ def _order(seed, epoch, length):
     return np.random.default_rng((seed, epoch)).permutation(length)
 
 
-def stack(examples):
-    """A list of examples as arrays with a leading axis, without what no device needs."""
+def stack(examples: Sequence[dict[str, Any]]) -> dict[str, np.ndarray]:
+    """Examples as arrays with a leading axis, without the entries that no device needs."""
     names = [name for name in examples[0] if name not in NOT_FOR_DEVICES]
     return {name: np.stack([example[name] for example in examples]) for name in names}
 
 
-def make_mesh(batch_size):
-    """As many of the devices as divide a batch evenly, along one axis."""
+def make_mesh(batch_size: int) -> jax.sharding.Mesh:
+    """The largest number of devices that divides a batch evenly, along one axis."""
     devices = jax.devices()
     count = max(count for count in range(1, len(devices) + 1) if not batch_size % count)
     return jax.sharding.Mesh(np.array(devices[:count]), ('data',))
 
 
-def place(arrays, mesh):
+def place(arrays: Any, mesh: jax.sharding.Mesh) -> Any:
     """Arrays with a leading axis of clips, split over the devices of a mesh."""
     return jax.device_put(jax.tree.map(jnp.asarray, arrays), NamedSharding(mesh, PartitionSpec('data')))
 
 
-def groups(total, size):
-    """The numbers below total as lists of up to size."""
+def groups(total: int, size: int) -> list[list[int]]:
+    """The numbers below total in lists of at most `size`."""
     return [list(range(first, min(first + size, total))) for first in range(0, total, size)]

@@ -1,7 +1,8 @@
-"""Masks and keypoints to and from soft labels of a feature grid, as the RVM evaluation of nearest neighbors does it.
+"""Masks and keypoints to and from soft labels of a feature grid (RVM, nearest-neighbor evaluation).
 
-Resizing is OpenCV's, quirks kept. On the way in, its plain nearest neighbor takes the pixel up and left of the one that
-the exact one takes. Its bilinear does not smooth, so a cell 16 pixels wide is the mean of its four middle pixels.
+Resizing is OpenCV's, and its quirks are kept for parity. Masks to labels: its plain nearest neighbor takes the pixel up
+and left of the exact one, and its bilinear resize does not smooth, so a cell of 16 pixels is the mean of its four
+middle pixels.
 """
 
 import cv2
@@ -12,8 +13,8 @@ NUM_PEAKS = 5  # cells that a keypoint is read from
 NOT_FOUND = -1.0
 
 
-def mask_to_labels(mask_HW, size, grid):
-    """(labels_hwK, values_K): one channel for each value of the mask, in rising order, background included.
+def mask_to_labels(mask_HW: np.ndarray, size: tuple[int, int], grid: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """(labels_hwK, values_K): one channel for each value of the mask, in rising order, including the background.
 
     size is the (height, width) that frames are resized to, grid the (h, w) of features.
     """
@@ -24,18 +25,20 @@ def mask_to_labels(mask_HW, size, grid):
     return _bilinear(one_hot_HWK, grid), values_K
 
 
-def labels_to_mask(labels_hwK, values_K, size, original_size):
-    """uint8 mask of original_size (height, width): the strongest label of each pixel at size; ties to the lowest."""
+def labels_to_mask(
+    labels_hwK: np.ndarray, values_K: np.ndarray, size: tuple[int, int], original_size: tuple[int, int]
+) -> np.ndarray:
+    """uint8 mask of original_size (height, width): the strongest label of each pixel at `size`; the lowest in a tie."""
     strongest_HW = _bilinear(labels_hwK, size).argmax(axis=-1)
     mask_HW = np.asarray(values_K, np.uint8)[strongest_HW]
     return cv2.resize(mask_HW, original_size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
 
 
-def keypoints_to_labels(points_Q2, original_size, grid):
+def keypoints_to_labels(points_Q2: np.ndarray, original_size: tuple[int, int], grid: tuple[int, int]) -> np.ndarray:
     """labels_hwK of keypoints (x, y) in pixels of a frame of original_size: background, then a Gaussian for each.
 
-    Positions are scaled without a half-cell shift and then rounded toward 0, so a Gaussian near the upper or left end
-    moves inward. Background is 1 where all others are 0; a keypoint outside the grid has an empty channel.
+    Positions are scaled without a half-cell shift and then rounded toward 0, so a Gaussian near the upper or left edge
+    moves inward. The background is 1 where all others are 0; a keypoint outside the grid has an empty channel.
     """
     height, width = grid
     scaled_Q2 = np.asarray(points_Q2, np.float64) * [width / original_size[1], height / original_size[0]]
@@ -48,10 +51,10 @@ def keypoints_to_labels(points_Q2, original_size, grid):
     return labels_hwK
 
 
-def labels_to_keypoints(labels_hwK, original_size):
+def labels_to_keypoints(labels_hwK: np.ndarray, original_size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """(points_Q2, visible_Q): the weighted mean of the strongest cells of each channel but the first, in pixels.
 
-    (-1, -1) and False where a channel is all 0. Positions lack the half cell that they lost on the way in.
+    (-1, -1) and False if a channel is all 0. `keypoints_to_labels` loses half a cell, which is not added back here.
     """
     height, width = labels_hwK.shape[:2]
     flat_NQ = np.asarray(labels_hwK, np.float64)[..., 1:].reshape(height * width, -1)
@@ -70,7 +73,7 @@ def _bilinear(values_HWK, size):
 
 
 def _bump(position, length):
-    """One axis of a Gaussian of four values, the third being the peak, cut at the ends of the grid; None if outside."""
+    """One axis of a Gaussian with four values, the third is the peak, cut at the edges of the grid; None if outside."""
     low, high = int(position - 3 * SIGMA), int(position + 3 * SIGMA + 1)
     if low >= length or high < 0:
         return None

@@ -1,63 +1,68 @@
 """Labels of a first frame carried through a video by nearest neighbors of features (RVM, nearest-neighbor evaluation).
 
-Each cell of frame t looks at a context: frame 0 with its labels, then the last few frames with what was predicted for
-them, oldest first. The top_k cells of the context with the largest affinity <f_t, f_c> / temperature vote by softmax:
+Each cell of frame t looks at a context: frame 0 with its labels, then the last few frames with their predictions,
+oldest first. The top_k cells of the context with the largest affinity <f_t, f_c> / temperature vote by softmax:
 
     labels_t = sum over those cells of softmax(affinity) * labels_c
 
-In the last few frames only cells nearer than radius count; frame 0 counts everywhere. That queue begins as copies of
-frame 0. Frame 0 is predicted like any other. Equal affinities: the lowest context index wins, which is the older frame,
-then the upper row, then the left column.
+In the last few frames only cells nearer than radius count; all cells of frame 0 count. The queue of last frames starts
+with copies of frame 0. Frame 0 is predicted like any other frame. For equal affinities the lowest context index wins:
+the older frame, then the upper row, then the left column.
 
-How it stays exact, small and fast: the frame is cut into stripes of columns, and a stripe is only multiplied with the
-stripes it can reach. The top_k cells lie in the top_k rows (of a stripe's reach, of one frame) that have the largest
-maxima, so a sort of whole affinity rows becomes a maximum over columns and a sort of a few hundred candidates. Only the
-affinities of one stripe exist at a time.
+How this is exact, small and fast: the frame is cut into stripes of columns, and a stripe is only multiplied with the
+stripes it can reach. The top_k cells lie in the top_k rows (of the reach of a stripe, in one frame) with the largest
+maxima. So instead of sorting whole rows of affinities, take a maximum over columns and sort a few hundred candidates.
+Only the affinities of one stripe exist at a time.
 """
 
 import dataclasses
 import functools
 import math
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
 
-STRIPE = 5  # columns: for a radius of 20 a narrower one saves hardly any product, and small products are slow
+STRIPE = 5  # columns: with a radius of 20, narrower stripes save few products, and small products are slow
 NOWHERE = np.iinfo(np.int32).max
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Context:
-    """What the next frame is compared with. S slots of a ring: slot `seen` mod S holds the oldest frame.
+    """What the next frame is compared with. The queue is a ring of S slots; slot `seen` mod S holds the oldest frame.
 
     queue is a tuple of stripes (S, h, columns, D); labels_ChwK holds frame 0, then the slots.
     """
 
     first_hwD: jax.Array
-    queue: tuple
+    queue: tuple[jax.Array, ...]
     labels_ChwK: jax.Array
     seen: jax.Array
 
 
-def start(features_hwD, labels_hwK, num_context):
+def start(features_hwD: Any, labels_hwK: Any, num_context: int) -> Context:
     """The context before frame 0: its features (L2-normalized) and labels, and num_context copies of them.
 
     Raises ValueError if num_context is less than 1, or if the grids of the two differ.
     """
-    first_hwD, labels_hwK = jnp.array(features_hwD, jnp.float32), jnp.array(labels_hwK, jnp.float32)  # copies: used up
+    # Copies, because `_vote` donates the buffers of a context.
+    first_hwD, labels_hwK = jnp.array(features_hwD, jnp.float32), jnp.array(labels_hwK, jnp.float32)
     if num_context < 1 or first_hwD.shape[:2] != labels_hwK.shape[:2]:
         raise ValueError(f'{num_context} context frames, features {first_hwD.shape}, labels {labels_hwK.shape}')
     queue = tuple(jnp.repeat(stripe[None], num_context, axis=0) for stripe in cut_into_stripes(first_hwD))
     return Context(first_hwD, queue, jnp.repeat(labels_hwK[None], 1 + num_context, axis=0), jnp.int32(0))
 
 
-def step(context, features_hwD, *, top_k, temperature, radius, restrict=True):
-    """(next context, labels_hwK) of the next frame; frame 0 comes first. The given context is used up.
+def step(
+    context: Context, features_hwD: Any, *, top_k: int, temperature: float, radius: float, restrict: bool = True
+) -> tuple[Context, jax.Array]:
+    """(next context, labels_hwK) of the next frame, starting with frame 0. The given context cannot be used again.
 
-    radius is in cells, exclusive. restrict=False lifts it, as one of the released notebooks does by mistake.
+    radius is in cells, exclusive. restrict=False removes it, as one of the released notebooks does by mistake.
     """
     features_hwD = jnp.asarray(features_hwD, jnp.float32)
     radius = radius if restrict else math.inf
@@ -73,7 +78,16 @@ def step(context, features_hwD, *, top_k, temperature, radius, restrict=True):
     return _vote(context, features_hwD, found, temperature)
 
 
-def stream(features, labels_hwK, *, top_k=7, temperature=0.7, num_context=20, radius=20, restrict=True):
+def stream(
+    features: Iterable[Any],
+    labels_hwK: Any,
+    *,
+    top_k: int = 7,
+    temperature: float = 0.7,
+    num_context: int = 20,
+    radius: float = 20,
+    restrict: bool = True,
+) -> Iterator[np.ndarray]:
     """Yield the labels (h, w, K), float32, of each frame of features, an iterable of L2-normalized (h, w, D).
 
     labels_hwK are those of frame 0. Memory does not grow with the number of frames.
@@ -88,12 +102,12 @@ def stream(features, labels_hwK, *, top_k=7, temperature=0.7, num_context=20, ra
         yield np.asarray(predicted_hwK)
 
 
-def propagate(features_ThwD, labels_hwK, **settings):
-    """The labels (T, h, w, K), float32, of a whole video at once; settings as of `stream`."""
+def propagate(features_ThwD: Iterable[Any], labels_hwK: Any, **settings: Any) -> np.ndarray:
+    """The labels (T, h, w, K), float32, of a whole video at once; settings as for `stream`."""
     return np.stack(list(stream(features_ThwD, labels_hwK, **settings)))
 
 
-def cut_into_stripes(features_hwD):
+def cut_into_stripes(features_hwD: Any) -> tuple[Any, ...]:
     """A tuple of stripes (h, columns, D), from the left; the last one may be narrower."""
     return tuple(features_hwD[:, start : start + STRIPE] for start in _starts(features_hwD))
 
@@ -103,13 +117,13 @@ def _starts(features_hwD):
 
 
 def _gap(here, there):
-    """Columns from the nearest column of one span to that of the other; 0 where they are the same."""
+    """Distance in columns between the nearest columns of two spans; 0 if they overlap."""
     return max(here[0] - there[1] + 1, there[0] - here[1] + 1, 0)
 
 
 @functools.lru_cache(maxsize=1024)
 def _near(height, here, there, radius):
-    """What is added to affinities (row, column there; query here): 0 within the radius, else -inf."""
+    """Mask to add to affinities (row, column there; query here): 0 within the radius, else -inf."""
     rows, columns_X = np.arange(height), np.arange(*there)
     query_rows_Q, query_columns_Q = (part.ravel() for part in np.meshgrid(rows, np.arange(*here), indexing='ij'))
     distance2 = (rows[:, None, None] - query_rows_Q) ** 2 + (columns_X[:, None] - query_columns_Q) ** 2
@@ -120,9 +134,9 @@ def _near(height, here, there, radius):
 def _neighbors(query_hxD, first_hwD, stripes, near, columns, seen, *, top_k):
     """Affinities and context indices, (top_k, h, x) each, of the best cells in the context for one stripe of queries.
 
-    stripes (S, h, X, D) are those within reach; near (h, X, queries) and columns (X) say what to add to affinities with
-    them and where they are. A context index counts through (frame, row, column) as in the protocol; below, a row of the
-    context is a row of one frame, counted likewise.
+    stripes (S, h, X, D) are those within reach; near (h, X, queries) is added to their affinities, and columns (X) are
+    their columns in the frame. A context index counts (frame, row, column) as in the protocol; below, rows of the
+    context are counted as (frame, row).
     """
     (height, width), num_slots = first_hwD.shape[:2], len(stripes[0])
     query_QD = query_hxD.reshape(-1, query_hxD.shape[-1])
@@ -153,7 +167,7 @@ def _neighbors(query_hxD, first_hwD, stripes, near, columns, seen, *, top_k):
 
 
 def _slot(age, seen, num_slots):
-    """Where in the ring the frame is that is so many places down the context: 1 is the oldest one of the queue."""
+    """The slot of the frame at place `age` of the context; age 1 is the oldest frame of the queue."""
     return (age - 1 + seen) % num_slots
 
 
@@ -163,9 +177,9 @@ def _affinity(frames_ShXD, query_QD):
 
 
 def _largest(values_CQ, index_CQ, top_k):
-    """The top_k largest of each column and their indices, which decide between equal values; an index counts once.
+    """The top_k largest of each column, and their indices; of equal values the lowest index wins. An index counts once.
 
-    As many passes as there are values wanted: for a few of them faster on a CPU than lax.top_k.
+    It makes one pass for each value, which for a few values is faster on a CPU than lax.top_k.
     """
 
     def take(values_CQ, _):

@@ -1,69 +1,230 @@
-"""Every public benchmark in one table: its datasets, its task, how its readout learns; `demo_suite` has ours.
+"""Every public benchmark in one table, one row each; and one of them opened. `demo_suite` has our own tasks.
 
-Settings are those of RVM (its section 11 and Table 7) where it gives them, and else those of the work that it follows:
-4DS (arXiv 2412.15212), DIF (arXiv 2502.07001); streaming readouts are those of arXiv 2605.19137. What no one published
-is a choice of ours, named in the dataset's or the task's docstring.
+Settings are those of RVM (section 11 and Table 7) where it gives them, else those of the work it follows: 4DS
+(arXiv 2412.15212) and DIF (arXiv 2502.07001); streaming readouts are those of arXiv 2605.19137. What none of them
+publishes is our choice, and the docstring of the dataset or the task says so.
+
+A row names its classes as 'module:Class', and they are imported when the benchmark is opened: the commands read this
+table for their help, which must not start JAX.
 """
 
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+import importlib
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
 
-from rvm_jax.probing.datasets.davis import Davis
-from rvm_jax.probing.datasets.imagenet import ImageNet
-from rvm_jax.probing.datasets.inaturalist import INaturalist
-from rvm_jax.probing.datasets.jhmdb import Jhmdb
-from rvm_jax.probing.datasets.kinetics import Kinetics
-from rvm_jax.probing.datasets.movi_e import MoviE
-from rvm_jax.probing.datasets.nuscenes import NuScenes
-from rvm_jax.probing.datasets.perception_test import PerceptionTest
-from rvm_jax.probing.datasets.places365 import Places365
-from rvm_jax.probing.datasets.realestate10k import RealEstate10K
-from rvm_jax.probing.datasets.scannet import ScanNet
-from rvm_jax.probing.datasets.ssv2 import SSv2
-from rvm_jax.probing.datasets.vip import Vip
-from rvm_jax.probing.datasets.waymo import Waymo
-from rvm_jax.probing.tasks.boxes import Boxes
-from rvm_jax.probing.tasks.depth import Depth
-from rvm_jax.probing.tasks.points import Points
-from rvm_jax.probing.tasks.pose import ClipPose, FramePose
-from rvm_jax.probing.tasks.propagation import Keypoints, ObjectMasks, PartMasks, Stability
-from rvm_jax.probing.tasks.recognition import Recognition
-from rvm_jax.probing.train_readout import Schedule
+from rvm_jax.errors import UserError
+from rvm_jax.probing import settings
+
+if TYPE_CHECKING:
+    from rvm_jax.probing.train_readout import Schedule
+
+DATASETS, TASKS = 'rvm_jax.probing.datasets', 'rvm_jax.probing.tasks'  # where a name that starts with a dot is
 
 
 @dataclasses.dataclass(frozen=True)
-class Readout:
-    """A benchmark whose readout is trained. Both datasets are called as (root, split)."""
+class Metric:
+    """A score of a task, and how papers print it: factor * value, with so many decimals."""
 
-    dataset: Callable
-    task: Any
-    schedule: Schedule = Schedule()  # noqa: RUF009 (frozen)
-    train_dataset: Callable | None = None  # where training reads another dataset than evaluation
+    name: str  # among the scores of the task
+    title: str
+    unit: str = ''
+    factor: float = 1
+    decimals: int = 3
+    higher_is_better: bool = True
+
+    @property
+    def heading(self) -> str:
+        """Title and unit, as the head of a column."""
+        return f'{self.title} ({self.unit})' if self.unit else self.title
+
+
+TOP1 = Metric('top1', 'top-1', '%', factor=100, decimals=1)
+MEAN_IOU = Metric('mean_iou', 'mIoU', '%', factor=100, decimals=1)  # over boxes
+MIOU = Metric('miou', 'mIoU', '%', factor=100, decimals=1)  # over classes of pixels
+AVERAGE_JACCARD = Metric('average_jaccard', 'AJ', '%', factor=100, decimals=1)
+J_AND_F = Metric('J&F', 'J&F', '%', factor=100, decimals=1)
+STABILITY = Metric('stability', 'relative J&F')
+PCK = Metric('pck_0.1', 'PCK@0.1', '%', decimals=1)  # a percentage already
+ABS_REL = Metric('abs_rel', 'AbsRel × 10', factor=10, decimals=2, higher_is_better=False)
+EPE = Metric('epe', 'EPE', higher_is_better=False)
+RPE = Metric('rpe_tr', 'RPE', 'mm', decimals=2, higher_is_better=False)
+# Only the demo suite has these.
+PCK_HALF = Metric('pck_0.5', 'PCK@0.5', '%', decimals=1)
+SHARE_OF_MOTION = Metric('share_of_motion', 'share of motion', higher_is_better=False)
 
 
 @dataclasses.dataclass(frozen=True)
-class Propagation:
-    """A benchmark without training: labels of the first frame are carried through each video."""
+class Benchmark:
+    """One row. `interfaces` says what its classes must have."""
 
-    dataset: Callable
+    title: str  # its column in a table
+    metric: Metric
+    dataset: str
+    task: str
+    task_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # where they differ from the task's own
+    schedule: Mapping[str, Any] | None = dataclasses.field(default_factory=dict)  # likewise; None: nothing is trained
+    train_dataset: str | None = None  # if training reads another dataset than evaluation
+    has_one_readout: bool = False  # either a streaming or an offline one, without a choice
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether a readout is trained; else labels are propagated."""
+        return self.schedule is not None
+
+    def make_task(self) -> Any:
+        """The task with its published settings."""
+        return _load(self.task, TASKS)(**self.task_settings)
+
+    def make_schedule(self) -> 'Schedule':
+        """The published schedule of its readout."""
+        from rvm_jax.probing.train_readout import Schedule
+
+        return Schedule(**(self.schedule or {}))
+
+    def datasets(self) -> dict[str, Callable]:
+        """{'evaluated': class, 'trained': class}, the second one only if a readout is trained."""
+        found = {'evaluated': _load(self.dataset, DATASETS)}
+        return found | {'trained': _load(self.train_dataset or self.dataset, DATASETS)} if self.is_trained else found
+
+
+RECOGNITION, WIDE = '.recognition:Recognition', {'channels': 1024, 'heads': 16}
+BENCHMARKS = {  # in the order of the columns of a table
+    'ssv2': Benchmark('SSv2', TOP1, '.ssv2:SSv2', RECOGNITION, {'num_classes': 174}),
+    'kinetics400': Benchmark('Kinetics-400', TOP1, '.kinetics:Kinetics', RECOGNITION, {'num_classes': 400, **WIDE}),
+    'kinetics700': Benchmark('Kinetics-700', TOP1, '.kinetics:Kinetics', RECOGNITION, {'num_classes': 700, **WIDE}),
+    'imagenet': Benchmark(
+        'ImageNet', TOP1, '.imagenet:ImageNet', RECOGNITION, {'num_classes': 1000},
+        schedule={'steps': 200_182, 'batch_size': 64},
+    ),
+    'places365': Benchmark(
+        'Places365', TOP1, '.places365:Places365', RECOGNITION, {'num_classes': 365},
+        schedule={'steps': 10_000, 'batch_size': 512},
+    ),
+    'inaturalist2018': Benchmark(
+        'iNaturalist 2018', TOP1, '.inaturalist:INaturalist', RECOGNITION, {'num_classes': 8142},
+        schedule={'steps': 10_000, 'batch_size': 512},
+    ),
+    'waymo': Benchmark('Waymo', MEAN_IOU, '.waymo:Waymo', '.boxes:Boxes'),
+    'perception_test': Benchmark(
+        'Perception Test', AVERAGE_JACCARD, '.perception_test:PerceptionTest', '.points:Points',
+        train_dataset='.movi_e:MoviE',
+    ),
+    'scannet': Benchmark('ScanNet', ABS_REL, '.scannet:ScanNet', '.depth:Depth'),
+    'realestate10k': Benchmark(
+        'RealEstate10K', EPE, '.realestate10k:RealEstate10K', '.pose:ClipPose', has_one_readout=True
+    ),
+    'nuscenes': Benchmark('nuScenes', RPE, '.nuscenes:NuScenes', '.pose:FramePose', has_one_readout=True),
+    'davis': Benchmark('DAVIS', J_AND_F, '.davis:Davis', '.propagation:ObjectMasks', schedule=None),
+    'davis_stability': Benchmark('DAVIS, long', STABILITY, '.davis:Davis', '.propagation:Stability', schedule=None),
+    'jhmdb': Benchmark('JHMDB', PCK, '.jhmdb:Jhmdb', '.propagation:Keypoints', schedule=None),
+    'vip': Benchmark('VIP', MIOU, '.vip:Vip', '.propagation:PartMasks', schedule=None),
+}  # fmt: skip
+
+
+def find_metric(name: str) -> Metric:
+    """The Metric of this name; one with the plain name and three decimals if no benchmark has it."""
+    known = [*(benchmark.metric for benchmark in BENCHMARKS.values()), PCK_HALF, SHARE_OF_MOTION]
+    return next((metric for metric in known if metric.name == name), Metric(name, name))
+
+
+@dataclasses.dataclass(frozen=True)
+class OpenBenchmark:
+    """What `runner` runs. train and schedule are None if nothing is trained; sources are as in `interfaces`."""
+
+    name: str
+    metric: Metric
     task: Any
+    evaluated: Any
+    train: Any | None
+    schedule: 'Schedule | None'
+    data: dict[str, dict]  # {'evaluated': settings of the dataset, 'trained': the same}
+    roots: dict[str, str]  # folders of the datasets
 
 
-BENCHMARKS = {
-    'ssv2': Readout(SSv2, Recognition(174)),
-    'kinetics400': Readout(Kinetics, Recognition(400, channels=1024, heads=16)),
-    'kinetics700': Readout(Kinetics, Recognition(700, channels=1024, heads=16)),
-    'imagenet': Readout(ImageNet, Recognition(1000), Schedule(steps=200_182, batch_size=64)),
-    'places365': Readout(Places365, Recognition(365), Schedule(steps=10_000, batch_size=512)),
-    'inaturalist2018': Readout(INaturalist, Recognition(8142), Schedule(steps=10_000, batch_size=512)),
-    'scannet': Readout(ScanNet, Depth()),
-    'perception_test': Readout(PerceptionTest, Points(), train_dataset=MoviE),
-    'waymo': Readout(Waymo, Boxes()),
-    'realestate10k': Readout(RealEstate10K, ClipPose()),
-    'nuscenes': Readout(NuScenes, FramePose()),
-    'davis': Propagation(Davis, ObjectMasks()),
-    'davis_stability': Propagation(Davis, Stability()),
-    'jhmdb': Propagation(Jhmdb, Keypoints()),
-    'vip': Propagation(Vip, PartMasks()),
-}
+def open_benchmark(
+    name: str, root: str | None, train_root: str | None = None, given: Iterable[tuple[str, str]] = ()
+) -> OpenBenchmark:
+    """Open a benchmark whose dataset is at root, and at train_root the dataset for training if it is another one.
+
+    given is [(key, text), ...]: key is task.NAME, data.NAME or schedule.NAME. Raises UserError for files that are
+    missing and for settings that do not exist.
+    """
+    if name not in BENCHMARKS:
+        raise UserError(f'--task {name}', 'there is no such task', f'take demo, {", ".join(BENCHMARKS)}')
+    if root is None:
+        raise UserError(f'--task {name}', 'needs its dataset', 'give its folder with --data')
+    benchmark = BENCHMARKS[name]
+    if train_root is not None and not benchmark.is_trained:
+        raise UserError(f'--task {name} with --train-data', 'does not train a readout', 'leave --train-data out')
+    groups = _by_group(given, ('task', 'data', 'schedule') if benchmark.is_trained else ('task', 'data'))
+    task = _make_task(benchmark, groups['task'])
+    schedule = _replaced(benchmark.make_schedule(), groups['schedule'], 'schedule') if benchmark.is_trained else None
+    datasets = benchmark.datasets()
+    chosen = _dataset_settings(datasets, groups['data'])
+    _check_size(task, chosen)
+    roots, splits = {'evaluated': root, 'trained': train_root or root}, {'evaluated': 'val', 'trained': 'train'}
+    sources = {part: dataset(roots[part], splits[part], **chosen[part]) for part, dataset in datasets.items()}
+    if hasattr(task, 'check'):
+        task.check(sources['evaluated'], sources.get('trained'))
+    data = {
+        part: {'dataset': dataset.__name__, 'split': splits[part], 'examples': len(sources[part]), **chosen[part]}
+        for part, dataset in datasets.items()
+    }
+    return OpenBenchmark(
+        name, benchmark.metric, task, sources['evaluated'], sources.get('trained'), schedule, data,
+        {part: os.path.abspath(roots[part]) for part in datasets},
+    )  # fmt: skip
+
+
+def _load(name, package):
+    """The class that 'module:Class' names; a module that starts with a dot is in the package."""
+    module, _, attribute = name.partition(':')
+    return getattr(importlib.import_module(module, package), attribute)
+
+
+def _make_task(benchmark, texts):
+    task = _replaced(benchmark.make_task(), texts, 'task')
+    for key in sorted(texts.keys() & set(getattr(task, 'unused', ()))):
+        reason = 'the chosen readout does not have this setting'
+        raise UserError(f'--set task.{key}={texts[key]}', reason, 'leave it out, or choose another readout')
+    return task
+
+
+def _check_size(task, chosen):
+    """Raise UserError if a task that predicts every pixel gets frames of another size."""
+    sizes = {one['image_size'] for one in chosen.values() if 'image_size' in one}
+    if hasattr(task, 'image_size') and sizes != {task.image_size}:
+        reason = f'frames of the data have {" and ".join(map(str, sorted(sizes)))} pixels a side'
+        raise UserError(f'task.image_size={task.image_size}', reason, 'set both data.image_size and task.image_size')
+
+
+def _by_group(given, groups):
+    """{group: {name: text}} of settings; UserError for one of another group, or one that is given twice."""
+    found: dict[str, dict[str, str]] = {group: {} for group in groups}
+    for key, text in given:
+        group, _, name = key.partition('.')
+        if group not in found:
+            raise UserError(f'--set {key}={text}', 'there is no such setting', f'settings begin {", ".join(groups)}')
+        if name in found[group]:
+            raise UserError(f'--set {key}={text}', f'was set to {found[group][name]} before', 'set it once')
+        found[group][name] = text
+    return found
+
+
+def _replaced(instance, texts, prefix):
+    return dataclasses.replace(instance, **settings.resolve(instance, texts, prefix))
+
+
+def _dataset_settings(datasets, texts):
+    """{part: all settings of its dataset}; a text goes to every dataset that has this setting."""
+    known = {part: settings.resolve(dataset, {}, 'data') for part, dataset in datasets.items()}
+    taken = {name for part in known for name in known[part]}
+    unknown = {name: text for name, text in texts.items() if name not in taken}  # `resolve` refuses these
+    return {
+        part: settings.resolve(
+            dataset, {name: text for name, text in texts.items() if name in known[part]} | unknown, 'data'
+        )
+        for part, dataset in datasets.items()
+    }

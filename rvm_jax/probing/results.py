@@ -1,27 +1,35 @@
-"""What a probe leaves in its folder: results.json, a row for a paper's table, curves, pictures."""
+"""The folder of a probe: written by `rvm probe`, and read again as scores that can be compared.
 
+It holds settings.json from the start and results.json at the end, a row for a paper's table, curves and pictures.
+"""
+
+import dataclasses
 import json
-import math
 import os
+from collections.abc import Mapping
+from typing import Any
 
-from rvm_jax.errors import UserError
+from rvm_jax.data.shard_format import MOST_CHARACTERS
+from rvm_jax.errors import UserError, printable
+from rvm_jax.probing.registry import BENCHMARKS
 from rvm_jax.storage import files
 from rvm_jax.visualization import canvas
 
 RESULTS, SETTINGS, ROW, CURVE = 'results.json', 'settings.json', 'table.md', 'curve.png'
+Path = str | os.PathLike
 
 
-def open_folder(folder, settings):
-    """Make the folder of a probe and note its settings; a folder of the same settings is resumed.
+def open_folder(folder: Path, settings: Mapping[str, Any]) -> Any | None:
+    """Create the folder of a probe and write its settings; a folder with the same settings is resumed.
 
-    Returns the results that are there already, or None. Raises UserError where another probe has been there.
+    Returns the results if they are already there, else None. Raises UserError if the folder belongs to another probe.
     """
     os.makedirs(folder, exist_ok=True)
     path = os.path.join(folder, SETTINGS)
-    settings = json.loads(json.dumps(settings))
+    settings = json.loads(json.dumps(settings))  # as they are read back: tuples become lists
     before = read_json(path)
     if before is not None and not isinstance(before, dict):
-        raise UserError(path, 'holds no settings of a probe', 'choose another --output')
+        raise UserError(path, 'does not hold settings of a probe', 'choose another --output')
     if before is not None:
         different = sorted(key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key))
         if different:
@@ -31,13 +39,13 @@ def open_folder(folder, settings):
                 'choose another --output',
             )  # fmt: skip
     elif set(os.listdir(folder)) - {SETTINGS}:
-        raise UserError(folder, 'holds other files, and no probe', 'choose another --output')
+        raise UserError(folder, 'holds other files, but not a probe', 'choose another --output')
     write_json(path, settings)
     return read_json(os.path.join(folder, RESULTS))
 
 
-def read_json(path):
-    """What a JSON file holds; None if there is none. UserError if it holds no JSON."""
+def read_json(path: Path) -> Any | None:
+    """What a JSON file holds; None if the file does not exist. UserError if it is not JSON."""
     try:
         return files.read_json(path)
     except FileNotFoundError:
@@ -46,28 +54,99 @@ def read_json(path):
         raise UserError(path, f'is not JSON ({error})', 'leave it out, or probe again') from error
 
 
-def write_json(path, values):
-    """Write values; the file appears complete or not at all."""
+def write_json(path: Path, values: Any) -> None:
+    """Write values as JSON; the file appears complete or not at all."""
     canvas.write_bytes(path, (json.dumps(values, indent=2) + '\n').encode())
 
 
-def number(value):
-    """A score as it is printed: three decimals below ten, one above; – for one that is not known."""
-    if not math.isfinite(value):
-        return '–'
-    return f'{value:.3f}' if abs(value) < 10 else f'{value:.1f}'
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """The model, and the depth in it, whose features a score is about."""
+
+    path: str
+    tap: str
+    is_random: bool
+    precision: str
+    fingerprint: str | None  # of its weights; None if they are random, because every draw has another one
+
+    def label(self, name: str, streaming: bool) -> str:
+        """The name of its row in a table."""
+        notes = [self.tap] * (self.tap != 'core') + [self.precision] * (self.precision != 'float32')
+        notes = [f'({note})' for note in notes]
+        return printable(' '.join([name, *notes, *['random weights'] * self.is_random, *['(streaming)'] * streaming]))
 
 
-def markdown(header, rows):
-    """A table in Markdown; every cell is a string."""
-    lines = [header, ['---'] * len(header), *rows]
-    return ''.join('| ' + ' | '.join(cells) + ' |\n' for cells in lines)
+@dataclasses.dataclass(frozen=True)
+class Score:
+    """One number of one probe. streaming is None if the task has only one kind of readout, or none."""
+
+    folder: str
+    task: str
+    metric: str
+    higher_is_better: bool
+    value: float
+    seed: int
+    settings: dict  # flat; two scores of a task compare only if these are equal
+    model: Model
+    streaming: bool | None
 
 
-def aligned(header, rows):
-    """A table as lines of text: the first column to the left, numbers to the right."""
-    widths = [max(len(line[column]) for line in (header, *rows)) for column in range(len(header))]
-    return [
-        '  '.join([line[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(line[1:], widths[1:], strict=True))])
-        for line in (header, *rows)
-    ]
+def read_scores(folder: str) -> list[Score]:
+    """The scores in a probe's folder. UserError if there is no finished probe in it."""
+    path = os.path.join(folder, RESULTS)
+    found = read_json(path)
+    if found is None and os.path.exists(os.path.join(folder, SETTINGS)):
+        raise UserError(folder, 'its probe is not finished', 'run its `rvm probe` command again, or leave it out')
+    if not (isinstance(found, dict) and {'task', 'model', 'seed'} <= found.keys()):
+        reason = 'does not hold results of a probe' if os.path.isdir(folder) else 'there is no such folder'
+        raise UserError(folder, reason, 'name folders that `rvm probe` wrote')
+    try:
+        return _scores(folder, found)
+    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
+        reason = f'is not as `rvm probe` writes it ({type(error).__name__}: {str(error)[:MOST_CHARACTERS]})'
+        raise UserError(path, reason, 'leave it out, or probe again') from error
+
+
+def _scores(folder, found):
+    if found['task'] != 'demo':
+        return [_score(folder, found, found['task'], found, found['model'])]
+    scores = []
+    for backbone, of_one in found['results'].items():
+        facts = found['models'][backbone]
+        scores += [_score(folder, found, task, measured, facts) for task, measured in of_one.items()]
+    return scores
+
+
+def _score(folder, found, task, measured, facts):
+    """One Score; whatever is wrong with the file is a KeyError, TypeError or ValueError."""
+    protocol = dict(found.get('protocol', {}))
+    streaming = protocol.pop('streaming', None)
+    _check_types(task, measured, facts, found['seed'], streaming)
+    settings = {'protocol': protocol, 'schedule': found.get('schedule', {}), 'data': found.get('data', {})}
+    model = Model(
+        path=os.path.normpath(facts['path']), tap=facts['tap'], is_random=facts['random_weights'],
+        precision=facts['precision'],
+        fingerprint=None if facts['random_weights'] else facts['fingerprint'],
+    )  # fmt: skip
+    return Score(
+        folder=folder, task=task, metric=measured['metric'], higher_is_better=measured['higher_is_better'],
+        value=measured['value'], seed=found['seed'], settings={'metric': measured['metric']} | _flat(settings),
+        model=model, streaming=None if task in BENCHMARKS and BENCHMARKS[task].has_one_readout else streaming,
+    )  # fmt: skip
+
+
+def _check_types(task, measured, facts, seed, streaming):
+    if not all(isinstance(text, str) for text in (task, measured['metric'], facts['tap'], facts['precision'])):
+        raise TypeError('a name is not text')
+    if not all(isinstance(number, (int, float)) for number in (measured['value'], seed)):
+        raise TypeError('a score or seed is not a number')
+    if not all(isinstance(answer, (bool, type(None))) for answer in (streaming, facts['random_weights'])):
+        raise TypeError('streaming or random_weights is neither true nor false')
+
+
+def _flat(values, prefix=''):
+    """{'outer.inner': value} of nested dicts."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f'{prefix}{key}.') if isinstance(value, dict) else {f'{prefix}{key}': value}
+    return flat

@@ -1,16 +1,18 @@
-"""Settings of a dataset, a task or a schedule: which there are, their defaults, and others from the command line."""
+"""Settings of a dataset, a task or a schedule: their names, their defaults, and values from the command line."""
 
 import argparse
-import ast
 import dataclasses
 import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from rvm_jax.errors import UserError
+from rvm_jax.values import in_type_of, parse_value
 
 NUMBERS = (int, float)
 
 
-def setting(text):
+def setting(text: str) -> tuple[str, str]:
     """(key, value) of a KEY=VALUE on the command line."""
     key, equals, value = text.partition('=')
     if not (key and equals):
@@ -18,16 +20,16 @@ def setting(text):
     return key, value
 
 
-def resolve(made_by, overrides, prefix):
-    """{name: value} of all settings, those in overrides ({name: text}) with the value that the text stands for.
+def resolve(made_by: Any, overrides: Mapping[str, str], prefix: str) -> dict[str, Any]:
+    """{name: value} of all settings; those in overrides ({name: text}) have the value of their text.
 
-    made_by is what takes the settings: a class or a function (those that it takes by keyword only), a dataclass (its
-    fields), or an instance of one, whose values are then the defaults. A setting that is itself a dataclass is set by
-    its own settings, as in 'settings.top_k'. prefix is what the command calls it all, such as 'data'.
-    UserError if there is no such setting, or it takes other values.
+    made_by takes the settings: a class or function (its keyword-only arguments), a dataclass (its fields), or an
+    instance of a dataclass, whose values are then the defaults. A setting that is itself a dataclass is set through its
+    own settings, as in 'settings.top_k'. prefix is the name of the group on the command line, such as 'data'.
+    UserError if there is no such setting, or if it does not take this value.
     """
     values = _defaults(made_by)
-    inner = {name: {} for name, value in values.items() if dataclasses.is_dataclass(value)}
+    inner: dict[str, dict[str, str]] = {name: {} for name in values if dataclasses.is_dataclass(values[name])}
     for name, text in overrides.items():
         outer, _, rest = name.partition('.')
         if rest and outer in inner:
@@ -42,29 +44,18 @@ def resolve(made_by, overrides, prefix):
     return values
 
 
-def parse(text):
-    """The value that a text stands for: true, false, none, a number, a tuple such as (0.3,1.0); else the text."""
-    text = text.strip()
-    if text.lower() in ('true', 'false', 'none'):
-        return ast.literal_eval(text.capitalize())
-    try:
-        value = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-    return tuple(value) if isinstance(value, list) else value
-
-
 def _defaults(made_by):
     if dataclasses.is_dataclass(made_by) and not isinstance(made_by, type):
         return {field.name: getattr(made_by, field.name) for field in dataclasses.fields(made_by) if field.init}
-    taken = inspect.signature(made_by).parameters.values()
-    if not dataclasses.is_dataclass(made_by):
-        taken = [parameter for parameter in taken if parameter.kind is parameter.KEYWORD_ONLY]
-    return {parameter.name: parameter.default for parameter in taken}
+    return {
+        parameter.name: parameter.default
+        for parameter in inspect.signature(made_by).parameters.values()
+        if dataclasses.is_dataclass(made_by) or parameter.kind is parameter.KEYWORD_ONLY
+    }
 
 
 def _names(made_by):
-    """Every name that `resolve` takes."""
+    """All names that `resolve` takes."""
     for name, value in _defaults(made_by).items():
         yield from [f'{name}.{inner}' for inner in _names(value)] if dataclasses.is_dataclass(value) else [name]
 
@@ -75,12 +66,8 @@ def _unknown(given, made_by):
 
 
 def _value(name, default, text, given):
-    """The value of a text. UserError unless it is one that the setting takes; none, where that is the default, is."""
-    value = text if isinstance(default, str) else parse(text)
-    if type(default) is int and type(value) is float and value.is_integer():
-        value = int(value)
-    if type(default) is float and type(value) is int:
-        value = float(value)
+    """The value of a text. UserError if the setting does not take it; none is accepted if it is the default."""
+    value = text if isinstance(default, str) else in_type_of(default, parse_value(text))
     takes, is_one = LIMITS.get(name) or _like(default)
     if not (value is None and default is None) and not is_one(value):
         raise UserError(given, f'it takes {takes}', f'the default is {default}')
@@ -88,14 +75,14 @@ def _value(name, default, text, given):
 
 
 def _like(default):
-    """In words what a setting takes, and a function that knows it; by the kind of its default."""
+    """What a setting takes, in words and as a function that checks a value; by the type of its default."""
     if isinstance(default, bool):
         return 'true or false', lambda value: isinstance(value, bool)
     if isinstance(default, str):
         return 'a word', bool
     if isinstance(default, tuple) and all(type(item) is int for item in default):
         return (
-            f'{len(default)} whole numbers from 1 on, as in (1,2)',
+            f'{len(default)} integers of at least 1, as in (1,2)',
             lambda value: (
                 _are_numbers(value) and len(value) == len(default) and all(type(n) is int and n >= 1 for n in value)
             ),
@@ -103,9 +90,9 @@ def _like(default):
     if isinstance(default, tuple):
         return f'{len(default)} numbers, as in (1,2)', lambda value: _are_numbers(value) and len(value) == len(default)
     if isinstance(default, int):
-        return 'a whole number from 1 on', lambda value: type(value) is int and value >= 1
+        return 'an integer of at least 1', lambda value: type(value) is int and value >= 1
     if isinstance(default, float):
-        return 'a number from 0 on', lambda value: type(value) is float and 0 <= value < float('inf')
+        return 'a number of at least 0', lambda value: type(value) is float and 0 <= value < float('inf')
     return 'none, a number, a word or numbers', lambda value: type(value) in (*NUMBERS, str) or _are_numbers(value)
 
 
@@ -118,8 +105,8 @@ def _is_range(value):
 
 
 ABOVE_ZERO = 'a number above 0', lambda value: type(value) in NUMBERS and 0 < value < float('inf')
-FROM_ZERO = 'a whole number from 0 on', lambda value: type(value) is int and value >= 0
-LIMITS = {  # settings that take other values than all that are like their default
+FROM_ZERO = 'an integer of at least 0', lambda value: type(value) is int and value >= 0
+LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # settings for which the type of the default is not enough
     'crop_area': ('two numbers, 0 < low <= high <= 1', lambda value: _is_range(value) and value[1] <= 1),
     'crop_ratio': ('two numbers, 0 < low <= high', _is_range),
     'decoder_zeros': FROM_ZERO,

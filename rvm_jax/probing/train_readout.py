@@ -1,6 +1,8 @@
-"""Trains a readout on frozen features and scores it: what every probe with a readout does."""
+"""Trains a readout on frozen features and scores it, as every probe with a readout does."""
 
 import dataclasses
+from collections.abc import Callable, Container
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,20 +12,22 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from rvm_jax.errors import Diverged, UserError
 from rvm_jax.probing import feature_batches
+from rvm_jax.probing.interfaces import ReadoutTask
 from rvm_jax.signals import StopRequest
+from rvm_jax.training.checkpoint import Checkpoints
 
 LOGGED = 50  # steps between points of a curve
 SAVED = 2_000  # steps between checkpoints of a readout
-NOTHING_DONE = {'curve': [], 'failed': []}
-NEVER = StopRequest()  # of a caller that lets signals end the process
+NOTHING_DONE: dict[str, list] = {'curve': [], 'failed': []}
+NEVER = StopRequest()  # for a caller that lets signals end the process
 
 
 @dataclasses.dataclass(frozen=True)
 class Schedule:
-    """How a readout learns: AdamW, a linear warm-up from 0, a cosine to end_lr.
+    """How a readout learns: AdamW, a linear warm-up from 0, then a cosine decay to end_lr.
 
-    Published for the readouts of DIF (its appendix E) and 4DS; RVM does not give its own. Weight decay pulls on every
-    parameter. Raises UserError if it ends before it is warm.
+    Published for the readouts of DIF (appendix E) and 4DS; RVM does not give its own. Weight decay applies to every
+    parameter. Raises UserError if the warm-up is as long as the schedule.
     """
 
     steps: int = 40_000
@@ -35,24 +39,33 @@ class Schedule:
 
     def __post_init__(self):
         if self.warmup >= self.steps:
-            reason = f'a schedule of {self.steps} steps ends before it is warm'
+            reason = f'must be shorter than the schedule of {self.steps} steps'
             raise UserError(f'schedule.warmup={self.warmup}', reason, 'set schedule.warmup as well')
 
-    def learning_rate(self):
-        """Step -> learning rate."""
+    def learning_rate(self) -> optax.Schedule:
+        """A function from step to learning rate."""
         return optax.warmup_cosine_decay_schedule(0.0, self.peak_lr, self.warmup, self.steps, self.end_lr)
 
-    def optimizer(self):
+    def optimizer(self) -> optax.GradientTransformation:
         """The optax transformation."""
         return optax.adamw(self.learning_rate(), eps=1e-8, weight_decay=self.weight_decay)
 
 
-def train_readout(task, data, schedule, *, seed, checkpoints=None, stop=NEVER, progress=lambda step, loss: None):
-    """Train the readout of a task on `batches.Batches`: the readout, and its curve of losses.
+def train_readout(
+    task: ReadoutTask,
+    data: Any,
+    schedule: Schedule,
+    *,
+    seed: int,
+    checkpoints: Checkpoints | None = None,
+    stop: StopRequest = NEVER,
+    progress: Callable[[int, float], None] = lambda step, loss: None,
+) -> tuple[nnx.Module, list[dict[str, float]]]:
+    """Train the readout of a task: (the readout, its curve of losses [{'step', 'loss', ...}]).
 
-    The curve is [{'step', 'loss', ...}]. Everything is a function of seed. With checkpoints, `Checkpoints` of a folder,
-    an interrupted readout resumes. stop is the StopRequest that this runs in. Raises Diverged when the loss is no
-    longer finite, and Stopped on SIGTERM or Ctrl-C once it is saved.
+    data is `feature_batches.Batches`, or has the same methods. The result depends only on the seed. With checkpoints,
+    an interrupted readout resumes. stop is the StopRequest that this runs in. Raises Diverged if the loss is not
+    finite, and Stopped on SIGTERM or Ctrl-C after saving.
     """
     mesh = feature_batches.make_mesh(schedule.batch_size)
     graphdef, state = _start(task, data, schedule, seed, mesh)
@@ -80,8 +93,17 @@ def train_readout(task, data, schedule, *, seed, checkpoints=None, stop=NEVER, p
     return nnx.merge(graphdef, state['params']), curve
 
 
-def evaluate_readout(task, data, readout, *, batch_size, shown=(), stop=NEVER, progress=lambda done: None):
-    """Scores {name: value} of a readout, and [(prediction, example), ...] of the examples whose places are in shown.
+def evaluate_readout(
+    task: ReadoutTask,
+    data: Any,
+    readout: nnx.Module,
+    *,
+    batch_size: int,
+    shown: Container[int] = (),
+    stop: StopRequest = NEVER,
+    progress: Callable[[int], None] = lambda done: None,
+) -> tuple[dict[str, float], list[tuple[dict, dict]]]:
+    """Scores {name: value} of a readout, and [(prediction, example), ...] of the examples with their number in shown.
 
     Raises Stopped on SIGTERM or Ctrl-C.
     """
@@ -92,7 +114,8 @@ def evaluate_readout(task, data, readout, *, batch_size, shown=(), stop=NEVER, p
     def predict(params, features_BTMD, batch):
         return task.predict(nnx.merge(graphdef, params), features_BTMD, batch)
 
-    measures, kept = [], []
+    measures: list[dict[str, Any]] = []
+    kept: list[tuple[dict, dict]] = []
     for features_BTMD, batch, examples in data.evaluation(batch_size=batch_size, mesh=mesh):
         stop.current = 'a batch'
         found = jax.device_get(predict(params, features_BTMD, batch))
@@ -107,7 +130,7 @@ def evaluate_readout(task, data, readout, *, batch_size, shown=(), stop=NEVER, p
 
 
 def _start(task, data, schedule, seed, mesh):
-    """A fresh readout's structure, and its parameters and optimizer state, on every device."""
+    """The structure of a new readout, and its parameters and optimizer state on every device."""
     graphdef, params = nnx.split(task.readout(data.width, data.num_frames, nnx.Rngs(seed)))
     everywhere = NamedSharding(mesh, PartitionSpec())
     params = jax.device_put(nnx.to_pure_dict(params), everywhere)

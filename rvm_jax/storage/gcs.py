@@ -22,7 +22,7 @@ PASSING = (408, 429, 500, 502, 503, 504)
 ABSENT = 0  # the version of an object that is not there
 
 
-def read(path):
+def read(path: str | os.PathLike) -> tuple[bytes, int]:
     """(bytes, version) of an object."""
     with _errors(path):
         blob = _blob(path)
@@ -30,7 +30,7 @@ def read(path):
         return data, blob.generation
 
 
-def write(path, data, version=None):
+def write(path: str | os.PathLike, data: bytes, version: int | None = None) -> None:
     """Put an object, whole or not at all; only in place of the given version, where there is one."""
     with _errors(path):
         _blob(path).upload_from_string(
@@ -38,7 +38,7 @@ def write(path, data, version=None):
         )
 
 
-def exists(path):
+def exists(path: str | os.PathLike) -> bool:
     """Whether there is an object, or any below it."""
     with _errors(path):
         bucket, name = _split(path)
@@ -46,7 +46,7 @@ def exists(path):
         return any(blob.name == name for blob in listed) or f'{name}/' in listed.prefixes
 
 
-def names(folder):
+def names(folder: str | os.PathLike) -> list[str]:
     """Names of the objects and folders directly in a folder."""
     with _errors(folder):
         bucket, prefix = _split(folder, is_folder=True)
@@ -55,7 +55,7 @@ def names(folder):
         return [name[len(prefix) :] for name in found if name != prefix]
 
 
-def files(folder):
+def files(folder: str | os.PathLike) -> dict[str, int]:
     """{name: bytes} of every object below a folder."""
     with _errors(folder):
         bucket, prefix = _split(folder, is_folder=True)
@@ -63,7 +63,7 @@ def files(folder):
         return {blob.name[len(prefix) :]: blob.size for blob in listed if not blob.name.endswith('/')}
 
 
-def digest(path, kind):
+def digest(path: str | os.PathLike, kind: str) -> str:
     """A checksum of an object in hex; its MD5 is known to the store and costs no download."""
     with _errors(path):
         blob = _blob(path)
@@ -73,14 +73,14 @@ def digest(path, kind):
     return hashlib.new(kind, read(path)[0]).hexdigest()
 
 
-def remove(path, version=None):
+def remove(path: str | os.PathLike, version: int | None = None) -> None:
     """Delete an object; only the given version of it, where there is one."""
     with _errors(path):
         _blob(path).delete(timeout=TIMEOUT, retry=None, if_generation_match=version)
 
 
-def orbax_errors():
-    """What Orbax lets through when a bucket fails, beside OSError and ValueError."""
+def orbax_errors() -> tuple[type[Exception], ...]:
+    """What Orbax raises when a bucket fails, besides OSError and ValueError."""
     if importlib.util.find_spec('gcsfs') is None:
         return ()
     import aiohttp
@@ -92,7 +92,7 @@ def orbax_errors():
 
 @contextlib.contextmanager
 def _errors(path):
-    """Every error of the client and what it builds on, as an OSError that names the path."""
+    """Every error of the client and of the libraries below it, as an OSError that names the path."""
     import requests
     from google.api_core import exceptions as api
     from google.auth import exceptions as auth
@@ -122,7 +122,7 @@ def _errors(path):
 
 @functools.cache
 def _client():
-    from google.cloud import storage
+    from google.cloud import storage  # type: ignore[attr-defined]  # a namespace package without stubs
 
     return storage.Client()
 

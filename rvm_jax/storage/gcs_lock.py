@@ -1,12 +1,13 @@
 """The run lock of a workdir in a bucket: an object that is only ever written in place of the version that was seen.
 
 The store itself decides who was first, so of several runs that start at once, or find the same dead run's lock, one
-goes on. Its owner rewrites it every HEARTBEAT seconds, which changes its version. A lock from another machine is
-watched before it is taken over, so that no clock matters; an owner that was merely stuck learns of it before its next
+continues. Its owner rewrites it every HEARTBEAT seconds, which changes its version. A lock from another machine is
+watched before it is taken over, so that no clock matters; an owner that was only stuck learns of it before its next
 save.
 """
 
 import json
+import threading
 import time
 
 from rvm_jax.errors import Unavailable, UserError
@@ -18,20 +19,23 @@ SILENCE = 150.0  # seconds without one, after which another machine's run counts
 LOOK = 3.0  # seconds between looks at a lock that is watched
 
 
-def acquire(path):
-    """Take the lock, from a dead run too, with a notice. Raises UserError when another run holds it."""
+def acquire(path: str, flag: str = '--workdir') -> None:
+    """Take the lock, from a dead run too, with a notice. Raises UserError when another run holds it.
+
+    flag is what the user names the folder with.
+    """
     while True:
         owner, version = _read(path)
         if owner:
-            _check_dead(path, owner, version)
+            _check_dead(path, owner, version, flag)
         if _put(path, version):
             if version != gcs.ABSENT:
                 say(f'{path}: taken over from {lock_owner.who(owner)}, which is gone')
             return
 
 
-def heartbeat(path, ended):
-    """Show signs of life until the event is set; a store that fails meanwhile gets the next one."""
+def heartbeat(path: str, ended: threading.Event) -> None:
+    """Show signs of life until the event is set; one that fails is followed by the next one."""
     while not ended.wait(HEARTBEAT):
         try:
             owner, version = _read(path)
@@ -41,7 +45,7 @@ def heartbeat(path, ended):
             continue
 
 
-def confirm(path):
+def confirm(path: str) -> dict | None:
     """The owner if it is not this process, else None; a lock that someone deleted is put back."""
     owner, version = _read(path)
     if version == gcs.ABSENT and _put(path, version):
@@ -50,7 +54,7 @@ def confirm(path):
     return None if lock_owner.is_mine(owner) else owner
 
 
-def release(path):
+def release(path: str) -> None:
     """Delete the lock, if it is still this process's."""
     try:
         while not _is_released(path):
@@ -73,11 +77,11 @@ def _is_released(path):
     return True
 
 
-def _check_dead(path, owner, version):
+def _check_dead(path, owner, version, flag):
     """Return once the owner is known to be dead, or the lock has changed hands. Raises UserError if it lives."""
     if lock_owner.is_here(owner):
         if lock_owner.runs(owner):
-            fix = f'wait until it ends, stop it (kill {owner["pid"]}), or choose another --workdir'
+            fix = f'wait until it ends, stop it (kill {owner["pid"]}), or choose another {flag}'
             raise UserError(path, f'in use by {lock_owner.who(owner)}', fix)
         return
     say(f'{path}: held by {lock_owner.who(owner)}; watching up to {SILENCE:.0f} s for a sign of life')
@@ -88,7 +92,7 @@ def _check_dead(path, owner, version):
         if seen != owner:
             return
         if now != version:
-            raise UserError(path, f'in use by {lock_owner.who(owner)}', 'wait for its end, or choose another --workdir')
+            raise UserError(path, f'in use by {lock_owner.who(owner)}', f'wait until it ends, or choose another {flag}')
 
 
 def _read(path):

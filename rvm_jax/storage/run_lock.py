@@ -1,8 +1,8 @@
-"""Keeps two runs out of one workdir: `run.lock` says who trains there.
+"""Keeps two runs out of one folder: `run.lock` says who works there.
 
-A run that died leaves its lock behind. On the same machine the process table tells; a lock from another machine is
-believed as long as it shows signs of life, a fresh modification time every HEARTBEAT seconds. `store_lock` has the
-same for a bucket.
+A run that died leaves its lock behind. On the same machine the process table tells whether it is dead. A lock from
+another machine is valid as long as it shows signs of life: a new modification time every HEARTBEAT seconds. `gcs_lock`
+is the same for a bucket.
 """
 
 import contextlib
@@ -12,6 +12,7 @@ import socket
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 
 from rvm_jax.errors import UserError
 from rvm_jax.storage import files, gcs_lock, lock_owner
@@ -25,21 +26,23 @@ SETTLE = 1.0  # seconds that a lock file may stay half written
 
 
 @contextlib.contextmanager
-def run_lock(workdir):
-    """Hold the workdir's lock; the dead run's lock is taken over with a notice.
+def run_lock(workdir: str | os.PathLike, flag: str = '--workdir') -> Iterator[None]:
+    """Hold the folder's lock for as long as the block lasts; a dead run's lock is taken over with a notice.
 
-    Raises UserError when another run holds it, or when the workdir cannot be written.
+    flag is what the user names the folder with. Raises UserError when another run holds the lock, or when the folder
+    cannot be written.
     """
     path = os.path.join(workdir, NAME)
     acquire, heartbeat, release = (
         (gcs_lock.acquire, gcs_lock.heartbeat, gcs_lock.release)
         if files.is_remote(workdir)
-        else (_acquire, _beat, _release)
+        else (_acquire, _heartbeat, _release)
     )
     try:
-        acquire(path)
+        acquire(path, flag)
     except OSError as error:
-        raise UserError(workdir, f'cannot be written ({error.strerror})', 'choose another --workdir') from error
+        raise UserError(workdir, f'cannot be written ({error.strerror})', f'choose another {flag}') from error
+    # Signs of life come from a thread of their own: a step, or a save, may take longer than they may be late.
     ended = threading.Event()
     beating = threading.Thread(target=heartbeat, args=(path, ended), name='run_lock', daemon=True)
     beating.start()
@@ -47,17 +50,17 @@ def run_lock(workdir):
         yield
     finally:
         ended.set()
-        beating.join()
+        beating.join()  # else a late sign of life could follow the lock's end
         release(path)
 
 
-def release(workdir):
-    """Delete the lock of workdir if this process holds it; for an end at which no block is left in order."""
+def release(workdir: str | os.PathLike) -> None:
+    """Delete the lock of workdir if this process holds it; for an exit that runs no `finally` block."""
     path = os.path.join(workdir, NAME)
     (gcs_lock.release if files.is_remote(workdir) else _release)(path)
 
 
-def confirm(workdir):
+def confirm(workdir: str | os.PathLike) -> None:
     """Raise UserError unless this process holds the lock of workdir.
 
     A process that was suspended for long may find that another machine took over; it must not write any more.
@@ -67,13 +70,13 @@ def confirm(workdir):
     other = (gcs_lock.confirm if files.is_remote(workdir) else _confirm)(path)
     if other is not None:
         fix = 'start again once no other run writes here'
-        raise UserError(path, f'this run does not hold it any more, but {who(other)}', fix)
+        raise UserError(path, f'is no longer held by this run, but by {who(other)}', fix)
 
 
-def _acquire(path):
+def _acquire(path, flag):
     os.makedirs(os.path.dirname(path) or '.', exist_ok=True)
     while not _create(path):
-        _judge(path)
+        _judge(path, flag)
 
 
 def _release(path):
@@ -92,7 +95,10 @@ def _confirm(path):
 
 
 def _create(path):
-    """Write the lock unless there is one; True if it is ours now."""
+    """Write the lock unless there is one; True if it is ours now.
+
+    O_EXCL makes the file system itself decide which of several runs comes first.
+    """
     try:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
@@ -102,7 +108,7 @@ def _create(path):
     return True
 
 
-def _judge(path):
+def _judge(path, flag):
     """Clear a dead run's lock away, or raise UserError when its owner lives."""
     owner, deadline = _read(path), time.monotonic() + SETTLE
     while owner == {} and time.monotonic() < deadline:  # its owner may be writing it just now
@@ -112,9 +118,9 @@ def _judge(path):
         return
     if owner and _lives(path, owner):
         if lock_owner.is_here(owner):
-            fix = f'wait until it ends, stop it (kill {owner["pid"]}), or choose another --workdir'
+            fix = f'wait until it ends, stop it (kill {owner["pid"]}), or choose another {flag}'
         else:
-            fix = f'wait (it counts as dead after {SILENCE / 60:.0f} silent minutes), or choose another --workdir'
+            fix = f'wait (it counts as dead after {SILENCE / 60:.0f} silent minutes), or choose another {flag}'
         raise UserError(path, f'in use by {who(owner)}', fix)
     if _clear(path, owner):
         say(f'{path}: taken over from {who(owner)}, which is gone')
@@ -146,10 +152,10 @@ def _lives(path, owner):
     return False
 
 
-def _beat(path, ended):
+def _heartbeat(path, ended):
     while not ended.wait(HEARTBEAT):
         if is_mine(_read(path)):
-            with contextlib.suppress(OSError):  # a file system that hiccups; the next heartbeat tries again
+            with contextlib.suppress(OSError):  # a file system that fails for a moment; the next heartbeat tries again
                 os.utime(path)
 
 

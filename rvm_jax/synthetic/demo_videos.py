@@ -1,4 +1,4 @@
-"""Videos to train on where there are none: for the demo, and for ablations without data of their own."""
+"""Videos to train on where there are no others: for the demo, and for ablations without data of their own."""
 
 import os
 import sys
@@ -11,13 +11,13 @@ SIDE = 64  # pixels of the rendered videos; the model sees crops
 SCENES = {'num_objects': 2, 'wavelength': 72.0, 'camera_speed': (2.5, 3.5)}  # smooth and fast: learned in minutes
 
 
-def overrides(folder):
+def overrides(folder: str) -> list[str]:
     """Overrides of a recipe that train on what `render` writes into the folder."""
     return [f'data.path={os.path.join(folder, "train")}', f'data.eval_path={os.path.join(folder, "held_out")}']
 
 
-def render(folder, *, seed, fps):
-    """Render the videos into `train` and `held_out` below a folder, with a progress bar if somebody is watching.
+def render(folder: str, *, seed: int, fps: float) -> None:
+    """Render the videos into `train` and `held_out` below a folder, with a progress bar on a terminal.
 
     Raises Stopped on SIGTERM or Ctrl-C. Videos that are there already are not rendered again.
     """
@@ -32,7 +32,7 @@ def _render(folder, count, *, seed, fps):
         stop.current = 'a video'
         task = progress.add_task(f'rendering {count} videos', total=count)
 
-        def note(done, _total):
+        def on_video(done, _total):
             progress.update(task, completed=done)
             stop.check(f'{done} of {count} videos are rendered')
 
@@ -44,5 +44,5 @@ def _render(folder, count, *, seed, fps):
             width=SIDE,
             fps=fps,
             scene_options=SCENES,
-            progress=note,
+            progress=on_video,
         )

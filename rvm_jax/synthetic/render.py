@@ -1,7 +1,7 @@
 """Short synthetic videos whose truth is known in every frame, and the paper's noise square.
 
-`synthetic_scenes.random_scene` draws a scene; `render` turns it into frames, `truth` into tracks, boxes, masks, depth,
-motion class and camera motion. Coordinates are those of `synthetic_scenes`.
+`scenes.random_scene` draws a scene; `render` turns it into frames, `truth` into tracks, boxes, masks, depth, motion
+class and camera motion. Coordinates are those of `scenes.py`.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from rvm_jax.synthetic import sprites
-from rvm_jax.synthetic.scenes import TILE_SIDES, rotation
+from rvm_jax.synthetic.scenes import TILE_SIDES, Scene, rotation
 
 BACKGROUND_DEPTH = 3.0
 
@@ -30,12 +30,12 @@ class Truth:
     camera_step_4: np.ndarray  # float32 dx, dy (pixels), turn (radians), log zoom: from a frame to the next
 
     @property
-    def depth_THW(self):
+    def depth_THW(self) -> np.ndarray:
         """Distance seen at each pixel, float32, in the unit of depths_K; the background is at BACKGROUND_DEPTH."""
         return np.concatenate([[BACKGROUND_DEPTH], self.depths_K]).astype(np.float32)[self.masks_THW]
 
 
-def render(scene):
+def render(scene: Scene) -> np.ndarray:
     """Paint a scene: frames_THWC, uint8 RGB."""
     frames = []
     for t in range(len(scene.cameras_T23)):
@@ -47,7 +47,7 @@ def render(scene):
     return np.stack(frames)
 
 
-def truth(scene):
+def truth(scene: Scene) -> Truth:
     """What `render` shows, as a Truth. A pixel belongs to a shape that covers at least half of it."""
     T, K = len(scene.cameras_T23), len(scene.shapes)
     masks_THW = np.zeros((T, scene.height, scene.width), np.int8)
@@ -75,7 +75,9 @@ def truth(scene):
     )
 
 
-def noise_square(rng, num_frames=64, size=512, *, anywhere=False):
+def noise_square(
+    rng: np.random.Generator, num_frames: int = 64, size: int = 512, *, anywhere: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """A square of noise that slides over other noise, as in the paper's white-noise figure.
 
     Each frame alone is noise; only motion reveals the square. size is the side of the frame in pixels: the square is

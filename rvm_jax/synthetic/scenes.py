@@ -1,8 +1,8 @@
-"""What is in a synthetic scene and how it moves; `render.py` paints it and tells the truth about it.
+"""What is in a synthetic scene and how it moves; `render.py` paints it and computes its ground truth.
 
 Coordinates are x, y in pixels from the top left corner of the frame, so the center of the first pixel is (0.5, 0.5); y
 points down and a positive angle turns clockwise on screen. The camera moves the background; the motion of a shape is
-its motion on screen. Every motion has a constant rate, save that the lesser shapes bounce softly off the frame.
+its motion on screen. Every motion has a constant rate, except that the other shapes bounce softly off the frame.
 """
 
 import dataclasses
@@ -46,46 +46,40 @@ class Scene:
 
 
 def random_scene(
-    rng,
-    num_frames=64,
-    height=64,
-    width=64,
+    rng: np.random.Generator,
+    num_frames: int = 64,
+    height: int = 64,
+    width: int = 64,
     *,
-    num_objects=4,
-    speed=(0.6, 1.6),
-    camera_speed=(1.0, 1.8),
-    wavelength=24.0,
-    motion_class=None,
-    points_per_object=6,
-    background_points=12,
-):
+    num_objects: int = 4,
+    speed: tuple[float, float] = (0.6, 1.6),
+    camera_speed: tuple[float, float] = (1.0, 1.8),
+    wavelength: float = 24.0,
+    motion_class: int | None = None,
+    points_per_object: int = 6,
+    background_points: int = 12,
+) -> Scene:
     """Draw shapes that drift, turn, scale and bounce over a background that pans, turns and zooms.
 
-    speed and camera_speed are ranges in pixels a frame and wavelength is the grain of the background in pixels, all
+    speed and camera_speed are ranges in pixels per frame and wavelength is the grain of the background in pixels, all
     three for a frame whose shorter side is 64 pixels: they grow with the frame.
     motion_class is an index into CLASSES, drawn where it is None. Opposite classes are each other played backwards, so
     frames without their order do not tell them apart.
     """
+    # The order of the draws is part of the videos: another order would give other videos from the same seed.
     if num_objects < 1:
         raise UserError(num_objects, 'a scene needs at least one object', 'set num_objects to 1 or more')
     if motion_class is None:
         motion_class = int(rng.integers(len(CLASSES)))
-    unit = min(height, width) / 64
     hue = rng.uniform()
     cycles = TILE_SIDES * 64 / wavelength
     texture_HWC = sprites.random_texture(rng, hue, cycles, saturation=(0.4, 0.75), brightness=(0.2, 0.55, 0.95))
-    camera_step_4 = np.append(_velocity(rng, camera_speed, unit), rng.uniform((-0.015, -0.008), (0.015, 0.008)))
+    camera_step_4 = _camera_step(rng, camera_speed, height, width)
     cameras_T23 = _camera_path(camera_step_4, num_frames, height, width)
-    far_to_near = np.append(np.sort(rng.uniform(1.4, 2.6, size=num_objects - 1))[::-1], rng.uniform(1.0, 1.3))
-    # Hues keep their distance from the background's and from each other's.
-    hues = hue + 0.5 + 0.55 * ((rng.permutation(num_objects) + 0.5) / num_objects - 0.5)
     shapes = []
-    for k, depth in enumerate(far_to_near):
-        if k == num_objects - 1:
-            path = _class_path(rng, CLASSES[motion_class], num_frames, height, width, speed)
-        else:
-            path = _free_path(rng, num_frames, height, width, speed)
-        shapes.append(_shape(rng, hues[k] % 1, depth, path, 64 * unit * SHAPE_SIZE / depth, points_per_object))
+    for kind, hue_k, depth in _layers(rng, hue, num_objects, CLASSES[motion_class]):
+        path = _path(rng, kind, num_frames, height, width, speed)
+        shapes.append(_shape(rng, hue_k, depth, path, min(height, width) * SHAPE_SIZE / depth, points_per_object))
     return Scene(
         height=height,
         width=width,
@@ -98,7 +92,29 @@ def random_scene(
     )
 
 
-def rotation(angle):
+def _camera_step(rng, speed, height, width):
+    """What the camera does from a frame to the next: dx, dy (pixels), turn (radians), log zoom."""
+    velocity_2 = _velocity(rng, speed, min(height, width) / 64)
+    return np.append(velocity_2, rng.uniform((-0.015, -0.008), (0.015, 0.008)))
+
+
+def _layers(rng, hue, num_objects, motion):
+    """[(motion, hue, depth)] of the shapes, from far to near; only the nearest has a motion of CLASSES, else None."""
+    far_to_near = np.append(np.sort(rng.uniform(1.4, 2.6, size=num_objects - 1))[::-1], rng.uniform(1.0, 1.3))
+    # Hues keep their distance from the background's and from each other's.
+    hues = hue + 0.5 + 0.55 * ((rng.permutation(num_objects) + 0.5) / num_objects - 0.5)
+    motions = [None] * (num_objects - 1) + [motion]
+    return list(zip(motions, hues % 1, far_to_near, strict=True))
+
+
+def _path(rng, motion, num_frames, height, width, speed):
+    """centers_T2, angles_T, scales_T of a shape."""
+    if motion is None:
+        return _free_path(rng, num_frames, height, width, speed)
+    return _class_path(rng, motion, num_frames, height, width, speed)
+
+
+def rotation(angle: float | np.ndarray) -> np.ndarray:
     """The 2 x 2 matrix, or (..., 2, 2) matrices, that turn x, y by angle radians, clockwise on screen."""
     cos, sin = np.cos(angle), np.sin(angle)
     return np.stack([np.stack([cos, -sin], axis=-1), np.stack([sin, cos], axis=-1)], axis=-2)
@@ -139,7 +155,7 @@ def _class_path(rng, name, num_frames, height, width, speed):
 
 
 def _free_path(rng, num_frames, height, width, speed):
-    """centers_T2, angles_T, scales_T of a lesser shape, which bounces before its center leaves the frame."""
+    """centers_T2, angles_T, scales_T of another shape, which bounces before its center leaves the frame."""
     unit = min(height, width) / 64
     # Times reach past the clip at both ends, because smoothing takes half a bounce off each.
     times_T = np.arange(num_frames + BOUNCE_FRAMES - 1) - (num_frames + BOUNCE_FRAMES - 2) / 2
@@ -155,13 +171,13 @@ def _free_path(rng, num_frames, height, width, speed):
 
 
 def _velocity(rng, speed, unit):
-    """A random heading at a speed from a range; x, y in pixels a frame."""
+    """A random heading at a speed from a range; x, y in pixels per frame."""
     pace, heading = unit * rng.uniform(*speed), rng.uniform(0, 2 * np.pi)
     return pace * np.array([np.cos(heading), np.sin(heading)])
 
 
 def _camera_path(step_4, num_frames, height, width):
-    """The step applied t times, for every t."""
+    """cameras_T23: the step applied t times, for every t."""
     dx, dy, turn, log_zoom = step_4
     middle_2, shift_2 = np.array([width / 2, height / 2]), np.array([dx, dy])
     step_33 = np.eye(3)

@@ -14,7 +14,7 @@ SIZE = 160  # texels along each side of a sprite and of a background tile
 EXTENT = 1.25  # a sprite spans [-EXTENT, EXTENT] in units of the shape's radius
 
 
-def random_sprite(rng, hue, cycles):
+def random_sprite(rng: np.random.Generator, hue: float, cycles: float) -> np.ndarray:
     """Draw a shape and its texture.
 
     hue is in [0, 1); cycles is how often the texture goes up and down across the sprite.
@@ -29,7 +29,13 @@ def random_sprite(rng, hue, cycles):
     return np.dstack([color_HWC, distance_HW]).astype(np.float32)
 
 
-def random_texture(rng, hue, cycles, saturation, brightness):
+def random_texture(
+    rng: np.random.Generator,
+    hue: float,
+    cycles: float,
+    saturation: tuple[float, float],
+    brightness: tuple[float, float, float],
+) -> np.ndarray:
     """Mix three neighboring hues, one for each brightness, into a smooth periodic color_HWC, RGB in [0, 1].
 
     hue is in [0, 1), cycles as in `random_sprite`, saturation a range in [0, 1].
@@ -42,7 +48,7 @@ def random_texture(rng, hue, cycles, saturation, brightness):
     return shares_HW3 @ np.array(colors, np.float32)
 
 
-def smooth_field(rng, cycles):
+def smooth_field(rng: np.random.Generator, cycles: float) -> np.ndarray:
     """Draw a periodic random field_HW, (SIZE, SIZE), with about `cycles` waves along a side.
 
     Mean 0 and deviation 1 in its middle, so that no shape is of one color and every turn shows.
@@ -55,7 +61,7 @@ def smooth_field(rng, cycles):
     return (field_HW - field_HW[middle, middle].mean()) / field_HW[middle, middle].std()
 
 
-def distance_field(outline_N2):
+def distance_field(outline_N2: np.ndarray) -> np.ndarray:
     """Signed distance_HW to a closed outline given as x, y in units of the radius; positive inside, same units."""
     texels_per_unit = SIZE / (2 * EXTENT)
     inside_HW = np.zeros((SIZE, SIZE), np.uint8)
@@ -67,7 +73,7 @@ def distance_field(outline_N2):
     return np.where(inside_HW > 0, inner, -outer) / texels_per_unit
 
 
-def random_points(rng, sprite_HWC, num_points):
+def random_points(rng: np.random.Generator, sprite_HWC: np.ndarray, num_points: int) -> np.ndarray:
     """Draw points_N2 well inside a shape, x, y in units of its radius."""
     rows, columns = np.nonzero(sprite_HWC[..., 3] > 0.12)
     chosen = rng.choice(len(rows), size=num_points)

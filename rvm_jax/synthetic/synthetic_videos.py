@@ -8,14 +8,18 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import cv2
 import numpy as np
 
+from rvm_jax import signals
 from rvm_jax.errors import UserError
+from rvm_jax.storage.atomic import atomic_write
 from rvm_jax.synthetic.render import Truth, render, truth
 from rvm_jax.synthetic.scenes import CLASSES, random_scene
 
@@ -24,68 +28,70 @@ SETTINGS_FILE = 'settings.json'
 
 
 def write_videos(
-    folder,
-    num_videos,
+    folder: str | os.PathLike,
+    num_videos: int,
     *,
-    seed,
-    prefix='clip',
-    num_frames=64,
-    height=64,
-    width=64,
-    fps=10,
-    crf=14,
-    scene_options=None,
-    num_workers=None,
-    progress=None,
-):
+    seed: int,
+    prefix: str = 'clip',
+    num_frames: int = 64,
+    height: int = 64,
+    width: int = 64,
+    fps: float = 10,
+    crf: int = 14,
+    scene_options: dict[str, Any] | None = None,
+    num_workers: int | None = None,
+    progress: Callable[[int, int], Any] | None = None,
+) -> list[Path]:
     """Render `folder`/`prefix`_00000.mp4 ... with their truth (`read_truth`) in .npz files of the same name.
 
     Video i is a pure function of (seed, i) and the other settings: for held-out videos take another seed. Motion
     classes take turns, so they are balanced. scene_options go to `random_scene`; crf is the H.264 quality, 0 (lossless)
-    to 51. num_workers processes share the work (None: one a core; 0: none, this process does it all), and
+    to 51. num_workers processes share the work (None: one per core; 0: none, this process does it all), and
     progress(done, total) is called after each video.
 
-    Files come into being whole or not at all. Videos that are there already, written by the same settings, are kept; if
-    the settings differ, they are replaced. A folder with videos that are not ours raises UserError.
+    Files appear whole or not at all. Videos that are there already, written by the same settings, are kept; if the
+    settings differ, they are replaced. A folder with videos that are not ours raises UserError.
     Returns the paths of the videos.
     """
     folder = Path(folder)
-    settings = dict(seed=seed, num_frames=num_frames, height=height, width=width, fps=fps, crf=crf)
-    settings.update(version=VERSION, scene_options=scene_options or {})
+    settings = {
+        'seed': seed, 'num_frames': num_frames, 'height': height, 'width': width, 'fps': fps, 'crf': crf,
+        'version': VERSION, 'scene_options': scene_options or {},
+    }  # fmt: skip
     paths = [folder / f'{prefix}_{index:05d}.mp4' for index in range(num_videos)]
     _prepare_folder(folder, prefix, settings, paths)
-    missing = [index for index, path in enumerate(paths) if not (path.exists() and path.with_suffix('.npz').exists())]
-    done = num_videos - len(missing)
-    for _ in _each(_write_one, [(paths[index], index, settings) for index in missing], num_workers):
-        done += 1
+    calls = [(path, index, settings) for index, path in enumerate(paths) if not _is_written(path)]
+    for done, _ in enumerate(_each(_write_one, calls, num_workers), num_videos - len(calls) + 1):
         if progress is not None:
             progress(done, num_videos)
     return paths
 
 
-def write_video(path, frames_THWC, *, fps=10, crf=14):
+def _is_written(path):
+    return path.exists() and path.with_suffix('.npz').exists()
+
+
+def write_video(path: str | os.PathLike, frames_THWC: np.ndarray, *, fps: float = 10, crf: int = 14) -> None:
     """Encode uint8 RGB frames as H.264 in an MP4 file, which appears under its name only when complete.
 
-    Height and width must be even, because colors are stored at half resolution.
+    Height and width must be even, because colors are stored at half resolution: UserError.
     """
     height, width = frames_THWC.shape[1:3]
     if height % 2 or width % 2:
         raise UserError(f'{height} x {width}', 'H.264 in yuv420p needs an even height and width', 'round them to even')
-    partial = _partial(path)
-    with av.open(str(partial), 'w', format='mp4') as container:
+    with atomic_write(path) as partial, av.open(partial, 'w', format='mp4') as container:
         stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001))
         stream.height, stream.width, stream.pix_fmt = height, width, 'yuv420p'
-        stream.codec_context.gop_size = 8  # clips begin anywhere, so a key frame is never far
+        stream.codec_context.gop_size = 8  # clips begin anywhere, so a key frame must never be far
         # One thread, and none of x264's shortcuts for this very CPU: the same frames always give the same bytes.
         same_bytes = {'threads': '1', 'x264-params': 'cpu-independent=1'}
         stream.options = {'crf': str(crf), 'preset': 'veryfast', **same_bytes}
         for frame_HWC in frames_THWC:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame_HWC, format='rgb24')))
         container.mux(stream.encode())
-    os.replace(partial, path)
 
 
-def read_truth(path):
+def read_truth(path: str | os.PathLike) -> Truth:
     """Read the Truth of a video from the .npz beside it."""
     with np.load(path, allow_pickle=False) as arrays:
         return Truth(**{field.name: arrays[field.name] for field in dataclasses.fields(Truth)})
@@ -96,10 +102,8 @@ def _write_one(path, index, settings):
     options = {'motion_class': index % len(CLASSES), **settings['scene_options']}
     scene = random_scene(rng, settings['num_frames'], settings['height'], settings['width'], **options)
     # The truth goes first: a video that is there always has it.
-    partial = _partial(path.with_suffix('.npz'))
-    with open(partial, 'wb') as file:
+    with atomic_write(path.with_suffix('.npz')) as partial, open(partial, 'wb') as file:
         np.savez_compressed(file, **vars(truth(scene)))
-    os.replace(partial, path.with_suffix('.npz'))
     write_video(path, render(scene), fps=settings['fps'], crf=settings['crf'])
 
 
@@ -114,14 +118,8 @@ def _prepare_folder(folder, prefix, settings, paths):
     for path in found - set(paths) if same else found:
         path.unlink()
         path.with_suffix('.npz').unlink(missing_ok=True)
-    partial = _partial(settings_path)
-    partial.write_text(json.dumps(settings, indent=2) + '\n')
-    os.replace(partial, settings_path)
-
-
-def _partial(path):
-    """Where a file grows until it is whole; hidden, and with no video's ending."""
-    return path.with_name(f'.{path.name}.{os.getpid()}.partial')
+    with atomic_write(settings_path) as partial, open(partial, 'w') as file:
+        file.write(json.dumps(settings, indent=2) + '\n')
 
 
 def _each(function, calls, num_workers):
@@ -145,8 +143,8 @@ def _each(function, calls, num_workers):
 
 @contextlib.contextmanager
 def _signals_held_back():
-    """SIGTERM and Ctrl-C wait; processes started here never get them, though they be sent to the whole group."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    """Hold back what ends a run; processes started here never get it, even if it is sent to the whole group."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals.NAMES.keys())
     try:
         yield
     finally:
@@ -160,5 +158,6 @@ def _start_worker():
 
 
 def _end_with_parent():
-    multiprocessing.parent_process().join()
-    os._exit(1)
+    if parent := multiprocessing.parent_process():
+        parent.join()
+        os._exit(1)

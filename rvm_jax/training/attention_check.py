@@ -1,8 +1,9 @@
-"""Whether a fused attention kernel computes what plain attention does on this very device, values and gradients.
+"""Checks that a fused attention kernel computes what plain attention does on this device, values and gradients.
 
-A kernel that is wrong on one kind of device, or with one version of its library, trains a worse model and says nothing.
-So the first start on a kind of device compares it with plain attention at every shape of the recipe. The verdict is
-kept beside the compiled programs, for as long as the device, the software and the shapes stay the same.
+A kernel that is wrong on one kind of device, or with one version of its library, would train a worse model without any
+message. So the first start on a kind of device compares it with plain attention at every shape of the recipe. The
+verdict is stored beside the compiled programs, and is used as long as the device, the software and the shapes stay the
+same.
 """
 
 import contextlib
@@ -20,10 +21,10 @@ import ml_collections
 import numpy as np
 from jax.sharding import Mesh
 
-from rvm_jax.conversion import frozen
 from rvm_jax.distributed.process_group import ProcessGroup
 from rvm_jax.errors import Unavailable, UserError, printable
 from rvm_jax.models import attention, build
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.models.layer_shapes import blocks
 from rvm_jax.models.layers import PRECISIONS, Execution
 from rvm_jax.storage import files
@@ -33,11 +34,12 @@ PLAIN = 'xla'
 CLIPS = 2
 SHARPNESS = 2.0  # spread of the scores: some keys get most of the weight, as in trained attention
 OUTPUTS = ('values', 'gradients of queries', 'gradients of keys', 'gradients of values')
-# A kernel may be this many times as far from float32 as plain attention in bfloat16 is. It rounds in other places, as
-# often: correct ones were 0.75 to 1.5 times as far, on a CPU. One wrong row of a thousand is 1 / sqrt(1000) = 3 % of
-# the whole, where rounding is 0.3 %.
+# A kernel may be this many times as far from float32 as plain attention in bfloat16 is. It rounds as often, in other
+# places: correct kernels were 0.75 to 1.5 times as far, on a CPU. One wrong row of a thousand is an error of
+# 1 / sqrt(1000) = 3 % of the whole, and rounding one of 0.3 %.
 MOST = 3.0
-ROUNDING = 2.0**-9  # of one number to bfloat16, relative; plain attention can be luckier than that, kernels need not be
+# Relative error of one number in bfloat16. Plain attention can by chance be closer than this; kernels need not be.
+ROUNDING = 2.0**-9
 
 
 class Shape(NamedTuple):
@@ -58,24 +60,25 @@ class Difference(NamedTuple):
 
     @property
     def is_rounding(self) -> bool:
-        """Whether rounding explains it. Not a number is no rounding."""
+        """Whether rounding explains it; it does not explain NaN."""
         return self.kernel <= MOST * max(self.plain, ROUNDING)
 
 
-def shapes(config: ml_collections.ConfigDict, execution: Execution) -> list[Shape]:
+def shapes(config: ml_collections.ConfigDict, arch: Architecture, execution: Execution) -> list[Shape]:
     """Shapes of a recipe's attentions that 'auto' gives to a fused kernel, sorted; see `attention.best`."""
     sizes = {name: config.data[name] for name in ('num_source', 'num_target', 'image_size')}
-    parts = blocks(frozen.architecture(config), **sizes)
-    parts.pop('aggregator')  # it asks for plain attention
+    parts = blocks(arch, **sizes)
+    parts.pop('aggregator')  # it always takes plain attention
     found = {Shape(*one[1:]) for part in parts.values() if part.passes for one in part.attentions if one.groups}
     fused = attention.FUSED.get(execution.platform, ())
-    return sorted(shape for shape in found if attention.best(*_abstract(shape), execution.platform) in fused)
+    return sorted(shape for shape in found if _best(shape, execution.platform) in fused)
 
 
 def compare(execution: Execution, shape: Shape, device: jax.Device) -> list[Difference]:
-    """A Difference for each of `OUTPUTS`, attention computed by execution on a device; raises what the kernel does.
+    """A Difference for each of `OUTPUTS`: attention by execution on a device; raises what the kernel raises.
 
-    With one key the gradients of queries and keys are zero, and what a kernel gives is rounding without a measure.
+    With one key the gradients of queries and keys are zero. A kernel gives rounding errors there, and there is nothing
+    to compare them with, so they are left out.
     """
     arrays = jax.device_put(_draw(shape), device)
     found = _outputs(execution, *arrays)
@@ -94,7 +97,7 @@ class Verdict(NamedTuple):
     """What a comparison at all shapes found."""
 
     is_right: bool
-    words: str  # what differs most, by how much, and where; '' if there was nothing to compare
+    words: str  # what differs most, by how much, and at which shape; '' if there was nothing to compare
 
 
 def judge(execution: Execution, all_shapes: list[Shape], device: jax.Device) -> Verdict:
@@ -117,15 +120,15 @@ def judge(execution: Execution, all_shapes: list[Shape], device: jax.Device) -> 
     )
 
 
-def choose(config: ml_collections.ConfigDict, mesh: Mesh, hosts: ProcessGroup, folder: str) -> str:
-    """The `model.attention` to train with: the recipe's own, or where 'auto' would take a wrong kernel, another.
+def choose(config: ml_collections.ConfigDict, arch: Architecture, mesh: Mesh, hosts: ProcessGroup, folder: str) -> str:
+    """The `model.attention` to train with: the one of the recipe, or another if 'auto' would take a wrong kernel.
 
-    All processes compare, each on a device of its own, and choose alike. Verdicts are kept in the folder. Raises
-    UserError, in all, if the recipe asks for a kernel by name and it is wrong.
+    All processes compare, each on one of its devices, and make the same choice. Verdicts are stored in the folder.
+    Raises UserError, in all processes, if the recipe names a kernel and it is wrong.
     """
     execution = build.execution(config.model, sharding.platform(mesh))
     kernels, is_free = candidates(execution)
-    all_shapes = shapes(config, execution) if kernels else []
+    all_shapes = shapes(config, arch, execution) if kernels else []
     if not all_shapes:
         return execution.implementation
     device = mesh.local_devices[0]
@@ -144,7 +147,7 @@ def choose(config: ml_collections.ConfigDict, mesh: Mesh, hosts: ProcessGroup, f
 
 
 def candidates(execution: Execution) -> tuple[tuple[str, ...], bool]:
-    """(kernels that an execution may take, the best first; whether another may be taken instead)."""
+    """(kernels that an execution may use, the best first; whether another one may be used instead)."""
     if execution.precision.block != jnp.bfloat16 or execution.precision.half_logits:
         return (), True
     kernels = attention.FUSED.get(execution.platform, ())
@@ -154,7 +157,7 @@ def candidates(execution: Execution) -> tuple[tuple[str, ...], bool]:
 
 
 def _wrong_anywhere(execution, all_shapes, device, hosts, folder, facts):
-    """What is wrong with a kernel on the device of any process, in words, the same in all; '' if nothing is."""
+    """What is wrong with a kernel on the device of any process, as text that is the same in all; '' if nothing is."""
     everyone = hosts.all_gather(facts)
     paths = [os.path.join(folder, f'attention_{_hash(one)}.json') for one in everyone]
     known = hosts.broadcast_from_first(lambda: [_kept(path) for path in paths])
@@ -175,7 +178,7 @@ def _wrong_anywhere(execution, all_shapes, device, hosts, folder, facts):
 
 
 def _kept(path):
-    """The verdict in a file, None if there is none that can be read."""
+    """The verdict in a file; None if it does not exist or cannot be read."""
     try:
         wrong = files.read_json(path, 2**20)['wrong']
     except (OSError, ValueError, LookupError, TypeError, Unavailable):
@@ -184,7 +187,7 @@ def _kept(path):
 
 
 def _keep(path, facts, wrong):
-    with contextlib.suppress(OSError, Unavailable):  # as where programs are read from a folder that others write
+    with contextlib.suppress(OSError, Unavailable):  # a cache of compiled programs may be read-only
         files.make_folder(os.path.dirname(path))
         files.write_json(path, {**facts, 'wrong': wrong}, indent=2)
 
@@ -199,8 +202,14 @@ def _abstract(shape):
     return [jax.ShapeDtypeStruct((CLIPS, length, *shape[2:]), jnp.bfloat16) for length in lengths]
 
 
+def _best(shape, platform):
+    """What 'auto' takes for this shape."""
+    query, key, value = _abstract(shape)
+    return attention.best(query, key, value, platform)
+
+
 def _draw(shape):
-    """Queries, keys, values, and the gradients of what comes out, in bfloat16, always the same."""
+    """Queries, keys, values, and gradients of the output, in bfloat16; the same at every call."""
     rng = np.random.default_rng(0)
     lengths = shape.queries, shape.keys, shape.keys, shape.queries
     drawn = [rng.standard_normal((CLIPS, length, *shape[2:]), np.float32) for length in lengths]
@@ -210,8 +219,8 @@ def _draw(shape):
 
 @functools.partial(jax.jit, static_argnums=0)
 def _outputs(execution, query_BQHd, key_BKHd, value_BKHd, grad_BQHd):
-    def weighted(*inputs):
-        out_BQHd = attention.attention(*inputs, execution)
+    def weighted(query_BQHd, key_BKHd, value_BKHd):
+        out_BQHd = attention.attention(query_BQHd, key_BKHd, value_BKHd, execution)
         return (out_BQHd.astype(jnp.float32) * grad_BQHd.astype(jnp.float32)).sum(), out_BQHd
 
     gradients, out_BQHd = jax.grad(weighted, (0, 1, 2), has_aux=True)(query_BQHd, key_BKHd, value_BKHd)
@@ -219,7 +228,7 @@ def _outputs(execution, query_BQHd, key_BKHd, value_BKHd, grad_BQHd):
 
 
 def _distance(found, exact):
-    """Root mean square of the difference as a share of that of exact; inputs have a size of about 1."""
+    """Root mean square of the difference, relative to that of exact; inputs have a size of about 1."""
     found, exact = (np.asarray(x, np.float32) for x in (found, exact))
     return float(np.sqrt(np.mean((found - exact) ** 2)) / max(np.sqrt(np.mean(exact**2)), 1e-4))
 

@@ -3,23 +3,24 @@
 import hashlib
 import json
 import os
+from typing import Any
 
 from rvm_jax.errors import Unavailable
 from rvm_jax.storage import files
 
 NAME = 'rvm_manifest.json'
 MAX_BYTES = 32 * 2**20  # of a manifest; a line for each array and file of a large run is far less
-KINDS = ('sha256', 'md5')  # md5 in a bucket, where the store has it at hand
+KINDS = ('sha256', 'md5')  # md5 in a bucket, because the store knows it already
 
 
 class Damaged(Exception):
     """A file that is missing, cut short or changed; the message names it."""
 
 
-def write_manifest(folder, contents):
-    """Write contents and a line for each file below the folder's subfolders; the file appears whole or not at all.
+def write_manifest(folder: str, contents: dict[str, Any]) -> None:
+    """Write contents and an entry for each file in the folder's subfolders; the manifest appears whole or not at all.
 
-    Files directly in the folder are left out: Orbax still rewrites them, and a restore does not need them.
+    Files directly in the folder are left out: Orbax rewrites them later, and a restore does not need them.
     """
     kind = 'md5' if files.is_remote(folder) else 'sha256'
     entries = {
@@ -32,7 +33,7 @@ def write_manifest(folder, contents):
     files.write_json(os.path.join(folder, NAME), values, indent=1, durable=True)
 
 
-def read_manifest(folder):
+def read_manifest(folder: str) -> dict[str, Any]:
     """The manifest's contents, checked against its own digest. Raises Damaged."""
     path = os.path.join(folder, NAME)
     try:
@@ -42,16 +43,16 @@ def read_manifest(folder):
     except (OSError, ValueError) as error:
         raise Damaged(f'{path} cannot be read ({error})') from error
     if not isinstance(manifest, dict) or manifest.pop('digest', None) != _digest(manifest):
-        raise Damaged(f'{path} was changed: its digest does not fit')
+        raise Damaged(f'{path} was changed: its digest does not match')
     entries = manifest.get('files')
     if not (
         isinstance(entries, dict) and all(map(_is_entry, entries.values())) and isinstance(manifest.get('tree'), dict)
     ):
-        raise Damaged(f'{path} is not as rvm_jax writes it')
+        raise Damaged(f'{path} is not a manifest that rvm_jax wrote')
     return manifest
 
 
-def verify(folder):
+def verify(folder: str) -> dict[str, Any]:
     """Compare every file with the manifest, sizes first, and return it. Raises Damaged at the first difference."""
     manifest = read_manifest(folder)
     sizes = files.files(folder)
@@ -69,7 +70,7 @@ def verify(folder):
 
 
 def _is_entry(facts):
-    """Whether a manifest says of a file what it should: its size, and one checksum."""
+    """Whether a manifest's entry for a file is complete: its size, and one checksum."""
     kinds = [kind for kind in KINDS if isinstance(facts, dict) and isinstance(facts.get(kind), str)]
     return len(kinds) == 1 and type(facts.get('size')) is int
 
@@ -80,9 +81,9 @@ def _checksum(path, kind):
     except OSError as error:
         raise Damaged(f'{path} cannot be read ({error.strerror})') from error
     except Unavailable as error:
-        if files.is_remote(path):  # nothing there can be read now
+        if files.is_remote(path):  # the store does not answer, which says nothing about this file
             raise
-        raise Damaged(f'{path} cannot be read ({error.reason})') from error  # a part of the disk that went bad
+        raise Damaged(f'{path} cannot be read ({error.reason})') from error  # a bad part of the disk
 
 
 def _digest(manifest):

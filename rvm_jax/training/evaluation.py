@@ -1,13 +1,22 @@
 """Held-out losses beside the trivial predictors, and reconstruction pictures, while a run trains."""
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import jax
+import ml_collections
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rvm_jax.data.loader import make_eval_clips
-from rvm_jax.distributed.process_group import ALONE
+from rvm_jax.data.mixture import Mixture
+from rvm_jax.distributed.process_group import ALONE, ProcessGroup
+from rvm_jax.models import trainable
+from rvm_jax.models.rvm import Reconstruction
 from rvm_jax.terminal import say
 from rvm_jax.training import sharding
+from rvm_jax.training.state import Programs
+from rvm_jax.training.writer import Writer
 from rvm_jax.visualization.reconstruction import panel
 
 PICTURED = 3  # clips in a picture
@@ -15,38 +24,63 @@ EVAL_KEY = 0  # the same masks at every evaluation
 
 
 class Evaluation:
-    """Evaluates on the source of held-out videos, and draws held-out clips, or training clips where there are none."""
+    """Evaluates on held-out videos, and draws held-out clips, or training clips if there are no held-out ones."""
 
-    def __init__(self, config, hosts, mesh, eval_step, writer, patch_size, source):
-        self._config, self._hosts, self._mesh, self._eval_step = config, hosts, mesh, eval_step
-        self._writer, self._patch_size, self._source = writer, patch_size, source
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        programs: Programs,
+        hosts: ProcessGroup,
+        writer: Writer,
+        held_out: Mixture | None,
+    ):
+        self._config, self._programs, self._hosts = config, programs, hosts
+        self._writer, self._held_out = writer, held_out
 
-    def maybe(self, step, params, train_batch, is_last):
-        """Evaluate and draw if it is time to; returns the held-out losses by their names in the log, or {}."""
-        log = self._config.log
-        scalars = {}
+    def maybe(
+        self, step: int, state: dict[str, Any], frozen: dict[str, Any], train_batch: dict[str, jax.Array]
+    ) -> dict[str, float]:
+        """Evaluate and draw if it is time for it; returns the held-out losses by their names in the log, or {}."""
+        log, is_last = self._config.log, step == self._config.steps
+        evaluates = is_last or step % log.eval_every == 0
         draws = is_last or (log.images_every and step % log.images_every == 0)
-        if self._source is not None and (is_last or step % log.eval_every == 0):
-            found = held_out_losses(self._config, self._mesh, self._eval_step, params, self._source, self._hosts)
-            losses, batch, out = found
+        if not (draws or (evaluates and self._held_out is not None)):
+            return {}
+        params, scalars = trainable.of_model(state, frozen), {}
+        if evaluates and self._held_out is not None:
+            losses, batch, out = held_out_losses(
+                self._config, self._programs.mesh, self._programs.eval_step, params, self._held_out, self._hosts
+            )
             scalars = {f'eval_{name}': value for name, value in losses.items()}
-        elif draws:
+        else:
             batch = train_batch
-            _, out = self._eval_step(params, batch, jax.random.key(EVAL_KEY))
+            _, out = self._programs.eval_step(params, batch, jax.random.key(EVAL_KEY))
         if draws:
-            self._writer.image(step, 'reconstruction', picture(batch, out, self._patch_size))
+            arrays = first_clips(batch, out)  # all processes take part in this; the first one alone draws
+            self._writer.image(step, 'reconstruction', lambda: draw(arrays, self._programs.arch.patch_size))
         return scalars
 
 
-def held_out_losses(config, mesh, eval_step, params, source, hosts=ALONE):
-    """Mean losses over log.eval_clips held-out clips, as floats, and the first batch with its Reconstruction."""
+def held_out_losses(
+    config: ml_collections.ConfigDict,
+    mesh: Mesh,
+    eval_step: Callable[..., Any],
+    params: dict[str, Any],
+    source: Mixture,
+    hosts: ProcessGroup = ALONE,
+) -> tuple[dict[str, float], dict[str, jax.Array], Reconstruction]:
+    """Mean losses over log.eval_clips held-out clips, and the first batch with its Reconstruction.
+
+    The clips and their masks are the same every time, so that losses of different steps can be compared.
+    """
     devices = mesh.devices.size
     batch_size = min(config.batch_size, -(-config.log.eval_clips // devices) * devices)
-    losses, failures, first = [], [], None
     clips = make_eval_clips(
         source, config.data, num_clips=config.log.eval_clips, batch_size=batch_size,
         rows=sharding.local_rows(mesh, batch_size),
     )  # fmt: skip
+    losses: list[dict[str, Any]] = []
+    failures, first = [], None
     for host_batch in clips:
         batch = sharding.place_batch(mesh, host_batch)
         found, out = eval_step(params, batch, jax.random.fold_in(jax.random.key(EVAL_KEY), len(losses)))
@@ -55,24 +89,35 @@ def held_out_losses(config, mesh, eval_step, params, source, hosts=ALONE):
         for notice in host_batch['notices']:
             say(notice)
         first = first or (batch, out)
+    _say_failures(hosts, failures)
+    means = {name: float(np.mean([found[name] for found in losses])) for name in losses[0]}
+    return means, *first  # type: ignore[misc]  # there is one batch at least
+
+
+def _say_failures(hosts, failures):
+    """One line, once for all processes, about held-out videos that gave no clip."""
     failures = [failure for of_one in hosts.all_gather(failures) for failure in of_one]
     if failures:
         _, path, reason = failures[0]
-        hosts.say(f'held-out clips: {len(failures)} videos gave none and were replaced, first {path} ({reason})')
-    return {name: float(np.mean([found[name] for found in losses])) for name in losses[0]}, *first
+        hosts.say(f'held-out clips: {len(failures)} videos gave no clip and were replaced, the first {path} ({reason})')
 
 
-def picture(batch, out, patch_size):
+def picture(batch: Mapping[str, jax.Array], out: Reconstruction, patch_size: int) -> np.ndarray:
     """The reconstruction panel of the first clips of a batch, uint8 HWC."""
+    return draw(first_clips(batch, out), patch_size)
+
+
+def first_clips(batch: Mapping[str, jax.Array], out: Reconstruction) -> list[jax.Array]:
+    """The arrays of the panel for the first clips of a batch, from all devices, as whole arrays in every process."""
     arrays = batch['source_BTHWC'], batch['target_BFHWC'], out.pixels, out.visible, batch['deltas_BF']
-    source, target, pixels, visible, deltas = map(np.asarray, _first_clips(arrays))
-    return panel(source, target, pixels, visible, patch_size, deltas)
-
-
-def _first_clips(arrays):
-    """The first clips of arrays that are split over all devices, whole in every process."""
     whole = NamedSharding(arrays[0].sharding.mesh, PartitionSpec())
     return jax.jit(_cut, out_shardings=whole)(arrays)
+
+
+def draw(arrays: list[jax.Array], patch_size: int) -> np.ndarray:
+    """The panel of what `first_clips` gives, uint8 HWC."""
+    source, target, pixels, visible, deltas = map(np.asarray, arrays)
+    return panel(source, target, pixels, visible, patch_size, deltas)
 
 
 def _cut(arrays):

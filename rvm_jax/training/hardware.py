@@ -1,12 +1,12 @@
-"""Devices: their peaks by the makers' data sheets, and names and versions of the software that computes on them."""
+"""Devices: their peak rates by the data sheets, and the versions of the software that computes on them."""
 
 import jax
 import jaxlib
 
 from rvm_jax.training import run_record
 
-# device_kind -> dense FLOP/s in bfloat16, and in float32 at JAX's default precision for matrix products: TF32 on GPUs,
-# one bfloat16 pass on TPUs. From the makers' data sheets.
+# device_kind -> dense FLOP/s in bfloat16, and in float32 at JAX's default precision for matrix products, which is TF32
+# on GPUs and one bfloat16 pass on TPUs. From the data sheets of NVIDIA and Google.
 PEAKS = {
     'NVIDIA A100': (312e12, 156e12),
     'NVIDIA H100 PCIe': (756e12, 378e12),
@@ -24,14 +24,14 @@ PEAKS = {
 }
 
 
-def device_peak(device, precision):
-    """Dense FLOP/s of a JAX device in a config's `model.precision`; None where it is not known, as for every CPU."""
+def device_peak(device: jax.Device, precision: str) -> float | None:
+    """Dense FLOP/s of a JAX device in a config's `model.precision`; None if it is not known, as for every CPU."""
     known = [kind for kind in PEAKS if device.device_kind.startswith(kind)]
     return PEAKS[max(known, key=len)][precision == 'float32'] if known else None
 
 
 def software(device: jax.Device) -> dict[str, str]:
-    """{what: version} of all that decides what a kernel computes: this code, JAX, the libraries of the device."""
+    """{what: version} of everything that decides what a kernel computes: this code, JAX, the device's libraries."""
     facts = {'rvm_jax': run_record.code_version(), 'jax': jax.__version__, 'jaxlib': jaxlib.__version__}
     facts['runtime'] = ' '.join(device.client.platform_version.split())
     return facts | cuda_versions()
@@ -51,8 +51,8 @@ def cuda_versions() -> dict[str, str]:
     ):
         try:
             number = getattr(found, call)()
-        except Exception:  # a library that is not there is said in several ways
+        except Exception:  # JAX raises several types if a library is not installed
             continue
-        if number:  # a driver that is not there is 0
+        if number:  # 0 without a driver
             versions[name] = '.'.join(str(number // part % 100) for part in parts)
     return versions

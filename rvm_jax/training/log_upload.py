@@ -1,47 +1,48 @@
 """The log of a run in a bucket: written to a folder on this machine's disk, and copied from there.
 
-Objects cannot be appended to, and a slow store must not hold up a step. So what changed is copied by a thread of its
-own every EVERY seconds. Only the files that a resumed run continues are copied before each checkpoint as well, so that
-no step is missing in them which the resumed run will not repeat.
+Objects in a bucket cannot be appended to, and a slow store must not delay a step. So a thread copies what changed every
+EVERY seconds. The files that a resumed run continues are copied before each checkpoint too: a resumed run does not
+repeat the steps before it, so their numbers must be there.
 """
 
 import os
 import tempfile
 import threading
+from collections.abc import Callable, Sequence
 
-from rvm_jax.errors import Unavailable
 from rvm_jax.storage import files
+from rvm_jax.storage.atomic import is_partial
 
 EVERY = 60.0  # seconds between copies
 
 
 class LogUploader:
-    """A folder whose files are copied to a remote one, of which a resumed run continues those named continued.
+    """A folder whose files are copied to a remote one; a resumed run continues the files in `continued`.
 
-    copied(error) is told after each copy how it went.
+    copied(error) is called after each copy, with None if it worked.
     """
 
-    def __init__(self, remote, continued, copied):
+    def __init__(self, remote: str, continued: Sequence[str], copied: Callable[[Exception | None], object]):
         self._remote, self._continued, self._copied = remote, continued, copied
         self._temporary = tempfile.TemporaryDirectory(prefix='rvm_jax_log_')
         self.folder = self._temporary.name
-        self._seen = {}  # what each file looked like when it was last copied
+        self._seen: dict[str, tuple[int, int]] = {}  # size and time of each file when it was last copied
         self._lock, self._ended = threading.Lock(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name='mirror', daemon=True)
+        self._thread = threading.Thread(target=self._run, name='log_upload', daemon=True)
 
-    def start(self):
-        """Fetch the files that are continued, where they are there, then copy now and then. Raises Unavailable."""
+    def start(self) -> None:
+        """Fetch the files to continue, if they exist, then start the thread that copies. Raises Unavailable."""
         for name in self._continued:
             remote = os.path.join(self._remote, name)
             if files.exists(remote):
                 files.write(os.path.join(self.folder, name), files.read(remote))
         self._thread.start()
 
-    def copy_continued(self):
-        """Copy the files that are continued, if they changed. Call it before a checkpoint is saved."""
+    def copy_continued(self) -> None:
+        """Copy the files that a resumed run continues, if they changed. Call it before a checkpoint is saved."""
         self._copy(lambda: self._continued)
 
-    def copy(self):
+    def copy(self) -> None:
         """Copy what changed since the last time; what fails is tried again the next time."""
         self._copy(lambda: files.files(self.folder))
 
@@ -49,14 +50,14 @@ class LogUploader:
         error = None
         try:
             for name in find_names():
-                with self._lock:  # for each file alone: a checkpoint does not wait for all that the thread copies
+                with self._lock:  # for each file by itself, so that a checkpoint need not wait until all are copied
                     self._copy_one(name)
-        except (OSError, Unavailable) as failure:  # the rest would only wait for the same store
+        except Exception as failure:  # a log must never end a run; the other files would only wait for the same store
             error = failure
         self._copied(error)
 
-    def close(self):
-        """Copy what is left."""
+    def close(self) -> None:
+        """Copy the rest, and delete the local folder."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -66,15 +67,15 @@ class LogUploader:
     def _copy_one(self, name):
         path = os.path.join(self.folder, name)
         try:
-            status = os.stat(path)  # before it is read: what is written meanwhile looks new the next time
-            looks = status.st_size, status.st_mtime_ns
-            if self._seen.get(name) == looks or name.endswith(files.PARTIAL):
+            status = os.stat(path)  # before reading: what is written meanwhile is seen as a change the next time
+            seen = status.st_size, status.st_mtime_ns
+            if self._seen.get(name) == seen or is_partial(name):
                 return
             data = files.read(path)
-        except FileNotFoundError:  # renamed since it was listed, or not there yet
+        except FileNotFoundError:  # renamed since it was listed, or not written yet
             return
         files.write(os.path.join(self._remote, name), data)
-        self._seen[name] = looks
+        self._seen[name] = seen
 
     def _run(self):
         while not self._ended.wait(EVERY):

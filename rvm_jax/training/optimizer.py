@@ -1,34 +1,38 @@
-"""AdamW with warm-up and cosine decay, decay chosen by parameter name, non-finite steps skipped."""
+"""AdamW with warm-up and cosine decay; weight decay by parameter name; non-finite steps are skipped."""
+
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 
-from rvm_jax.conversion.mapping import path_name
+from rvm_jax.models.param_names import path_name
 
 DECAYED = ('kernel',)
-# By name: attention biases and tokens have two axes. A_log and D of Mamba: as its authors do.
+# By name, because attention biases and tokens have two axes too. A_log and D of Mamba as in its authors' code.
 NOT_DECAYED = ('bias', 'scale', 'cls_token', 'mask_token', 'depth_token', 'A_log', 'D')
 
 
-def learning_rate(optim, steps):
-    """Optimizer step -> learning rate: linear from 0 over `warmup` of all steps, then cosine to `end_lr`."""
-    warmup = min(round(optim.warmup * steps), steps - 1)  # optax wants a step to decay in
+def learning_rate(optim: ml_collections.ConfigDict, steps: int) -> optax.Schedule:
+    """Step -> learning rate: linear from 0 over the fraction `warmup` of all steps, then cosine to `end_lr`."""
+    warmup = min(round(optim.warmup * steps), steps - 1)  # optax needs at least one step of decay
     return optax.warmup_cosine_decay_schedule(0.0, optim.peak_lr, warmup, steps, optim.end_lr)
 
 
-def make_optimizer(optim, steps):
+def make_optimizer(optim: ml_collections.ConfigDict, steps: int) -> optax.GradientTransformationExtraArgs:
     """The optax transformation of a config's `optim` sub-tree.
 
-    update(gradients, state, params, norm=None, is_finite=None): norm is that of the gradients; is_finite whether the
-    step counts. Both are worked out where they are not given; a step knows them already, and reading every gradient
-    once more for each takes a hundredth of a step's memory traffic. A step that does not count changes neither
-    parameters nor moments; the state counts such steps, see `nonfinite_steps`.
+    update(gradients, state, params, norm=None, is_finite=None): norm is that of the gradients, is_finite whether the
+    step counts. Both are computed if they are not given; a train step has them already, and reading every gradient
+    again for each takes a hundredth of its memory traffic. A step that does not count changes neither parameters nor
+    moments; the state counts such steps, see `nonfinite_steps`.
     """
     adamw = optax.adamw(
         learning_rate(optim, steps), optim.b1, optim.b2, optim.eps, weight_decay=optim.weight_decay, mask=decay_mask
     )
-    # The state is that of optax.apply_if_finite(optax.chain(optax.clip_by_global_norm(...), adamw)).
+    # Checkpoints hold the state of optax.apply_if_finite(optax.chain(optax.clip_by_global_norm(...), adamw)), so the
+    # state has this form although clipping is done below: identity stands in the place of clip_by_global_norm.
     inner = optax.chain(optax.identity(), adamw)
 
     def init(params):
@@ -54,19 +58,19 @@ def make_optimizer(optim, steps):
 
 
 def _clipped(gradients, norm, limit):
-    """Gradients of at most this norm; limit 0: as they are."""
+    """Gradients scaled down to at most this norm; unchanged if limit is 0."""
     if not limit:
         return gradients
     return jax.tree.map(lambda x: jnp.where(norm < limit, x, x / norm.astype(x.dtype) * limit), gradients)
 
 
-def nonfinite_steps(opt_state):
-    """(in a row up to now, in total) steps that were skipped."""
+def nonfinite_steps(opt_state: optax.ApplyIfFiniteState) -> tuple[jax.Array, jax.Array]:
+    """Number of skipped steps: (in a row up to now, in total)."""
     return opt_state.notfinite_count, opt_state.total_notfinite
 
 
-def decay_mask(params):
-    """True for every parameter that weight decay pulls on; a name in neither list is an error."""
+def decay_mask(params: Any) -> Any:
+    """True for every parameter that has weight decay; a name in neither list is a ValueError."""
 
     def decays(path, _):
         name = path_name(path).split('/')[-1]

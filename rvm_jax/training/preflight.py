@@ -1,19 +1,21 @@
-"""What a config contradicts beyond itself, so that a command can name it together with every other mistake in it.
+"""Mistakes in a config that `config.check` cannot see, so that a command reports them with all other mistakes.
 
-No device is touched for that, and no list of files is read: what needs those is said later, by who uses them.
+No device is used and no list of files is read for it. What needs those is checked later, where they are used.
 """
 
 import glob
 import os
 
+import ml_collections
+
 from rvm_jax import config as configs
 from rvm_jax.data.open_data import open_source
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
+from rvm_jax.models import architecture
 
 
-def config_problems(config):
-    """UserErrors about data that are not there and sizes that do not fit; other values may still be wrong."""
+def config_problems(config: ml_collections.ConfigDict) -> list[UserError]:
+    """UserErrors about data that do not exist and sizes that do not fit; other values may still be wrong."""
     data = config.data
     places = [path for path, _, _ in data.mixture] or [data.path]
     places += [data.eval_path] if data.eval_path else []
@@ -28,10 +30,10 @@ def config_problems(config):
 
 def _check_place(path):
     if not glob.has_magic(path) and not os.path.lexists(os.path.expanduser(path)):
-        open_source(path, 'train')  # a data set of TFDS, or it says what is wrong
+        open_source(path, 'train')  # a TFDS data set, or it raises what is wrong
 
 
 def _check_sizes(config):
     known = all(value in configs.CHOICES.get(f'model.{key}', (value,)) for key, value in config.model.items())
     if known and not config.model.encoder_path:
-        build.architecture(config)
+        architecture.from_config(config)

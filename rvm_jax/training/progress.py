@@ -3,15 +3,17 @@
 import collections
 import sys
 import time
+from collections.abc import Mapping
+from typing import Any, Self, TextIO
 
-from rvm_jax.terminal import say, silence
+from rvm_jax.terminal import silence, write_line
 
 WINDOW = 500  # updates that the pace is averaged over
-LONGEST = 999 * 3600  # seconds; a time left beyond it says nothing
+LONGEST = 999 * 3600  # seconds; a longer time left means nothing
 
 
-def format_line(step, total, scalars, seconds_left=None):
-    """One line about a step. mfu and data_wait are fractions; what is absent from scalars is left out."""
+def format_line(step: int, total: int, scalars: Mapping[str, Any], seconds_left: float | None = None) -> str:
+    """One line about a step. mfu and data_wait are fractions; names that scalars do not have are left out."""
     parts = [f'step {step}/{total}']
     for name, template in (
         ('loss', 'loss {:.4g}'),
@@ -31,15 +33,15 @@ def format_line(step, total, scalars, seconds_left=None):
     return '  '.join(parts)
 
 
-def format_seconds(seconds):
-    """Minutes and seconds, with hours where there are any: 12:34, 1:02:03."""
+def format_seconds(seconds: float) -> str:
+    """Minutes and seconds, and hours if there are any: 12:34, 1:02:03."""
     minutes, seconds = divmod(round(min(max(seconds, 0), LONGEST)), 60)
     hours, minutes = divmod(minutes, 60)
     return f'{hours}:{minutes:02}:{seconds:02}' if hours else f'{minutes}:{seconds:02}'
 
 
 class _Terminal:
-    """A stream to a terminal for rich, which would let the run end when the terminal goes."""
+    """A stream to a terminal for rich, which would end the run when the terminal is closed."""
 
     def __init__(self, stream):
         self._stream = stream
@@ -48,7 +50,7 @@ class _Terminal:
         return getattr(self._stream, name)
 
     def write(self, text):
-        """All of it is written, or nobody sees it any more."""
+        """Write text; if nobody reads it any more, drop this and all that follows."""
         try:
             self._stream.write(text)
         except OSError:
@@ -56,7 +58,7 @@ class _Terminal:
         return len(text)
 
     def flush(self):
-        """As above."""
+        """Flush, or drop all that follows."""
         try:
             self._stream.flush()
         except OSError:
@@ -64,45 +66,49 @@ class _Terminal:
 
 
 class Progress:
-    """A live bar on a terminal; elsewhere a plain line at each logged step.
+    """A live bar on a terminal; elsewhere a plain line at each logged step; nothing if it is not shown.
 
-    The pace is measured on the monotonic clock from the end of the first step on, so neither a clock that jumps nor
-    the compilation spoils the time left.
+    The pace is measured from the end of the first step on, so that the compilation is not part of it, and with the
+    monotonic clock, so that a change of the wall clock does not matter.
     """
 
-    def __init__(self, total, stream=None):
-        self._total, self._stream = total, sys.stdout if stream is None else stream
-        self._seen = collections.deque(maxlen=WINDOW)
-        self._bar = self._task = None
+    def __init__(self, total: int, stream: TextIO | None = None, is_shown: bool = True):
+        self._total, self._is_shown = total, is_shown
+        self._stream: Any = sys.stdout if stream is None else stream
+        self._seen: collections.deque[tuple[float, int]] = collections.deque(maxlen=WINDOW)
+        self._bar: Any = None  # the one of rich, which is imported on a terminal only
+        self._task: Any = None
 
-    def __enter__(self):
-        if self._stream is not None and self._stream.isatty():
+    def __enter__(self) -> Self:
+        if self._is_shown and self._stream is not None and self._stream.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
             columns = BarColumn(bar_width=20), TextColumn('{task.description}', markup=False)
-            console = Console(file=_Terminal(self._stream))
+            console = Console(file=_Terminal(self._stream))  # type: ignore[arg-type]  # it has what rich calls
             self._bar = Bar(*columns, console=console, redirect_stderr=sys.stderr.isatty())  # not from `2> log`
             self._task = self._bar.add_task('compiling', total=self._total)
             self._bar.start()
         return self
 
-    def __exit__(self, *_):
+    def __exit__(self, *_: object) -> None:
         if self._bar is not None:
             self._bar.stop()
 
-    def update(self, step, scalars=None):
-        """Tell that a step is done; scalars are given at logged steps only."""
+    def update(self, step: int, scalars: Mapping[str, Any] | None = None) -> None:
+        """Show that a step is done; scalars are given at logged steps only."""
+        if not self._is_shown:
+            return
         self._seen.append((time.monotonic(), step))
         text = None if scalars is None else format_line(step, self._total, scalars, self.seconds_left())
         if self._bar is not None:
             self._bar.update(self._task, completed=step, **({} if text is None else {'description': text}))
         elif text is not None:
-            say(text, self._stream)
+            write_line(text, self._stream)
 
-    def seconds_left(self):
-        """Seconds until the last step at the present pace, or None before there is a pace."""
+    def seconds_left(self) -> float | None:
+        """Seconds until the last step at the current pace; None before the second update."""
         (began, first), (now, step) = self._seen[0], self._seen[-1]
         if step <= first:
             return None

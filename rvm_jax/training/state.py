@@ -4,29 +4,31 @@ The train state is one nested dict of step, parameters, optimizer state and rand
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import ml_collections
+import optax
 from flax import nnx
 from jax.sharding import Mesh
 
-from rvm_jax.conversion import frozen
 from rvm_jax.models import build, trainable
+from rvm_jax.models.architecture import Architecture
 from rvm_jax.models.attention import check_device
+from rvm_jax.models.layers import Execution
 from rvm_jax.training import sharding
-from rvm_jax.training.loss import compared_losses, pixel_loss
+from rvm_jax.training.loss import Objective, comparison_of, objective_of
 from rvm_jax.training.optimizer import make_optimizer
 from rvm_jax.training.step import make_eval_step, make_train_step
 
 # How XLA compiles a train step for a platform. On GPUs cuBLAS multiplies, not XLA's own Triton kernels: it adds biases
-# and computes the GELU on the way out, and products of one array stay apart, since cuDNN wants queries, keys and values
-# in arrays of their own. By the compiler's programs for an H100 that is a tenth of all memory traffic. Reduce-scatters
-# are not combined: combined ones, of layers far apart, all came after the last gradient, where nothing runs beside them
-# (RVM-L over 8 H100: 15 at the end; now each goes soon after its gradient, and a device needs 7.3 GiB instead of 8.4).
-# Time on a GPU is not measured yet, see benchmarks/gpu.sh.
+# and computes the GELU while it writes the result. Products of one array stay apart, because cuDNN wants queries, keys
+# and values in separate arrays. By the compiler's programs for an H100 both save a tenth of all memory traffic.
+# Reduce-scatters are not combined: combined ones, of layers far apart, all came after the last gradient, where nothing
+# runs beside them (RVM-L over 8 H100: 15 at the end). Now each comes soon after its gradient, and a device needs 7.3
+# GiB instead of 8.4. Time on a GPU is not measured yet, see benchmarks/gpu.sh.
 COMPILER_OPTIONS = {
     'gpu': {
         'xla_gpu_enable_triton_gemm': False,
@@ -37,24 +39,31 @@ COMPILER_OPTIONS = {
 
 
 class Programs(NamedTuple):
-    """What `make_programs` gives; nothing in it is compiled yet."""
+    """The programs of a run; each is compiled when it is first called."""
 
-    arch: build.Architecture
+    arch: Architecture
     mesh: Mesh
-    abstract_state: Any  # shapes of the train state, with where it lies
-    abstract_frozen: Any  # the same of the parameters that do not train, {} if there are none
-    create: Callable  # () -> the fresh state, in place on the mesh
-    train_step: Callable  # (state, batch, frozen) -> state, metrics
-    eval_step: Callable  # (all params, batch, key) -> losses, Reconstruction
+    abstract_state: dict[str, Any]  # shapes of the train state, with shardings
+    abstract_frozen: dict[str, Any]  # the same of the parameters that do not train, {} if there are none
+    create: Any  # jitted: () -> the fresh state, created on the mesh
+    train_step: Any  # jitted: (state, batch, frozen) -> state, metrics
+    eval_step: Any  # jitted: (all params, batch, key) -> losses, Reconstruction
 
 
-def make_programs(config, devices=None, attention=None, by_process=False):
+def make_programs(
+    config: ml_collections.ConfigDict,
+    arch: Architecture,
+    devices: Sequence[Any] | None = None,
+    attention: str | None = None,
+    by_process: bool = False,
+    objective: Objective | None = None,
+) -> Programs:
     """The programs of a config on these devices (None: all that JAX has), which may be abstract ones.
 
-    attention: which one to take instead of config.model.attention, see `attention_check.choose`. by_process: see
-    `sharding.make_mesh`. Raises UserError if config and devices do not fit together.
+    arch is the config's Architecture, see `conversion.frozen.resolve`. attention replaces config.model.attention, see
+    `attention_check.choose`. by_process: see `sharding.make_mesh`. objective replaces the one that config.objective
+    describes, see `loss.OBJECTIVES`. Raises UserError if config and devices do not fit together.
     """
-    arch = frozen.architecture(config)
     mesh = sharding.make_mesh(config.mesh, devices, by_process)
     sharding.check_batch(mesh.devices.size, config.batch_size)
     execution = build.execution(config.model, sharding.platform(mesh))
@@ -67,26 +76,27 @@ def make_programs(config, devices=None, attention=None, by_process=False):
     graphdef, abstract_state, abstract_frozen, create = make_state(
         arch, execution, optimizer, config.seed, mesh, config.mesh.sharded
     )
-    objective = functools.partial(pixel_loss, **config.objective)
+    objective = objective or objective_of(config.objective)
     options = COMPILER_OPTIONS.get(execution.platform)
     train_step = make_train_step(graphdef, optimizer, objective, abstract_state, gather, abstract_frozen, options)
-    eval_step = make_eval_step(
-        graphdef, comparison(config.objective), trainable.of_model(abstract_state, abstract_frozen), gather
-    )
+    all_params = trainable.of_model(abstract_state, abstract_frozen)
+    eval_step = make_eval_step(graphdef, comparison_of(config.objective), all_params, gather)
     return Programs(arch, mesh, abstract_state, abstract_frozen, create, train_step, eval_step)
 
 
-def comparison(objective):
-    """What an evaluation compares, of a config's `objective`: pixels alone, as the trivial predictors have no more."""
-    return functools.partial(compared_losses, region=objective.region, patch_norm=objective.patch_norm)
+def make_state(
+    arch: Architecture,
+    execution: Execution,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    mesh: Mesh,
+    sharded: str = 'params',
+) -> tuple[nnx.GraphDef, dict[str, Any], dict[str, Any], Callable[[], dict[str, Any]]]:
+    """(graphdef, abstract state, abstract frozen parameters, function that creates the state on the mesh).
 
-
-def make_state(arch, execution, optimizer, seed, mesh, sharded='params'):
-    """(graphdef, abstract state, abstract frozen parameters, function that creates the state in place on the mesh).
-
-    The abstract ones say by their shardings where everything lies. 'params' of the state are those that train, and
-    batch norms add 'statistics'; frozen parameters are no part of it: {} if there are none, see trainable.py.
-    sharded: 'params' or 'optimizer', what the mesh axis 'fsdp' splits, see `sharding.state_shardings`.
+    The shardings of the abstract ones say where everything lies. 'params' of the state are those that train, and batch
+    norms add 'statistics'. Frozen parameters are not in the state, {} if there are none, see trainable.py. sharded:
+    'params' or 'optimizer', what the mesh axis 'fsdp' splits, see `sharding.state_shardings`.
     """
 
     def create():

@@ -1,6 +1,8 @@
 """One optimizer step, and one evaluation step: pure functions of state and batch."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,79 +13,77 @@ from jax.sharding import PartitionSpec
 from rvm_jax.models import trainable
 from rvm_jax.models.dropout import TrainContext
 from rvm_jax.training import sharding
+from rvm_jax.training.loss import Objective
 from rvm_jax.training.optimizer import nonfinite_steps
+
+Gather = Callable[[Any], Any]  # a device's parts of the parameters -> whole arrays, see `sharding.make_gather`
 
 
 def make_train_step(
-    graphdef, optimizer, objective, abstract_state, gather=None, abstract_frozen=None, compiler_options=None
-):
-    """train_step(state, batch, frozen=None) -> (state, metrics), jitted; the old state's buffers are reused.
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformationExtraArgs,
+    objective: Objective,
+    abstract_state: dict[str, Any],
+    gather: Gather | None = None,
+    abstract_frozen: dict[str, Any] | None = None,
+    compiler_options: dict[str, Any] | None = None,
+) -> Callable[..., tuple[dict[str, Any], dict[str, jax.Array]]]:
+    """train_step(state, batch, frozen=None) -> (state, metrics), jitted; the buffers of the old state are reused.
 
     objective(model, batch, visible_BFV, learning=...) -> (loss, Reconstruction), the loss a mean over clips. It sees
-    one device's clips, with parameters that `gather` makes whole. frozen are the parameters that do not train: an
-    input like the batch, of which there is no gradient. What step s draws follows from the run's key and s alone,
-    whatever the devices. abstract_state says by its shardings where everything lies; the optimizer works on parts of
-    the weights if its state lies in parts. compiler_options: of `jax.jit`.
+    one device's clips, with parameters that `gather` makes whole. frozen are the parameters that do not train: an input
+    like the batch, without a gradient. What step s draws follows from the run's key and s alone, on any number of
+    devices. The shardings of abstract_state say where everything lies; the optimizer works on parts of the weights if
+    its state lies in parts. compiler_options are those of `jax.jit`.
     """
-    abstract_params, abstract_frozen = abstract_state['params'], abstract_frozen or {}
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
-    mesh = shardings['step'].mesh
-    weight_specs = _specs(abstract_params)
-    statistics_specs = _specs(abstract_state.get('statistics', {}))
-    gradient_shardings = sharding.state_shardings(mesh, abstract_params)
-    gradient_specs = jax.tree.map(lambda leaf: leaf.spec, gradient_shardings)
-
-    @functools.partial(
-        jax.shard_map,
-        mesh=mesh,
-        in_specs=(weight_specs, statistics_specs, _specs(abstract_frozen), *(sharding.BATCH,) * 3),
-        out_specs=(PartitionSpec(), PartitionSpec(), gradient_specs),
-        check_vma=False,
+    gradient_shardings = sharding.state_shardings(shardings['step'].mesh, abstract_state['params'])
+    loss_and_gradients = _make_loss_and_gradients(
+        graphdef, objective, abstract_state, gather, abstract_frozen or {}, gradient_shardings
     )
-    def loss_and_gradients(params, statistics, frozen, batch, visible_BFV, keys_B2):
-        def loss_of(params):
-            model = _merge(graphdef, trainable.joined(params, statistics, frozen), gather)
-            loss, out = objective(model, batch, visible_BFV, learning=TrainContext(keys_B2, sharding.AXES))
-            return loss, out.statistics
-
-        (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
-        gradients = sharding.mean_gradients(gradients, weight_specs, gradient_specs)
-        return sharding.mean(loss), statistics, gradients
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None), compiler_options=compiler_options)
     def train_step(state, batch, frozen=None):
         frozen = frozen or {}
+
+        # Masks and dropout keys are drawn for the whole batch, before it is divided over the devices.
         key = jax.random.fold_in(jax.random.wrap_key_data(state['key']), state['step'])
         visible_BFV = _draw_visible(graphdef, trainable.of_model(state, frozen), batch, key)
         keys_B2 = jax.random.key_data(jax.random.split(jax.random.fold_in(key, 1), len(visible_BFV)))
+
+        # Each device differentiates its own clips; gradients come back as means over all clips.
         statistics = state.get('statistics', {})
         loss, new_statistics, gradients = loss_and_gradients(
             state['params'], statistics, frozen, batch, visible_BFV, keys_B2
         )
+
+        # The norm counts too: if it overflowed, clipping by it would turn all gradients into zeros.
         norm = optax.tree.norm(gradients)
-        is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)  # clipping by a norm that overflowed would make zeros
+        is_finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         params = jax.lax.with_sharding_constraint(state['params'], gradient_shardings)
         updates, opt_state = optimizer.update(gradients, state['opt_state'], params, norm=norm, is_finite=is_finite)
         in_a_row, in_total = nonfinite_steps(opt_state)
-        metrics = {
-            'loss': loss,
-            'grad_norm': norm,
-            'skipped_steps': in_total,
-            'skipped_in_a_row': in_a_row,
-        }
+        metrics = {'loss': loss, 'grad_norm': norm, 'skipped_steps': in_total, 'skipped_in_a_row': in_a_row}
         params = optax.apply_updates(params, updates)
+
         state = state | {'step': state['step'] + 1, 'params': params, 'opt_state': opt_state}
-        if statistics:  # a step that is skipped leaves them as they were, too
+        if statistics:  # a skipped step does not change them either
             state['statistics'] = jax.tree.map(functools.partial(jnp.where, in_a_row > 0), statistics, new_statistics)
         return state, metrics
 
     return train_step
 
 
-def make_eval_step(graphdef, compared_losses, abstract_params, gather=None):
-    """eval_step(params, batch, key) -> (losses, Reconstruction), jitted: ours beside the trivial predictors.
+def make_eval_step(
+    graphdef: nnx.GraphDef,
+    compared_losses: Callable[..., Any],
+    abstract_params: dict[str, Any],
+    gather: Gather | None = None,
+) -> Callable[..., Any]:
+    """eval_step(params, batch, key) -> (losses, Reconstruction), jitted: our loss beside the trivial predictors'.
 
-    params are all of the model's, frozen ones and statistics included.
+    compared_losses: see `loss.compared_losses`. params are all parameters of the model, with frozen ones and
+    statistics.
     """
 
     @functools.partial(
@@ -104,6 +104,36 @@ def make_eval_step(graphdef, compared_losses, abstract_params, gather=None):
     return eval_step
 
 
+def _make_loss_and_gradients(graphdef, objective, abstract_state, gather, abstract_frozen, gradient_shardings):
+    """(params, statistics, frozen, batch, visible_BFV, keys_B2) -> (loss, new statistics, gradients).
+
+    The loss is a mean over all devices. Gradients lie as gradient_shardings say: parts of them, where the optimizer
+    works on parts, even if the weights themselves are whole on every device.
+    """
+    weight_specs = _specs(abstract_state['params'])
+    statistics_specs = _specs(abstract_state.get('statistics', {}))
+    gradient_specs = jax.tree.map(lambda leaf: leaf.spec, gradient_shardings)
+
+    @functools.partial(
+        jax.shard_map,
+        mesh=abstract_state['step'].sharding.mesh,
+        in_specs=(weight_specs, statistics_specs, _specs(abstract_frozen), *(sharding.BATCH,) * 3),
+        out_specs=(PartitionSpec(), PartitionSpec(), gradient_specs),
+        check_vma=False,  # the sums over devices are written by hand, see sharding.py
+    )
+    def loss_and_gradients(params, statistics, frozen, batch, visible_BFV, keys_B2):
+        def loss_of(params):
+            model = _merge(graphdef, trainable.joined(params, statistics, frozen), gather)
+            loss, out = objective(model, batch, visible_BFV, learning=TrainContext(keys_B2, sharding.AXES))
+            return loss, out.statistics
+
+        (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+        gradients = sharding.mean_gradients(gradients, weight_specs, gradient_specs)
+        return sharding.mean(loss), statistics, gradients
+
+    return loss_and_gradients
+
+
 def _specs(abstract):
     return jax.tree.map(lambda leaf: leaf.sharding.spec, abstract)
 
@@ -113,5 +143,5 @@ def _merge(graphdef, params, gather):
 
 
 def _draw_visible(graphdef, params, batch, key):
-    """The masks of all clips of a step, drawn together: what a clip gets does not depend on the device it is on."""
+    """The masks of all clips of a step, drawn together: a clip gets the same mask on whichever device it is."""
     return nnx.merge(graphdef, params).random_visible(key, batch['target_BFHWC'].shape)

@@ -1,6 +1,6 @@
-"""What features look like: three principal components as colors, and five K-means groups.
+"""Features as pictures: three principal components as colors, and five K-means groups.
 
-Constructions of the RVM figures: every (t, row, column) vector of one video is fitted together.
+They are built as in the figures of RVM: all (t, row, column) vectors of one video are fitted together.
 """
 
 import numpy as np
@@ -10,11 +10,11 @@ from rvm_jax.visualization.canvas import PALETTE, blend
 from rvm_jax.visualization.movies import contact_sheet
 
 
-def pca_colors(features_ThwD, size, seed=0):
+def pca_colors(features_ThwD: np.ndarray, size: tuple[int, int], seed: int = 0) -> np.ndarray:
     """Three whitened principal components as red, green and blue.
 
-    size is (height, width) in pixels; returns uint8 (T, height, width, 3). Each component is scaled to [0, 1] by
-    its own smallest and largest value in the video.
+    size is (height, width) in pixels; returns uint8 (T, height, width, 3). Each component is scaled to [0, 1] by its
+    smallest and largest value in the video.
     """
     from sklearn.decomposition import PCA
 
@@ -28,8 +28,8 @@ def pca_colors(features_ThwD, size, seed=0):
     return upsample(colors_ThwC, size)
 
 
-def kmeans_labels(features_ThwD, num_clusters=5, seed=0):
-    """The group of every vector, int (T, h, w). Group 0 is the largest, so colors do not hang on the seed alone."""
+def kmeans_labels(features_ThwD: np.ndarray, num_clusters: int = 5, seed: int = 0) -> np.ndarray:
+    """The group of every vector, int (T, h, w). Group 0 is the largest, so that colors depend less on the seed."""
     from sklearn.cluster import KMeans
 
     vectors_ND = _vectors(features_ThwD, at_least=num_clusters)
@@ -38,12 +38,12 @@ def kmeans_labels(features_ThwD, num_clusters=5, seed=0):
     return np.argsort(order_K)[found_N].reshape(features_ThwD.shape[:3])
 
 
-def label_colors(labels_Thw, size):
+def label_colors(labels_Thw: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The palette color of each label, upsampled to size (height, width) pixels. uint8 THWC."""
     return upsample(PALETTE[labels_Thw], size)
 
 
-def upsample(pictures_ThwC, size):
+def upsample(pictures_ThwC: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Nearest-neighbor upsampling to (height, width) pixels."""
     grid_height, grid_width = pictures_ThwC.shape[1:3]
     rows_H = np.arange(size[0]) * grid_height // size[0]
@@ -51,10 +51,17 @@ def upsample(pictures_ThwC, size):
     return pictures_ThwC[:, rows_H][:, :, columns_W]
 
 
-def feature_panel(frames_THWC, features_ThwD, truth_THWC=None, columns=8, first=0, seed=0):
-    """Frames, PCA, K-means and its overlay as named rows, and the truth below when it is known. uint8 HWC.
+def feature_panel(
+    frames_THWC: np.ndarray,
+    features_ThwD: np.ndarray,
+    truth_THWC: np.ndarray | None = None,
+    columns: int = 8,
+    first: int = 0,
+    seed: int = 0,
+) -> np.ndarray:
+    """Frames, PCA, K-means and its overlay as named rows, with the truth below if it is known. uint8 HWC.
 
-    All frames are fitted; those before `first` are not shown, since a state needs a few frames to see motion.
+    All frames are fitted; frames before `first` are not shown, because a state needs a few frames to see motion.
     """
     size = frames_THWC.shape[1:3]
     clusters_THWC = label_colors(kmeans_labels(features_ThwD, seed=seed), size)

@@ -1,5 +1,7 @@
 """Videos to look at: MP4 files that play everywhere, and contact sheets."""
 
+import os
+from collections.abc import Iterable, Iterator, Sequence
 from fractions import Fraction
 
 import numpy as np
@@ -7,14 +9,14 @@ import numpy as np
 from rvm_jax.storage.atomic import atomic_write
 from rvm_jax.visualization import canvas
 
-COLORSPACE, LIMITED_RANGE = 6, 1  # codes of BT.601 and 16-235, which is what the conversion from RGB gives
+COLORSPACE, LIMITED_RANGE = 6, 1  # codes of BT.601 and 16-235, the result of the conversion from RGB
 
 
-def write_video(path, frames, fps=16):
-    """Write uint8 HWC frames (any iterable) as H.264 in an MP4 file, which appears complete or not at all.
+def write_video(path: str | os.PathLike, frames: Iterable[np.ndarray], fps: float = 16) -> None:
+    """Write uint8 HWC frames as H.264 in an MP4 file, which appears complete or not at all.
 
-    fps is the playing rate in frames a second. yuv420p wants even sides, so an odd side repeats its last line.
-    Raises ValueError when there is no frame.
+    fps is the rate of playing, in frames per second. yuv420p needs even sides, so an odd side repeats its last line.
+    Raises ValueError if there are no frames.
     """
     import av
 
@@ -33,7 +35,7 @@ def write_video(path, frames, fps=16):
         container.mux(stream.encode())
 
 
-def side_by_side(videos):
+def side_by_side(videos: Sequence[tuple[str, np.ndarray]]) -> Iterator[np.ndarray]:
     """Yield the frames of several videos of one length next to each other, with their names above. uint8 HWC.
 
     videos is a list of (name, frames_THWC uint8); small frames are enlarged.
@@ -44,7 +46,7 @@ def side_by_side(videos):
         yield canvas.strip(canvas.enlarge(np.stack(views), factor), names)
 
 
-def contact_sheet(videos, columns=8, first=0):
+def contact_sheet(videos: Sequence[tuple[str, np.ndarray]], columns: int = 8, first: int = 0) -> np.ndarray:
     """One picture of several videos of one length: up to `columns` moments, spread from frame `first` to the last.
 
     videos is a list of (name, frames_THWC uint8), one row each. uint8 HWC.
@@ -61,7 +63,7 @@ def contact_sheet(videos, columns=8, first=0):
     )
 
 
-def even(frame_HWC):
+def even(frame_HWC: np.ndarray) -> np.ndarray:
     """The frame with even sides: an odd one repeats its last row or column."""
     height, width = frame_HWC.shape[:2]
     padded = np.pad(frame_HWC, ((0, height % 2), (0, width % 2), (0, 0)), mode='edge')
@@ -72,7 +74,7 @@ def _open_stream(container, shape, fps):
     stream = container.add_stream('libx264', rate=Fraction(fps).limit_denominator(1001))
     stream.height, stream.width = shape[:2]
     stream.pix_fmt = 'yuv420p'
-    stream.codec_context.colorspace = COLORSPACE  # without the tag players guess, by the size of the picture
+    stream.codec_context.colorspace = COLORSPACE  # without this tag, players guess from the size of the picture
     stream.codec_context.color_range = LIMITED_RANGE
     stream.options = {'crf': '18', 'preset': 'medium'}
     return stream

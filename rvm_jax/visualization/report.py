@@ -1,8 +1,9 @@
-"""The demo page: one HTML file with everything inside, to be opened, mailed or put on a server as it is."""
+"""The demo page: one HTML file with everything inside, which can be opened, mailed or put on a server."""
 
 import base64
 import html
 import os
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,24 +24,23 @@ class Row(NamedTuple):
 class Picture(NamedTuple):
     """A picture with its heading and caption.
 
-    image is a path (.png or .mp4), a uint8 HWC array, or a pair of arrays: for light pages and for dark ones.
+    image is a path (.png or .mp4), a uint8 HWC array, or a pair of arrays for light and dark pages.
     """
 
     title: str
     caption: str
-    image: object
-    alt: str = ''  # empty: the title
+    image: str | os.PathLike | np.ndarray | tuple[np.ndarray, np.ndarray]
+    alt: str = ''  # if empty, the title
 
 
 INTRO = """
-<p>A <strong>Recurrent Video Masked Autoencoder</strong> (RVM) learns from plain video, without labels. It watches a few
-frames one after another; an image encoder turns each into a grid of tokens, and a recurrent core carries what it has
-seen from frame to frame. Then it is shown a later frame with nearly every patch hidden and has to paint the rest. That
-only works if its features know what is in the scene and how it moves.</p>
-<p>So there are two things to look at. The <em>reconstructions</em> show how well the task itself goes. The
-<em>feature pictures</em> show what is worth keeping afterwards: the video is unrolled through the core, one frame at
-a time, and each patch is colored by its features. Patches of one color look alike to the model, over space and over
-time.</p>
+<p>A <strong>Recurrent Video Masked Autoencoder</strong> (RVM) learns from video without labels. It watches a few frames
+one after another: an image encoder turns each frame into a grid of tokens, and a recurrent core carries information
+from frame to frame. Then it sees a later frame with nearly all patches hidden and has to predict the hidden ones. That
+only works if its features describe what is in the scene and how it moves.</p> <p>There are two kinds of pictures. The
+<em>reconstructions</em> show how well the model does this task. The <em>feature pictures</em> show what is useful
+afterwards: the video goes through the core one frame at a time, and each patch is colored by its features. Patches of
+the same color look similar to the model, over space and time.</p>
 """
 
 STYLE = """
@@ -115,10 +115,18 @@ PAGE = """<!doctype html>
 """
 
 
-def write_report(path, *, title, summary, rows, pictures, footer=''):
-    """Write the page. rows are `Row`s, pictures are `Picture`s in the order shown; text is plain, it is escaped here.
+def write_report(
+    path: str | os.PathLike,
+    *,
+    title: str,
+    summary: str,
+    rows: Sequence[Row],
+    pictures: Sequence[Picture],
+    footer: str = '',
+) -> None:
+    """Write the page, with rows and pictures in the order given; texts are plain and are escaped here.
 
-    The file appears complete or not at all. Raises FileNotFoundError for a picture that is not there.
+    The file appears complete or not at all. Raises FileNotFoundError if a picture does not exist.
     """
     page = PAGE.format(
         title=html.escape(title),

@@ -62,7 +62,7 @@ def test_the_table_has_a_line_a_program():
     well = {'figures': FIGURES, 'findings': [], 'seconds': 61.2}
     bad = {'figures': None, 'findings': ['does not compile: no'], 'seconds': None}
     lines = check.table([CASE, CASE], [well, bad], markdown=True).splitlines()
-    assert lines[2] == '| rvm_l | h100:8 | 8 | 12.0 | 12.00 | 96, 96 | 2.50, 0, 0.01 | 61 | well |'
+    assert lines[2] == '| rvm_l | h100:8 | 8 | 12.0 | 12.00 | 96, 96 | 2.50, 0, 0.01 | 61 | ok |'
     assert lines[3] == '| rvm_l | h100:8 | 8 | - | - | - | - | - | FAILS |'
     assert {line.count('|') for line in lines} == {len(check.HEADER) + 1}
     assert len(check.table([CASE], [well], markdown=False).splitlines()) == 2

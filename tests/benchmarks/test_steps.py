@@ -7,7 +7,7 @@ from flax import nnx
 from steps import inlined, random_batch, released_loss
 
 from rvm_jax import config as configs
-from rvm_jax.conversion import frozen
+from rvm_jax.conversion.frozen import resolve
 from rvm_jax.models import build
 from rvm_jax.training.loss import pixel_loss
 
@@ -15,7 +15,7 @@ from rvm_jax.training.loss import pixel_loss
 @pytest.mark.parametrize('recipe', ['configs/tiny.py', 'configs/frozen_tiny.py'])
 def test_both_ways_have_the_same_loss(recipe):
     config = configs.load(recipe, ['batch_size=2', 'model.mask_ratio=0.5', 'model.unroll=false'])
-    arch, batch = frozen.architecture(config), random_batch(config)
+    (arch, _), batch = resolve(config), random_batch(config)
     weights = nnx.state(build.build(arch, rngs=nnx.Rngs(0)))
 
     def loss_of(objective, way):

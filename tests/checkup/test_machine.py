@@ -49,7 +49,7 @@ def test_one_process_a_gpu_is_as_it_should_be():
         ({}, 'green', ''),
         ({'jax-cuda13-plugin': '0.10.2', 'jax-cuda13-pjrt': '0.10.2'}, 'green', ''),
         ({'jax-cuda13-plugin': '0.10.1', 'jax-cuda13-pjrt': '0.10.2'}, 'red', "pip install --upgrade 'jax[cuda13]'"),
-        ({'jax-cuda12-plugin': '0.10.2', 'jax-cuda13-plugin': '0.10.2'}, 'red', 'anew'),
+        ({'jax-cuda12-plugin': '0.10.2', 'jax-cuda13-plugin': '0.10.2'}, 'red', 'new environment'),
         ({'jaxlib': '0.9.0'}, 'yellow', 'pip install --upgrade jax jaxlib'),
     ],
 )
@@ -118,7 +118,7 @@ def test_few_open_files_are_red_and_no_limit_is_green():
     assert [machine.judge_open_files(limit).color for limit in (256, 1024, -1)] == ['red', 'green', 'green']
 
 
-def test_a_check_that_fails_is_red_with_the_reason_and_the_others_go_on():
+def test_a_check_that_fails_is_red_and_the_others_still_run():
     def fails(error):
         raise error
 

@@ -31,7 +31,7 @@ def test_values_out_of_range_or_type_are_named(golden, tmp_path, key, value):
         read(golden, tmp_path, 'dinov3/mlp', lambda config: config | {key: value})
 
 
-def test_a_size_that_the_weights_do_not_have_is_refused_before_it_is_allocated(golden, tmp_path):
+def test_sizes_that_the_weights_lack_are_refused_early(golden, tmp_path):
     reference = golden('siglip2/fixed')
     vision = reference.config['vision_config'] | {'hidden_size': 65_536, 'image_size': 65_536, 'num_hidden_layers': 128}
     path = reference.write(tmp_path, config=reference.config | {'vision_config': vision})
@@ -69,7 +69,7 @@ def test_naflex_needs_a_square_table(golden, tmp_path):
 
 
 @pytest.mark.parametrize('values', [
-    {'image_mean': [0.5, 0.5]}, {'image_mean': 0.5}, {'image_std': [0, 1, 1]}, {'image_std': ['1', 1, 1]},
+    {'image_mean': [0.5, 0.5]}, {'image_mean': '0.5'}, {'image_std': [0, 1, 1]}, {'image_std': ['1', 1, 1]},
     {'image_std': [float('nan'), 1, 1]},
 ])  # fmt: skip
 def test_a_preprocessor_that_makes_no_sense_is_refused(golden, tmp_path, values):
@@ -80,3 +80,44 @@ def test_a_preprocessor_that_makes_no_sense_is_refused(golden, tmp_path, values)
 def test_pixels_that_are_not_normalized_stay_as_they_are(golden, tmp_path):
     arch = read(golden, tmp_path, 'dinov2/plain', preprocessor='{"do_normalize": false, "image_mean": [1, 1, 1]}')
     assert (arch.mean, arch.std) == ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
+
+
+HALF, OTHER = {'image_mean': [0.5] * 3, 'image_std': [0.5] * 3}, {'image_mean': [0.4] * 3, 'image_std': [0.25] * 3}
+
+
+def read_processors(golden, tmp_path, **files):
+    path = golden('clip/openai').write(tmp_path)
+    for name, values in files.items():
+        (tmp_path / f'{name}_config.json').write_text(json.dumps(values))
+    arch = image_encoders.read_architecture(path)
+    return arch.mean, arch.std
+
+
+@pytest.mark.parametrize('files', [
+    {'processor': {'image_processor': HALF, 'processor_class': 'CLIPProcessor'}},
+    {'processor': {'image_processor': HALF}, 'preprocessor': OTHER},
+    {'processor': {'processor_class': 'CLIPProcessor'}, 'preprocessor': HALF},  # one that says nothing of pictures
+    {'preprocessor': HALF | {'do_normalize': None, 'do_rescale': None, 'rescale_factor': 0.00392156862745098}},
+    {'preprocessor': {'image_mean': 0.5, 'image_std': 0.5}},
+    {'preprocessor': {'image_mean': [127.5] * 3, 'image_std': [127.5] * 3, 'do_rescale': False}},
+    {'preprocessor': {'image_mean': [1.0] * 3, 'image_std': [1.0] * 3, 'rescale_factor': 1 / 127.5}},
+])  # fmt: skip
+def test_mean_and_deviation_are_those_that_transformers_uses(golden, tmp_path, files):
+    for found in read_processors(golden, tmp_path, **files):
+        assert found == pytest.approx((0.5,) * 3, abs=1e-7)
+
+
+def test_two_files_that_differ_are_named(golden, tmp_path, capsys):
+    read_processors(golden, tmp_path, processor={'image_processor': HALF}, preprocessor=HALF | {'size': 224})
+    assert not capsys.readouterr().err
+    read_processors(golden, tmp_path, processor={'image_processor': HALF}, preprocessor=OTHER)
+    said = capsys.readouterr().err
+    assert 'processor_config.json and preprocessor_config.json differ; the first is used' in said
+    assert 'image_mean [0.5, 0.5, 0.5], not [0.4, 0.4, 0.4]' in said and 'do_rescale' not in said
+
+
+@pytest.mark.parametrize('values', [[1], 'text', {'image_mean': [1, 2]}, {'do_rescale': 'no'}, {'rescale_factor': 0},
+                                    {'rescale_factor': 1}])  # fmt: skip
+def test_a_processor_that_makes_no_sense_is_refused(golden, tmp_path, values):
+    with pytest.raises(UserError, match=r'processor_config\.json'):
+        read_processors(golden, tmp_path, processor={'image_processor': values})

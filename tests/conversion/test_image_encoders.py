@@ -1,4 +1,4 @@
-"""Image encoders against numbers of PyTorch and transformers, see tests/data/README.md."""
+"""Image encoders against numbers of PyTorch and transformers, see tests/goldens/README.md."""
 
 import dataclasses
 import json
@@ -11,8 +11,9 @@ import pytest
 import safetensors.numpy
 
 import rvm_jax
-from rvm_jax.conversion import image_encoders, mapping
+from rvm_jax.conversion import image_encoders
 from rvm_jax.errors import UserError
+from rvm_jax.models import param_names
 from rvm_jax.models.encoders.image_architecture import ImageArchitecture
 
 FOLDERS = (
@@ -219,9 +220,9 @@ def test_another_family_than_asked_for_is_named(golden, tmp_path):
 
 
 @pytest.mark.parametrize(('config', 'reason'), [
-    ({'model_type': 'bert'}, "model_type='bert' is none that is known"),
+    ({'model_type': 'bert'}, "model_type='bert' is not known"),
     ({'model_type': 'rvm', 'architecture': {}}, 'an RVM export'),
-    ({'architecture': 'vit_base'}, 'has no model_type'),
+    ({'architecture': 'vit_base'}, 'does not have a model_type'),
 ])  # fmt: skip
 def test_folders_of_other_models_are_refused(golden, tmp_path, config, reason):
     with pytest.raises(UserError, match=reason):
@@ -230,7 +231,7 @@ def test_folders_of_other_models_are_refused(golden, tmp_path, config, reason):
 
 def test_weights_of_other_models_are_refused(golden, tmp_path):
     path = golden('dinov2/plain').write(tmp_path, arrays={'bert.pooler.weight': np.ones((2, 2), np.float32)})
-    with pytest.raises(UserError, match=r'no encoder that is known: bert\.pooler\.weight'):
+    with pytest.raises(UserError, match=r'an unknown encoder: bert\.pooler\.weight'):
         rvm_jax.load_image_encoder(path)
 
 
@@ -248,7 +249,7 @@ def test_original_rope_periods_are_those_in_the_file(golden, torch_file):
     assert arch.heads == 2
 
 
-def test_the_rule_of_interpolation_follows_the_source_unless_given(golden, tmp_path, torch_file):
+def test_the_interpolation_follows_the_source_unless_given(golden, tmp_path, torch_file):
     assert image_encoders.read_architecture(torch_file(golden('dinov2/original').arrays)).interpolation == 'offset'
     path = golden('dinov2/plain').write(tmp_path)
     assert image_encoders.read_architecture(path).interpolation == 'size'
@@ -260,7 +261,7 @@ def test_the_rule_of_interpolation_follows_the_source_unless_given(golden, tmp_p
         image_encoders.read_architecture(path, interpolation='nearest')
 
 
-def test_mean_and_std_come_from_the_preprocessor_where_there_is_one(golden, tmp_path):
+def test_mean_and_std_come_from_the_preprocessor_file(golden, tmp_path):
     path = golden('dinov3/mlp').write(tmp_path)
     assert image_encoders.read_architecture(path).mean == (0.485, 0.456, 0.406)
     preprocessor = {'image_mean': [0.43, 0.411, 0.296], 'image_std': [0.213, 0.156, 0.143]}
@@ -316,6 +317,50 @@ def test_weights_are_named_as_the_model_names_them(golden, tmp_path):
     path = golden('dinov3/swiglu').write(tmp_path)
     encoder = rvm_jax.load_image_encoder(path)
     named = image_encoders.read_weights(path, encoder.architecture)
-    own = mapping.to_named(encoder)
+    own = param_names.to_named(encoder)
     assert own.keys() == named.keys()
     assert all(np.array_equal(own[name], named[name]) for name in named)
+
+
+RUNTIME_NAMES = {  # what transformers 5.24 renames as it loads, in its conversion_mapping.py, in this order
+    'mae/pretraining': (
+        ('encoder.layer.', 'layers.'), ('attention.attention.query', 'attention.q_proj'),
+        ('attention.attention.key', 'attention.k_proj'), ('attention.attention.value', 'attention.v_proj'),
+        ('attention.output.dense', 'attention.o_proj'), ('intermediate.dense', 'mlp.fc1'), ('output.dense', 'mlp.fc2'),
+    ),
+    'dinov2/plain': (
+        ('attention.attention.query', 'attention.q_proj'), ('attention.attention.key', 'attention.k_proj'),
+        ('attention.attention.value', 'attention.v_proj'), ('attention.output.dense', 'attention.o_proj'),
+    ),
+    'dinov3/mlp': (('layer.', 'model.layer.'),),
+    'clip/openai': (('vision_model.', ''),),
+    'siglip2/fixed': (('vision_model.', ''),),
+}  # fmt: skip
+RUNTIME_NAMES['dinov2/registers'] = RUNTIME_NAMES['dinov2/plain']
+RUNTIME_NAMES['dinov2/swiglu'] = (*RUNTIME_NAMES['dinov2/plain'], ('mlp.weights_out', 'mlp.down_proj'))
+RUNTIME_NAMES['dinov3/swiglu'] = RUNTIME_NAMES['dinov3/mlp']
+
+
+def runtime_arrays(arrays, names):
+    """Arrays as save_pretrained(save_original_format=False) writes them."""
+    written = {}
+    for key, array in arrays.items():
+        for old, new in names if not key.startswith(('decoder.', 'text_model.')) else ():
+            key = key.replace(old, new) if new not in key or not new else key
+        if 'mlp.weights_in' in key:
+            halves = zip(('gate_proj', 'up_proj'), np.split(array, 2), strict=True)
+            written |= {key.replace('weights_in', part): half for part, half in halves}
+        else:
+            written[key] = array
+    return written
+
+
+@pytest.mark.parametrize('name', RUNTIME_NAMES)
+def test_names_that_transformers_5_has_in_memory_are_read(golden, tmp_path, name):
+    reference = golden(name)
+    arrays = runtime_arrays(reference.arrays, RUNTIME_NAMES[name])
+    assert arrays.keys() != reference.arrays.keys()
+    paths = [reference.write(tmp_path / 'old'), reference.write(tmp_path / 'new', arrays=arrays)]
+    old, new = (image_encoders.read_weights(path, image_encoders.read_architecture(path)) for path in paths)
+    assert old.keys() == new.keys()
+    assert all(np.array_equal(old[key], new[key]) for key in old)

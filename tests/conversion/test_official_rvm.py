@@ -1,4 +1,4 @@
-"""Ours against numbers made by the released model code, see tests/data/README.md."""
+"""Ours against numbers made by the released model code, see tests/goldens/README.md."""
 
 import ast
 import os
@@ -13,9 +13,9 @@ from flax import nnx
 from rvm_jax import pretrained
 from rvm_jax.conversion import official_rvm
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
+from rvm_jax.models import architecture
 
-SMALL = pathlib.Path(__file__).parents[1] / 'data' / 'official_tiny_64.npz'
+SMALL = pathlib.Path(__file__).parents[1] / 'goldens' / 'official_tiny_64.npz'
 DECODER = ('mask_token', 'decoder', 'delta_embedder', 'detokenizer')  # released keys that belong to the decoder
 TOLERANCE = 1e-4  # relative to the largest value; measured: below 1e-6
 
@@ -88,7 +88,7 @@ def model(weights, tmp_path_factory):
     return pretrained.load(write(tmp_path_factory.mktemp('released') / 'rvm.npz', weights))
 
 
-def test_reconstruction_loss_and_every_gradient_match_the_released_code(reference, model):
+def test_reconstruction_and_gradients_match_the_released_code(reference, model):
     check_against(reference, model)
 
 
@@ -99,7 +99,7 @@ def test_features_and_state_of_a_clip_match_the_released_code(reference, model):
 
 
 @pytest.mark.parametrize('frames_at_once', [1, 4])
-def test_streamed_features_match_the_released_code_in_pieces_of_any_length(reference, model, frames_at_once):
+def test_streamed_features_match_the_release_in_any_pieces(reference, model, frames_at_once):
     video, state, streamed = reference['stream_video'], None, []
     for first in range(0, len(video), frames_at_once):
         features, state = model.encode(video[None, first : first + frames_at_once], state)
@@ -133,8 +133,8 @@ def test_sizes_are_worked_out_from_the_shapes(reference, model):
 
 
 @pytest.mark.parametrize('size', ['s', 'b', 'l', 'h'])
-def test_sizes_of_the_presets_are_worked_out_from_their_released_shapes(size):
-    arch = build.SIZES[size]
+def test_preset_sizes_are_read_off_released_shapes(size):
+    arch = architecture.SIZES[size]
     shapes = official_rvm.released_shapes(arch)
     arrays = {key: np.broadcast_to(np.float32(0), shape) for key, shape in shapes.items()}
     assert official_rvm.infer_architecture(arrays) == arch
@@ -157,12 +157,12 @@ def test_official_weights_round_trip_bit_for_bit(weights, tmp_path, has_decoder)
     assert [path.name for path in (tmp_path / 'sub').iterdir()] == ['out.npz']
 
 
-def test_weights_without_a_decoder_encode_but_say_that_they_do_not_reconstruct(weights, reference, tmp_path):
+def test_weights_without_a_decoder_encode_but_do_not_reconstruct(weights, reference, tmp_path):
     weights = {key: array for key, array in weights.items() if not key.startswith(DECODER)}
     model = pretrained.load(write(tmp_path / 'rvm.npz', weights))
     features, _ = model.encode(reference['source'])
     assert_close(features, reference['features'])
-    with pytest.raises(UserError, match='these weights have no decoder'):
+    with pytest.raises(UserError, match='these weights do not have a decoder'):
         model.reconstruct(reference['source'], reference['target'], reference['deltas'])
 
 

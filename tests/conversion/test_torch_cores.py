@@ -1,4 +1,4 @@
-"""Our cores against PyTorch ones with the same weights, see tests/data/README.md."""
+"""Our cores against PyTorch ones with the same weights, see tests/goldens/README.md."""
 
 import ast
 import pathlib
@@ -6,13 +6,14 @@ import pathlib
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import torch_cores
 from flax import nnx
 
-from rvm_jax.conversion import mapping, torch_cores
 from rvm_jax.errors import UserError
+from rvm_jax.models import param_names
 from rvm_jax.models.layers import PRECISIONS, Execution
 
-TINY = pathlib.Path(__file__).parents[1] / 'data' / 'torch_cores_tiny.npz'
+TINY = pathlib.Path(__file__).parents[1] / 'goldens' / 'torch_cores_tiny.npz'
 PUBLIC = pathlib.Path(__file__).parents[3] / 'shared' / 'fixtures' / 'cores'
 KINDS = ('mamba', 'mambamix', 'gmmix', 'rvmrnn')
 HEADS = 2
@@ -34,7 +35,7 @@ def make(weights, kind, heads=HEADS, precision='float32'):
     sizes, named = torch_cores.read_torch_core(weights, kind, heads)
     execution = Execution(PRECISIONS[precision])
     core = nnx.eval_shape(lambda: torch_cores.CORES[kind](**sizes, execution=execution, rngs=nnx.Rngs(0)))
-    return mapping.from_named(core, named, 'test')
+    return param_names.from_named(core, named, 'test')
 
 
 def scan(core, tokens):

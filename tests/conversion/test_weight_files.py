@@ -61,8 +61,8 @@ def test_a_torch_file_that_is_not_there_is_named(torch_file, tmp_path):
     ({'epoch': 3}, 'holds no dict of weights'),
     ({'model': {'epoch': 3}}, 'holds no dict of weights'),
     ([1], 'holds no dict of weights'),
-    ({'cls_token': np.zeros((1, 1, 8), np.float32), 'epoch': 3}, 'epoch are no arrays'),
-    ({'weight': np.zeros(3, np.float32)}, 'no encoder that is known: weight'),
+    ({'cls_token': np.zeros((1, 1, 8), np.float32), 'epoch': 3}, 'epoch are not arrays'),
+    ({'weight': np.zeros(3, np.float32)}, 'an unknown encoder: weight'),
     ({'storage_tokens': np.zeros((1, 4, 8), np.float32)}, 'sizes cannot be read'),
     ({'encoder.layer.0.norm1.weight': np.zeros(8, np.float32)}, 'has the names of Hugging Face'),
 ])  # fmt: skip

@@ -1,10 +1,18 @@
+import cv2
 import numpy as np
 import pytest
 
 from rvm_jax.data.augment import augment_clip, center_crop_resize, crop_resize, draw_crop
 from rvm_jax.data.video.lazy_frames import decoded
 
-HOW = {'image_size': 32, 'flip': 0.5, 'crop_area': (0.3, 1.0), 'crop_ratio': (0.75, 1.25), 'crop_level': 'clip'}
+HOW = {
+    'image_size': 32,
+    'flip': 0.5,
+    'crop_area': (0.3, 1.0),
+    'crop_ratio': (0.75, 1.25),
+    'crop_level': 'clip',
+    'resize': 'auto',
+}
 
 
 def ramp(num_frames=3, height=60, width=80):
@@ -71,6 +79,16 @@ def test_shrinking_does_not_alias(factor):
     board = (np.indices((64 * factor, 64 * factor)).sum(0) % 2 * 255).astype(np.uint8)
     frame = resized(np.repeat(board[..., None], 3, -1), 64)
     assert frame.std() < 30  # a fine checkerboard becomes gray
+
+
+def test_bicubic_stays_bicubic_where_a_crop_shrinks():
+    frames = np.random.default_rng(0).integers(256, size=(1, 128, 128, 3), dtype=np.uint8)
+    whole = {**HOW, 'crop_area': (1, 1), 'crop_ratio': (1, 1), 'flip': 0}
+    cubic = augment_clip(np.random.default_rng(0), decoded(frames), **{**whole, 'resize': 'bicubic'})
+    np.testing.assert_array_equal(cubic[0], cv2.resize(frames[0], (32, 32), interpolation=cv2.INTER_CUBIC))
+    np.testing.assert_array_equal(cubic, center_crop_resize(decoded(frames), 32, 'bicubic'))
+    averaged = augment_clip(np.random.default_rng(0), decoded(frames), **whole)
+    np.testing.assert_array_equal(averaged[0], cv2.resize(frames[0], (32, 32), interpolation=cv2.INTER_AREA))
 
 
 def test_growing_is_bicubic():

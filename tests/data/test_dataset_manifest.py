@@ -54,7 +54,7 @@ def source(tmp_path):
     return lambda: FolderSource(tmp_path / 'videos')
 
 
-def test_unchanged_data_pass_and_changed_data_are_refused_with_the_difference(tmp_path, source):
+def test_changed_data_are_refused_with_the_difference(tmp_path, source):
     saved = tmp_path / 'data.json'
     assert check_unchanged(saved, source()) is None
     write_manifest(saved, source())

@@ -134,7 +134,7 @@ def test_signals_for_the_whole_process_group_leave_workers_alone(folder, data):
             next(loader)
 
 
-def test_evaluation_clips_are_fixed_and_upright_and_not_cropped_at_random(folder, data, read_number):
+def test_evaluation_clips_are_fixed_and_cropped_at_the_center(folder, data, read_number):
     source = videos(folder)
     found = list(make_eval_clips(source, data, num_clips=9, batch_size=4))
     assert [b['record_B'].tolist() for b in found] == [[0, 1, 2, 3], [4, 0, 1, 2]]

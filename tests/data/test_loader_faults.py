@@ -3,6 +3,7 @@
 import errno
 import multiprocessing
 import os
+import pathlib
 import re
 import shutil
 import signal
@@ -23,6 +24,8 @@ from rvm_jax.data.mixture import Mixture, Part
 from rvm_jax.data.sources.folder import FolderSource
 from rvm_jax.errors import DataError, Stopped
 from rvm_jax.storage import files
+
+PROGRAM = pathlib.Path(__file__).parent / 'programs' / 'read_a_batch.py'
 
 
 @pytest.fixture
@@ -59,7 +62,7 @@ def preload(failing_reads, monkeypatch):
     return preload
 
 
-def test_reads_that_fail_now_and_then_change_no_batch_and_are_counted(folder, data, preload):
+def test_reads_that_fail_sometimes_change_no_batch(folder, data, preload):
     expected = batches(folder, data)
     assert [batch['read_retries'] for batch in expected] == [0] * 4
     data.num_workers = 2
@@ -90,7 +93,7 @@ def test_one_try_draws_what_the_next_one_would(folder, data, monkeypatch):
             np.testing.assert_array_equal(found[name], expected[name])
 
 
-def test_a_read_that_never_returns_costs_the_file_and_not_the_run(folder, data, preload, tmp_path):
+def test_a_read_that_never_returns_costs_only_its_file(folder, data, preload, tmp_path):
     for name in os.listdir(folder):
         shutil.copy(folder / name, tmp_path / name)
     data.decode_timeout = 1
@@ -114,7 +117,7 @@ class StuckClips(ClipMaker):
         return super().read(record, rng)
 
 
-def test_a_file_that_holds_its_worker_is_given_up_and_the_run_goes_on(folder, data, monkeypatch):
+def test_a_file_that_hangs_its_worker_is_given_up(folder, data, monkeypatch):
     monkeypatch.setitem(sys.modules, __name__, sys.modules.get(__name__) or types.ModuleType(__name__))
     cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import a test
     clips = StuckClips(videos(folder), data, seed=1, order=lambda sample: sample % 5, is_training=True)
@@ -150,30 +153,12 @@ def test_a_killed_worker_is_replaced_once_and_then_ends_the_run(folder, data):
     assert_same(found, expected)
     ((step, notice),) = notices
     pattern = r'a loader worker died \(SIGKILL, as where memory runs out\): process \d+ at (\S*/\d\.mp4); '
-    assert re.fullmatch(pattern + f'workers start again at step {step}', notice)
-
-
-SCRIPT = """
-import sys, time
-from rvm_jax import config
-from rvm_jax.data.loader import make_loader
-from rvm_jax.data.mixture import Mixture, Part
-from rvm_jax.data.sources.folder import FolderSource
-if __name__ == '__main__':
-    data = config.default().data
-    data.image_size, data.num_source, data.num_target, data.min_gap, data.max_gap = 32, 2, 3, 1, 12
-    data.num_workers, data.decode_timeout = int(sys.argv[2]), 600
-    with make_loader(Mixture([Part(FolderSource(sys.argv[1]), 10)]), data, seed=1, batch_size=5) as loader:
-        print('started', flush=True)
-        next(loader)
-    print('read', flush=True)
-"""
+    assert re.fullmatch(pattern + f'new workers start at step {step}', notice)
 
 
 def test_ctrl_c_ends_a_loader_whose_workers_hang(folder, tmp_path, failing_reads):
-    (tmp_path / 'script.py').write_text(SCRIPT)
     environment = failing_reads('.mp4', start=0, hang=1, count=tmp_path / 'count')
-    command = [sys.executable, str(tmp_path / 'script.py'), str(folder), '2']
+    command = [sys.executable, PROGRAM, str(folder), '2']
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -192,13 +177,12 @@ def test_ctrl_c_ends_a_loader_whose_workers_hang(folder, tmp_path, failing_reads
 
 
 def test_shared_memory_that_is_too_small_is_said_at_the_start(folder, tmp_path):
-    (tmp_path / 'script.py').write_text(SCRIPT)
     mount = 'mount -t tmpfs -o size=64k none /dev/shm'
     unshare = ['unshare', '--user', '--map-root-user', '--mount', 'sh', '-c']
     if shutil.which('unshare') is None or subprocess.run([*unshare, mount], capture_output=True).returncode:
         pytest.skip('no namespaces to mount a small /dev/shm in')
     run = f'{mount} && exec "$0" "$@"'
-    command = [*unshare, run, sys.executable, str(tmp_path / 'script.py'), str(folder), '1']
+    command = [*unshare, run, sys.executable, PROGRAM, str(folder), '1']
     done = subprocess.run(command, capture_output=True, text=True)
     assert 'UserError: /dev/shm with 0 MB free: the loader needs 0 MB of shared memory' in done.stderr
     assert 'started' not in done.stdout

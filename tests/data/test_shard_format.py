@@ -17,7 +17,7 @@ def shard(tmp_path):
     return path
 
 
-def test_a_shard_gives_back_its_records_in_any_order_and_says_what_they_are(shard):
+def test_a_shard_gives_its_records_in_any_order(shard):
     reader = shard_format.ShardReader(shard, 21)
     assert [record[0] for record in reader.read([7, 0, 19])] == [7, 0, 19]
     assert shard_format.sequences_of(reader, 21, 1) == [SEQUENCE]
@@ -25,7 +25,7 @@ def test_a_shard_gives_back_its_records_in_any_order_and_says_what_they_are(shar
 
 
 @pytest.mark.parametrize('keep', [0, 1000, 300_000])
-def test_a_shard_that_was_cut_off_is_an_error_and_not_an_empty_file(shard, keep):
+def test_a_shard_that_was_cut_off_is_an_error(shard, keep):
     os.truncate(shard, keep)
     with pytest.raises(DataError, match=r'a\.array_record: is damaged: it opens with 0 of 21 records'):
         shard_format.ShardReader(shard, 21)
@@ -79,7 +79,7 @@ def test_a_full_disk_is_an_error_of_the_system(tmp_path):
 @pytest.mark.parametrize(
     ('fps', 'expected'), [(10, [0, 1, 2, 3]), (5, [0, 2, 4, 6]), (4, [0, 2, 5, 7]), (3, [0, 3, 7, 10])]
 )
-def test_ticks_of_a_lower_rate_take_the_nearest_frame_and_the_earlier_of_two(fps, expected):
+def test_ticks_of_a_lower_rate_take_the_nearest_frame(fps, expected):
     assert [shard_format.frame_at(tick, fps, 10) for tick in range(4)] == expected
 
 

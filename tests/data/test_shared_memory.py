@@ -61,7 +61,7 @@ def fill(how, place):
     other.put(clip(7), range(3, 4))
 
 
-def test_the_memory_is_shared_with_other_processes_and_given_back():
+def test_the_memory_is_shared_with_processes_and_then_freed():
     before = num_files()  # of what other tests have not given back yet
     slots = SharedFrameBuffer(4, frames=2, size=8)
     assert num_files() > before
@@ -87,7 +87,7 @@ def test_frames_stay_out_of_the_queue(slots, monkeypatch):
     assert shared_memory.share_frames({'failures': [1]}) == {'failures': [1]}
 
 
-def test_a_worker_that_waits_goes_on_when_nobody_collects_any_more(slots):
+def test_a_waiting_worker_stops_waiting_when_nobody_collects(slots):
     assert [slots.put(clip(value), range(2)) for value in (1, 2)] == [0, 1]
     slots.give_up()
     assert slots.put(clip(3), range(2)) == -1

@@ -1,5 +1,6 @@
 import os
 import re
+import shutil
 
 import cv2
 import numpy as np
@@ -8,15 +9,21 @@ import pytest
 from rvm_jax import cli
 
 
-@pytest.fixture
-def folder(tmp_path, write_video):
-    (tmp_path / 'videos').mkdir()
+@pytest.fixture(scope='module')
+def prepared(tmp_path_factory, write_video):
+    folder = tmp_path_factory.mktemp('prepared')
+    (folder / 'videos').mkdir()
     for i in range(8):
-        write_video(tmp_path / 'videos' / f'{i}.mp4', 20 + i, size=(96, 64) if i % 2 else (64, 96))
-    (tmp_path / 'videos' / 'bad.mp4').write_bytes(b'bad')
-    flags = ['--input', str(tmp_path / 'videos'), '--output', str(tmp_path / 'shards'), '--val', '0']
+        write_video(folder / 'videos' / f'{i}.mp4', 20 + i, size=(96, 64) if i % 2 else (64, 96))
+    (folder / 'videos' / 'bad.mp4').write_bytes(b'bad')
+    flags = ['--input', str(folder / 'videos'), '--output', str(folder / 'shards'), '--val', '0']
     assert cli.run('prepare', flags) == 0
-    return tmp_path / 'shards'
+    return folder / 'shards'
+
+
+@pytest.fixture
+def folder(tmp_path, prepared):
+    return shutil.copytree(prepared, tmp_path / 'shards')
 
 
 def test_shards_are_summed_up_checked_and_drawn(folder, capsys):

@@ -1,7 +1,7 @@
-"""The real `rvm` command, started, struck and started again, beside a run that nothing happened to.
+"""The real `rvm` command is started, damaged and started again, and compared with an uninterrupted run.
 
-Every test here has a mark `fault(name, what is done)` and hands what was seen to `seen`; one table of all comes at the
-end of `make test-faults`. Names are those of a catalogue of faults, see docs/reliability.md.
+Every test has a mark `fault(name, what is done)` and passes what was seen to `seen`. `make test-faults` ends with a
+table of all faults, as docs/reliability.md has it.
 """
 
 import collections
@@ -31,9 +31,9 @@ RECIPE = {
 
 
 class Command:
-    """`rvm ...` in a process group of its own; its output is read all the time, stderr among stdout.
+    """`rvm ...` in its own process group; its output is read all the time, stderr together with stdout.
 
-    shell is what a shell makes of its streams, such as '2>&-' or '| head -n 1'.
+    shell redirects its streams, such as '2>&-' or '| head -n 1'.
     """
 
     def __init__(self, *arguments, shell='', **environment):
@@ -52,7 +52,7 @@ class Command:
         self._lines.put(None)
 
     def wait_for(self, text, timeout=180):
-        """Read on until a line has this text; AssertionError, with all that was said, if none comes."""
+        """Read until a line has this text; AssertionError with all output if there is none."""
         deadline = time.monotonic() + timeout
         while (line := self._next(deadline)) is not None:
             if text in line:
@@ -70,7 +70,7 @@ class Command:
         self.process.send_signal(number)
 
     def kill(self):
-        """SIGKILL for the whole group, as when the machine goes."""
+        """SIGKILL for the whole group, as when the machine is lost."""
         os.killpg(self.pid, signal.SIGKILL)
         return self.end()
 
@@ -79,7 +79,7 @@ class Command:
         resource.prlimit(self.pid, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
 
     def end(self, timeout=300):
-        """(exit code, all that was said) once it has ended by itself; nothing of its group may be left."""
+        """(exit code, all output) when it has ended by itself; no process of its group may be left."""
         deadline = time.monotonic() + timeout
         while self._next(deadline) is not None:
             pass
@@ -111,7 +111,7 @@ class Training:
         self.workdir, self._seen, self._videos, self._started = folder / 'run', folder / 'seen.jsonl', videos, []
 
     def take_over(self, other, step=STEPS):
-        """Go on from a copy of where another Training is, or was right after it had saved an earlier step."""
+        """Start from a copy of another Training, as it is now or as it was right after it had saved an earlier step."""
         shutil.copytree(other.workdir, self.workdir)
         for name in self.steps():
             if int(name) > step:
@@ -131,13 +131,13 @@ class Training:
         return command
 
     def finish(self, *flags, **overrides):
-        """Start it, let it end, and expect that all went well; what it said."""
+        """Start it and let it end; it must exit with 0. Returns its output."""
         code, said = self.start(*flags, **overrides).end()
         assert code == 0, said
         return said
 
     def losses(self):
-        """{step: loss} in the log, in which each step may stand once."""
+        """{step: loss} in the log, which must have each step once."""
         entries = [entry for entry in self.logged('metrics.jsonl') if 'loss' in entry]
         found = {entry['step']: entry['loss'] for entry in entries}
         assert len(found) == len(entries)
@@ -169,22 +169,22 @@ class Training:
         return sum(len(times) - 1 for times in found.values())
 
     def steps(self):
-        """What lies in the folder of checkpoints."""
+        """The names in the folder of checkpoints."""
         return sorted(
             (path.name for path in (self.workdir / 'checkpoints').iterdir()), key=lambda name: (len(name), name)
         )
 
     def wait_held(self, step, meanwhile=lambda: None):
-        """Until the run holds before this step, all steps but the last one logged; meanwhile is called now and then."""
+        """Wait until the run holds before this step and all steps but the last are logged; polls with `meanwhile`."""
         held = self._seen.with_name(f'{self._seen.name}.held_{step}')
         wait_until(lambda: (meanwhile(), held.exists())[1])
 
     def release(self, step):
-        """Let the run go on with this step."""
+        """Let the run continue with this step."""
         self._seen.with_name(f'{self._seen.name}.go_{step}').touch()
 
     def wait_for_checkpoint(self, step):
-        """Until the checkpoint of this step is complete."""
+        """Wait until the checkpoint of this step is complete."""
         wait_until((self.workdir / 'checkpoints' / str(step)).exists)
 
     def close(self):
@@ -193,7 +193,7 @@ class Training:
 
 
 def wait_until(condition, timeout=180):
-    """Look now and then; AssertionError if it does not come true."""
+    """Poll the condition; AssertionError if it does not become true."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline
@@ -207,7 +207,7 @@ def _environment(more):
 
 
 def _lives(group):
-    """Whether any process of a group is there that is more than a zombie."""
+    """Whether a group has a process that is not a zombie."""
     for stat in pathlib.Path('/proc').glob('[0-9]*/stat'):
         try:
             state, _, found = stat.read_text().rpartition(')')[2].split()[:3]
@@ -236,7 +236,7 @@ def training(tmp_path, videos):
 
 @pytest.fixture(scope='session')
 def reference(tmp_path_factory, videos):
-    """A Training that nothing happened to, which kept all its checkpoints: 3, 6, 9, 12 and 14."""
+    """An uninterrupted Training with all its checkpoints: 3, 6, 9, 12 and 14."""
     reference = Training(tmp_path_factory.mktemp('reference'), videos)
     reference.finish(checkpoint__keep=9)
     return reference
@@ -258,7 +258,7 @@ def make_training(tmp_path_factory, videos):
 
 @pytest.fixture
 def command():
-    """command(*arguments) -> Command, of any other kind than train."""
+    """command(*arguments) -> Command, for commands other than train."""
     started = []
 
     def start(*arguments, **environment):
@@ -291,7 +291,7 @@ def pytest_terminal_summary(terminalreporter):
             failed += [report.nodeid] if outcome == 'failed' and not found else []
     if rows:
         rows.sort(key=lambda row: (int(row[0][1:].rstrip(string.ascii_lowercase)), row))
-        _print_table([('', 'fault', 'what was seen', 'steps again', 'pass'), *rows], terminalreporter)
+        _print_table([('', 'fault', 'what was seen', 'steps repeated', 'passed'), *rows], terminalreporter)
     for nodeid in failed:
         terminalreporter.line(f'NO  {nodeid}')
 

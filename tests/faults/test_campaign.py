@@ -1,6 +1,6 @@
-"""Kills at random moments, over and over: whatever was under way is finished later as if nothing had happened.
+"""Kills at random moments, many times: the result is the same as without kills.
 
-RVM_KILLS (20) is how many; each TURN of them has a seed of its own, from RVM_SEED (0) on.
+RVM_KILLS (20) is the number of kills. Each TURN of them has its own seed, starting with RVM_SEED (0).
 """
 
 import itertools
@@ -20,7 +20,7 @@ KILLS, FIRST = (int(os.environ.get(name, default)) for name, default in (('RVM_K
 SEEDS = range(FIRST, FIRST + KILLS // TURN)
 OF_TRAINING, OF_OTHERS = 14, 3  # of each turn: of training, of exports, of preparations
 STEPS = 40
-MOST_REPEATED = 2 * 3 + 2  # checkpoint.every = 3: a save in flight is lost as well, and two steps are in flight
+MOST_REPEATED = 2 * 3 + 2  # checkpoint.every = 3: a save in progress is lost too, and two steps are in flight
 
 pytestmark = pytest.mark.slow
 
@@ -43,7 +43,7 @@ def long_reference(make_training):
 
 @pytest.fixture(scope='module')
 def many_videos(videos, tmp_path_factory):
-    """What takes a while to prepare."""
+    """Enough videos that preparing them takes a while."""
     folder = tmp_path_factory.mktemp('many')
     for number in range(12):
         for path in videos.glob('*.mp4'):

@@ -1,4 +1,4 @@
-"""What is changed between two starts of a run: refused with the difference, or allowed and written down."""
+"""Changes between two starts of a run: refused with the difference, or allowed and recorded."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def copied(tmp_path, videos):
 
 
 def refuse(training, **overrides):
-    """The line with which a start is refused, before the step is compiled."""
+    """The line that refuses a start, before the step is compiled."""
     code, said = training.start(environment={'JAX_LOG_COMPILES': '1'}, **overrides).end()
     assert code == 2, said
     assert 'Compiling jit(train_step)' not in said
@@ -32,14 +32,14 @@ def refuse(training, **overrides):
 
 
 def changes(training):
-    """What config.json tells of changes, as [(step, change), ...]."""
+    """The changes in config.json, as [(step, change), ...]."""
     run = json.loads((training.workdir / 'config.json').read_text())
     return [(entry['step'], entry['change']) for entry in run['changes']]
 
 
 @pytest.mark.slow
 @pytest.mark.fault('F9', 'another model and optimizer in the config')
-def test_another_model_or_optimizer_is_refused_with_all_differences(begun, reference, seen):
+def test_another_model_or_optimizer_is_refused(begun, reference, seen):
     said = refuse(begun, model__size='s', model__core='self_attention', model__precision='bf16', optim__b1=0.8)
     for change in (
         "model.size was 'tiny', now 's'", "model.core was 'rvmrnn', now 'self_attention'",
@@ -50,7 +50,7 @@ def test_another_model_or_optimizer_is_refused_with_all_differences(begun, refer
     begun.finish()
     repeated = begun.repeated(reference)
     assert repeated == 0
-    seen('exit 2 with all differences; the old line went on', repeated)
+    seen('exit 2 with all differences; the old command resumed', repeated)
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_another_tree_is_refused_and_leaves_no_trace(begun, reference, seen):
     assert 'does not fit this config (shape: ' in said and 'now [' in said
     begun.finish()
     assert begun.repeated(reference) == 0
-    seen('exit 2: missing, unexpected, shape; the old line went on')
+    seen('exit 2: missing, unexpected, shape; the old command resumed')
 
 
 @pytest.mark.slow
@@ -94,7 +94,7 @@ def test_other_data_are_refused_with_the_difference(begun, reference, copied, se
     assert 'batch_size was 4, now 8; seed was 0, now 1' in said and 'data.allow_change=true' in said
     begun.finish(data__path=copied)  # the same files again, elsewhere
     assert begun.repeated(reference) == 0
-    seen('exit 2 with the difference each time; the old data went on')
+    seen('exit 2 with the difference each time; resumed with the old data')
 
 
 @pytest.mark.slow
@@ -117,7 +117,7 @@ def test_other_data_that_are_allowed_go_on_and_are_written_down(training, refere
     assert all(found[step] == expected[step] for step in range(saved + 1, STEPS + 1))
     assert sorted(training.losses()) == list(range(1, STEPS + 1))
     assert 'nothing to do' in training.finish()  # from now on these are its data
-    seen('went on with all eight videos, written down')
+    seen('resumed with all eight videos, recorded')
 
 
 @pytest.mark.slow
@@ -132,7 +132,7 @@ def test_other_clips_that_are_allowed_go_on_and_are_written_down(begun, referenc
         assert sorted(videos) == list(range(8))
     losses, before = begun.losses(), reference.losses()
     assert all(losses[step] == before[step] for step in range(1, 10))
-    seen('went on with other clips, written down')
+    seen('resumed with other clips, recorded')
 
 
 @pytest.mark.slow
@@ -185,4 +185,4 @@ def test_another_schedule_needs_a_flag_and_is_written_down(training, reference, 
     said = refuse(training, steps=10, optim__peak_lr=1e-3, optim__allow_change='true')
     assert 'config.steps=10: 20 steps are done already' in said
     assert 'nothing to do' in training.finish(steps=20, optim__peak_lr=1e-3)
-    seen('exit 2; with optim.allow_change it went on; fewer steps: exit 2')
+    seen('exit 2; with optim.allow_change it resumed; fewer steps: exit 2')

@@ -1,4 +1,4 @@
-"""Checkpoints damaged on the disk: named, never trained on, and the newest good one before them is used."""
+"""Checkpoints that are damaged on the disk: they are named and not used; the newest good one is used instead."""
 
 import re
 import shutil
@@ -25,11 +25,11 @@ def test_one_wrong_bit_is_named_and_the_step_before_is_used(training, reference,
     assert re.search('step 14 is damaged and not used: .*checksum', said) and 'resuming at step 12' in said
     repeated = training.repeated(reference)
     assert repeated == 2
-    seen('named, step before used', repeated)
+    seen('named, the step before is used', repeated)
 
 
 @pytest.mark.slow
-@pytest.mark.fault('F7', 'files cut short, emptied, missing; no manifest; strays')
+@pytest.mark.fault('F7', 'files cut short, emptied, missing; no manifest; unknown files')
 def test_damage_of_every_kind_leads_back_to_the_newest_good_step(training, reference, seen):
     training.take_over(reference)
     checkpoints = training.workdir / 'checkpoints'
@@ -52,7 +52,7 @@ def test_damage_of_every_kind_leads_back_to_the_newest_good_step(training, refer
 
 @pytest.mark.slow
 @pytest.mark.fault('F7b', 'every step damaged')
-def test_a_run_does_not_begin_anew_over_damaged_steps(training, reference, seen):
+def test_a_run_does_not_start_over_damaged_steps(training, reference, seen):
     training.take_over(reference)
     for folder in (training.workdir / 'checkpoints').iterdir():
         flip_a_bit(largest(folder))

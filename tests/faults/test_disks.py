@@ -1,4 +1,4 @@
-"""Disks that fill up, go away or refuse: the steps before stay good, and saving works again when there is room."""
+"""Disks that fill up, go away or refuse: earlier steps stay good, and saving works again when there is space."""
 
 import shutil
 import signal
@@ -8,7 +8,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.fault('F4', 'no room for one checkpoint')
+@pytest.mark.fault('F4', 'no disk space for one checkpoint')
 def test_a_full_disk_costs_a_line_and_the_next_save_works(training, reference, seen):
     run = training.start(hold=[6, 8], checkpoint__keep=9)
     training.wait_held(6)
@@ -23,11 +23,11 @@ def test_a_full_disk_costs_a_line_and_the_next_save_works(training, reference, s
     assert code == 0, said
     assert training.steps() == ['3', '9', '12', '14']
     repeated = training.repeated(reference)
-    seen('one line, training went on, later saves worked', repeated)
+    seen('one line, training continued, later saves worked', repeated)
 
 
-@pytest.mark.fault('F4b', 'no room for any checkpoint')
-def test_a_disk_that_stays_full_ends_the_run_with_the_steps_before_intact(training, reference, seen):
+@pytest.mark.fault('F4b', 'no disk space for any checkpoint')
+def test_a_disk_that_stays_full_keeps_the_steps_before(training, reference, seen):
     run = training.start(hold=[4], checkpoint__every=2)
     training.wait_held(4)
     training.wait_for_checkpoint(2)
@@ -38,7 +38,7 @@ def test_a_disk_that_stays_full_ends_the_run_with_the_steps_before_intact(traini
     assert 'failure 3 of 3' in said and 'could not be saved (File too large)' in said and 'newest good step: 2' in said
     assert training.steps() == ['2']
     assert 'resuming at step 2' in training.finish(checkpoint__every=2)
-    seen('3 lines, then exit 2; step before intact', training.repeated(reference))
+    seen('3 lines, then exit 2; the step before is intact', training.repeated(reference))
 
 
 @pytest.mark.fault('F5', 'workdir that cannot be made')
@@ -52,7 +52,7 @@ def test_an_unwritable_workdir_ends_before_anything_is_compiled(training, tmp_pa
 
 
 @pytest.mark.fault('F5b', 'folder of checkpoints replaced by a file')
-def test_checkpoints_that_cannot_be_written_any_more_end_like_a_full_disk(training, reference, tmp_path, seen):
+def test_a_file_in_place_of_checkpoints_ends_like_a_full_disk(training, reference, tmp_path, seen):
     run = training.start(hold=[4], checkpoint__every=2)
     training.wait_held(4)
     training.wait_for_checkpoint(2)
@@ -66,11 +66,11 @@ def test_checkpoints_that_cannot_be_written_any_more_end_like_a_full_disk(traini
     checkpoints.unlink()
     (tmp_path / 'aside').rename(checkpoints)
     assert 'resuming at step' in training.finish(checkpoint__every=2)
-    seen('3 lines, then exit 2; goes on when it is back', training.repeated(reference))
+    seen('3 lines, then exit 2; resumes when it is back', training.repeated(reference))
 
 
-@pytest.mark.fault('F5c', 'workdir deleted while its run goes on')
-def test_a_workdir_that_was_deleted_is_made_again_and_the_run_comes_to_its_end(training, reference, command, seen):
+@pytest.mark.fault('F5c', 'workdir deleted during the run')
+def test_a_workdir_that_was_deleted_is_made_again(training, reference, command, seen):
     run = training.start(hold=[4], checkpoint__every=2)
     training.wait_held(4)
     training.wait_for_checkpoint(2)
@@ -84,7 +84,7 @@ def test_a_workdir_that_was_deleted_is_made_again_and_the_run_comes_to_its_end(t
     code, said = command('export', '--model', training.workdir, '--output', training.workdir.with_name('export')).end()
     assert code == 0, said
     assert training.clips() == reference.clips() and training.losses()[14] == reference.losses()[14]
-    seen('said, made again, exit 0')
+    seen('reported, made again, exit 0')
 
 
 @pytest.mark.fault('F24', 'old checkpoints cannot be deleted')

@@ -1,4 +1,4 @@
-"""Exports and features that are interrupted: whole, or not there, and nothing of them is left."""
+"""Interrupted exports and features: complete or not there, and no temporary files are left."""
 
 import signal
 
@@ -11,7 +11,7 @@ def whole_and_alone(folder, *names):
     return sorted(path.name for path in folder.iterdir()) == sorted(names)
 
 
-@pytest.mark.fault('F25c', 'no room for an export')
+@pytest.mark.fault('F25c', 'no disk space for an export')
 @pytest.mark.parametrize('words', [('out',), ('out.npz', '--format', 'official')])
 def test_an_export_without_room_leaves_nothing(command, reference, tmp_path, seen, words):
     export = command('export', '--model', reference.workdir, '--output', tmp_path / words[0], *words[1:])
@@ -23,7 +23,7 @@ def test_an_export_without_room_leaves_nothing(command, reference, tmp_path, see
     seen('exit 2, one line, nothing left')
 
 
-@pytest.mark.fault('F25d', 'no room for replacing an export')
+@pytest.mark.fault('F25d', 'no disk space to replace an export')
 def test_an_older_export_survives_one_that_fails(command, reference, tmp_path, seen):
     words = 'export', '--model', reference.workdir, '--output', tmp_path / 'out'
     assert command(*words).end()[0] == 0

@@ -1,13 +1,13 @@
-"""Mistakes in the command line: all are told at once, before anything is compiled or written."""
+"""Mistakes in the command line: all are reported together, before anything is compiled or written."""
 
 import pytest
 
-COMPILES = {'JAX_LOG_COMPILES': '1'}  # JAX then tells of each program that it compiles
+COMPILES = {'JAX_LOG_COMPILES': '1'}  # JAX then logs each program that it compiles
 
 
 @pytest.fixture
 def refused(training):
-    """refused(**overrides): the lines with which the command ends, which must leave nothing behind."""
+    """refused(**overrides): the last lines of the command, which must leave no files behind."""
 
     def refuse(environment=(), **overrides):
         code, said = training.start(environment=COMPILES | dict(environment), **overrides).end()
@@ -44,11 +44,11 @@ def test_all_mistakes_are_told_at_once_a_line_each(refused, tmp_path, seen):
         [line] = [line for line in lines if line.startswith(beginning)]
         lines.remove(line)
     assert lines == []
-    seen('exit 2, a line for each, nothing written')
+    seen('exit 2, one line for each, nothing written')
 
 
-@pytest.mark.fault('F19b', 'a batch that the devices cannot share')
-def test_what_does_not_go_with_the_devices_is_refused_before_anything_is_compiled(refused, seen):
+@pytest.mark.fault('F19b', 'a batch that cannot be split over the devices')
+def test_what_does_not_fit_the_devices_is_refused_early(refused, seen):
     four = {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
     [line] = refused(four, batch_size=6)
     assert line.startswith('config.batch_size=6: does not divide over 4 devices')

@@ -1,4 +1,4 @@
-"""Steps that are not finite: nothing of them enters the weights, and whose clips they were is written down."""
+"""Steps that are not finite: they do not change the weights, and their clips are recorded."""
 
 import pytest
 
@@ -22,7 +22,7 @@ def test_a_poisoned_step_is_skipped_counted_and_written_down(training, reference
 
 @pytest.mark.slow
 @pytest.mark.fault('F16b', 'NaN in the pixels of every step from the 8th on')
-def test_a_run_that_stays_nonfinite_ends_and_its_last_checkpoint_is_good(training, reference, seen):
+def test_a_run_that_stays_nonfinite_keeps_a_good_checkpoint(training, reference, seen):
     poison = ','.join(f'{step}:nan' for step in range(8, 15))
     code, said = training.start(environment={'RVM_POISON': poison}, optim__max_nonfinite=3).end()
     assert code == 76, said

@@ -1,4 +1,4 @@
-"""Whole runs on several processes, started by launch/local.sh: what one process would have done, they do together."""
+"""Whole runs on several processes, started by launch/local.sh: the result is that of one process."""
 
 import json
 import os
@@ -82,7 +82,7 @@ def steps(workdir):
 
 @pytest.mark.slow
 @pytest.mark.fault('F1b', 'SIGTERM to one of four processes, then a bit flipped, then two processes')
-def test_four_stop_together_and_two_go_on_as_if_one_had_done_it_all(some_broken, tmp_path, seen):
+def test_four_stop_together_and_two_resume(some_broken, tmp_path, seen):
     reference, shared = tmp_path / 'reference', tmp_path / 'shared'
     code, output = end(start(1, some_broken, reference, devices=4))
     assert code == 0, output
@@ -97,7 +97,7 @@ def test_four_stop_together_and_two_go_on_as_if_one_had_done_it_all(some_broken,
     assert set(losses(shared)) == set(range(1, saved + 1))
 
     array = max((shared / 'checkpoints' / str(saved) / 'state').rglob('d/*'), key=lambda path: path.stat().st_size)
-    array.write_bytes(array.read_bytes()[:-1] + b'?')  # damage, which every process must judge alike
+    array.write_bytes(array.read_bytes()[:-1] + b'?')  # damage, which every process must find
     before = steps(shared)[-2]
     code, output = end(start(2, some_broken, shared, devices=2))
     assert code == 0, output
@@ -107,12 +107,12 @@ def test_four_stop_together_and_two_go_on_as_if_one_had_done_it_all(some_broken,
     assert report(shared) == report(reference)
     assert report(shared)['failed'] > 0
     assert (shared / 'images' / 'reconstruction_00000008.png').exists()
-    seen('saved by all, exit 75; step before used', saved - before)
+    seen('saved by all, exit 75; the step before is used', saved - before)
 
 
 @pytest.mark.fault('F15', 'processes with different configs')
-def test_processes_with_other_settings_are_refused_before_the_first_step(videos, tmp_path, seen):
-    rvm = tmp_path / 'rvm'  # a host with a recipe of its own
+def test_processes_with_other_settings_are_refused(videos, tmp_path, seen):
+    rvm = tmp_path / 'rvm'  # a host with another recipe
     real = os.path.join(os.path.dirname(sys.executable), 'rvm')
     rvm.write_text(f'#!/bin/sh\nexec {real} "$@" --config.optim.peak_lr=$((1 + RVM_PROCESS_ID / 2))e-3\n')
     rvm.chmod(0o755)
@@ -126,4 +126,4 @@ def test_processes_with_other_settings_are_refused_before_the_first_step(videos,
     assert done.returncode == 2
     assert done.stderr.count('process 2 has config.optim.peak_lr 0.002, the others 0.001') == 3
     assert not (tmp_path / 'run').exists()
-    seen('exit 2, named who differs in what')
+    seen('exit 2, names the process and the difference')

@@ -1,4 +1,4 @@
-"""Signals and kills: what goes on afterwards goes on as if nothing had happened."""
+"""Signals and kills: the resumed run equals an uninterrupted one."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ import pytest
 
 
 @pytest.mark.fault('F1', 'SIGTERM in the middle of a step')
-def test_sigterm_saves_the_step_and_the_same_line_goes_on(training, reference, seen):
+def test_sigterm_saves_the_step_and_the_same_line_resumes(training, reference, seen):
     run = training.start(hold=[6])
     training.wait_held(6)
     run.signal(signal.SIGTERM)
@@ -20,7 +20,7 @@ def test_sigterm_saves_the_step_and_the_same_line_goes_on(training, reference, s
     assert 'resuming at step 6' in training.finish()
     repeated = training.repeated(reference)
     assert repeated == 0
-    seen('saved, exit 75, went on', repeated)
+    seen('saved, exit 75, resumed', repeated)
 
 
 @pytest.mark.slow
@@ -28,7 +28,7 @@ def test_sigterm_saves_the_step_and_the_same_line_goes_on(training, reference, s
 def test_ctrl_c_saves_too(training, reference, seen):
     run = training.start(hold=[6], data__num_workers=1)
     training.wait_held(6)
-    os.killpg(run.pid, signal.SIGINT)  # as a terminal does: workers get it too
+    os.killpg(run.pid, signal.SIGINT)  # as from a terminal: workers get it too
     run.wait_for('Ctrl-C: finishing step 6, saving')
     training.release(6)
     code, said = run.end()
@@ -37,12 +37,12 @@ def test_ctrl_c_saves_too(training, reference, seen):
     training.finish()
     repeated = training.repeated(reference)
     assert repeated == 0
-    seen('saved, exit 130, went on', repeated)
+    seen('saved, exit 130, resumed', repeated)
 
 
 @pytest.mark.slow
 @pytest.mark.fault('F2b', 'Ctrl-C twice')
-def test_ctrl_c_twice_ends_at_once_and_costs_only_steps_since_the_last_save(training, reference, seen):
+def test_ctrl_c_twice_ends_at_once(training, reference, seen):
     run = training.start(hold=[6])
     training.wait_held(6)
     run.signal(signal.SIGINT)
@@ -53,16 +53,16 @@ def test_ctrl_c_twice_ends_at_once_and_costs_only_steps_since_the_last_save(trai
     training.finish()
     repeated = training.repeated(reference)
     assert 3 <= repeated <= 6  # the save of step 3 may have been under way
-    seen('exit 130 at once, went on', repeated)
+    seen('exit 130 at once, resumed', repeated)
 
 
-@pytest.mark.fault('F3', 'SIGKILL, for its worker too')
+@pytest.mark.fault('F3', 'SIGKILL of the run and its worker')
 def test_a_killed_run_goes_on_from_its_last_save(training, reference, seen):
     run = training.start(hold=[9], data__num_workers=1)
     training.wait_held(9)
     code, _ = run.kill()
     assert code == -signal.SIGKILL
-    training.finish(data__num_workers=2)  # which changes no clip
+    training.finish(data__num_workers=2)  # this does not change the clips
     repeated = training.repeated(reference)
     assert 3 <= repeated <= 6
-    seen('went on from its last save', repeated)
+    seen('resumed from its last save', repeated)

@@ -1,4 +1,4 @@
-"""What is around a run: another run, the clock, who reads its output and where its numbers go."""
+"""Things around a run: another run, the clock, the reader of its output, and its log files."""
 
 import json
 import os
@@ -13,7 +13,7 @@ STEPS = 14  # as in the reference
 
 def state(training, step=STEPS):
     """{name: bytes} of the parameters of a step."""
-    from rvm_jax.conversion.mapping import tree_named
+    from rvm_jax.models.param_names import tree_named
     from rvm_jax.training.checkpoint import read_step
 
     return {name: array.tobytes() for name, array in tree_named(read_step(training.workdir, step)[1]).items()}
@@ -34,7 +34,7 @@ def test_of_two_runs_one_trains_and_the_other_is_told_by_whom(training, referenc
     assert (code, other_code) == (0, 2), said + other_said
     assert f'run.lock: in use by process {winner} on ' in other_said and f'kill {winner}' in other_said
     assert training.repeated(reference) == 0
-    seen('one trained, the other: exit 2, by whom')
+    seen('one trained; the other: exit 2, names the owner')
 
 
 @pytest.mark.fault('F20b', 'killed, then two runs at the same moment')
@@ -52,10 +52,10 @@ def test_a_killed_runs_lock_is_taken_over_by_one_of_two(training, reference, see
     assert not (training.workdir / 'run.lock').exists()
     repeated = training.repeated(reference)
     assert repeated <= 6
-    seen('lock taken over with a notice, by one', repeated)
+    seen('one took the lock over, with a notice', repeated)
 
 
-@pytest.mark.fault('F21', 'clock jumps back an hour, then on by a day')
+@pytest.mark.fault('F21', 'clock jumps back an hour, then forward by a day')
 def test_a_clock_that_jumps_changes_nothing(training, reference, seen):
     run = training.start(hold=[5], environment={'RVM_CLOCK': '2:-3600,3:86400'})
     training.wait_held(5)
@@ -70,31 +70,31 @@ def test_a_clock_that_jumps_changes_nothing(training, reference, seen):
     assert len(paces) > 9 and all(0.01 < pace < 10_000 for pace in paces)
     assert training.steps() == ['9', '12', '14']
     assert training.repeated(reference) == 0
-    seen('lock held, time left sane, nothing deleted early')
+    seen('lock kept, remaining time plausible, nothing deleted early')
 
 
-@pytest.mark.fault('F22', 'a file where the folder of TensorBoard should be')
+@pytest.mark.fault('F22', 'a file in place of the TensorBoard folder')
 def test_without_tensorboard_a_run_goes_on_with_one_warning(training, reference, seen):
     training.workdir.mkdir()
     (training.workdir / 'tensorboard').write_text('a file')
     said = training.finish()
-    assert said.count('tensorboard: not written (') == 1 and said.count('training continues, said once') == 1
+    assert said.count('tensorboard: not written (') == 1 and said.count('training continues, this is printed once') == 1
     assert training.repeated(reference) == 0
     seen('one warning, metrics.jsonl complete')
 
 
-@pytest.mark.fault('F22b', 'no room for TensorBoard')
+@pytest.mark.fault('F22b', 'no disk space for TensorBoard')
 def test_a_full_quota_for_tensorboard_costs_one_warning(training, reference, seen):
     said = training.finish(environment={'RVM_FULL': 'events'}, log__images_every=1)
     assert said.count('tensorboard: not written (No space left on device)') == 1
-    assert said.count('training continues, said once') == 1
+    assert said.count('training continues, this is printed once') == 1
     assert len(list((training.workdir / 'images').glob('reconstruction_*.png'))) == STEPS
     assert training.repeated(reference) == 0
     seen('one warning, metrics.jsonl and pictures complete')
 
 
 @pytest.mark.fault('F23', 'metrics.jsonl deleted while running')
-def test_numbers_that_are_deleted_begin_anew(training, reference, seen):
+def test_numbers_that_are_deleted_start_again(training, reference, seen):
     run = training.start(hold=[5])
     training.wait_held(5)
     (training.workdir / 'metrics.jsonl').unlink()
@@ -105,7 +105,7 @@ def test_numbers_that_are_deleted_begin_anew(training, reference, seen):
     assert losses and sorted(losses) == list(range(STEPS + 1 - len(losses), STEPS + 1))
     assert losses.items() <= reference.losses().items()
     assert training.clips() == reference.clips() and state(training) == state(reference)
-    seen('went on, later steps logged')
+    seen('continued, later steps logged')
 
 
 @pytest.mark.fault('F23b', 'metrics.jsonl moved away while running, then SIGTERM')
@@ -145,7 +145,7 @@ def test_a_run_goes_on_when_nobody_reads(streams, training, reference, seen):
     seen('exit 0, nothing lost')
 
 
-@pytest.mark.fault('F23e', 'terminal closed under a live bar')
+@pytest.mark.fault('F23e', 'terminal closed while the progress bar is shown')
 def test_a_run_outlives_its_terminal(training, reference, seen):
     here, there = os.openpty()
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as with `disown`
@@ -166,7 +166,7 @@ def test_a_run_outlives_its_terminal(training, reference, seen):
     seen('exit 0, nothing lost')
 
 
-@pytest.mark.fault('F23d', 'SIGTERM when nobody reads')
+@pytest.mark.fault('F23d', 'SIGTERM when nobody reads the output')
 @pytest.mark.parametrize('streams', ['<&- >&- 2>&-', '2>&1 | head -n 1'], ids=['no stream', 'to head'])
 def test_a_signal_is_obeyed_when_nobody_reads(streams, training, reference, seen):
     run = training.start(shell=streams, hold=[5])
@@ -177,4 +177,4 @@ def test_a_signal_is_obeyed_when_nobody_reads(streams, training, reference, seen
     assert code == 75, said
     training.finish()
     assert training.repeated(reference) == 0
-    seen('saved, exit 75, went on')
+    seen('saved, exit 75, resumed')

@@ -55,14 +55,13 @@ def models(golden, tmp_path_factory):
     import numpy as np
 
     from rvm_jax import pretrained
-    from rvm_jax.conversion import mapping
-    from rvm_jax.models import build
+    from rvm_jax.models import architecture, build, param_names
 
     top = tmp_path_factory.mktemp('valid')
-    arch = dataclasses.replace(build.SIZES['tiny'], encoder_layers=2, core_layers=1, decoder_layers=1, width=16)
-    shapes = mapping.named_shapes(build.abstract(arch))
+    arch = dataclasses.replace(architecture.SIZES['tiny'], encoder_layers=2, core_layers=1, decoder_layers=1, width=16)
+    shapes = param_names.named_shapes(build.abstract(arch))
     named = {name: np.full(shape, 0.5, np.float32) for name, shape in shapes.items()}
-    model = mapping.from_named(build.abstract(arch), named, 'test')
+    model = param_names.from_named(build.abstract(arch), named, 'test')
     paths = {'export': top / 'export', 'official': top / 'official.npz'}
     pretrained.save_pretrained(model, paths['export'])
     pretrained.save_official(model, paths['official'])

@@ -128,7 +128,7 @@ def _process(job, here):
 
 
 def _seen(files, writable):
-    """{path: what a change would change} of all that lies in the folders of the files."""
+    """{path: what a change would change} of all files in the folders of the files."""
     roots = {os.path.dirname(file) for file in files}
     seen = {}
     for root in roots:
@@ -254,7 +254,7 @@ def command(argv):
 
 
 def refused_or_used(act, *arguments):
-    """Whether act(*arguments) raised nothing; any exception but a UserError and its kin goes on."""
+    """Whether act(*arguments) raised nothing; any exception but a UserError or the like is raised."""
     from rvm_jax.errors import UserError
 
     try:

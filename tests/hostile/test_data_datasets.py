@@ -175,7 +175,7 @@ def test_tables_name_no_file_outside_of_their_dataset(guarded, tmp_path, valid):
     outcomes = guarded(read, sorted(top.iterdir()), first=valid.values())
     assert {outcome.kind for outcome in outcomes} == {'refused'}
     wrong = [outcome.text for outcome in outcomes if not any(
-        reason in outcome.text for reason in ('which is no file of the dataset', 'is not a text file', 'is not there')
+        reason in outcome.text for reason in ('not a file of the dataset', 'is not a text file', 'is not there')
     )]  # fmt: skip
     assert wrong == []
 

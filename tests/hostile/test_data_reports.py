@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rvm_jax import features
 from rvm_jax.data.dataset_manifest import check_unchanged
 from rvm_jax.errors import DataError, UserError
-from rvm_jax.probing import results, scores
+from rvm_jax.probing import results
 from rvm_jax.training.data_report import FailureLog, read_report
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just('\x1b[2J\n')
@@ -57,7 +57,7 @@ def probe_goes_on(path):
 
 
 def labels(path):
-    return [one.model.label('m', bool(one.streaming)) for one in scores.read(os.path.dirname(path))]
+    return [one.model.label('m', bool(one.streaming)) for one in results.read_scores(os.path.dirname(path))]
 
 
 READERS = {
@@ -119,7 +119,7 @@ def test_what_is_no_file_is_never_read(tmp_path, name, target):
         READERS[name][1](str(tmp_path / name))
 
 
-def test_names_in_a_report_are_escaped_in_the_file_and_in_messages(tmp_path):
+def test_names_in_a_report_and_in_messages_are_escaped(tmp_path):
     path, name = tmp_path / 'data_report.json', '\x1b[2J\n\udcff.mp4'
     log = FailureLog(path, 0.1, read_report(path))
     log.name([('failed', name, f'is damaged ({name})')])
@@ -129,7 +129,7 @@ def test_names_in_a_report_are_escaped_in_the_file_and_in_messages(tmp_path):
     assert str(error.value).isprintable()
 
 
-def test_no_name_of_a_video_leads_out_of_the_output_folder_or_to_another_output(tmp_path):
+def test_no_name_of_a_video_leads_out_of_the_output_folder(tmp_path):
     names = [
         '..mp4',
         '...mp4',

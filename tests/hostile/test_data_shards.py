@@ -124,7 +124,7 @@ def test_a_manifest_with_any_value_changed_is_read_or_refused(tmp_path, valid, d
     assert 0 < found['settings']['fps'] <= 1000 and found['settings']['group'] > 0
 
 
-def test_manifests_that_lie_open_nothing_outside_and_do_not_fill_the_memory(guarded, tmp_path, valid):
+def test_false_manifests_open_nothing_outside(guarded, tmp_path, valid):
     manifest = json.loads((valid['jpeg'] / shard_format.MANIFEST).read_text())
     (tmp_path / 'lies').mkdir()
     shutil.copytree(valid['jpeg'], tmp_path / 'other')
@@ -256,7 +256,7 @@ def test_a_plan_too_deep_is_refused_in_a_line(work):
 
 
 @given(st.data())
-def test_an_outcome_with_any_value_changed_is_believed_or_made_again(tmp_path, data):
+def test_an_outcome_with_a_changed_value_is_used_or_made_again(tmp_path, data):
     sequence = {'name': 'a', 'start_s': 0.0, 'frames': 5, 'height': 8, 'width': 8}
     original = {'fps': 10.0, 'height': 8, 'width': 8, 'seconds': 1.0}
     outcome = {'sequences': [sequence], 'records': 6, 'bytes': 100, 'original': original}

@@ -80,7 +80,7 @@ def changed(values, path, new):
     return values
 
 
-def test_descriptions_that_lie_are_refused_and_open_nothing_outside(guarded, tmp_path, valid):
+def test_false_descriptions_are_refused(guarded, tmp_path, valid):
     shutil.copytree(valid, tmp_path / 'other' / '1.0.0')
     (tmp_path / 'lies').mkdir()
     texts = []

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from rvm_jax import config as configs
 from rvm_jax.conversion import export_folder, hugging_face, image_encoders, npz, safetensors, weight_files
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
+from rvm_jax.models import architecture
 from rvm_jax.models.encoders import image_architecture
 from rvm_jax.training import checksums, progress, writer
 
@@ -29,8 +29,8 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=6,
 )
-ARCHITECTURE = dataclasses.asdict(build.SIZES['tiny'])
-IMAGE = dataclasses.asdict(build.image_only(image_architecture.STANDARD['dinov3', 'tiny']))
+ARCHITECTURE = dataclasses.asdict(architecture.SIZES['tiny'])
+IMAGE = dataclasses.asdict(architecture.image_only(image_architecture.STANDARD['dinov3', 'tiny']))
 
 
 def tried(examples, strategy, check):
@@ -61,7 +61,7 @@ def test_any_architecture_is_built_or_refused(values, examples):
             if 'image_encoder' not in values:
                 changed = IMAGE | {'image_encoder': changed}
             arch = export_folder.architecture_from(changed, 'config.json')
-            assert isinstance(arch, build.Architecture) and 0 < arch.width <= export_folder.LARGEST
+            assert isinstance(arch, architecture.Architecture) and 0 < arch.width <= export_folder.LARGEST
 
     tried(examples, some_replaced(values) | VALUES, check)
 

@@ -139,11 +139,13 @@ CASES = {  # name: (file, what is done to it, words of the reason, or None if th
     'encoder_is_a_folder_of_devices': ('config.json', frozen('rvm', '/dev'), 'names it as the frozen encoder'),
     'encoder_is_the_workdir': ('config.json', frozen('rvm', '.'), 'names it as the frozen encoder'),
     'command_is_a_list': ('config.json', put(command=['a'], version={'a': 1}), None),
-    'command_of_control_letters': ('config.json', put(command='\x1b[2J rvm\n--config=\x07', version='\x1b[2J'), None),
+    'command_of_control_characters': (
+        'config.json', put(command='\x1b[2J rvm\n--config=\x07', version='\x1b[2J'), None
+    ),
     'architecture_of_nothing': ('config.json', put(architecture={}), 'lacks or adds'),
     'manifest_is_a_pipe': (MANIFEST, pipe, 'cannot be read'),
     'manifest_is_deep': (MANIFEST, written(b'[' * 100_000), 'cannot be read'),
-    'manifest_is_a_list': (MANIFEST, written(b'[]'), 'its digest does not fit'),
+    'manifest_is_a_list': (MANIFEST, written(b'[]'), 'its digest does not match'),
     'manifest_is_no_text': (MANIFEST, written(b'\xff\xfe'), 'cannot be read'),
     'no_files': (MANIFEST, sealed(lambda manifest: {'step': 20}), ''),
     'files_is_a_list': (MANIFEST, sealed(lambda manifest: manifest | {'files': [1]}), ''),
@@ -154,7 +156,7 @@ CASES = {  # name: (file, what is done to it, words of the reason, or None if th
         lambda old: old | {'files': {name: facts | {'md5': 'x'} for name, facts in old['files'].items()}}), ''),
     'climbing_file': (MANIFEST, listed('../../../../../../../etc/passwd', FACTS), 'is missing'),
     'absolute_file': (MANIFEST, listed('/dev/zero', FACTS), 'is missing'),
-    'file_of_control_letters': (MANIFEST, listed('\x1b[2J\n', FACTS), 'is missing'),
+    'file_of_control_characters': (MANIFEST, listed('\x1b[2J\n', FACTS), 'is missing'),
     'million_files': (MANIFEST, sealed(
         lambda old: old | {'files': dict.fromkeys(map(str, range(400_000)), FACTS)}), 'it has'),
     'no_arrays': (ARRAYS, arrays(lambda _: b'{}'), ''),
@@ -176,7 +178,7 @@ CASES = {  # name: (file, what is done to it, words of the reason, or None if th
     'metrics_are_deep': ('metrics.jsonl', written(b'[' * 100_000 + b'\n'), None),
     'metrics_are_no_text': ('metrics.jsonl', written(b'\xff\xfe\n'), None),
     'lock_is_a_pipe': ('run.lock', pipe, None),
-    'lock_of_control_letters': ('run.lock', written(b'{"pid": "\\u001b[2J", "host": ["\\n"]}'), None),
+    'lock_of_control_characters': ('run.lock', written(b'{"pid": "\\u001b[2J", "host": ["\\n"]}'), None),
     'report_is_a_device': ('data_report.json', lambda path: (path.unlink(), path.symlink_to('/dev/zero')), None),
     'report_is_deep': ('data_report.json', written(b'[' * 100_000), None),
     'manifest_of_data_is_a_pipe': ('data_manifest.json', pipe, None),

@@ -78,7 +78,7 @@ NPZ = {
     'pickle': (pickle.dumps(Harm()), 'not a readable .npz'),
     'pickle_inside': (lambda: zipped([('cls_token.npy', pickled_array())]), 'holds object, not float32'),
     'climbing_names': (lambda: zipped([('../../../tmp/x.npy', npy((1,), b'1234'))]), 'not a released RVM file'),
-    'names_of_control_letters': (lambda: zipped([('\x1b[2J\n\x07.npy', npy((1,), b'1234'))]), 'not a released RVM'),
+    'names_of_control_characters': (lambda: zipped([('\x1b[2J\n\x07.npy', npy((1,), b'1234'))]), 'not a released RVM'),
     'names_of_no_text': (
         lambda: zipped([('é.npy', npy((1,), b'1234'))]).replace('é'.encode(), b'\xff\xff'), 'not a readable .npz'),
     'long_names': (lambda: zipped([('a' * 60_000, npy((1,), b'1234'))]), 'not a released RVM file'),
@@ -151,8 +151,8 @@ SAFETENSORS = {
     'negative_shape': (safetensors({'a': tensor([-1], 0, 4)}, bytes(4)), UNREADABLE),
     'eight_bits': (safetensors({'a': tensor([1], 0, 1, 'F8_E4M3')}, bytes(1)), 'a'),
     'four_bits': (safetensors({'a': tensor([2], 0, 1, 'F4')}, bytes(1)), 'a'),
-    'names_of_control_letters': (safetensors({'\x1b[2J\n\x07' * 4: tensor([1], 0, 4)}, bytes(4)), 'x1b'),
-    'names_of_half_letters': (
+    'names_of_control_characters': (safetensors({'\x1b[2J\n\x07' * 4: tensor([1], 0, 4)}, bytes(4)), 'x1b'),
+    'names_of_half_characters': (
         safetensors(b'{"\\ud800":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}', bytes(4)), ''),
     'climbing_names': (safetensors({'../../x': tensor([1], 0, 4)}, bytes(4)), ''),
     'a_million_arrays': (lambda: million_tensors(), 'a header of'),

@@ -19,7 +19,7 @@ def launch(tmp_path):
 
     def start(body, *options):
         (tmp_path / 'launch').mkdir(exist_ok=True)
-        shutil.copy(SCRIPT, tmp_path / 'launch' / 'local.sh')  # so that no .venv lies beside it
+        shutil.copy(SCRIPT, tmp_path / 'launch' / 'local.sh')  # so that there is no .venv beside it
         rvm = tmp_path / 'bin' / 'rvm'
         rvm.parent.mkdir(exist_ok=True)
         rvm.write_text(f'#!/usr/bin/env bash\ni=$RVM_PROCESS_ID\n{body}\n')
@@ -80,7 +80,7 @@ def test_a_signal_reaches_all_processes(launch, tmp_path, number, code):
     assert end(process)[:2] == (code, ['[1] got it', 'got it'])
 
 
-def test_who_does_not_end_after_another_is_killed_with_all_its_children(launch, tmp_path):
+def test_a_process_that_does_not_end_is_killed_with_its_children(launch, tmp_path):
     body = """if ((i == 0)); then kill -KILL $$; fi
         trap '' TERM INT
         bash -c 'trap "" TERM INT; echo $$ > "$MARK/child"; while :; do sleep 0.1; done' &
@@ -100,7 +100,7 @@ def test_who_does_not_end_after_another_is_killed_with_all_its_children(launch, 
 @pytest.mark.parametrize(
     'options, message',
     [
-        (['--processes', '0', '--', 'train'], '--processes 0: is no number of at least 1'),
+        (['--processes', '0', '--', 'train'], '--processes 0: is not a whole number from 1 to 9999'),
         (['--processes'], '--processes: has no value'),
         (['--procs', '2'], '--procs: is not known'),
         (['--processes', '2'], 'no command; give one after --'),

@@ -33,7 +33,7 @@ def starts(slurm):
 
 
 @pytest.mark.parametrize('command', ['train', 'doctor'])
-def test_one_task_a_gpu_runs_the_same_command_and_finds_the_others_by_itself(slurm, command):
+def test_one_task_per_gpu_runs_the_same_command(slurm, command):
     slurm.plan(runs='0 0 0 0\n')
     slurm.training = ('--', command, *slurm.training[2:])
     slurm.training += ("--config.data.path=/data/it's a clip",)
@@ -48,7 +48,7 @@ def test_one_task_a_gpu_runs_the_same_command_and_finds_the_others_by_itself(slu
         assert arguments == list(slurm.training[1:])
 
 
-def test_a_job_stopped_early_goes_back_into_the_queue_until_it_is_done(slurm):
+def test_a_job_that_stops_early_is_queued_again(slurm):
     slurm.plan(runs='75@10 75 75 75\n137@20 75 75 75\n0@30 0 0 0\n')
     done = slurm.submit()
     assert done.returncode == 0, done.stderr
@@ -56,7 +56,7 @@ def test_a_job_stopped_early_goes_back_into_the_queue_until_it_is_done(slurm):
 
 
 @pytest.mark.parametrize('code', [2, 65, 76, 130])
-def test_an_end_that_starting_again_does_not_mend_names_the_task_and_does_not_queue_again(slurm, code):
+def test_a_final_error_names_the_task_and_is_not_queued_again(slurm, code):
     slurm.plan(runs=f'75@10 75 {code} 75\n')
     done = slurm.submit()
     assert done.returncode == code
@@ -79,7 +79,7 @@ def test_starts_without_a_new_checkpoint_are_bounded(slurm):
     assert starts(slurm) == 5
 
 
-def test_starts_whose_checkpoints_cannot_be_listed_are_not_counted_against_the_run(slurm):
+def test_starts_with_unlisted_checkpoints_do_not_count(slurm):
     slurm.env['RVM_LAUNCH_RETRIES'] = '2'
     write_python(slurm, 'echo "the bucket does not answer"; exit 1')
     slurm.plan(runs='75 75 75 75\n' * 4 + '0 0 0 0\n')
@@ -116,10 +116,10 @@ def test_stop_and_status_pass_on_the_job(slurm):
         (('--nodes', '2', '--', 'train', '--workdir', 'w'), "--gpus-per-node ''"),
         (('--gpus-per-node', '2', '--', 'train', '--workdir', 'w'), "--nodes ''"),
         ((*NODES, '--', 'train', '--config', 'c'), '--workdir is missing'),
-        (NODES, 'what to run is missing'),
-        ((*NODES, '--flags', 'vmem'), '--flags vmem: there is no such set'),
+        (NODES, 'the command to run is missing'),
+        ((*NODES, '--flags', 'vmem'), '--flags vmem: unknown set of flags'),
         (('stop',), 'which job?'),
-        (('--gpus', '2'), '--gpus: there is no such option'),
+        (('--gpus', '2'), '--gpus: unknown option'),
     ],
 )
 def test_a_mistake_is_one_line_and_submits_nothing(slurm, arguments, message):
@@ -130,7 +130,7 @@ def test_a_mistake_is_one_line_and_submits_nothing(slurm, arguments, message):
     assert not slurm.calls()
 
 
-def test_a_dry_run_shows_commands_that_can_be_pasted_and_runs_none(slurm):
+def test_a_dry_run_prints_commands_that_can_be_pasted(slurm):
     slurm.training += ('--config.data.path=/data/two words',)
     shown = slurm.submit('--dry-run').stdout.splitlines()
     assert not slurm.calls() and not (slurm.checkout / 'runs').exists()

@@ -23,7 +23,7 @@ def starts(tpu):
 # create and delete
 
 
-def test_create_asks_with_the_given_type_and_waits_until_the_slice_is_there(tpu):
+def test_create_waits_until_the_slice_is_there(tpu):
     done = tpu.tpu('create', *SLICE, '--spot')
     assert done.returncode == 0, done.stderr
     (call,) = tpu.calls('create')
@@ -36,7 +36,7 @@ def test_create_goes_to_the_next_zone_and_leaves_nothing_behind(tpu, why):
     tpu.plan(a=why, b='gives')
     done = tpu.tpu('create', *SLICE, '--wait', '0')
     assert done.returncode == 0, done.stderr
-    assert 'rvm is there, in b' in done.stderr
+    assert 'rvm is ready, in b' in done.stderr
     assert not (tpu.root / 'a.json').exists()
 
 
@@ -57,7 +57,7 @@ def test_create_twice_asks_once(tpu):
 
 
 @pytest.mark.parametrize('verb', ['create', 'train'])
-def test_a_slice_of_another_type_is_not_taken_for_the_one_asked_for(tpu, verb):
+def test_a_slice_of_another_type_is_not_used(tpu, verb):
     tpu.tpu('create', *NAME, '--accelerator', 'v6e-8')
     done = tpu.tpu(verb, *SLICE, *RUN)
     assert done.returncode == 2
@@ -76,7 +76,7 @@ def test_create_does_not_ask_when_google_cannot_be_asked(tpu):
     tpu.sign('offline.0')
     done = tpu.tpu('create', *SLICE)
     assert done.returncode == 2
-    assert 'zone a cannot be asked' in done.stderr
+    assert 'zone a cannot be queried' in done.stderr
     assert not tpu.calls('create')
 
 
@@ -92,7 +92,7 @@ def test_delete_twice_deletes_once(tpu):
 # setup
 
 
-def test_setup_installs_the_working_tree_with_pinned_packages_on_every_host(tpu):
+def test_setup_installs_the_working_tree_on_every_host(tpu):
     (tpu.checkout / 'constraints.txt').write_text('numpy==2.4.7\n')  # changed, not committed
     (tpu.checkout / 'notes.txt').write_text('')  # not tracked
     tpu.tpu('create', *SLICE)
@@ -115,7 +115,7 @@ def test_setup_twice_installs_once(tpu):
     assert len((tpu.root / 'installs').read_text().splitlines()) == 2
 
 
-def test_a_host_that_fails_to_install_is_named_and_nothing_is_started(tpu):
+def test_a_host_that_fails_to_install_is_named(tpu):
     tpu.sign('broken.1')
     done = tpu.tpu('train', *SLICE, *RUN)
     assert done.returncode == 1
@@ -133,7 +133,7 @@ def test_setup_does_not_disturb_a_running_training(tpu):
 
 
 @pytest.mark.parametrize('verb', ['setup', 'train'])
-def test_nothing_is_installed_while_it_is_not_known_whether_a_training_runs(tpu, verb):
+def test_nothing_is_installed_while_a_training_may_run(tpu, verb):
     tpu.env['RVM_LAUNCH_PATIENCE'] = '2'
     tpu.plan(runs='hang@10 hang\n')
     follow_until(tpu.start('tpu.sh', 'train', *SLICE, *RUN), 'start 1').kill()
@@ -146,7 +146,7 @@ def test_nothing_is_installed_while_it_is_not_known_whether_a_training_runs(tpu,
     assert not tpu.calls('delete')
 
 
-def test_prepare_runs_on_every_host_and_again_on_a_slice_made_again(tpu):
+def test_prepare_runs_on_every_host_of_every_slice(tpu):
     tpu.plan(runs='preempt@10 preempt\n0@20 0\n')
     prepare = 'test -e constraints.txt; echo "$STANDIN_HOST it\'s" >> "$STANDIN/prepared"; touch ~/mounted'
     done = tpu.tpu('train', *SLICE, '--prepare', prepare, *RUN)
@@ -156,7 +156,7 @@ def test_prepare_runs_on_every_host_and_again_on_a_slice_made_again(tpu):
 
 
 @pytest.mark.parametrize('verb', ['setup', 'train'])
-def test_a_host_that_cannot_be_prepared_is_named_and_nothing_is_started(tpu, verb):
+def test_a_host_that_cannot_be_prepared_is_named(tpu, verb):
     tpu.tpu('create', *SLICE)
     prepare = 'if [[ $STANDIN_HOST == 1 ]]; then echo mount: no such device; false; fi; true'
     done = tpu.tpu(verb, *SLICE, '--prepare', prepare, *RUN)
@@ -194,7 +194,7 @@ def test_train_shows_the_first_hosts_log_once(tpu):
     assert done.stdout == 'host 0 start 1: 0\n'
 
 
-def test_a_preempted_slice_is_made_again_and_the_same_line_goes_on_until_it_is_done(tpu):
+def test_a_preempted_slice_is_made_again_until_the_run_is_done(tpu):
     tpu.plan(runs='preempt@10 preempt\npreempt@20 preempt\n0@30 0\n')
     done = tpu.tpu('train', *SLICE, '--spot', *RUN)
     assert done.returncode == 0, done.stderr
@@ -211,11 +211,11 @@ def test_a_preempted_run_goes_on_in_another_zone(tpu):
     tpu.plan(runs='preempt@10 preempt\n0@20 0\n', a='once', b='gives')
     done = tpu.tpu('train', *SLICE, *RUN)
     assert done.returncode == 0, done.stderr
-    assert 'rvm is there, in b' in done.stderr
+    assert 'rvm is ready, in b' in done.stderr
     assert starts(tpu) == 2
 
 
-def test_a_passing_fault_on_one_host_starts_again_on_the_same_slice(tpu):
+def test_a_passing_fault_starts_again_on_the_same_slice(tpu):
     tpu.plan(runs='75@10 137\n0@20 0\n')
     done = tpu.tpu('train', *SLICE, *RUN)
     assert done.returncode == 0, done.stderr
@@ -224,7 +224,7 @@ def test_a_passing_fault_on_one_host_starts_again_on_the_same_slice(tpu):
 
 
 @pytest.mark.parametrize(('code', 'other'), [(2, 75), (76, 75), (130, 130), (1, 1)])
-def test_an_end_that_starting_again_does_not_mend_stops_and_names_the_host(tpu, code, other):
+def test_a_final_error_stops_and_names_the_host(tpu, code, other):
     tpu.plan(runs=f'{other} {code}\n')
     done = tpu.tpu('train', *SLICE, *RUN)
     assert done.returncode == code
@@ -292,7 +292,7 @@ def test_a_healthy_slice_that_ssh_does_not_reach_is_left_alone(tpu):
     assert not tpu.calls('delete') and len(tpu.calls('create')) == 1
 
 
-def test_starts_whose_checkpoints_cannot_be_listed_are_not_counted_against_the_run(tpu):
+def test_starts_with_unlisted_checkpoints_do_not_count(tpu):
     tpu.env['RVM_LAUNCH_RETRIES'] = '2'
     tpu.sign('unlisted.0')
     tpu.plan(runs='75 75\n' * 3 + '0 0\n')
@@ -302,7 +302,7 @@ def test_starts_whose_checkpoints_cannot_be_listed_are_not_counted_against_the_r
     assert starts(tpu) == 4
 
 
-def test_the_training_survives_its_launcher_and_the_same_line_follows_it(tpu):
+def test_the_training_survives_its_launcher(tpu):
     tpu.plan(runs='hang@10 hang\n')
     process = follow_until(tpu.start('tpu.sh', 'train', *SLICE, *RUN), 'start 1')
     process.send_signal(signal.SIGKILL)
@@ -315,7 +315,7 @@ def test_the_training_survives_its_launcher_and_the_same_line_follows_it(tpu):
     again.kill()
 
 
-def test_stop_saves_on_every_host_and_the_watching_train_does_not_start_again(tpu):
+def test_stop_saves_on_every_host_and_nothing_starts_again(tpu):
     tpu.plan(runs='hang@10 hang\n')
     process = follow_until(tpu.start('tpu.sh', 'train', *SLICE, *RUN), 'start 1')
     done = tpu.tpu('stop', *NAME)
@@ -382,15 +382,15 @@ def test_status_and_logs_show_what_each_host_does(tpu):
     ('arguments', 'message'),
     [
         (('train', *SLICE, '--', 'train', '--workdir', '/data/run'), "--workdir '/data/run' is not reachable"),
-        (('train', *SLICE), 'what to run is missing'),
+        (('train', *SLICE), 'the command to run is missing'),
         (('create', *NAME), '--accelerator is missing'),
         (('create', *NAME, '--accelerator', 'v9x-8'), 'no runtime is known'),
         (('create', '--name', 'RVM', '--zones', 'a'), "--name 'RVM'"),
         (('create', '--name', 'rvm'), '--zones is missing'),
-        (('create', *SLICE, '--sopt'), '--sopt: there is no such option'),
+        (('create', *SLICE, '--sopt'), '--sopt: unknown option'),
         (('create', '--name'), '--name needs a value'),
-        (('train', *SLICE, '--flags', 'fast', *RUN), '--flags fast: there is no such set'),
-        (('launch', *SLICE), 'launch: there is no such command'),
+        (('train', *SLICE, '--flags', 'fast', *RUN), '--flags fast: unknown set of flags'),
+        (('launch', *SLICE), 'launch: unknown command'),
         (('setup', *NAME), 'rvm is in none of a b'),
     ],
 )
@@ -403,7 +403,7 @@ def test_a_mistake_is_one_line_and_changes_nothing(tpu, arguments, message):
 
 
 @pytest.mark.parametrize('verb', ['create', 'setup', 'train', 'status', 'logs', 'stop', 'delete'])
-def test_a_dry_run_shows_commands_that_can_be_pasted_and_runs_none(tpu, verb):
+def test_a_dry_run_prints_commands_that_can_be_pasted(tpu, verb):
     done = tpu.tpu(verb, *SLICE, '--prepare', 'mount -a', '--dry-run', *RUN)
     assert done.returncode == 0, done.stderr
     assert not tpu.calls()

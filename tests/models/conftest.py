@@ -1,14 +1,16 @@
 """The small model and inputs whose golden values were made with the released code; weights follow a formula."""
 
+import dataclasses
 import types
 
 import numpy as np
 import pytest
 
 from rvm_jax.conversion import mapping, official_rvm
-from rvm_jax.models import build, layers
+from rvm_jax.models import build, layers, param_names
+from rvm_jax.models.architecture import Architecture
 
-ARCHITECTURE = build.Architecture(
+ARCHITECTURE = Architecture(
     patch_size=16, width=32,
     encoder_layers=2, encoder_heads=2, encoder_head_dim=16, encoder_mlp=128,
     core_layers=2, core_heads=4, core_head_dim=8, core_mlp=96,
@@ -35,12 +37,31 @@ def make_model():
     """make_model(execution, **switches that differ): the small model, weights by the formula."""
 
     def make(execution=layers.Execution(), **switches):  # noqa: B008 (frozen)
-        model = build.abstract(build.dataclasses.replace(ARCHITECTURE, **switches), execution)
-        shapes = mapping.named_shapes(model)
+        model = build.abstract(dataclasses.replace(ARCHITECTURE, **switches), execution)
+        shapes = param_names.named_shapes(model)
         keys = {
             name: next(iter(mapping.translate({name: 0}, mapping.invert(official_rvm.TABLE))[0])) for name in shapes
         }
-        return mapping.from_named(model, {name: weight(keys[name], shape) for name, shape in shapes.items()}, 'formula')
+        return param_names.from_named(
+            model, {name: weight(keys[name], shape) for name, shape in shapes.items()}, 'formula'
+        )
+
+    return make
+
+
+@pytest.fixture(scope='session')
+def random_model():
+    """random_model(arch): a model of random weights, drawn by NumPy, which compiles nothing."""
+
+    def make(arch):
+        model, rng = build.abstract(arch), np.random.default_rng(0)
+
+        def draw(name, shape):
+            values = rng.normal(0, 0.1, shape)
+            return np.float32(values**2 + 1 if name.endswith(('scale', 'var')) else values)
+
+        named = {name: draw(name, shape) for name, shape in param_names.named_shapes(model).items()}
+        return param_names.from_named(model, named, 'random')
 
     return make
 

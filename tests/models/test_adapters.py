@@ -69,14 +69,14 @@ def test_cls_and_registers_are_those_of_the_last_depth():
         np.testing.assert_array_equal(tokens[:, :PREFIX], TAPPED[-1, :, :PREFIX])
 
 
-def test_four_adapters_of_l_hold_the_published_number_of_parameters():
+def test_four_adapters_of_l_have_the_published_parameter_count():
     made = nnx.eval_shape(
         lambda: Adapters(4, 1024, norm='bn', aggregator='mean', execution=layers.Execution(), rngs=nnx.Rngs(0))
     )
     assert sum(leaf.size for leaf in jax.tree.leaves(nnx.state(made, nnx.Param))) == 16_797_696
 
 
-def test_batch_norm_uses_the_batch_while_it_learns_and_carries_the_statistics_on():
+def test_batch_norm_learns_from_the_batch_and_keeps_statistics():
     model = adapters()
     features = np.asarray(TAPPED[:, :, PREFIX:], np.float64).reshape(4, -1, 16)
     _, statistics = model(TAPPED, PREFIX, learning())

@@ -58,12 +58,12 @@ def test_one_head_at_a_time_gives_the_same_numbers_and_gradients(precision, tole
 
 
 @pytest.mark.parametrize(('precision', 'tolerance'), [('float32', 1e-5), ('bf16', 0.03)])
-def test_the_kernel_for_tpus_gives_the_same_numbers_and_gradients(precision, tolerance):
+def test_the_tpu_kernel_gives_the_same_numbers_and_gradients(precision, tolerance):
     for found, expected in zip(run(precision, 'pallas'), run('float32', 'xla'), strict=True):
         np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max())
 
 
-def test_on_a_tpu_half_precision_and_whole_frames_take_the_kernel():
+def test_on_a_tpu_bfloat16_and_whole_frames_take_the_kernel():
     assert 'pallas_call' in primitives('auto', 'bf16', tokens=257, platform='tpu')
     assert 'pallas_call' not in primitives('auto', 'bf16', tokens=257, platform='old tpu')  # too little fast memory
     assert 'pallas_call' not in primitives('auto', 'bf16', tokens=13, platform='tpu')
@@ -97,7 +97,7 @@ def test_released_precision_is_never_computed_head_by_head():
     assert 'custom_vjp_call' not in primitives('by_head', 'official_mixed')
 
 
-def test_softmax_is_float32_and_logits_are_half_only_in_the_released_precision():
+def test_logits_are_half_only_in_the_released_precision():
     assert 'bf16[1,2,8,8]' in primitives('xla', 'official_mixed')
     half, _, rest = primitives('xla', 'bf16').partition('exp')
     assert 'bf16[1,2,8,8]' not in half and 'bf16[1,2,8,8]' in rest  # weights alone go back to bfloat16

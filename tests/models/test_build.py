@@ -8,18 +8,19 @@ import pytest
 from flax import nnx
 
 from rvm_jax import config as configs
-from rvm_jax.conversion import mapping
 from rvm_jax.errors import UserError
-from rvm_jax.models import build, layers
+from rvm_jax.models import architecture, build, layers, param_names
 
 
 def parameters(arch):
-    return sum(math.prod(shape) for shape in mapping.named_shapes(build.abstract(arch)).values())
+    return sum(math.prod(shape) for shape in param_names.named_shapes(build.abstract(arch)).values())
 
 
 def names(**switches):
-    arch = dataclasses.replace(build.SIZES['tiny'], encoder_layers=1, core_layers=1, decoder_layers=1, **switches)
-    return set(mapping.named_shapes(build.abstract(arch)))
+    arch = dataclasses.replace(
+        architecture.SIZES['tiny'], encoder_layers=1, core_layers=1, decoder_layers=1, **switches
+    )
+    return set(param_names.named_shapes(build.abstract(arch)))
 
 
 @pytest.mark.parametrize(
@@ -32,14 +33,14 @@ def names(**switches):
     ],
 )
 def test_sizes_have_exactly_the_released_parameters(size, with_decoder, without):
-    assert parameters(build.SIZES[size]) == with_decoder
-    assert parameters(dataclasses.replace(build.SIZES[size], decoder_width=0)) == without
+    assert parameters(architecture.SIZES[size]) == with_decoder
+    assert parameters(dataclasses.replace(architecture.SIZES[size], decoder_width=0)) == without
 
 
 def test_the_core_of_s_may_be_four_times_its_width():
     config = configs.default()
     config.model.core_mlp = 1536
-    assert parameters(build.architecture(config)) == 65_905_536
+    assert parameters(architecture.from_config(config)) == 65_905_536
 
 
 def test_switches_add_and_remove_their_own_parameters_alone():
@@ -69,9 +70,9 @@ def test_a_config_becomes_an_architecture_and_an_execution():
     config.model.precision, config.model.softmax_dtype = 'official_mixed', 'input'
     config.model.remat, config.model.attention = 'full', 'xla'
     config.data.image_size, config.data.delta_from = 48, 'last'
-    arch, execution = build.architecture(config), build.execution(config.model)
+    arch, execution = architecture.from_config(config), build.execution(config.model)
     expected = dataclasses.replace(
-        build.SIZES['tiny'], gate_bias=True, shared_mask=True, mask_ratio=0.5, image_size=48, delta_from='last'
+        architecture.SIZES['tiny'], gate_bias=True, shared_mask=True, mask_ratio=0.5, image_size=48, delta_from='last'
     )
     assert arch == expected
     assert (execution.implementation, execution.remat, execution.unroll) == ('xla', 'full', True)
@@ -82,12 +83,12 @@ def test_frames_that_are_not_made_of_whole_patches_are_refused():
     config = configs.default()
     config.data.image_size = 250
     with pytest.raises(UserError, match=r'config.data.image_size=250: is not a multiple of the patch.*take 240'):
-        build.architecture(config)
+        architecture.from_config(config)
 
 
 def test_fresh_parameters_are_drawn_as_released():
-    arch = dataclasses.replace(build.SIZES['tiny'], encoder_layers=1, core_layers=1, decoder_layers=1)
-    params = {name: jnp.std(x) for name, x in mapping.to_named(jax.jit(
+    arch = dataclasses.replace(architecture.SIZES['tiny'], encoder_layers=1, core_layers=1, decoder_layers=1)
+    params = {name: jnp.std(x) for name, x in param_names.to_named(jax.jit(
         lambda: build.build(arch, rngs=nnx.Rngs(0)))()).items()}  # fmt: skip
     lecun, xavier = 64**-0.5, (2 / (64 + 256)) ** 0.5
     for name, std in {
@@ -100,8 +101,8 @@ def test_fresh_parameters_are_drawn_as_released():
     assert all(std == 0 for name, std in params.items() if name.endswith(('bias', 'scale')))
 
 
-def test_the_same_seed_gives_the_same_parameters_and_layers_differ():
-    arch = dataclasses.replace(build.SIZES['tiny'], encoder_layers=2, core_layers=1, decoder_width=0)
+def test_a_seed_decides_the_parameters_and_layers_differ():
+    arch = dataclasses.replace(architecture.SIZES['tiny'], encoder_layers=2, core_layers=1, decoder_width=0)
     make = jax.jit(lambda key: nnx.state(build.build(arch, rngs=nnx.Rngs(params=key))))
     first, again, other = (make(jax.random.key(seed)) for seed in (0, 0, 1))
     for left, right in zip(jax.tree.leaves(first), jax.tree.leaves(again), strict=True):

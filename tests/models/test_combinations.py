@@ -5,32 +5,37 @@ import dataclasses
 import jax
 import numpy as np
 import pytest
-from flax import nnx
 
 from rvm_jax import config as configs
 from rvm_jax import inference
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
+from rvm_jax.models import architecture
 
 RNG = np.random.default_rng(0)
 FRAMES = RNG.integers(0, 256, (2, 5, 16, 24, 3), np.uint8)  # not square
 STREAMING = ('rvmrnn', 'mamba', 'mambamix', 'gmmix')
 
 
-def make(encoder, core, **changes):
-    config = configs.default()
-    config.model.size, config.model.encoder, config.model.core, config.data.image_size = 'tiny', encoder, core, 48
-    config.model.core_layers = 1
-    for key, value in changes.items():
-        config.model[key] = value
-    return build.build(dataclasses.replace(build.architecture(config), decoder_width=0), rngs=nnx.Rngs(0))
+@pytest.fixture(scope='module')
+def make(random_model):
+    """make(encoder, core): a tiny model without a decoder; changes are keys of config.model."""
+
+    def make_one(encoder, core, **changes):
+        config = configs.default()
+        config.model.size, config.model.encoder, config.model.core, config.data.image_size = 'tiny', encoder, core, 48
+        config.model.core_layers = 1
+        for key, value in changes.items():
+            config.model[key] = value
+        return random_model(dataclasses.replace(architecture.from_config(config), decoder_width=0))
+
+    return make_one
 
 
 @pytest.mark.parametrize(
     ('encoder', 'core'),
     [*(('dinov3', core) for core in STREAMING), ('vit', 'rvmrnn'), ('vit', 'mamba'), ('siglip2', 'rvmrnn')],
 )
-def test_a_clip_at_once_equals_one_frame_at_a_time(encoder, core):
+def test_a_clip_at_once_equals_one_frame_at_a_time(make, encoder, core):
     model = make(encoder, core)
     whole, last = model.encode(FRAMES)
     prefix = {'vit': 1, 'dinov3': 5, 'siglip2': 0}[encoder]
@@ -45,7 +50,7 @@ def test_a_clip_at_once_equals_one_frame_at_a_time(encoder, core):
 
 
 @pytest.mark.parametrize('core', STREAMING)
-def test_a_later_frame_cannot_change_the_past(core):
+def test_a_later_frame_cannot_change_the_past(make, core):
     model = make('dinov3', core)
     changed = FRAMES.copy()
     changed[:, 3] = 255 - changed[:, 3]
@@ -55,7 +60,7 @@ def test_a_later_frame_cannot_change_the_past(core):
 
 
 @pytest.mark.parametrize('encoder', ['vit', 'dinov3'])
-def test_self_attention_sees_a_window_and_tells_its_frames_apart(encoder):
+def test_self_attention_sees_a_window_and_tells_its_frames_apart(make, encoder):
     model = make(encoder, 'self_attention')
     changed = FRAMES.copy()
     changed[:, 4] = 255 - changed[:, 4]
@@ -67,13 +72,13 @@ def test_self_attention_sees_a_window_and_tells_its_frames_apart(encoder):
         model.step(FRAMES[:, 0])
 
 
-def test_joint_attention_of_one_frame_is_the_plain_encoder():
+def test_joint_attention_of_one_frame_is_the_plain_encoder(make):
     encoder = make('vit', 'self_attention').encoder
     frames = FRAMES[:, :1].astype(np.float32) / 255
     np.testing.assert_allclose(encoder.encode_clip(frames)[:, 0], encoder(frames[:, 0]), atol=1e-5)
 
 
-def test_a_long_video_goes_through_self_attention_in_windows_as_in_training():
+def test_self_attention_takes_a_long_video_in_windows(make):
     model = make('dinov3', 'self_attention')
     frames = np.concatenate([FRAMES[0], FRAMES[1]])
     found = np.concatenate(list(inference.encode_stream(model, frames)))
@@ -81,7 +86,7 @@ def test_a_long_video_goes_through_self_attention_in_windows_as_in_training():
     np.testing.assert_allclose(found, np.concatenate(windows), atol=1e-5)
 
 
-def test_one_mean_and_deviation_is_taken_off_for_every_frame():
+def test_one_mean_and_deviation_is_taken_off_for_every_frame(make):
     model = make('dinov3', 'rvmrnn')
     pixels = FRAMES[:, 0].astype(np.float32) / 255
     normed = (pixels - np.float32(model.encoder.mean)) / np.float32(model.encoder.std)
@@ -89,7 +94,7 @@ def test_one_mean_and_deviation_is_taken_off_for_every_frame():
     np.testing.assert_allclose(model.image_features(pixels[:, None])[:, 0], expected, atol=1e-5)
 
 
-def test_the_last_depth_alone_needs_no_adapters():
+def test_the_last_depth_alone_needs_no_adapters(make):
     model = make('dinov3', 'rvmrnn', taps='last')
     assert model.adapters is None
     tokens, statistics = model._frozen_tokens(np.zeros((1, 16, 24, 3), np.float32), None)
@@ -97,14 +102,14 @@ def test_the_last_depth_alone_needs_no_adapters():
     assert statistics == ()
 
 
-def test_the_core_is_as_wide_as_the_encoder_or_the_size_is_refused():
+def test_a_size_that_is_not_as_wide_as_the_encoder_is_refused():
     from rvm_jax.models.encoders.image_architecture import standard
 
     config = configs.default()
     config.model.encoder, config.model.size = 'dinov3', 'l'
     with pytest.raises(UserError, match='the encoder is 384 wide, as size s'):
-        build.architecture(config, standard('dinov3', 's'))
+        architecture.from_config(config, standard('dinov3', 's'))
     so400m = dataclasses.replace(standard('siglip2', 'l'), width=1152, layers=27, mlp=4304)
     config.model.encoder = 'siglip2'
-    arch = build.architecture(config, so400m)
+    arch = architecture.from_config(config, so400m)
     assert (arch.width, arch.core_heads, arch.core_head_dim, arch.core_mlp) == (1152, 16, 72, 4608)

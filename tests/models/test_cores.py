@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rvm_jax.conversion.mapping import path_name
 from rvm_jax.models.cores.gmmix import GMMix
 from rvm_jax.models.cores.identity import Identity
 from rvm_jax.models.cores.mamba import Mamba
@@ -18,6 +17,7 @@ from rvm_jax.models.cores.rvmrnn import RVMRNN
 from rvm_jax.models.cores.self_attention import SelfAttention
 from rvm_jax.models.dropout import TrainContext
 from rvm_jax.models.layers import PRECISIONS, Execution
+from rvm_jax.models.param_names import path_name
 
 FRAMES, TOKENS, WIDTH = 5, 3, 16
 RELEASED = {'gelu': 'tanh', 'block_order': 'cross_mlp_self', 'gate_bias': False, 'state_norm': True}
@@ -107,7 +107,7 @@ def test_the_first_state_is_zero_and_clips_do_not_meet(name):
 
 
 @pytest.mark.parametrize('name, precision', [*((name, 'bf16') for name in MAKE), ('gmmix', 'official_mixed')])
-def test_half_precision_stays_close_and_features_and_state_float32(name, precision):
+def test_bfloat16_stays_close_with_float32_features_and_state(name, precision):
     tokens = jnp.asarray(clip(), PRECISIONS[precision].tokens)
     expected, _ = scan(make(name), tokens.astype(jnp.float32))
     features, state = scan(make(name, Execution(PRECISIONS[precision])), tokens)
@@ -145,7 +145,7 @@ def test_gradients_reach_every_parameter_over_many_frames(name, frames, remat):
 
 
 @pytest.mark.parametrize('name', MAMBAS)
-def test_only_learning_drops_and_what_a_clip_loses_does_not_depend_on_its_place(name):
+def test_dropout_depends_on_the_clip_and_not_on_its_place(name):
     core, tokens = make(name), clip(1)
     tokens = np.concatenate([tokens, tokens, tokens])
     still, _ = scan(core, tokens)
@@ -199,7 +199,7 @@ def test_identity_has_no_parameters_and_changes_nothing():
     np.testing.assert_array_equal(core.scan(tokens)[0], tokens)
 
 
-def test_self_attention_sees_all_frames_of_a_window_and_carries_nothing():
+def test_self_attention_sees_a_whole_window_and_carries_nothing():
     core, tokens = make('self_attention'), clip()
     assert not core.is_streaming and core.init_state(2, tokens) == ()
     changed = tokens.copy()

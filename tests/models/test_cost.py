@@ -7,8 +7,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from rvm_jax import config as configs
-from rvm_jax.models import build, cost, layers, trainable
+from rvm_jax.models import architecture, build, cost, layers, trainable
 from rvm_jax.models.dropout import TrainContext
 from rvm_jax.models.encoders import image_architecture
 from rvm_jax.planning import activations
@@ -17,7 +16,7 @@ from rvm_jax.training.loss import pixel_loss
 
 # Wide enough that matrix products dominate: the compiler also counts what is done element by element.
 WIDE = dataclasses.replace(
-    build.SIZES['tiny'],
+    architecture.SIZES['tiny'],
     patch_size=16,
     width=256,
     encoder_layers=2,
@@ -103,9 +102,8 @@ def batch_of(clips):
 
 
 def gradients(model, batch):
-    options = configs.default().objective
     visible_BFV = model.random_visible(jax.random.key(0), batch['target_BFHWC'].shape)
-    return nnx.grad(lambda model: pixel_loss(model, batch, visible_BFV, **options)[0])(model)
+    return nnx.grad(lambda model: pixel_loss(model, batch, visible_BFV)[0])(model)
 
 
 def step_compiled(arch, execution, clips, wanted=jax.grad):
@@ -126,7 +124,7 @@ def step_compiled(arch, execution, clips, wanted=jax.grad):
 
 @pytest.mark.parametrize(('size', 'teraflops'), SIZES)
 def test_flops_of_the_presets_are_those_of_the_paper(size, teraflops):
-    assert cost.train_flops(build.SIZES[size], **PAPER) == pytest.approx(teraflops * 1e12, rel=0.005)
+    assert cost.train_flops(architecture.SIZES[size], **PAPER) == pytest.approx(teraflops * 1e12, rel=0.005)
 
 
 def test_training_flops_are_the_compilers_of_an_unrolled_model():
@@ -163,7 +161,7 @@ QUICK = ('dinov3, rvmrnn, light_target', 'siglip2, xattn, mambamix, frozen_visib
         for name, arch in MODELS.items()
     ],
 )
-def test_forward_flops_of_every_encoder_core_and_target_path_are_the_compilers(arch):
+def test_forward_flops_of_every_path_are_the_compilers(arch):
     counted = step_compiled(arch, layers.Execution(implementation='xla', unroll=True), 2, wanted=None)
     ours = sum(cost.forward_flops(arch, **CLIP).values())
     assert ours == pytest.approx(counted.cost_analysis()['flops'] / 2, rel=0.06)  # Mamba's recurrence is left out
@@ -181,7 +179,7 @@ def test_a_frozen_encoder_is_differentiated_nowhere():
 
 
 def test_published_work_of_l_end_to_end_and_frozen():
-    arch = build.SIZES['l']
+    arch = architecture.SIZES['l']
     keys = 3 * 8 * 2 * 2 * 4 * 257 * 512 * 512  # the released code projects keys and values for each of four targets
     hidden = 4 * (256 - 12) * 2 * 768 * 1024  # and embeds all patches of the targets before it drops any
     assert cost.train_flops(arch, **PAPER) + 3 * (keys + hidden) == pytest.approx(2.866e12, rel=5e-4)
@@ -195,7 +193,7 @@ def test_training_work_of_l_on_a_frozen_dinov3():
         'image_encoder': image_architecture.standard('dinov3', 'l'),
         'target': 'light_target',
     }
-    plain = dataclasses.replace(build.SIZES['l'], **shared)
+    plain = dataclasses.replace(architecture.SIZES['l'], **shared)
     work = {'last': 1.413, '4_regular': 1.516}  # TFLOP a clip; end to end it is 2.784
     for taps, teraflops in work.items():
         flops = cost.train_flops(dataclasses.replace(plain, taps=taps), **PAPER)
@@ -219,7 +217,7 @@ def test_published_parameters_of_l_on_dinov3():
     sizes = {'core_layers': 4, 'core_heads': 16, 'core_head_dim': 64, 'decoder_width': 0}
     cores = {'rvmrnn': 71_384_064, 'mamba': 26_675_200, 'mambamix': 77_060_096, 'gmmix': 85_452_800}
     for core, parameters in cores.items():
-        arch = dataclasses.replace(build.SIZES['l'], encoder='dinov3', image_encoder=image, core=core, **sizes)
+        arch = dataclasses.replace(architecture.SIZES['l'], encoder='dinov3', image_encoder=image, core=core, **sizes)
         assert cost.parameter_counts(arch)['trained'] == parameters
         with_adapters = dataclasses.replace(arch, taps='4_regular')
         assert cost.parameter_counts(with_adapters)['trained'] == parameters + 16_797_696
@@ -251,7 +249,7 @@ def test_memory_is_near_what_the_compiler_allots(remat, most):
         pytest.param('dots', MODELS['siglip2, xattn, mambamix, frozen_visible'], id='mambamix', marks=pytest.mark.slow),
     ],
 )
-def test_memory_beside_a_frozen_encoder_is_near_what_the_compiler_allots(remat, arch):
+def test_memory_with_a_frozen_encoder_is_near_the_compilers(remat, arch):
     execution = layers.Execution(implementation='xla', remat=remat)
     allotted = step_compiled(arch, execution, 16).memory_analysis()
     kept, gradients = activations.of_batch(arch, execution, 16, **CLIP), 4 * cost.parameter_counts(arch)['trained']
@@ -267,7 +265,7 @@ def test_activations_of_a_frozen_encoder_are_not_kept():
 
 def test_remat_and_half_precision_need_less_memory():
     def kept(**execution):
-        return activations.of_batch(build.SIZES['s'], layers.Execution(**execution), 2, **PAPER)
+        return activations.of_batch(architecture.SIZES['s'], layers.Execution(**execution), 2, **PAPER)
 
     bf16 = layers.PRECISIONS['bf16']
     assert kept() > kept(remat='dots') > kept(remat='full')

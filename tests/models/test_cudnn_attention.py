@@ -70,7 +70,7 @@ def plain(*inputs):
 
 
 @pytest.mark.parametrize(('queries', 'keys'), LENGTHS)
-def test_odd_lengths_give_the_numbers_and_gradients_of_plain_attention(queries, keys):
+def test_odd_lengths_equal_plain_attention_and_its_gradients(queries, keys):
     inputs = draw(queries, keys)
     expected = run(plain, [x.astype(jnp.float32) for x in inputs])
     for found, exact in zip(run(lambda *x: attention(*x, FUSED), inputs), expected, strict=True):
@@ -85,7 +85,7 @@ def test_padding_changes_neither_numbers_nor_gradients(queries, keys):
         np.testing.assert_allclose(one, exact, atol=1e-5)
 
 
-def test_a_version_of_jax_without_the_primitives_gets_padded_lengths(monkeypatch):
+def test_without_the_primitives_of_jax_lengths_are_padded(monkeypatch):
     monkeypatch.setattr(cudnn_attention, '_stablehlo', lambda: None)
     program = str(jax.make_jaxpr(jax.grad(lambda *x: attention(*x, FUSED).astype(jnp.float32).sum()))(*draw(13, 257)))
     assert '2,16,3,16' in program and '2,264,3,16' in program

@@ -45,7 +45,7 @@ def test_visible_tokens_go_to_their_patches(decode):
     assert np.abs(decode(visible=VISIBLE[..., [1, 0, 2, 3]]) - decode()).max() > 0.1
 
 
-def test_a_delta_is_told_and_one_out_of_range_adds_the_bias_alone(decode, model):
+def test_a_delta_out_of_range_adds_the_bias_alone(decode, model):
     assert np.abs(decode(deltas=np.int32([[5, 20]]))[:, 0] - decode()[:, 0]).max() > 0.01
     np.testing.assert_array_equal(decode(deltas=np.int32([[64, -1]])), decode(deltas=np.int32([[99, 1000]])))
     assert np.abs(decode(deltas=np.int32([[64, 64]])) - decode(deltas=None)).max() > 0.01

@@ -12,7 +12,7 @@ def draw(*shape, dtype=jnp.float32):
 
 @pytest.mark.parametrize('approximate', [True, False])
 @pytest.mark.parametrize(('dtype', 'tolerance'), [(jnp.float32, 1e-5), (jnp.bfloat16, 0.02)])
-def test_gelu_and_the_product_after_it_have_the_derivatives_of_the_plain_program(approximate, dtype, tolerance):
+def test_gelu_dense_has_the_derivatives_of_the_plain_program(approximate, dtype, tolerance):
     arrays = draw(2, 5, 12), 0.3 * draw(12, 8), draw(8)
 
     def plain(x, kernel, bias):

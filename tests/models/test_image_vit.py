@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from rvm_jax.conversion import mapping
 from rvm_jax.errors import UserError
-from rvm_jax.models import layers
+from rvm_jax.models import layers, param_names
 from rvm_jax.models.encoders import image_architecture, image_vit
 
 FAMILIES = tuple(image_architecture.FAMILIES)
@@ -181,9 +180,9 @@ def test_a_block_of_dinov3_equals_numpy():
     rng = np.random.default_rng(0)
     weights = {
         name: (array + 0.3 * rng.normal(size=array.shape)).astype(np.float32)
-        for name, array in mapping.to_named(encoder).items()
+        for name, array in param_names.to_named(encoder).items()
     }
-    encoder = mapping.from_named(encoder, weights, 'drawn')
+    encoder = param_names.from_named(encoder, weights, 'drawn')
     hidden = [np.asarray(tokens[0], np.float64) for tokens in encoder.hidden_states(draw_pixels())]
     angles_Md = np.zeros((5 + 12, arch.head_dim))  # the prefix is not turned
     for row in range(2):
@@ -196,7 +195,7 @@ def test_a_block_of_dinov3_equals_numpy():
         np.testing.assert_allclose(hidden[layer + 1], expected, rtol=1e-4, atol=1e-4)
 
 
-def test_abstract_encoders_of_every_standard_size_have_the_published_parameters():
+def test_standard_sizes_have_the_published_parameter_counts():
     millions = {('dinov3', 's'): 21.60, ('dinov3', 'b'): 85.66, ('dinov3', 'l'): 303.13, ('dinov3', 'h'): 840.59,
                 ('dinov2', 's'): 22.06, ('dinov2', 'b'): 86.58, ('dinov2', 'l'): 304.37}  # fmt: skip
     for key, expected in millions.items():
@@ -204,7 +203,7 @@ def test_abstract_encoders_of_every_standard_size_have_the_published_parameters(
         encoder = nnx.eval_shape(
             lambda arch=arch: image_vit.ImageEncoder(arch, execution=layers.Execution(), rngs=nnx.Rngs(0))
         )
-        count = sum(math.prod(shape) for shape in mapping.named_shapes(encoder).values())
+        count = sum(math.prod(shape) for shape in param_names.named_shapes(encoder).values())
         assert round(count / 1e6, 2) == expected
 
 

@@ -48,7 +48,7 @@ def run_stack(execution):
     return jax.tree.leaves((y, gradients))
 
 
-def test_dense_contracts_the_trailing_axes_and_computes_in_the_dtype_of_its_input():
+def test_dense_contracts_trailing_axes_in_the_dtype_of_its_input():
     dense = Dense((2, 3), (4, 5), rngs=nnx.Rngs(0))
     x = draw(7, 2, 3)
     np.testing.assert_allclose(dense(x), np.einsum('bij,ijkl->bkl', x, dense.kernel[...]), atol=1e-5)
@@ -84,7 +84,7 @@ def test_a_block_adds_attention_and_mlp_to_its_normalized_input():
 
 
 @pytest.mark.parametrize('order', ['cross_mlp_self', 'self_mlp_cross'])
-def test_a_cross_block_runs_its_parts_in_order_and_leaves_keys_and_values_as_they_are(order):
+def test_a_cross_block_runs_its_parts_in_order(order):
     block, x, kv = cross_block(order), draw(2, 1, 5, 8), draw(2, 7, 8)
     parts = {
         'cross': lambda y: block.cross_attention(block.cross_attention_norm(y), kv),
@@ -114,7 +114,7 @@ def test_a_stack_applies_its_blocks_one_after_the_other():
     np.testing.assert_allclose(model(x), y, atol=1e-5)
 
 
-def test_a_scanned_stack_has_one_block_in_its_program_whatever_its_depth():
+def test_a_scanned_stack_compiles_one_block_for_any_depth():
     jaxpr = str(jax.make_jaxpr(stack(Execution()))(draw(2, 5, 8)))
     assert jaxpr.count('scan[') == 1 and jaxpr.count('tanh') == 1
 
@@ -124,7 +124,7 @@ def test_a_scanned_stack_has_one_block_in_its_program_whatever_its_depth():
     [Execution(unroll=True), Execution(remat='full'), Execution(remat='dots'), Execution(remat='dots', unroll=True)],
     ids=['unrolled', 'full', 'dots', 'dots unrolled'],
 )
-def test_unrolling_and_recomputing_change_neither_numbers_nor_gradients(execution):
+def test_unrolling_and_remat_change_no_number_and_no_gradient(execution):
     expected = run_stack(Execution())
     scale = max(np.abs(array).max() for array in expected)
     for found, array in zip(run_stack(execution), expected, strict=True):
@@ -150,7 +150,7 @@ def test_a_stack_returns_the_dtype_that_came_in(name):
 
 
 @pytest.mark.parametrize('use_bias', [True, False])
-def test_the_norm_has_the_numbers_and_gradients_of_the_one_of_flax(use_bias):
+def test_the_norm_has_the_numbers_and_gradients_of_flax(use_bias):
     ours = fill(layer_norm(8, jnp.float32, use_bias=use_bias, rngs=nnx.Rngs(0)))
     theirs = fill(nnx.LayerNorm(8, use_bias=use_bias, rngs=nnx.Rngs(0)))
 
@@ -167,7 +167,7 @@ def test_the_norm_has_the_numbers_and_gradients_of_the_one_of_flax(use_bias):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_inlined_layers_write_none_but_the_blocks_that_are_asked_for():
+def test_inlined_layers_write_only_the_blocks_asked_for():
     model, x = stack(Execution(unroll='layers')), draw(2, 5, 8)
     np.testing.assert_allclose(model.tapped(x, (0, 2)), stack(Execution()).tapped(x, (0, 2)), atol=1e-5)
     assert 'dynamic_update_slice' not in str(jax.make_jaxpr(lambda x: model.tapped(x, (0, 2)))(x))

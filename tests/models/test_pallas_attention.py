@@ -52,7 +52,7 @@ def check(shape, head_dim, dtype=jnp.float32, tolerance=1e-5):
         ((2, 13, 130, 32), 16),  # fewer channels than a tile
     ],
 )
-def test_the_kernel_gives_the_numbers_and_gradients_of_plain_attention(shape, head_dim):
+def test_the_kernel_equals_plain_attention_and_its_gradients(shape, head_dim):
     check(shape, head_dim)
 
 

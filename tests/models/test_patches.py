@@ -4,7 +4,7 @@ import pytest
 from rvm_jax.models import patches
 
 
-def test_patches_are_rows_of_the_grid_with_rows_columns_and_colors_inside():
+def test_patches_are_rows_of_the_grid_with_colors_fastest():
     pixels = np.arange(4 * 6 * 3).reshape(4, 6, 3)
     found = patches.to_patches(pixels, 2)
     assert found.shape == (6, 12)
@@ -18,7 +18,7 @@ def test_frames_come_back_from_their_patches(leading):
     np.testing.assert_array_equal(patches.to_pixels(patches.to_patches(pixels, 2), (2, 3), 2), pixels)
 
 
-def test_what_is_no_whole_patch_is_dropped_at_the_bottom_and_the_right():
+def test_incomplete_patches_at_the_bottom_and_right_are_dropped():
     pixels = np.random.default_rng(0).random((5, 7, 3))
     np.testing.assert_array_equal(patches.to_patches(pixels, 2), patches.to_patches(pixels[:4, :6], 2))
-    assert patches.grid_size(360, 640, 16) == (22, 40)
+    assert patches.grid_size(360, 640, patch_size=16) == (22, 40)

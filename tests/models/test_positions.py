@@ -47,7 +47,7 @@ def test_resizing_equals_jax(grid):
 
 
 @pytest.mark.parametrize('grid', [(4, 4), (1, 1), (3, 40), (16, 20), (30, 55)])
-def test_resizing_as_torch_is_cubic_without_antialias_and_with_repeated_borders(grid):
+def test_resizing_as_torch_is_cubic_without_antialias(grid):
     table = positions.sincos_table(256, 4).reshape(16, 16, 4)
     expected = cv2.resize(table, grid[::-1], interpolation=cv2.INTER_CUBIC)  # the same kernel and borders
     np.testing.assert_allclose(positions.resize_grid(table, grid, 'torch'), expected, atol=1e-5)
@@ -65,7 +65,7 @@ def test_rope_angles_of_rows_come_before_those_of_columns():
     np.testing.assert_allclose(angles[1, 2, :4], [np.pi, np.pi / 10, 4 / 3 * np.pi, 4 / 30 * np.pi])
 
 
-def test_resize_weights_sum_to_one_and_keep_a_grid_of_the_same_size():
+def test_resize_weights_sum_to_one_and_keep_an_equal_grid():
     for method in ('jax', 'torch', 'linear'):
         np.testing.assert_allclose(positions.resize_weights(5, 8, method).sum(1), 1)
         np.testing.assert_allclose(positions.resize_weights(5, 5, method), np.eye(5), atol=1e-12)

@@ -141,12 +141,12 @@ def test_bfloat16_stays_close_to_float32_and_gives_float32(make_model, clips, ou
     ('switch', 'features', 'pixels'),
     [({'block_order': 'self_mlp_cross'}, 0.96, 4.0), ({'gelu': 'erf'}, 4e-4, 7e-4)],
 )
-def test_switches_change_the_numbers_by_what_the_released_code_says(make_model, clips, out, switch, features, pixels):
+def test_switches_change_numbers_as_in_the_released_code(make_model, clips, out, switch, features, pixels):
     changed = reconstruct(make_model(**switch), clips)
     assert largest_change(changed, out) == pytest.approx((features, pixels), rel=0.15)
 
 
-def test_targets_that_share_keys_and_values_are_as_good_as_clips_of_their_own(model, clips, out):
+def test_targets_sharing_keys_equal_clips_of_their_own(model, clips, out):
     each = reconstruct(
         model,
         types.SimpleNamespace(source=np.repeat(clips.source, 2, axis=0), target=clips.target.reshape(4, 1, 64, 64, 3),
@@ -206,7 +206,7 @@ def test_masks_are_drawn_from_the_key(model, clips):
     np.testing.assert_array_equal(default[0].visible, default[1].visible)
 
 
-def test_a_grid_too_small_for_the_ratio_is_rebuilt_from_its_class_token_alone(make_model, clips):
+def test_a_tiny_grid_is_rebuilt_from_its_class_token_alone(make_model, clips):
     found = reconstruct(make_model(mask_ratio=0.99), clips, visible=None)
     assert found.visible.shape == (2, 2, 0) and np.isfinite(found.pixels).all()
     parts = np.moveaxis(np.asarray(patches.to_patches(found.pixels, 16)), 2, 0)

@@ -55,7 +55,7 @@ def test_features_and_state_stay_float32_in_every_precision(make_model, name):
     assert features.shape == (2, 3, 5, 32) and state.shape == (2, 5, 32)
 
 
-def test_a_scan_has_one_step_in_its_program_whatever_the_number_of_frames(make_model):
+def test_a_scan_compiles_one_step_for_any_number_of_frames(make_model):
     tokens = jax.ShapeDtypeStruct((1, 7, 5, 32), jnp.float32)
 
     def steps(unroll):
@@ -71,7 +71,7 @@ def test_tokens_are_gated_by_the_state_of_the_same_token(model):
     assert jnp.abs(features[0, 3]).max() > 5 > jnp.abs(features[0, [0, 1, 2, 4]]).max()
 
 
-def test_blocks_within_the_transformer_can_be_read_and_leave_the_state_alone(model):
+def test_reading_inner_blocks_leaves_the_state_alone(model):
     core, tokens, state = model.core, draw(2, 5, 32), 2 * draw(2, 5, 32) + 1
 
     @nnx.jit

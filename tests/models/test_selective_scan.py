@@ -71,7 +71,7 @@ def test_every_token_follows_the_recurrence():
         np.testing.assert_allclose(out_BTMD[clip, :, token], expected, atol=1e-6)
 
 
-def test_the_newest_tap_takes_the_current_frame_and_the_oldest_the_one_three_before():
+def test_the_newest_tap_of_the_convolution_takes_this_frame():
     conv = CausalConv(4, 2, rngs=nnx.Rngs(0))
     conv.kernel[...], conv.bias[...] = jnp.zeros((4, 2)).at[0, 0].set(1.0).at[3, 1].set(1.0), jnp.zeros(2)
     a_BTMC = draw(1, 6, 1, 2)
@@ -108,7 +108,7 @@ def test_groups_of_tokens_change_neither_numbers_nor_gradients(monkeypatch, at_o
 
 
 @pytest.mark.parametrize('scale', [1e-4, 1.0, 1e4])
-def test_gradients_are_finite_over_many_frames_whatever_the_scale(scale):
+def test_gradients_are_finite_over_many_frames_at_any_scale(scale):
     gradients = slopes(fresh(), scale * draw(1, 64, TOKENS, WIDTH))
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradients))
     assert any(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(gradients))

@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from flax import nnx
 
 from rvm_jax import config as configs
-from rvm_jax.models import build, patches
+from rvm_jax.models import architecture, patches
 
 RNG = np.random.default_rng(0)
 SOURCE = RNG.random((2, 3, 48, 48, 3), np.float32)
@@ -18,14 +20,35 @@ PATHS = [
 ]  # fmt: skip
 
 
-def make(encoder, target, **changes):
-    config = configs.default()
-    config.model.size, config.model.encoder, config.model.target, config.data.image_size = 'tiny', encoder, target, 48
-    for key, value in changes.items():
-        config.model[key] = value
-    model = build.build(build.architecture(config), rngs=nnx.Rngs(0))
-    rng = np.random.default_rng(0)
-    return jax.tree.map(lambda x: x + jnp.asarray(rng.normal(0, 0.02, x.shape), x.dtype) ** 2, model)  # no zeros
+@pytest.fixture(scope='module')
+def make(random_model):
+    """make(encoder, target): a tiny model; feature_weight above 0 gives it a feature head."""
+
+    def make_one(encoder, target, feature_weight=0.0):
+        config = configs.default()
+        config.model.size, config.model.encoder, config.model.target = 'tiny', encoder, target
+        config.data.image_size, config.objective.feature_weight = 48, feature_weight
+        return random_model(architecture.from_config(config))
+
+    return make_one
+
+
+@pytest.fixture(scope='module')
+def programs(make):
+    """programs(encoder, target): (painted(frames) -> pixels, gradients of their squares by parameters and frames)."""
+
+    @functools.cache
+    def of_path(encoder, target):
+        graphdef, params = nnx.split(make(encoder, target))
+
+        @jax.jit
+        def painted(params, target_BFHWC):
+            return nnx.merge(graphdef, params).reconstruct(SOURCE, target_BFHWC, DELTAS, VISIBLE).pixels
+
+        squares = jax.grad(lambda params, frames: jnp.square(painted(params, frames)).sum(), argnums=(0, 1))
+        return functools.partial(painted, params), jax.device_get(jax.jit(squares)(params, TARGET))
+
+    return of_path
 
 
 def hidden_pixels():
@@ -36,58 +59,45 @@ def hidden_pixels():
 
 
 @pytest.mark.parametrize(('encoder', 'target'), PATHS)
-def test_no_hidden_pixel_reaches_the_prediction(encoder, target):
-    model = make(encoder, target)
+def test_no_hidden_pixel_reaches_the_prediction(programs, encoder, target):
+    painted, (_, gradient) = programs(encoder, target)
     hidden = hidden_pixels()
-
-    def painted(target_BFHWC):
-        return model.reconstruct(SOURCE, target_BFHWC, DELTAS, VISIBLE).pixels
-
-    gradient = jax.jit(jax.grad(lambda frames: jnp.square(painted(frames)).sum()))(TARGET)
     assert np.abs(gradient * hidden).max() == 0
     assert np.isfinite(gradient).all()
-    other = np.where(hidden, 1 - TARGET, TARGET)
-    np.testing.assert_array_equal(painted(other), painted(TARGET))
-    seen = np.where(hidden, TARGET, 1 - TARGET)
-    assert np.abs(painted(seen) - painted(TARGET)).max() > 1e-4
+    before = painted(TARGET)
+    np.testing.assert_array_equal(painted(np.where(hidden, 1 - TARGET, TARGET)), before)
+    assert np.abs(painted(np.where(hidden, TARGET, 1 - TARGET)) - before).max() > 1e-4
 
 
 @pytest.mark.parametrize('target', ['light_target', 'frozen_visible', 'mask_token'])
-def test_targets_do_not_see_each_other(target):
-    model = make('dinov3', target)
+def test_targets_do_not_see_each_other(programs, target):
+    painted, _ = programs('dinov3', target)
     changed = TARGET.copy()
     changed[:, 1] = 1 - changed[:, 1]
-    before = model.reconstruct(SOURCE, TARGET, DELTAS, VISIBLE).pixels
-    after = model.reconstruct(SOURCE, changed, DELTAS, VISIBLE).pixels
+    before, after = painted(TARGET), painted(changed)
     np.testing.assert_array_equal(after[:, 0], before[:, 0])
     assert np.abs(after[:, 1] - before[:, 1]).max() > 1e-4
 
 
 @pytest.mark.parametrize('target', ['light_target', 'frozen_visible', 'mask_token'])
-def test_a_frozen_encoder_gets_no_gradient_but_the_rest_does(target):
-    graphdef, params = nnx.split(make('dinov3', target))
-
-    def loss(params):
-        out = nnx.merge(graphdef, params).reconstruct(SOURCE, TARGET, DELTAS, VISIBLE)
-        return jnp.square(out.pixels).mean()
-
-    largest = jax.tree.map(lambda x: float(np.abs(x).max()), nnx.to_pure_dict(jax.jit(jax.grad(loss))(params)))
+def test_a_frozen_encoder_gets_no_gradient_and_the_rest_does(programs, target):
+    _, (gradients, _) = programs('dinov3', target)
+    largest = jax.tree.map(lambda x: float(np.abs(x).max()), nnx.to_pure_dict(gradients))
     assert max(jax.tree.leaves(largest['encoder'])) == 0
     for part in ('core', 'decoder', 'target', 'adapters'):
         assert max(jax.tree.leaves(largest[part])) > 0, part
 
 
-def test_the_light_target_is_as_wide_as_the_decoder():
+def test_the_light_target_is_as_wide_as_the_decoder(make):
     model = make('dinov3', 'light_target')
     tokens = model.target(TARGET[0], VISIBLE[0])
     assert tokens.shape == (2, 6, model.architecture.decoder_width)
 
 
-def test_features_of_the_target_are_predicted_for_every_patch():
-    config = configs.default()
-    config.model.size, config.model.encoder, config.data.image_size = 'tiny', 'dinov2', 48
-    config.objective.feature_weight = 0.5
-    model = build.build(build.architecture(config), rngs=nnx.Rngs(0))
-    out = model.reconstruct(SOURCE, TARGET, DELTAS, VISIBLE)
-    assert out.predicted.shape == (2, 2, 36, 64)
-    assert make('dinov2', 'light_target').reconstruct(SOURCE, TARGET, DELTAS, VISIBLE).predicted is None
+def test_features_of_the_target_are_predicted_for_every_patch(make):
+    shapes = {
+        weight: jax.eval_shape(make('dinov2', 'auto', weight).reconstruct, SOURCE, TARGET, DELTAS, VISIBLE)
+        for weight in (0.0, 0.5)
+    }
+    assert shapes[0.5].predicted.shape == (2, 2, 36, 64)
+    assert shapes[0.0].predicted is None

@@ -6,10 +6,16 @@ import jax
 import pytest
 
 from rvm_jax import config as configs
+from rvm_jax.conversion.frozen import resolve
 from rvm_jax.errors import UserError
 from rvm_jax.planning import aot, aot_process
 
 LIBTPU = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason="needs pip install 'rvm_jax[tpu]'")
+
+
+def planned(config):
+    """What functions of a plan take first: a config and its Architecture."""
+    return config, resolve(config)[0]
 
 
 def tiny(*overrides):
@@ -31,7 +37,7 @@ def run(tmp_path):
 
 def test_the_step_that_is_compiled_is_that_of_training():
     config = tiny('mesh.data=2', 'mesh.fsdp=4', 'model.unroll=false')
-    compiled = aot.trace_step(config, jax.devices()).lower().compile()
+    compiled = aot.trace_step(*planned(config), jax.devices()).lower().compile()
     found = aot.figures(compiled, 8)
     assert {'all-gather', 'reduce-scatter', 'all-reduce'} <= set(found['collectives'])
     assert found['loops_of_unknown_length'] == 0
@@ -39,7 +45,7 @@ def test_the_step_that_is_compiled_is_that_of_training():
 
 
 def test_data_parallel_training_gathers_nothing():
-    found = aot.figures(aot.trace_step(tiny('model.unroll=false'), jax.devices()).lower().compile(), 8)
+    found = aot.figures(aot.trace_step(*planned(tiny('model.unroll=false')), jax.devices()).lower().compile(), 8)
     assert set(found['collectives']) == {'all-reduce'}
     assert found['collectives']['all-reduce']['size'] == pytest.approx(583_808 * 4, rel=0.01)
 
@@ -67,7 +73,7 @@ def test_without_libtpu_the_extra_to_install_is_named(monkeypatch):
         aot_process.compile_ahead(tiny(), 'v6e:2x2', 'tiny')
 
 
-def test_without_the_cuda_packages_the_line_that_installs_them_is_named(monkeypatch):
+def test_without_cuda_packages_the_install_line_is_named(monkeypatch):
     monkeypatch.setattr(aot_process, 'LIBRARIES', ('nvidia-cudnn-cu13', 'a-package-that-is-not-there'))
     monkeypatch.setattr(aot_process, 'PLUGIN', ('jax',))
     monkeypatch.setattr(importlib.metadata, 'distributions', lambda: [importlib.metadata.distribution('jax')])
@@ -111,7 +117,7 @@ def test_a_mistake_of_ours_shows_its_traceback(run, tmp_path):
 
 @LIBTPU
 @pytest.mark.slow
-def test_the_tiny_step_compiles_for_one_tpu_and_for_four_which_gather_and_scatter():
+def test_the_tiny_step_compiles_for_one_tpu_and_for_four():
     for topology, overrides in (('v6e:1x1', []), ('v6e:2x2', ['mesh.data=1', 'mesh.fsdp=4'])):
         found = aot_process.compile_ahead(tiny(*overrides), topology, topology)['compiled']
         assert found['device_kind'] == 'TPU v6 lite' and found['needs'] < 2**30
@@ -125,9 +131,9 @@ def test_the_tiny_step_compiles_for_one_tpu_and_for_four_which_gather_and_scatte
 
 @LIBTPU
 @pytest.mark.slow
-def test_a_slice_that_libtpu_does_not_know_is_named_with_examples():
+def test_a_slice_unknown_to_libtpu_is_named_with_examples():
     with pytest.raises(
-        UserError, match=r'--topology v7e:2x2: libtpu knows no such slice .*; give one such as v6e:16x16'
+        UserError, match=r'--topology v7e:2x2: libtpu does not know this slice .*; give one such as v6e:16x16'
     ):
         aot_process.compile_ahead(tiny(), 'v7e:2x2', 'tiny')
 

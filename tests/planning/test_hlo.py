@@ -75,7 +75,7 @@ def found(program, devices=8):
     return {(one.kind, one.size, one.group, one.times) for one in hlo.collectives(program, times, devices)}
 
 
-def test_every_collective_of_a_real_program_is_found_as_often_as_it_runs(split_step):
+def test_every_collective_of_a_program_is_counted_as_it_runs(split_step):
     layer = WIDTH * WIDTH * 4
     assert found(split_step) == {
         ('all-gather', layer, 4, LAYERS),
@@ -99,7 +99,7 @@ def test_loops_within_loops_multiply():
     assert sorted(times.values()) == [1, 5, 15] and not unknown
 
 
-def test_a_loop_whose_length_depends_on_data_counts_once_and_is_reported():
+def test_a_loop_of_unknown_length_counts_once_and_is_reported():
     text = jax.jit(lambda x: jax.lax.while_loop(lambda x: x < 9, lambda x: x * x, x)).lower(2.0).compile().as_text()
     times, unknown = hlo.runs(hlo.parse(text))
     assert set(times.values()) == {1} and len(unknown) == 1

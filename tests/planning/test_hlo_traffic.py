@@ -27,7 +27,7 @@ def unrolled(x, weights):
     return x
 
 
-def test_an_elementwise_function_reads_and_writes_its_arrays_once():
+def test_elementwise_functions_read_and_write_arrays_once():
     ours, theirs = counted(lambda x: jnp.sin(x) * 2 + 1, (ROWS, WIDTH))
     assert ours == theirs == 2 * ROWS * WIDTH * 4
 
@@ -39,7 +39,7 @@ def test_with_loops_counted_once_it_is_about_the_compilers_count():
     assert ours == pytest.approx(theirs, rel=0.15)
 
 
-def test_a_scanned_stack_costs_what_the_same_layers_one_by_one_cost():
+def test_a_scanned_stack_costs_as_much_as_its_layers_inlined():
     scanned, _ = counted(stack, (ROWS, WIDTH), (LAYERS, WIDTH, WIDTH))
     inlined, theirs = counted(unrolled, (ROWS, WIDTH), (LAYERS, WIDTH, WIDTH))
     assert inlined == pytest.approx(theirs, rel=0.15) and scanned == pytest.approx(inlined, rel=0.35)
@@ -70,7 +70,7 @@ def test_the_workspace_of_cublas_is_no_traffic():
     assert of_text(x, other) == 2 * 64 * 64 * 2 + 4194304
 
 
-def test_the_workspace_of_cudnn_counts_where_the_compiler_knows_it():
+def test_the_workspace_of_cudnn_counts_where_it_is_known():
     x = '%x = bf16[64,64]{1,0} parameter(0)'
     call = 'custom-call(%x), custom_call_target="__cudnn$fmhaSoftmaxBackward"'
     assert of_text(x, f'%p = (bf16[64,64]{{1,0}}, u8[0]{{0}}) {call}') == 2 * 64 * 64 * 2
@@ -119,5 +119,5 @@ def test_of_a_conditional_the_dearest_branch_counts():
         ('(f32[2]{0}, f32[8,128]{1,0:T(8,128)S(1)})', 8),
     ],
 )
-def test_arrays_take_the_room_of_their_tiles_in_main_memory_alone(shape, size):
+def test_arrays_in_main_memory_take_the_room_of_their_tiles(shape, size):
     assert memory_bytes(shape) == size

@@ -1,12 +1,17 @@
 import pytest
 
 from rvm_jax import config as configs
-from rvm_jax.conversion import frozen
+from rvm_jax.conversion.frozen import resolve
 from rvm_jax.models import cost
 from rvm_jax.planning import hlo
 from rvm_jax.planning import program_checks as checks
 
 SPLIT = ['mesh.data=1', 'mesh.fsdp=8', 'batch_size=64']
+
+
+def planned(config):
+    """What functions of a plan take first: a config and its Architecture."""
+    return config, resolve(config)[0]
 
 
 def recipe(name, *overrides):
@@ -52,7 +57,7 @@ def test_calls_of_fused_kernels_are_counted_as_often_as_they_run():
     ],
 )
 def test_a_step_needs_as_many_calls_as_it_has_attentions(name, platform, calls):
-    assert checks.needed_calls(checks.fused_attentions(recipe(name), platform)) == calls
+    assert checks.needed_calls(checks.fused_attentions(*planned(recipe(name)), platform)) == calls
 
 
 def test_attention_that_runs_again_or_is_not_fused_is_found():
@@ -80,7 +85,7 @@ def test_attention_that_runs_again_or_is_not_fused_is_found():
     ],
 )
 def test_scores_in_main_memory_are_found(shape, is_found):
-    attentions = checks.fused_attentions(recipe('rvm_s'), 'gpu')
+    attentions = checks.fused_attentions(*planned(recipe('rvm_s')), 'gpu')
     found = checks.scores_in_memory(*program(f'%scores = {shape} custom-call()'), attentions)
     assert bool(found) == is_found and all('made by scores' in one for one in found)
 
@@ -100,19 +105,19 @@ ENTRY %main (x: bf16[8]) -> bf16[8] {
 }
 """
     parsed = hlo.parse(text)
-    attentions = checks.fused_attentions(recipe('rvm_s'), 'gpu')
+    attentions = checks.fused_attentions(*planned(recipe('rvm_s')), 'gpu')
     assert checks.scores_in_memory(parsed, hlo.runs(parsed)[0], attentions) == []
 
 
 def test_what_is_split_is_told_from_what_is_whole():
-    split = checks.split_of(recipe('rvm_l', *SPLIT), 8)
+    split = checks.split_of(*planned(recipe('rvm_l', *SPLIT)), 8)
     assert split.stacks['encoder/layers/blocks/mlp/dense_in/kernel'] == (24, 1024, 4096)
     assert split.stacks['encoder/layers/blocks/attention/query/kernel'] == (24, 1024, 16, 64)
     assert not any('bias' in name or 'norm' in name for name in split.stacks)
-    assert 0 < split.summed < 0.01 * cost.num_bytes(cost.parameters(frozen.architecture(recipe('rvm_l'))))  # biases
-    alone = checks.split_of(recipe('rvm_l', 'mesh.data=-1', 'mesh.fsdp=1'), 8)
+    assert 0 < split.summed < 0.01 * cost.num_bytes(cost.parameters(resolve(recipe('rvm_l'))[0]))  # biases
+    alone = checks.split_of(*planned(recipe('rvm_l', 'mesh.data=-1', 'mesh.fsdp=1')), 8)
     assert alone.stacks == {} and alone.summed > 1e9  # every gradient is summed, and whole
-    parts = checks.split_of(recipe('rvm_l', 'mesh.data=2', 'mesh.fsdp=4', 'batch_size=64'), 8)
+    parts = checks.split_of(*planned(recipe('rvm_l', 'mesh.data=2', 'mesh.fsdp=4', 'batch_size=64')), 8)
     assert alone.summed / 5 < parts.summed < alone.summed / 3
 
 
@@ -130,13 +135,13 @@ def test_what_is_split_is_told_from_what_is_whole():
 )
 def test_whole_stacks_are_found_where_parts_are_meant(shape, is_found):
     made = program(f'%big = {shape} fusion()')
-    found = checks.whole_weights(*made, checks.split_of(recipe('rvm_l', *SPLIT), 8))
+    found = checks.whole_weights(*made, checks.split_of(*planned(recipe('rvm_l', *SPLIT)), 8))
     assert bool(found) == is_found and all('made by big' in one for one in found)
-    assert checks.whole_weights(*made, checks.split_of(recipe('rvm_l', 'mesh.fsdp=1'), 8)) == []
+    assert checks.whole_weights(*made, checks.split_of(*planned(recipe('rvm_l', 'mesh.fsdp=1')), 8)) == []
 
 
 def test_gradients_that_are_summed_whole_are_found():
-    split = checks.split_of(recipe('rvm_l', *SPLIT), 8)
+    split = checks.split_of(*planned(recipe('rvm_l', *SPLIT)), 8)
     groups = 'replica_groups=[1,8]<=[8]'
     small = f'%g = f32[{split.summed // 4}]{{0}} all-reduce(%p), {groups}'
     fine = program(f'%p = f32[{split.summed // 4}]{{0}} parameter(0)', small)
@@ -151,8 +156,8 @@ def test_gradients_that_are_summed_whole_are_found():
     assert checks.whole_gradients(*scattered, 8, split) == []
 
 
-def test_gradients_that_wait_for_each_other_before_they_are_scattered_are_found():
-    split = checks.split_of(recipe('rvm_l', *SPLIT), 8)
+def test_gradients_that_wait_to_be_scattered_are_found():
+    split = checks.split_of(*planned(recipe('rvm_l', *SPLIT)), 8)
     more = f'f32[{split.whole // 4 + 9}]{{0}}'
 
     def made(name):
@@ -171,7 +176,7 @@ def test_gradients_that_wait_for_each_other_before_they_are_scattered_are_found(
     made_x, bit_x, scatter_x, *rest = part
     found = checks.waiting_gradients(*program(made_x, *rest[:2], bit_x, scatter_x, rest[2]), split)
     assert 'whole gradients wait to be scattered' in found[0]
-    assert checks.waiting_gradients(*program(*one), checks.split_of(recipe('rvm_s'), 1)) == []
+    assert checks.waiting_gradients(*program(*one), checks.split_of(*planned(recipe('rvm_s')), 1)) == []
 
 
 def test_figures_may_grow_by_five_percent():

@@ -23,6 +23,6 @@ class Moving:
         return {'id': str(index), 'video_THWC': frames, 'label': np.int32(label)}
 
 
-@pytest.fixture
+@pytest.fixture(scope='session')
 def moving():
     return Moving

@@ -7,7 +7,7 @@ from flax import nnx
 
 from rvm_jax import inference, load_image_encoder, pretrained
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
+from rvm_jax.models import architecture, build
 from rvm_jax.probing.backbone import block_at, open_backbone
 
 FRAMES = np.random.default_rng(0).integers(0, 256, (2, 3, 16, 16, 3), np.uint8)
@@ -36,7 +36,7 @@ def test_depths_of_the_encoder_differ_and_the_last_is_its_output(export):
     np.testing.assert_array_equal(depths[2], open_backbone(export, tap='encoder').encode(FRAMES)[0])
 
 
-def test_depths_of_the_core_lie_between_what_it_reads_and_what_it_puts_out(export):
+def test_depths_of_the_core_lie_between_its_input_and_output(export):
     model = pretrained.load(export)
     depth = model.architecture.core_layers
     found = {block: open_backbone(export, tap=f'core:{block}').encode(FRAMES) for block in (0, depth)}
@@ -59,18 +59,18 @@ def test_a_fraction_of_the_depth_is_the_block_that_was_published(layers, block):
     'tap', ['encoder:3', 'encoder:-1', 'encoder@0', 'encoder@2', 'encoder@x', 'core:9', 'core@0.5', 'decoder', '']
 )
 def test_a_depth_that_is_not_there_is_named(export, tap):
-    with pytest.raises(UserError, match=f'--tap {tap}: there is no such depth, the encoder has 2 blocks'):
+    with pytest.raises(UserError, match=f'--tap {tap}: is not a depth of this model: the encoder has 2 blocks'):
         open_backbone(export, tap=tap)
 
 
-def test_random_weights_follow_from_the_seed_and_are_none_of_the_models(export):
+def test_random_weights_depend_on_the_seed_alone(export):
     one, again, other = (open_backbone(export, random_seed=seed).encode(FRAMES)[0] for seed in (0, 0, 1))
     np.testing.assert_array_equal(one, again)
     assert not np.allclose(one, other, atol=0.1)
     assert not np.allclose(one, open_backbone(export).encode(FRAMES)[0], atol=0.1)
 
 
-def test_fingerprints_tell_weights_and_depths_apart_and_nothing_else(export):
+def test_fingerprints_depend_on_weights_and_depth_alone(export):
     prints = [open_backbone(export, **how).fingerprint() for how in ({}, {'tap': 'encoder'}, {'random_seed': 0})]
     assert len(set(prints)) == 3 and open_backbone(export).fingerprint() == prints[0]
 
@@ -82,10 +82,10 @@ def test_a_stream_of_any_depth_equals_the_clip(export):
         np.testing.assert_allclose(streamed, backbone.encode(FRAMES[:1])[0][0], atol=1e-5)
 
 
-def test_a_model_that_does_not_stream_sees_windows_of_its_trained_length(tmp_path):
+def test_a_model_that_does_not_stream_sees_training_windows(tmp_path):
     arch = dataclasses.replace(
-        build.SIZES['tiny'], core='self_attention', encoder_layers=2, core_layers=1, decoder_width=0, num_source=2,
-        image_size=32,
+        architecture.SIZES['tiny'], core='self_attention', encoder_layers=2, core_layers=1, decoder_width=0,
+        num_source=2, image_size=32,
     )  # fmt: skip
     folder = str(tmp_path / 'export')
     pretrained.save_pretrained(build.build(arch, rngs=nnx.Rngs(3)), folder)
@@ -118,6 +118,6 @@ def test_an_image_encoder_is_a_backbone_too(golden, tmp_path):
     frames = FRAMES[:, :, :16, :16]
     features, _ = backbone.encode(frames)
     assert features.shape == (2, 3, 5 + 4, backbone.width)
-    with pytest.raises(UserError, match='--tap core:0: the core, identity, is not made of transformer blocks'):
+    with pytest.raises(UserError, match='--tap core:0: needs a core of transformer blocks, which identity is not'):
         open_backbone(path, tap='core:0')
     np.testing.assert_allclose(features, open_backbone(path, tap='encoder').encode(frames)[0], atol=1e-5)

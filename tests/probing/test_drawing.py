@@ -13,7 +13,7 @@ def rows(prediction, example, **options):
     return drawn
 
 
-def test_boxes_are_drawn_where_they_are_known_alone():
+def test_only_known_boxes_are_drawn():
     boxes_QT4 = np.tile(np.array([0.25, 0.25, 0.75, 0.75], np.float32), (1, 4, 1))
     known, unknown = (
         rows({'boxes_QT4': boxes_QT4}, {'boxes_QT4': boxes_QT4, 'known_QT': np.full((1, 4), flag)}) for flag in (1, 0)
@@ -56,7 +56,7 @@ def test_an_answer_is_written_beside_the_clip(classes):
     assert drawn.shape[1] > 4 * 192
 
 
-def test_nothing_is_drawn_of_what_has_no_picture():
+def test_a_prediction_without_a_picture_is_not_drawn():
     assert drawing.picture(VIDEO, {'pose_34': np.zeros((3, 4))}, {}) is None
 
 

@@ -36,7 +36,7 @@ def test_a_mask_of_whole_cells_comes_back():
     assert (label_maps.labels_to_mask(labels, values, (64, 64), (64, 64)) != mask).mean() < 0.02  # corners are round
 
 
-def test_nearest_neighbors_on_the_way_in_and_out_are_those_of_the_protocol():
+def test_nearest_neighbors_of_masks_are_those_of_the_protocol():
     stripes = np.arange(10, dtype=np.uint8)[None].repeat(4, axis=0)
     labels, values = label_maps.mask_to_labels(stripes, (4, 4), (4, 4))
     assert values[labels.argmax(axis=-1)][0].tolist() == [0, 2, 5, 7]  # floor(i * 2.5)
@@ -54,14 +54,14 @@ def test_keypoints_become_gaussians():
 
 
 @pytest.mark.parametrize('point', [(-100, 100), (100, -100), (500, 100), (100, 500)])
-def test_a_keypoint_outside_has_an_empty_channel_and_is_not_found(point):
+def test_a_keypoint_outside_the_grid_is_not_found(point):
     labels = label_maps.keypoints_to_labels([point, (160, 120)], SIZE, (20, 20))
     assert labels[..., 1].sum() == 0
     points, visible = label_maps.labels_to_keypoints(labels, SIZE)
     assert points[0].tolist() == [-1, -1] and visible.tolist() == [False, True]
 
 
-def test_a_keypoint_beyond_the_border_by_less_than_a_gaussian_is_cut():
+def test_a_keypoint_just_outside_the_grid_is_cut():
     labels = label_maps.keypoints_to_labels([(320, 120)], SIZE, (20, 20))
     assert 0 < labels[..., 1].sum() < 1.6 and labels[:, 18:, 1].any() and not labels[:, :18, 1].any()
 

@@ -8,7 +8,7 @@ import pytest
 
 from rvm_jax.probing import label_maps, label_propagation
 
-GOLDEN = pathlib.Path(__file__).parents[1] / 'data' / 'metrics.npz'
+GOLDEN = pathlib.Path(__file__).parents[1] / 'goldens' / 'metrics.npz'
 SETTINGS = {'top_k': 5, 'temperature': 0.7, 'num_context': 3, 'radius': 2}
 
 
@@ -92,7 +92,7 @@ def test_propagation_is_the_protocol_word_by_word(shape, settings, levels):
     np.testing.assert_allclose(label_propagation.propagate(features, labels, **settings), expected, atol=2e-6)
 
 
-def test_propagation_equals_recorded_numbers_with_and_without_the_radius():
+def test_propagation_equals_recorded_numbers():
     labels, values = label_maps.mask_to_labels(two_rectangles(), (80, 96), (5, 6))
     features = analytic_video()
     predicted = label_propagation.propagate(features, labels, **SETTINGS)
@@ -110,7 +110,7 @@ def test_propagation_equals_recorded_numbers_with_and_without_the_radius():
     np.testing.assert_allclose(free[5].sum(axis=(0, 1)), (21.0335, 5.0093, 3.9572), atol=1e-4)
 
 
-def test_propagation_equals_the_official_numbers_up_to_the_order_of_equal_affinities():
+def test_propagation_equals_the_official_numbers_up_to_ties():
     """Given the official labels of the frames before, every cell is one of the choices that equal affinities leave.
 
     The official numbers come from PyTorch, whose choice between equal affinities is not defined. There are some as long

@@ -1,13 +1,20 @@
-"""The suite against what RVM published (its section 11.1 and Table 7)."""
+"""The benchmarks against what RVM published (section 11.1 and Table 7), and how one is added."""
 
+import json
 import math
+import pathlib
 
 import jax
 import pytest
 from flax import nnx
 
+from rvm_jax import cli
 from rvm_jax.probing import settings
-from rvm_jax.probing.registry import BENCHMARKS
+from rvm_jax.probing.registry import BENCHMARKS, Benchmark, Metric
+
+
+def settings_of_data(name):
+    return settings.resolve(BENCHMARKS[name].datasets()['evaluated'], {}, 'data')
 
 
 @pytest.mark.parametrize(
@@ -21,15 +28,13 @@ from rvm_jax.probing.registry import BENCHMARKS
     ],
 )
 def test_clips_and_readouts_are_as_published(name, frames, size, channels, heads):
-    task, data = BENCHMARKS[name].task, settings.resolve(BENCHMARKS[name].dataset, {}, 'data')
-    assert (data['num_frames'], data['image_size']) == (frames, size) and (task.channels, task.heads) == (
-        channels,
-        heads,
-    )
+    task, data = BENCHMARKS[name].make_task(), settings_of_data(name)
+    assert (data['num_frames'], data['image_size']) == (frames, size)
+    assert (task.channels, task.heads) == (channels, heads)
 
 
-def test_actions_are_every_second_frame_and_kinetics_averages_seven_clips():
-    ssv2, kinetics = (settings.resolve(BENCHMARKS[name].dataset, {}, 'data') for name in ('ssv2', 'kinetics700'))
+def test_clips_of_actions_are_as_published():
+    ssv2, kinetics = settings_of_data('ssv2'), settings_of_data('kinetics700')
     assert ssv2['stride'] == kinetics['stride'] == 2 and ssv2['colors']
     assert (ssv2['num_clips'], kinetics['num_clips']) == (1, 7)
 
@@ -45,5 +50,24 @@ def test_actions_are_every_second_frame_and_kinetics_averages_seven_clips():
     ],
 )
 def test_readouts_have_the_published_number_of_parameters(name, width, count):
-    readout = nnx.eval_shape(lambda: BENCHMARKS[name].task.readout(width, 16, nnx.Rngs(0)))
+    readout = nnx.eval_shape(lambda: BENCHMARKS[name].make_task().readout(width, 16, nnx.Rngs(0)))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(readout, nnx.Param))) == count
+
+
+def test_a_benchmark_is_one_file_and_one_row(export, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(pathlib.Path(__file__).parent)  # brightness.py
+    error = Metric('error', 'brightness', 'levels', factor=255, decimals=1, higher_is_better=False)
+    schedule = {'steps': 2, 'batch_size': 8, 'warmup': 0}
+    row = Benchmark('Grays', error, 'brightness:Grays', 'brightness:Brightness', schedule=schedule)
+    monkeypatch.setitem(BENCHMARKS, 'grays', row)
+    output = str(tmp_path / 'probe')
+    line = ['--model', export, '--task', 'grays', '--data', '.', '--output', output, '--set', 'task.scale=0.5']
+    assert cli.run('probe', line) == 0
+    found = json.loads((tmp_path / 'probe' / 'results.json').read_text())
+    assert found['metric'] == 'error' and found['value'] == found['scores']['error'] and not found['higher_is_better']
+    assert found['protocol'] == {'scale': 0.5} and found['schedule']['steps'] == 2
+    assert found['data']['evaluated'] == {'dataset': 'Grays', 'split': 'val', 'examples': 8, 'num_clips': 8}
+    capsys.readouterr()
+    assert cli.run('compare', [output]) == 0
+    shown = capsys.readouterr().out
+    assert 'Grays' in shown and 'brightness (levels) ↓' in shown and f'{255 * found["value"]:.1f}' in shown

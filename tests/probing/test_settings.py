@@ -66,14 +66,14 @@ def test_other_values_are_refused_in_one_line(name, text):
 
 def test_a_schedule_may_have_no_warm_up():
     assert settings.resolve(Schedule(), {'warmup': '0', 'peak_lr': '1e-3'}, 'schedule')['warmup'] == 0
-    with pytest.raises(UserError, match=r'schedule\.steps=0: it takes a whole number from 1 on; the default is 40000'):
+    with pytest.raises(UserError, match=r'schedule\.steps=0: it takes an integer of at least 1; the default is 40000'):
         settings.resolve(Schedule(), {'steps': '0'}, 'schedule')
 
 
 @pytest.mark.parametrize('name', BENCHMARKS)
 def test_every_benchmark_takes_its_own_defaults(name):
     benchmark = BENCHMARKS[name]
-    parts = (benchmark.dataset, benchmark.task, getattr(benchmark, 'schedule', Schedule()))
+    parts = (*benchmark.datasets().values(), benchmark.make_task(), benchmark.make_schedule())
     for part in parts:
         defaults = settings.resolve(part, {}, 'part')
         texts = {n: str(value) for n, value in defaults.items() if not dataclasses.is_dataclass(value)}

@@ -1,6 +1,7 @@
 import errno
 import hashlib
 import os
+import resource
 
 import pytest
 
@@ -59,7 +60,7 @@ def test_a_checksum_is_the_same_wherever_the_file_lies(folder):
         assert files.digest(os.path.join(folder, 'a.txt'), kind) == hashlib.new(kind, b'a.txt').hexdigest()
 
 
-def test_a_store_that_fails_now_and_then_is_asked_again_and_counted(store):
+def test_a_store_that_fails_sometimes_is_asked_again(store):
     store.fail(0.3)
     before = files.retries.total()
     for number in range(40):
@@ -103,14 +104,24 @@ def test_a_disk_that_hiccups_is_asked_again(tmp_path, monkeypatch):
         files.read(tmp_path / 'a')
 
 
-def test_a_disk_that_is_full_is_not_asked_again_and_keeps_the_old_file(tmp_path, monkeypatch):
+def test_a_disk_that_is_full_keeps_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(files, 'FIRST_WAIT', 3600)
     (tmp_path / 'a').write_text('old')
-    os.symlink('/dev/full', tmp_path / 'a.partial')
-    with pytest.raises(OSError, match='No space left'):
-        files.write(tmp_path / 'a', b'new')
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
+    try:
+        with pytest.raises(OSError, match='File too large'):
+            files.write(tmp_path / 'a', b'new')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert os.listdir(tmp_path) == ['a']
     assert (tmp_path / 'a').read_text() == 'old'
+
+
+def test_a_folder_that_was_deleted_is_not_made_again(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        files.write(tmp_path / 'gone' / 'a', b'new')
+    assert os.listdir(tmp_path) == []
 
 
 def test_an_object_is_only_replaced_in_the_version_that_was_seen(store):

@@ -2,8 +2,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import threading
 import time
 
@@ -12,27 +10,6 @@ import pytest
 from rvm_jax.errors import Unavailable, UserError
 from rvm_jax.storage import files, gcs, gcs_lock
 from rvm_jax.storage.run_lock import confirm, run_lock
-
-RACE = """
-import sys
-from rvm_jax.errors import UserError
-from rvm_jax.storage.run_lock import run_lock
-print('ready', flush=True)
-sys.stdin.readline()
-try:
-    with run_lock(sys.argv[1]):
-        print('mine', flush=True)
-        sys.stdin.readline()
-except UserError:
-    print('refused', flush=True)
-"""
-
-
-def start(workdir):
-    pipe = subprocess.PIPE
-    process = subprocess.Popen([sys.executable, '-c', RACE, workdir], stdin=pipe, stdout=pipe, text=True)
-    assert process.stdout.readline() == 'ready\n'
-    return process
 
 
 def write_lock(workdir, **owner):
@@ -47,7 +24,7 @@ def quick(monkeypatch):
     monkeypatch.setattr(gcs_lock, 'LOOK', 0.02)
 
 
-def test_the_lock_says_who_trains_and_goes_away_at_the_end(store):
+def test_the_lock_names_its_owner_and_is_deleted_at_the_end(store):
     with run_lock(store.path):
         owner = files.read_json(f'{store.path}/run.lock')
         assert (owner['host'], owner['pid']) == (socket.gethostname(), os.getpid())
@@ -55,23 +32,14 @@ def test_the_lock_says_who_trains_and_goes_away_at_the_end(store):
     assert files.names(store.path) == []
 
 
-def test_of_many_that_start_at_once_one_goes_on(store):
+def test_of_many_that_start_at_once_one_continues(store, start_takers):
     write_lock(store.path, host=socket.gethostname())  # of a process that is gone
-    processes = [start(store.path) for _ in range(5)]
-    for process in processes:
-        process.stdin.write('go\n')
-        process.stdin.flush()
-    said = sorted(process.stdout.readline() for process in processes)
-    for process in processes:
-        process.communicate('end\n')
-    assert said == ['mine\n'] + ['refused\n'] * 4
+    assert start_takers(store.path, 5)[1] == ['mine\n'] + ['refused\n'] * 4
 
 
-def test_a_killed_runs_lock_is_taken_over_with_a_notice(store, capsys):
-    process = start(store.path)
-    process.stdin.write('go\n')
-    process.stdin.flush()
-    assert process.stdout.readline() == 'mine\n'
+def test_a_killed_runs_lock_is_taken_over_with_a_notice(store, start_takers, capsys):
+    (process,), said = start_takers(store.path)
+    assert said == ['mine\n']
     process.send_signal(signal.SIGKILL)
     process.communicate()
     with run_lock(store.path):
@@ -79,7 +47,7 @@ def test_a_killed_runs_lock_is_taken_over_with_a_notice(store, capsys):
     assert f'taken over from process {process.pid} on' in capsys.readouterr().err
 
 
-def test_another_machines_lock_is_taken_over_when_it_shows_no_sign_of_life(store, quick, capsys):
+def test_another_machines_silent_lock_is_taken_over(store, quick, capsys):
     write_lock(store.path)
     with run_lock(store.path):
         confirm(store.path)
@@ -109,7 +77,7 @@ def test_an_unreadable_lock_is_replaced(store, capsys):
 def test_a_lock_that_another_run_took_is_left_to_it(store):
     with run_lock(store.path):
         owner = write_lock(store.path)
-        with pytest.raises(UserError, match='does not hold it any more, but process 7 on elsewhere'):
+        with pytest.raises(UserError, match='is no longer held by this run, but by process 7 on elsewhere'):
             confirm(store.path)
     assert files.read_json(f'{store.path}/run.lock') == owner
 
@@ -170,7 +138,7 @@ def test_a_store_that_is_away_at_the_start_is_reported(store):
         pass
 
 
-def test_a_bucket_that_may_not_be_written_is_an_error_at_the_start(store):
+def test_a_bucket_without_write_access_is_an_error(store):
     store.fail(1, status=403)
     with pytest.raises(UserError, match='cannot be written'), run_lock(store.path):
         pass

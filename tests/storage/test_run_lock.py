@@ -2,8 +2,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 
 import pytest
@@ -12,40 +10,12 @@ from rvm_jax.errors import UserError
 from rvm_jax.storage import run_lock as module
 from rvm_jax.storage.run_lock import confirm, run_lock
 
-HOLD = """
-import sys, time
-from rvm_jax.storage.run_lock import run_lock
-with run_lock(sys.argv[1]):
-    print('held', flush=True)
-    time.sleep(60)
-"""
-RACE = """
-import sys, time
-from rvm_jax.errors import UserError
-from rvm_jax.storage.run_lock import run_lock
-print('ready', flush=True)
-sys.stdin.readline()
-try:
-    with run_lock(sys.argv[1]):
-        print('mine', flush=True)
-        sys.stdin.readline()
-except UserError:
-    print('refused', flush=True)
-"""
-
-
-def start(code, workdir):
-    pipe = subprocess.PIPE
-    return subprocess.Popen([sys.executable, '-c', code, str(workdir)], stdin=pipe, stdout=pipe, text=True)
-
 
 @pytest.fixture
-def holder(tmp_path):
-    process = start(HOLD, tmp_path)
-    assert process.stdout.readline() == 'held\n'
-    yield process
-    process.kill()
-    process.communicate()
+def holder(tmp_path, start_takers):
+    (process,), said = start_takers(tmp_path)
+    assert said == ['mine\n']
+    return process
 
 
 def write_lock(workdir, silent=0, **owner):
@@ -54,7 +24,7 @@ def write_lock(workdir, silent=0, **owner):
     os.utime(path, times=(time.time() - silent,) * 2)
 
 
-def test_the_lock_says_who_trains_and_goes_away_at_the_end(tmp_path):
+def test_the_lock_names_its_owner_and_is_deleted_at_the_end(tmp_path):
     with run_lock(tmp_path):
         owner = json.loads((tmp_path / 'run.lock').read_text())
         assert (owner['host'], owner['pid']) == (socket.gethostname(), os.getpid())
@@ -80,7 +50,7 @@ def test_a_killed_runs_lock_is_taken_over_with_a_notice(tmp_path, holder, capsys
     assert f'taken over from process {holder.pid} on' in capsys.readouterr().err
 
 
-def test_a_number_that_another_process_got_meanwhile_does_not_hold_the_lock(tmp_path, holder, capsys):
+def test_a_reused_process_number_does_not_hold_the_lock(tmp_path, holder, capsys):
     write_lock(tmp_path, host=socket.gethostname(), pid=holder.pid)
     with run_lock(tmp_path):
         pass
@@ -93,7 +63,7 @@ def test_another_machines_lock_holds_while_it_shows_life(tmp_path):
         pass
 
 
-def test_another_machines_lock_is_taken_over_after_a_long_silence(tmp_path, capsys):
+def test_another_machines_silent_lock_is_taken_over(tmp_path, capsys):
     write_lock(tmp_path, silent=module.SILENCE + 60)
     with run_lock(tmp_path):
         confirm(tmp_path)
@@ -118,25 +88,16 @@ def test_an_unreadable_lock_is_replaced(tmp_path, monkeypatch, capsys):
         assert 'taken over from an unknown run' in capsys.readouterr().err
 
 
-def test_a_pipe_in_place_of_a_lock_is_replaced_and_not_waited_for(tmp_path, monkeypatch):
+def test_a_pipe_in_place_of_a_lock_is_replaced(tmp_path, monkeypatch):
     monkeypatch.setattr(module, 'SETTLE', 0.1)
     os.mkfifo(tmp_path / 'run.lock')
     with run_lock(tmp_path):
         confirm(tmp_path)
 
 
-def test_only_one_of_many_takes_a_dead_lock_over(tmp_path):
+def test_only_one_of_many_takes_a_dead_lock_over(tmp_path, start_takers):
     write_lock(tmp_path, host=socket.gethostname())
-    processes = [start(RACE, tmp_path) for _ in range(6)]
-    for process in processes:
-        assert process.stdout.readline() == 'ready\n'
-    for process in processes:
-        process.stdin.write('go\n')
-        process.stdin.flush()
-    said = sorted(process.stdout.readline() for process in processes)
-    for process in processes:
-        process.communicate('end\n')
-    assert said == ['mine\n'] + ['refused\n'] * 5
+    assert start_takers(tmp_path, 6)[1] == ['mine\n'] + ['refused\n'] * 5
 
 
 def test_a_lock_that_another_run_took_is_left_to_it(tmp_path):

@@ -53,7 +53,7 @@ def test_color_stays_nearly_the_same_along_a_visible_track(clips):
     assert np.std(across, axis=0).min() > 40
 
 
-def test_a_point_under_a_nearer_shape_or_outside_the_frame_is_not_visible(clips):
+def test_a_point_that_is_covered_or_outside_is_not_visible(clips):
     occluded = outside = 0
     for _, _, known in clips:
         for track_T2, seen_T, label in zip(known.tracks_PT2, known.visible_PT, known.track_objects_P, strict=True):
@@ -135,7 +135,7 @@ def test_the_motion_class_is_what_the_nearest_shape_does(name, clips):
     assert max(strengths, key=strengths.get) == name
 
 
-def test_the_nearest_shape_stays_in_the_frame_and_motion_is_smooth(clips):
+def test_the_nearest_shape_moves_smoothly_inside_the_frame(clips):
     for scene, _, known in clips:
         for shape in scene.shapes:
             assert ((shape.centers_T2 >= 0) & (shape.centers_T2 <= (80, 64))).all()

@@ -19,10 +19,9 @@ from rvm_jax import config as configs
 from rvm_jax import pretrained
 from rvm_jax.distributed.process_group import ALONE
 from rvm_jax.errors import UserError
-from rvm_jax.models import attention
+from rvm_jax.models import architecture, attention
 from rvm_jax.models.layers import PRECISIONS, Execution
 from rvm_jax.models.pallas_attention import pallas_attention
-from rvm_jax.synthetic.synthetic_videos import write_videos
 from rvm_jax.training import attention_check, initialize
 from rvm_jax.training.attention_check import Shape
 from rvm_jax.training.loop import train
@@ -113,14 +112,15 @@ def test_a_wrong_kernel_is_found_with_what_is_wrong_and_where(use_kernel, kernel
 @pytest.mark.parametrize('size', ['s', 'l'])
 def test_shapes_are_those_that_auto_gives_to_the_kernel(size):
     config = configs.load('configs/rvm_s.py', [f'model.size={size}'])
-    on_gpu, on_tpu = (
-        set(attention_check.shapes(config, Execution(PRECISIONS['bf16'], platform=platform)))
-        for platform in ('gpu', 'tpu')
+    arch = architecture.from_config(config)
+    on_gpu, on_tpu, on_cpu = (
+        set(attention_check.shapes(config, arch, Execution(PRECISIONS['bf16'], platform=platform)))
+        for platform in ('gpu', 'tpu', 'cpu')
     )
     heads = {'s': 6, 'l': 16}[size]
     assert {Shape(257, 257, heads, 64), Shape(13, 13, heads, 64), Shape(1028, 1028, 16, 32)} <= on_gpu
     assert on_tpu == {shape for shape in on_gpu if shape.keys >= attention.LONG_KEYS}
-    assert not attention_check.shapes(config, Execution(PRECISIONS['bf16'], platform='cpu'))
+    assert not on_cpu
 
 
 def recipe(videos, *overrides):
@@ -131,16 +131,9 @@ def recipe(videos, *overrides):
     )
 
 
-@pytest.fixture(scope='module')
-def videos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('videos')
-    write_videos(folder, 4, seed=0, num_frames=24, height=24, width=24, num_workers=0)
-    return str(folder)
-
-
 def choose(config, folder):
     mesh = jax.make_mesh((8, 1), ('data', 'fsdp'))
-    return attention_check.choose(config, mesh, ALONE, str(folder))
+    return attention_check.choose(config, architecture.from_config(config), mesh, ALONE, str(folder))
 
 
 def test_training_falls_back_from_a_wrong_kernel_and_remembers(
@@ -199,7 +192,7 @@ PROCESS = """
 import sys, types
 import jax
 from rvm_jax import config as configs
-from rvm_jax.models import attention
+from rvm_jax.models import architecture, attention
 from rvm_jax.training import attention_check, sharding
 from rvm_jax.distributed.connect import connect
 
@@ -211,7 +204,7 @@ with connect(types.SimpleNamespace(start_timeout=60, heartbeat=20, step_timeout=
         attention.pallas_attention = lambda *arguments: correct(*arguments) * 1.03
     config = configs.load('configs/tiny.py', ['model.precision=bf16', 'data.image_size=16'])
     for _ in range(2):
-        print(attention_check.choose(config, sharding.make_mesh(config.mesh), hosts, sys.argv[1]))
+        print(attention_check.choose(config, None, sharding.make_mesh(config.mesh), hosts, sys.argv[1]))
 """
 
 

@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from rvm_jax.errors import Unavailable, UserError
 from rvm_jax.storage.run_lock import run_lock
-from rvm_jax.training import checksums
+from rvm_jax.training import checkpoint_files, checksums, read_back
 from rvm_jax.training.checkpoint import Checkpoints, describe, read_step
 
 DATA = {'seed': 3, 'batch_size': 8, 'fingerprint': 'abc'}
@@ -89,7 +89,7 @@ def test_a_new_workdir_has_nothing_to_restore(workdir):
         assert checkpoints.restore(abstract(make_state(0))) is None
 
 
-def test_the_next_donated_step_cannot_change_what_is_being_saved(workdir):
+def test_a_donated_step_cannot_change_what_is_being_saved(workdir):
     mesh = Mesh(np.array(jax.devices()), ('data',))
     layouts = {'split': PartitionSpec('data'), 'copied': PartitionSpec()}
     state = {k: jax.device_put(jnp.zeros((512, 256)), NamedSharding(mesh, s)) for k, s in layouts.items()}
@@ -121,7 +121,7 @@ def test_one_flipped_bit_in_any_file_is_never_loaded(two_steps, capsys):
         assert checkpoints.restore(abstract(make_state(0)))[0] == 2
 
 
-def test_a_short_empty_or_missing_file_is_named_and_the_step_before_is_used(two_steps, capsys):
+def test_a_short_empty_or_missing_file_costs_one_step(two_steps, capsys):
     path = biggest_file(two_steps, 2)
     size = os.path.getsize(path)
     for damage in (lambda: os.truncate(path, size - 1), lambda: os.truncate(path, 0), lambda: os.unlink(path)):
@@ -165,7 +165,7 @@ def test_a_step_asked_for_by_number_is_that_step_or_an_error(two_steps):
             checkpoints.restore(abstract(make_state(0)), step=7)
 
 
-def test_a_state_that_does_not_fit_is_refused_with_every_difference(two_steps):
+def test_a_state_that_does_not_fit_is_refused_with_reasons(two_steps):
     wanted = make_state(0, width=32, dtype=jnp.bfloat16)
     wanted['params'] = wanted['params'] | {'decoder': jnp.zeros(2)}
     del wanted['step']
@@ -270,7 +270,7 @@ def test_parameters_are_read_without_the_optimizer(two_steps, capsys):
     assert 'step 2 is damaged' in capsys.readouterr().err
 
 
-def test_a_disk_that_is_away_is_no_damage(two_steps):
+def test_a_disk_that_is_away_is_not_damage(two_steps):
     def away(_):
         raise OSError(errno.ESTALE, 'Stale file handle')
 
@@ -279,11 +279,11 @@ def test_a_disk_that_is_away_is_no_damage(two_steps):
 
 
 def test_reading_parameters_where_there_are_none_is_an_error(tmp_path):
-    with pytest.raises(UserError, match='has no checkpoint'):
+    with pytest.raises(UserError, match='does not have a checkpoint'):
         read_step(tmp_path)
 
 
-def test_a_disk_that_is_away_after_a_failed_save_costs_a_line_too(two_steps, monkeypatch, capsys):
+def test_a_disk_that_is_away_after_a_failed_save_costs_a_line(two_steps, monkeypatch, capsys):
     def away(*_):
         monkeypatch.setattr(shutil, 'disk_usage', away)
         raise OSError(errno.EHOSTDOWN, 'Host is down')
@@ -298,3 +298,57 @@ def test_a_disk_that_is_away_after_a_failed_save_costs_a_line_too(two_steps, mon
         assert checkpoints.steps() == [1, 2, 4]
     said = capsys.readouterr().err
     assert 'checkpoint 3 not written: ' in said and ' MB, free space unknown); the next save tries again' in said
+
+
+@pytest.mark.parametrize('name', ['run[1]', 'a]b[', 'lr*2', 'what?', '[!x]/**/[a-z]'])
+def test_a_workdir_with_wildcards_in_its_path_can_be_read(tmp_path, name):
+    workdir = tmp_path / name
+    with run_lock(workdir), Checkpoints(workdir) as checkpoints:
+        checkpoints.save(1, make_state(1), DATA)
+    with run_lock(workdir), Checkpoints(workdir) as checkpoints:
+        step, state, data = checkpoints.restore(abstract(make_state(1)))
+    assert (step, data) == (1, DATA)
+    assert_same(state, make_state(1))
+    kernel = read_step(str(workdir))[1]['encoder']['kernel']
+    np.testing.assert_array_equal(kernel, make_state(1)['params']['encoder']['kernel'])
+
+
+def test_a_bucket_with_wildcards_in_its_path_is_refused():
+    for path in ('gs://bucket/runs[1]', 'gs://bucket/a*', 'gs://bucket/what?/r'):
+        with pytest.raises(UserError, match=r'characters \* \? \['):
+            checkpoint_files.check_place(path)
+    checkpoint_files.check_place('gs://bucket/runs')
+
+
+def test_a_first_save_that_cannot_be_read_back_is_no_save(workdir, capsys, monkeypatch):
+    from etils.epath import gpath
+
+    with Checkpoints(workdir) as checkpoints:
+        with monkeypatch.context() as patch:
+            patch.setattr(gpath.PosixGPath, 'glob', lambda self, pattern: iter(()))  # Orbax finds no part of its own
+            checkpoints.save(1, make_state(1), DATA)
+            checkpoints.wait()
+        assert checkpoints.steps() == []
+        assert 'checkpoint 1 not written: it cannot be read back' in capsys.readouterr().err
+        checkpoints.save(2, make_state(2), DATA)
+    assert checkpoints.steps() == [2]
+    assert_same(checkpoints_state(workdir), make_state(2))
+
+
+def checkpoints_state(workdir):
+    with Checkpoints(workdir) as checkpoints:
+        return checkpoints.restore(abstract(make_state(1)))[1]
+
+
+def test_what_is_read_back_is_compared_with_what_was_saved(saved):
+    folder, state = str(saved / 'checkpoints' / '1'), make_state(1)
+    known, data = read_back.sample(state), DATA | {'step': 1}
+    read_back.check(folder, describe(state), known, data)
+    wrong_type = describe(make_state(1, dtype=jnp.bfloat16))
+    for tree, sample, position in (
+        (wrong_type, known, data),
+        (describe(state), (known[0], known[1] + 1), data),
+        (describe(state), known, DATA),
+    ):
+        with pytest.raises(OSError, match='cannot be read back'):
+            read_back.check(folder, tree, sample, position)

@@ -88,7 +88,7 @@ def killed(tmp_path_factory):
 
 
 @pytest.mark.parametrize('moment', MOMENTS)
-def test_a_killed_run_goes_on_from_its_last_complete_step(killed, moment, capsys):
+def test_a_killed_run_resumes_from_its_last_complete_step(killed, moment, capsys):
     workdir = killed[moment]
     noise = np.random.default_rng(0).standard_normal((256, 1024), np.float32)
     sharding = jax.sharding.SingleDeviceSharding(jax.devices()[0])

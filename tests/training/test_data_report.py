@@ -53,14 +53,14 @@ def test_few_clips_prove_nothing(tmp_path):
     add(open_log(tmp_path, 0.1), 0, [BROKEN] * 5)
 
 
-def test_short_videos_are_no_failures(tmp_path):
+def test_short_videos_are_not_failures(tmp_path):
     log = open_log(tmp_path, 0.1)
     for step in range(30):
         add(log, step, [SHORT] * 9)
     assert log.share() == 0
 
 
-def test_counting_goes_on_after_a_restart_and_counts_no_step_twice(tmp_path):
+def test_counting_continues_and_counts_no_step_twice(tmp_path):
     log = open_log(tmp_path, 0.5)
     for step in range(5):
         add(log, step, [BROKEN])
@@ -72,7 +72,7 @@ def test_counting_goes_on_after_a_restart_and_counts_no_step_twice(tmp_path):
     assert again.report['reasons']['is damaged']['bad.mp4']['count'] == 7
 
 
-def test_a_report_that_is_none_is_named(tmp_path):
+def test_a_file_that_is_not_a_report_is_an_error(tmp_path):
     (tmp_path / 'data_report.json').write_text('[]')
     with pytest.raises(UserError, match='is not a data report'):
         open_log(tmp_path, 0.5)

@@ -29,7 +29,7 @@ def normed():
     return (FEATURES - FEATURES.mean(-1, keepdims=True)) / np.sqrt(FEATURES.var(-1, keepdims=True) + 1e-6)
 
 
-def test_it_is_the_smooth_distance_to_features_of_zero_mean_and_unit_variance():
+def test_it_is_smooth_l1_to_standardized_features():
     model = Oracle()
     error = np.abs(PREDICTED - normed())
     assert (error < 1).any() and (error > 1).any()

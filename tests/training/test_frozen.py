@@ -12,11 +12,10 @@ import pytest
 from flax import nnx
 
 from rvm_jax import cli, config, pretrained
-from rvm_jax.conversion import mapping
+from rvm_jax.conversion.frozen import resolve
 from rvm_jax.errors import ConfigErrors, UserError
-from rvm_jax.models import build, layers, trainable
-from rvm_jax.synthetic.synthetic_videos import write_videos
-from rvm_jax.training import checksums, initialize, sharding
+from rvm_jax.models import build, layers, param_names, trainable
+from rvm_jax.training import checkpoint, checksums, initialize, sharding
 from rvm_jax.training.loop import train
 from rvm_jax.training.state import make_programs
 
@@ -24,7 +23,8 @@ NAME = 'dinov2/registers'
 SMALL = [
     'model.size=tiny', 'model.encoder=dinov2', 'model.unroll=false', 'model.core_layers=1', 'data.image_size=24',
     'model.mask_ratio=0.5', 'batch_size=8', 'log.every=1', 'log.images_every=0', 'log.eval_clips=4',
-    'data.num_workers=0', 'mesh.data=-1',
+    'data.num_workers=0', 'mesh.data=-1', 'checkpoint.every=1',
+    'steps=3', 'optim.warmup=0.34',  # the first step has a learning rate of zero
 ]  # fmt: skip
 
 
@@ -47,13 +47,6 @@ def encoder(deep, tmp_path_factory):
     return deep().write(tmp_path_factory.mktemp('weights') / 'encoder')
 
 
-@pytest.fixture(scope='module')
-def videos(tmp_path_factory):
-    folder = tmp_path_factory.mktemp('videos')
-    write_videos(folder, 8, seed=0, num_frames=24, height=32, width=32, num_workers=0)
-    return str(folder)
-
-
 @pytest.fixture
 def recipe(videos, encoder):
     def make(*overrides):
@@ -68,26 +61,30 @@ def run(videos, encoder, tmp_path_factory):
     """A finished workdir of three steps."""
     workdir = str(tmp_path_factory.mktemp('run') / 'workdir')
     paths = f'data.path={videos}', f'model.encoder_path={encoder}', f'data.eval_path={videos}'
-    train(config.load('configs/tiny.py', [*SMALL, *paths, 'steps=3']), workdir, pretrained.load)
+    train(config.load('configs/tiny.py', [*SMALL, *paths]), workdir, pretrained.load)
     return workdir
+
+
+def programs_of(config_):
+    return make_programs(config_, resolve(config_)[0])
 
 
 def test_nothing_frozen_moves_and_all_else_does(recipe, run, encoder):
     arch = pretrained.read_architecture(run)
-    fresh = jax.device_get(make_programs(recipe('steps=3')).create())
-    trained = mapping.to_named(pretrained.load(run))
-    frozen = mapping.to_named(pretrained.load(encoder))
+    fresh = jax.device_get(programs_of(recipe()).create())
+    trained = param_names.to_named(pretrained.load(run))
+    frozen = param_names.to_named(pretrained.load(encoder))
     assert {name: array.tobytes() for name, array in frozen.items()} == {
         name: array.tobytes() for name, array in trained.items() if name.startswith('encoder/')
     }
-    before = mapping.tree_named(trainable.joined(fresh['params'], fresh['statistics']))
+    before = param_names.tree_named(trainable.joined(fresh['params'], fresh['statistics']))
     assert not any(name.startswith('encoder/') for name in before)
     still = [name for name, array in before.items() if np.array_equal(array, trained[name])]
     assert still == [] and arch.is_frozen
 
 
 def test_optimizer_and_gradients_know_only_what_trains(recipe):
-    programs = make_programs(recipe())
+    programs = programs_of(recipe())
     trained = sum(leaf.size for leaf in jax.tree.leaves(programs.abstract_state['params']))
     moments = sum(leaf.size for leaf in jax.tree.leaves(programs.abstract_state['opt_state']) if leaf.ndim)
     assert moments == 2 * trained
@@ -100,18 +97,18 @@ def test_optimizer_and_gradients_know_only_what_trains(recipe):
     )  # fmt: skip
 
 
-def test_frozen_kernels_are_kept_in_half_precision_where_they_are_multiplied_so(recipe):
+def test_frozen_kernels_are_bfloat16_where_products_are(recipe):
     for precision, dtype in (('bf16', 'bfloat16'), ('float32', 'float32'), ('official_mixed', 'float32')):
-        frozen = make_programs(recipe(f'model.precision={precision}')).abstract_frozen
+        frozen = programs_of(recipe(f'model.precision={precision}')).abstract_frozen
         dtypes = {
             name.split('/')[-1]: str(leaf.dtype)
-            for name, leaf in ((mapping.path_name(p), x) for p, x in jax.tree_util.tree_leaves_with_path(frozen))
+            for name, leaf in ((param_names.path_name(p), x) for p, x in jax.tree_util.tree_leaves_with_path(frozen))
         }
         assert dtypes['kernel'] == dtype and dtypes['scale'] == dtypes['bias'] == 'float32'
 
 
 def test_rounding_frozen_kernels_early_changes_no_number(recipe, encoder):
-    arch = make_programs(recipe()).arch
+    arch, _ = resolve(recipe())
     execution = layers.Execution(layers.PRECISIONS['bf16'])
     model = pretrained.load(encoder, precision='bf16')
     graphdef, params = nnx.split(model)
@@ -124,16 +121,17 @@ def test_rounding_frozen_kernels_early_changes_no_number(recipe, encoder):
     np.testing.assert_array_equal(found, expected)
 
 
-def test_a_checkpoint_holds_what_trains_and_the_encoder_by_its_fingerprint(run):
+def test_a_checkpoint_has_no_encoder_but_its_fingerprint(recipe, run):
     step = os.path.join(run, 'checkpoints', '3')
     manifest = json.loads(pathlib.Path(step, checksums.NAME).read_text())
     parts_saved = {name.split('/')[1] for name in manifest['tree'] if name.startswith('params/')}
     assert parts_saved == {'adapters', 'core', 'decoder', 'target'}
     assert any(name.startswith('statistics/') for name in manifest['tree'])
     assert not any('encoder' in name.split('/') for name in manifest['tree'])
+    assert checkpoint.read_step(run, 3)[2]['encoder'] == resolve(recipe())[1].read().fingerprint
 
 
-def test_another_encoder_is_refused_and_the_same_elsewhere_is_not(recipe, run, deep, tmp_path):
+def test_another_encoder_is_refused_but_not_a_copy_of_it(recipe, run, deep, tmp_path):
     elsewhere = deep().write(tmp_path / 'elsewhere')
     other = deep()
     key = next(key for key in other.arrays if key.endswith('weight') and other.arrays[key].ndim == 2)
@@ -141,9 +139,9 @@ def test_another_encoder_is_refused_and_the_same_elsewhere_is_not(recipe, run, d
     other = other.write(tmp_path / 'other')
     workdir = str(shutil.copytree(run, tmp_path / 'copy'))
     with pytest.raises(UserError, match=r'was trained on another encoder than .*other'):
-        train(recipe('steps=3', f'model.encoder_path={other}'), workdir, pretrained.load)
-    train(recipe('steps=3', f'model.encoder_path={elsewhere}'), workdir, pretrained.load)
-    assert mapping.to_named(pretrained.load(workdir)).keys() == mapping.to_named(pretrained.load(run)).keys()
+        train(recipe(f'model.encoder_path={other}'), workdir, pretrained.load)
+    train(recipe(f'model.encoder_path={elsewhere}'), workdir, pretrained.load)
+    assert param_names.to_named(pretrained.load(workdir)).keys() == param_names.to_named(pretrained.load(run)).keys()
 
 
 def test_a_model_whose_encoder_has_changed_since_does_not_open(run, tmp_path, deep):
@@ -161,23 +159,25 @@ def test_a_model_whose_encoder_has_changed_since_does_not_open(run, tmp_path, de
         pretrained.load(workdir)
 
 
-def test_a_stopped_run_goes_on_as_if_it_never_was(recipe, run, tmp_path):
-    workdir = str(tmp_path / 'run')
-    train(recipe('steps=3', 'checkpoint.every=2'), workdir, pretrained.load)
+def test_a_stopped_run_resumes_as_if_it_had_not_stopped(recipe, run, tmp_path):
+    workdir = str(shutil.copytree(run, tmp_path / 'copy'))
     shutil.rmtree(os.path.join(workdir, 'checkpoints', '3'))
-    train(recipe('steps=3', 'checkpoint.every=2'), workdir, pretrained.load)
-    left, right = mapping.to_named(pretrained.load(workdir)), mapping.to_named(pretrained.load(run))
+    train(recipe(), workdir, pretrained.load)
+    left, right = param_names.to_named(pretrained.load(workdir)), param_names.to_named(pretrained.load(run))
     assert all(np.array_equal(left[name], right[name]) for name in right)
 
 
 def test_eight_devices_learn_what_one_does(recipe):
     options = 'model.core=mamba', 'model.core_dropout=0.5'
 
-    def losses(mesh, devices):
+    def losses(mesh, devices, fresh=None):
         recipe_ = recipe(*options, *mesh)
-        programs = make_programs(recipe_, devices)
-        frozen = trainable.frozen_encoder(recipe_).placed(programs.abstract_frozen)
-        state, found = programs.create(), []
+        arch, encoder_files = resolve(recipe_)
+        programs = make_programs(recipe_, arch, devices)
+        frozen = encoder_files.read().placed(programs.abstract_frozen)
+        shardings = jax.tree.map(lambda leaf: leaf.sharding, programs.abstract_state)
+        fresh = jax.device_get(programs.create()) if fresh is None else fresh
+        state, found = jax.device_put(fresh, shardings), []
         rng = np.random.default_rng(0)
         batch = {
             'source_BTHWC': rng.integers(0, 256, (8, 2, 24, 24, 3), np.uint8),
@@ -190,10 +190,10 @@ def test_eight_devices_learn_what_one_does(recipe):
             found.append(float(metrics['loss']))
         for left, right in zip(jax.tree.leaves(jax.device_get(frozen)), jax.tree.leaves(before), strict=True):
             assert left.tobytes() == right.tobytes()
-        return found, jax.device_get(state['statistics'])
+        return found, jax.device_get(state['statistics']), fresh
 
     one = losses(['mesh.data=1', 'mesh.fsdp=1'], jax.devices()[:1])
-    many = losses(['mesh.data=4', 'mesh.fsdp=2'], jax.devices()[:8])
+    many = losses(['mesh.data=4', 'mesh.fsdp=2'], jax.devices()[:8], one[2])
     np.testing.assert_allclose(many[0], one[0], rtol=1e-4)
     for left, right in zip(jax.tree.leaves(many[1]), jax.tree.leaves(one[1]), strict=True):
         np.testing.assert_allclose(left, right, rtol=1e-4, atol=1e-5)
@@ -204,7 +204,7 @@ def released(recipe, tmp_path):
     """released(width) -> a file in the released RVM layout with the core and decoder of the small recipe."""
 
     def make(width):
-        arch = build.architecture(recipe(), make_programs(recipe()).arch.image_encoder)
+        arch = resolve(recipe())[0]
         arch = dataclasses.replace(
             arch, encoder='vit', image_encoder=None, taps='last', target='shared', width=width, encoder_layers=1,
             encoder_heads=2, encoder_head_dim=width // 2, core_head_dim=width // 2,
@@ -212,25 +212,25 @@ def released(recipe, tmp_path):
         model = build.build(arch, rngs=nnx.Rngs(7))
         path = str(tmp_path / f'rvm_{width}.npz')
         pretrained.save_official(model, path)
-        return path, mapping.to_named(model)
+        return path, param_names.to_named(model)
 
     return make
 
 
 def taken(recipe_, path):
     """What a run takes of a model that it starts from, {name: array}, and the parts that it takes and does not."""
-    programs = make_programs(recipe_)
-    encoder = trainable.frozen_encoder(recipe_)
+    arch, encoder_files = resolve(recipe_)
+    programs, encoder = make_programs(recipe_, arch), encoder_files.read()
     found = initialize.take_initial(path, pretrained.load(path), programs.arch, encoder, programs.abstract_state)
-    arrays = mapping.tree_named(trainable.joined(*found.values()))
+    arrays = param_names.tree_named(trainable.joined(*found.values()))
     return arrays, set(found['params']), set(programs.abstract_state['params']) - set(found['params'])
 
 
 def test_core_and_decoder_start_from_released_weights(recipe, released, tmp_path, capfd):
     path, expected = released(24)
     workdir = str(tmp_path / 'run')
-    train(recipe('steps=1', 'optim.peak_lr=0', f'init_from={path}'), workdir, pretrained.load)
-    found = mapping.to_named(pretrained.load(workdir))
+    train(recipe(f'init_from={path}'), workdir, pretrained.load)
+    found = param_names.to_named(pretrained.load(workdir, step=1))
     names = [name for name in found if name.split('/')[0] in ('core', 'decoder')]
     assert names and all(np.array_equal(found[name], expected[name]) for name in names)
     assert f'starting from {path}: core, decoder; fresh: adapters, target' in capfd.readouterr().err
@@ -245,9 +245,9 @@ def test_weights_of_another_width_or_core_are_refused(recipe, released):
         taken(recipe('model.core=mamba'), path)
 
 
-def test_a_run_starts_from_another_frozen_run_with_all_that_it_trained(recipe, run):
+def test_a_run_starts_from_all_that_another_has_trained(recipe, run):
     arrays, _, fresh = taken(recipe(), run)
-    expected = mapping.to_named(pretrained.load(run))
+    expected = param_names.to_named(pretrained.load(run))
     assert not fresh and {name for name in expected if not name.startswith('encoder/')} == set(arrays)
     assert all(np.array_equal(array, expected[name]) for name, array in arrays.items())
 
@@ -266,7 +266,7 @@ def test_a_decoder_starts_from_weights_without_a_feature_head(recipe, run):
     assert 'decoder' in used and not fresh and not any('feature_head' in name for name in arrays)
 
 
-def test_end_to_end_training_starts_from_a_frozen_model_only_if_all_of_it_fits(recipe, run):
+def test_training_without_a_frozen_encoder_needs_all_to_fit(recipe, run):
     with pytest.raises(UserError, match='its arrays do not fit'):
         taken(recipe('model.encoder=vit', 'model.encoder_path='), run)
 
@@ -283,7 +283,7 @@ def test_an_image_encoder_has_no_core_to_start_from(recipe, encoder):
         (['model.encoder_path=/nowhere'], '/nowhere'),
         (['model.encoder=dinov3'], 'dinov2'),
         (['data.image_size=28'], 'is not a multiple of the patch, 8 pixels; take 24'),
-        (['model.target=mask_token', 'model.encoder=siglip2'], 'siglip2 has no mask token'),
+        (['model.target=mask_token', 'model.encoder=siglip2'], 'siglip2 does not have a mask token'),
     ],
 )
 def test_what_does_not_go_together_is_named_before_anything_runs(recipe, overrides, message, tmp_path):
@@ -296,7 +296,7 @@ def command(name, *words):
     return cli.run(name, [str(word) for word in words])
 
 
-def test_a_workdir_its_export_and_the_encoder_go_through_every_command(run, encoder, videos, tmp_path, capsys):
+def test_workdir_export_and_encoder_work_in_every_command(run, encoder, videos, tmp_path, capsys):
     video = sorted(pathlib.Path(videos).glob('*.mp4'))[0]
     export = tmp_path / 'export'
     assert command('export', '--model', run, '--output', export) == 0

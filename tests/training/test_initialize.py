@@ -24,7 +24,7 @@ jax.jit(lambda x: x + 1)(1.0)
 
 
 @pytest.mark.parametrize(('platform', 'is_kept'), [('tpu', True), ('cpu', False)])
-def test_compiled_programs_are_kept_in_the_workdir_but_not_those_of_a_cpu(tmp_path, platform, is_kept):
+def test_compiled_programs_are_kept_but_not_those_of_a_cpu(tmp_path, platform, is_kept):
     environment = {name: value for name, value in os.environ.items() if not name.startswith('JAX_')}
     subprocess.run(
         [sys.executable, '-c', SCRIPT, tmp_path, platform], env=environment | {'JAX_PLATFORMS': 'cpu'}, check=True
@@ -45,7 +45,7 @@ def test_compiled_programs_are_kept_in_the_workdir_but_not_those_of_a_cpu(tmp_pa
         ),
     ],
 )
-def test_another_config_is_refused_with_the_key_that_would_allow_it(tmp_path, overrides, fix):
+def test_another_config_is_refused_with_the_key_that_allows_it(tmp_path, overrides, fix):
     begun, now = configs.load('configs/tiny.py'), configs.load('configs/tiny.py', overrides)
     (tmp_path / 'config.json').write_text(json.dumps({'config': begun.to_dict()}))
     with pytest.raises(UserError) as error:

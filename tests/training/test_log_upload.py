@@ -14,18 +14,18 @@ def picture():
     return np.zeros((6, 9, 3), np.uint8)
 
 
-def test_the_log_of_a_run_is_in_the_bucket_at_its_end_and_not_on_this_disk(store):
+def test_at_its_end_the_log_is_in_the_bucket_alone(store):
     with Writer(store.path) as writer:
         writer.scalars(10, {'loss': 0.5})
-        writer.image(10, 'panel', picture())
-        kept = writer._mirror.folder
+        writer.image(10, 'panel', picture)
+        kept = writer._upload.folder
     assert read_metrics(f'{store.path}/metrics.jsonl') == [{'step': 10, 'loss': 0.5}]
     assert files.names(store.path) == ['images', 'metrics.jsonl', 'tensorboard']
     assert files.names(f'{store.path}/images') == ['panel_00000010.png']
     assert not files.exists(kept)
 
 
-def test_what_is_flushed_before_a_save_is_there_after_a_kill_and_a_resume_has_each_step_once(store):
+def test_after_a_kill_the_log_has_each_step_once(store):
     killed = Writer(store.path)
     for step in (10, 20):
         killed.scalars(step, {'loss': 1 / step})
@@ -34,10 +34,10 @@ def test_what_is_flushed_before_a_save_is_there_after_a_kill_and_a_resume_has_ea
     with Writer(store.path, step=20) as writer:
         writer.scalars(30, {'loss': 2.0})
     assert [entry['loss'] for entry in read_metrics(f'{store.path}/metrics.jsonl')] == [0.1, 0.05, 2.0]
-    killed._mirror._ended.set()
+    killed._upload._ended.set()
 
 
-def test_the_log_is_copied_while_the_run_goes_on(store, monkeypatch):
+def test_the_log_is_copied_while_the_run_continues(store, monkeypatch):
     monkeypatch.setattr(log_upload, 'EVERY', 0.02)
     with Writer(store.path) as writer:
         writer.scalars(1, {'loss': 1.0})
@@ -48,29 +48,29 @@ def test_the_log_is_copied_while_the_run_goes_on(store, monkeypatch):
 def test_only_what_changed_is_read_and_copied(store, monkeypatch):
     with Writer(store.path) as writer:
         writer.scalars(1, {'loss': 1.0})
-        writer._mirror.copy()
+        writer._upload.copy()
         read, reads = files.read, []
         monkeypatch.setattr(files, 'read', lambda path: reads.append(path) or read(path))
         store.fail(1, status=403)
-        writer._mirror.copy()
+        writer._upload.copy()
         assert store.failed == 0 and reads == []
         store.fail(0)
         writer.scalars(2, {'loss': 1.0})
-        writer._mirror.copy()
+        writer._upload.copy()
         assert [path.rpartition('/')[2] for path in reads] == ['metrics.jsonl']
 
 
-def test_before_a_save_only_what_a_resumed_run_goes_on_with_is_copied(store):
+def test_before_a_save_only_files_to_continue_are_copied(store):
     with Writer(store.path) as writer:
         writer.flush()
         writer.scalars(1, {'loss': 1.0})
-        writer.image(1, 'panel', picture())
+        writer.image(1, 'panel', picture)
         writer.flush()
         assert files.names(store.path) == ['metrics.jsonl']
     assert files.names(store.path) == ['images', 'metrics.jsonl', 'tensorboard']
 
 
-def test_a_store_that_is_away_costs_one_warning_and_gets_everything_once_it_is_back(store, capsys):
+def test_a_store_that_is_away_costs_one_warning_and_no_data(store, capsys):
     with Writer(store.path) as writer:
         store.fail(1)
         for step in (1, 2):
@@ -84,7 +84,7 @@ def test_a_store_that_is_away_costs_one_warning_and_gets_everything_once_it_is_b
     assert steps == [1, 2]
 
 
-def test_a_log_that_cannot_be_read_at_the_start_is_not_begun_anew(store):
+def test_a_log_that_cannot_be_read_at_the_start_is_an_error(store):
     files.write(f'{store.path}/metrics.jsonl', b'{"step": 1}\n')
     store.fail(1)
     with pytest.raises(Unavailable, match=r'metrics\.jsonl'):

@@ -52,14 +52,14 @@ def test_masked_counts_the_hidden_patches_alone():
 
 
 @pytest.mark.parametrize('region', ['all', 'masked'])
-def test_patch_norm_gives_each_target_patch_zero_mean_and_unit_variance(region):
+def test_patch_norm_standardizes_each_target_patch(region):
     target = target_patches()
     target = (target - target.mean(-1, keepdims=True)) / np.sqrt(target.var(-1, keepdims=True) + 1e-6)
     counted = np.arange(4) != VISIBLE if region == 'masked' else np.full((2, 2, 4), True)
     assert loss(region=region, patch_norm=True) == pytest.approx(error_patches(target)[counted].mean(), rel=1e-5)
 
 
-def test_the_model_is_asked_with_the_batch_and_the_masks_as_they_are():
+def test_the_model_gets_batch_and_masks_unchanged():
     model = Oracle()
     _, out = pixel_loss(model, BATCH, VISIBLE, learning='learning')
     assert model.asked.source is BATCH['source_BTHWC'] and model.asked.target is BATCH['target_BFHWC']
@@ -73,7 +73,7 @@ def test_a_perfect_reconstruction_costs_nothing():
     assert float(pixel_loss(Oracle(), batch, None)[0]) == 0
 
 
-def test_the_trivial_predictors_copy_the_last_source_frame_or_show_its_mean_color():
+def test_trivial_predictors_copy_a_frame_or_show_a_mean_color():
     source, target = BATCH['source_BTHWC'] / 255, BATCH['target_BFHWC'] / 255
     found, out = compared_losses(Oracle(), BATCH, None)
     assert float(found['loss']) == pytest.approx(loss(), rel=1e-6)
@@ -84,7 +84,7 @@ def test_the_trivial_predictors_copy_the_last_source_frame_or_show_its_mean_colo
 
 
 @pytest.mark.parametrize('options', [{'region': 'masked'}, {'patch_norm': True}])
-def test_the_trivial_predictors_are_judged_by_the_rule_of_the_model(options):
+def test_trivial_predictors_have_the_same_rule_as_the_model(options):
     still = np.repeat(BATCH['source_BTHWC'][:, -1:], 2, axis=1)
     model, target = Oracle(), target_patches()
     painted = np.asarray(patches.to_patches(still / 255, 4))

@@ -19,7 +19,7 @@ def traces(tmp_path, last, **changes):
 
 
 @pytest.mark.parametrize('last', [9, 3])
-def test_the_steps_asked_for_are_traced_also_if_the_run_ends_among_them(tmp_path, capsys, last):
+def test_the_chosen_steps_are_traced_even_if_the_run_ends(tmp_path, capsys, last):
     [trace] = traces(tmp_path, last, steps=3, first=2)
     assert trace.parent.parent == tmp_path / 'plugins' / 'profile' and trace.stat().st_size
     assert f'traced from step 3: tensorboard --logdir {tmp_path}' in capsys.readouterr().err

@@ -81,7 +81,8 @@ def test_a_terminal_shows_a_live_bar(monkeypatch):
 def test_a_run_outlives_who_reads_its_output():
     code = """
 import sys
-from rvm_jax.training.progress import Progress, say
+from rvm_jax.terminal import say
+from rvm_jax.training.progress import Progress
 with Progress(9) as progress:
     for step in range(9):
         progress.update(step, {'loss': 1.0})

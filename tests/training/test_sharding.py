@@ -7,9 +7,9 @@ from flax import nnx
 from jax.sharding import PartitionSpec
 
 from rvm_jax import config as configs
-from rvm_jax.conversion.mapping import path_name
 from rvm_jax.errors import UserError
-from rvm_jax.models import build
+from rvm_jax.models import architecture, build
+from rvm_jax.models.param_names import path_name
 from rvm_jax.training import sharding
 from rvm_jax.training.optimizer import make_optimizer
 
@@ -22,7 +22,7 @@ def make_mesh(data, fsdp, devices=None):
 
 @pytest.fixture(scope='module')
 def params():
-    arch = build.dataclasses.replace(build.SIZES['tiny'], gate_bias=True)
+    arch = build.dataclasses.replace(architecture.SIZES['tiny'], gate_bias=True)
     return nnx.to_pure_dict(nnx.state(build.abstract(arch)))
 
 
@@ -47,7 +47,7 @@ def test_a_mesh_that_does_not_use_all_devices_is_refused(data, fsdp):
 
 
 def test_every_parameter_is_covered(params):
-    mamba = build.dataclasses.replace(build.SIZES['tiny'], core='mamba', feature_head=True)
+    mamba = build.dataclasses.replace(architecture.SIZES['tiny'], core='mamba', feature_head=True)
     used = set()
     for tree in (params, nnx.to_pure_dict(nnx.state(build.abstract(mamba)))):
         for path, leaf in jax.tree.leaves_with_path(tree):
@@ -60,7 +60,7 @@ def test_every_parameter_is_covered(params):
     assert used == {rule for rule, _ in sharding.PARTITIONS}
 
 
-def test_every_kernel_is_split_on_one_axis_and_its_layers_are_not(params):
+def test_every_kernel_is_split_on_one_axis_but_not_by_layer(params):
     for name, spec in named_specs(make_mesh(2, 4), params).items():
         assert [axis for axis in spec if axis] == (['fsdp'] if name.endswith('kernel') else []), name
         if 'blocks' in name and spec:
@@ -78,7 +78,7 @@ def test_moments_are_split_like_their_parameters(params):
 
 @pytest.mark.parametrize('size', ['s', 'b', 'l', 'h'])
 def test_the_released_sizes_can_be_split_sixteen_ways(size):
-    params = nnx.to_pure_dict(nnx.state(build.abstract(build.SIZES[size])))
+    params = nnx.to_pure_dict(nnx.state(build.abstract(architecture.SIZES[size])))
     mesh = jax.sharding.AbstractMesh((16, 16), ('data', 'fsdp'))
     assert named_specs(mesh, params)['encoder/layers/blocks/mlp/dense_in/kernel'] == PartitionSpec(None, 'fsdp', None)
 
@@ -94,7 +94,7 @@ def test_a_batch_must_divide_over_all_devices():
         sharding.check_batch(make_mesh(2, 4).devices.size, 12)
 
 
-def test_a_batch_is_split_over_all_devices_and_only_what_the_model_needs_goes_there():
+def test_only_what_the_model_needs_of_a_batch_goes_to_devices():
     rng = np.random.default_rng(0)
     batch = {name: rng.integers(0, 255, (8, 2), np.uint8) for name in sharding.DEVICE_ARRAYS} | {'step': 3}
     placed = sharding.place_batch(make_mesh(2, 4), batch)

@@ -5,13 +5,13 @@ import numpy as np
 import pytest
 
 from rvm_jax import config as configs
-from rvm_jax.models import build
+from rvm_jax.models import architecture
 from rvm_jax.models.layers import Execution
 from rvm_jax.training import sharding
 from rvm_jax.training.optimizer import make_optimizer
 from rvm_jax.training.state import make_state
 
-ARCHITECTURE = dataclasses.replace(build.SIZES['tiny'], encoder_layers=1, core_layers=1, decoder_width=0)
+ARCHITECTURE = dataclasses.replace(architecture.SIZES['tiny'], encoder_layers=1, core_layers=1, decoder_width=0)
 
 
 @pytest.fixture(scope='module')
@@ -50,7 +50,7 @@ def test_nothing_is_created_before_it_is_asked_for():
     config.mesh.data = 1
     mesh = sharding.make_mesh(config.mesh, jax.devices()[:1])
     before = len(jax.live_arrays())
-    make_state(build.SIZES['h'], Execution(), make_optimizer(config.optim, 10), 0, mesh)
+    make_state(architecture.SIZES['h'], Execution(), make_optimizer(config.optim, 10), 0, mesh)
     assert len(jax.live_arrays()) == before
 
 

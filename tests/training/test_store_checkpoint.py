@@ -41,7 +41,7 @@ def restore(workdir):
     return step
 
 
-def test_a_run_in_a_bucket_goes_on_where_it_stopped(store):
+def test_a_run_in_a_bucket_resumes_where_it_stopped(store):
     save(store.path, 1, 2, 3, 4, keep=2)
     assert files.names(f'{store.path}/checkpoints') == ['3', '4']
     assert restore(store.path) == 4
@@ -66,7 +66,7 @@ def test_a_manifest_is_there_before_a_step_is_committed(store, monkeypatch):
 
 
 @pytest.mark.parametrize('gone', [checkpoint_files.COMMITTED, checksums.NAME])
-def test_a_save_that_did_not_end_is_no_step(store, gone, capsys):
+def test_an_unfinished_save_is_not_a_step(store, gone, capsys):
     save(store.path, 1, 2)
     files.remove(f'{store.path}/checkpoints/2/{gone}')
     assert restore(store.path) == 1
@@ -111,7 +111,7 @@ def test_a_flaky_store_costs_nothing_but_time(store):
     assert store.failed > 2
 
 
-def test_a_save_into_a_store_that_refuses_costs_a_line_and_the_next_one_works(store, capsys):
+def test_a_save_that_a_store_refuses_costs_a_line(store, capsys):
     with run_lock(store.path), Checkpoints(store.path) as checkpoints:
         checkpoints.save(1, state(1), {'step': 1})
         checkpoints.wait()

@@ -2,23 +2,16 @@
 
 import pytest
 
-from rvm_jax import config, pretrained
+from rvm_jax import pretrained
 from rvm_jax.errors import Unavailable
 from rvm_jax.storage import files
-from rvm_jax.synthetic.synthetic_videos import write_videos
 from rvm_jax.training import checkpoint
 from rvm_jax.training.loop import train
 from rvm_jax.training.writer import read_metrics
 
-SMALL = [
-    'steps=5', 'batch_size=8', 'data.image_size=16', 'data.num_source=1', 'data.num_target=1', 'data.num_workers=0',
-    'mesh.data=-1', 'checkpoint.every=1', 'log.every=1', 'log.images_every=0',
-]  # fmt: skip
 
-
-def test_a_run_survives_a_flaky_bucket_stops_when_it_stays_away_and_goes_on_later(store, tmp_path, monkeypatch, capsys):
-    write_videos(tmp_path, 8, seed=0, num_frames=24, height=24, width=24, num_workers=0)
-    recipe = config.load('configs/tiny.py', [*SMALL, f'data.path={tmp_path}'])
+def test_a_run_in_a_bucket_that_fails_stops_and_resumes(store, recipe, monkeypatch, capsys):
+    config = recipe('checkpoint.keep=3')
     save = checkpoint.Checkpoints.save
 
     def save_until_the_store_goes_away(self, step, *args):
@@ -31,14 +24,14 @@ def test_a_run_survives_a_flaky_bucket_stops_when_it_stays_away_and_goes_on_late
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint.Checkpoints, 'save', save_until_the_store_goes_away)
         with pytest.raises(Unavailable, match=r'checkpoints/4: does not answer'):
-            train(recipe, store.path, pretrained.load)
+            train(config, store.path, pretrained.load)
     said = capsys.readouterr().err
     assert 'checkpoint 2 not written' in said
     assert 'failure 3 of 3' in said
 
     store.fail(0)
     assert pretrained.load(store.path).architecture.image_size == 16
-    train(recipe, store.path, pretrained.load)
+    train(config, store.path, pretrained.load)
     assert 'resuming at step 1' in capsys.readouterr().err
     assert [entry['step'] for entry in read_metrics(f'{store.path}/metrics.jsonl')] == [1, 2, 3, 4, 5]
     found = {'checkpoints', 'config.json', 'data_manifest.json', 'data_report.json', 'images', 'metrics.jsonl'}

@@ -1,6 +1,7 @@
 import json
 import os
 import struct
+import sys
 
 import cv2
 import jax.numpy as jnp
@@ -53,7 +54,7 @@ def test_a_resumed_run_has_each_step_once(tmp_path):
     ]
 
 
-def test_skipped_steps_are_listed_and_a_resumed_run_lists_each_once(tmp_path):
+def test_skipped_steps_are_listed_once_in_a_resumed_run(tmp_path):
     with Writer(tmp_path) as writer:
         writer.skipped(3, ['a.mp4', 'b.mp4'], 2)
         writer.skipped(7, ['c.mp4'], 1)
@@ -72,7 +73,7 @@ def test_a_half_written_line_is_dropped_on_a_fresh_start_too(tmp_path):
     assert logged(tmp_path) == [{'step': 1, 'loss': 2.0}]
 
 
-def test_a_log_that_was_deleted_begins_anew(tmp_path):
+def test_a_log_that_was_deleted_is_made_again(tmp_path):
     with Writer(tmp_path) as writer:
         writer.scalars(1, {'loss': 1.0})
         os.rename(tmp_path / 'metrics.jsonl', tmp_path / 'metrics.jsonl.old')
@@ -86,7 +87,7 @@ def test_a_full_disk_costs_one_warning(tmp_path, capsys):
         os.symlink('/dev/full', tmp_path / 'images')
         for step in (1, 2):
             writer.scalars(step, {'loss': 1.0})
-            writer.image(step, 'panel', picture())
+            writer.image(step, 'panel', picture)
         os.unlink(tmp_path / 'metrics.jsonl')
         writer.scalars(3, {'loss': 1.0})
     said = capsys.readouterr().err
@@ -97,7 +98,7 @@ def test_a_full_disk_costs_one_warning(tmp_path, capsys):
 
 def test_pictures_are_png_files_and_in_tensorboard(tmp_path):
     with Writer(tmp_path) as writer:
-        writer.image(7, 'panel', picture())
+        writer.image(7, 'panel', picture)
     read = cv2.imread(tmp_path / 'images' / 'panel_00000007.png')[..., ::-1]
     np.testing.assert_array_equal(read, picture())
     [value] = [v for event in events(tmp_path) for v in event.summary.value]
@@ -107,7 +108,7 @@ def test_pictures_are_png_files_and_in_tensorboard(tmp_path):
     assert os.listdir(tmp_path / 'images') == ['panel_00000007.png']
 
 
-def test_tensorboard_has_the_same_numbers_and_forgets_what_a_resume_repeats(tmp_path):
+def test_tensorboard_has_the_numbers_once_after_a_resume(tmp_path):
     for start in (0, 10):
         with Writer(tmp_path, step=start) as writer:
             writer.scalars(start + 10, {'loss': 0.5, 'mfu': None})
@@ -116,11 +117,11 @@ def test_tensorboard_has_the_same_numbers_and_forgets_what_a_resume_repeats(tmp_
     assert [e.step for e in events(tmp_path) if e.HasField('session_log')] == [1, 11]
 
 
-def test_training_goes_on_without_tensorboard(tmp_path, capsys):
+def test_training_continues_without_tensorboard(tmp_path, capsys):
     (tmp_path / 'tensorboard').write_text('in the way')
     with Writer(tmp_path) as writer:
         writer.scalars(1, {'loss': 1.0})
-        writer.image(1, 'panel', picture())
+        writer.image(1, 'panel', picture)
     assert logged(tmp_path) == [{'step': 1, 'loss': 1.0}]
     assert capsys.readouterr().err.count('tensorboard: not written') == 1
 
@@ -135,3 +136,25 @@ def test_the_loss_curve_is_drawn_from_what_was_logged(tmp_path, held_out):
             writer.scalars(step, {'loss': 1 / step if step != 3 else float('nan'), **extra})
         writer.loss_curve()
     assert cv2.imread(tmp_path / 'images' / 'loss.png').std() > 5
+
+
+def test_whatever_fails_while_drawing_costs_one_warning(tmp_path, capsys):
+    def broken():
+        raise ValueError('no font\nin this place')
+
+    with Writer(tmp_path) as writer:
+        for step in (1, 2):
+            writer.image(step, 'panel', broken)
+            writer.scalars(step, {'loss': 1.0})
+        writer.image(3, 'panel', picture)
+    assert capsys.readouterr().err == 'images: not written (no font); training continues, this is printed once\n'
+    assert [entry['step'] for entry in logged(tmp_path)] == [1, 2]
+    assert os.listdir(tmp_path / 'images') == ['panel_00000003.png']
+
+
+def test_numbers_stay_where_tensorboard_cannot_be_imported(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'tensorboardX.event_file_writer', None)
+    with Writer(tmp_path) as writer:
+        writer.scalars(1, {'loss': 1.0})
+    assert logged(tmp_path) == [{'step': 1, 'loss': 1.0}]
+    assert capsys.readouterr().err.startswith('tensorboard: not written (import of')

@@ -12,7 +12,7 @@ def features_of(labels_Thw, width=6, noise=0.01):
     return (corners_KD[labels_Thw] + noise * rng.normal(size=(*labels_Thw.shape, width))).astype(np.float32)
 
 
-def test_pca_colors_are_the_leading_directions_scaled_per_component():
+def test_pca_colors_are_scaled_leading_directions():
     features_ThwD = np.random.default_rng(0).normal(size=(3, 4, 5, 6)) * [9, 5, 3, 0.1, 0.1, 0.1]
     colors_THWC = feature_maps.pca_colors(features_ThwD, (8, 10))
     assert colors_THWC.shape == (3, 8, 10, 3) and colors_THWC.dtype == np.uint8
@@ -24,7 +24,7 @@ def test_pca_colors_are_the_leading_directions_scaled_per_component():
         assert abs(np.corrcoef(found_N, centered_ND @ direction_D)[0, 1]) > 0.9999
 
 
-def test_kmeans_finds_the_groups_of_a_whole_video_and_numbers_them_by_size():
+def test_kmeans_numbers_the_groups_of_a_video_by_size():
     labels_Thw = np.array([0] * 30 + [1] * 20 + [2] * 12 + [3] * 7 + [4] * 3)
     np.random.default_rng(1).shuffle(labels_Thw)
     labels_Thw = labels_Thw.reshape(2, 6, 6)
@@ -50,7 +50,7 @@ def test_label_colors_are_the_matplotlib_palette():
     assert named == ['#1f77b4', '#ff7f0e', '#2ca02c', '#d62728', '#9467bd']
 
 
-def test_overlays_blend_half_and_half_and_only_where_the_mask_is_set():
+def test_overlays_blend_half_and_half_inside_the_mask():
     frames_THWC = np.full((1, 1, 2, 3), 255, np.uint8)
     assert canvas.blend(frames_THWC, np.zeros_like(frames_THWC)).max() == 127
     tinted = canvas.tint(frames_THWC, np.array([[[0, 1]]]), color=(1, 255, 101))

@@ -28,7 +28,7 @@ def test_stages_are_grey_clipped_and_combined():
     assert all(frames.dtype == np.uint8 for frames in stages.values())
 
 
-def test_panel_shows_truth_in_its_last_row_enlarged_by_a_whole_factor():
+def test_panel_shows_the_enlarged_truth_in_its_last_row():
     rng = np.random.default_rng(0)
     source, target = (
         rng.integers(0, 256, (1, 4, 48, 48, 3), np.uint8),

@@ -11,6 +11,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from typing import Any
 
 import cv2
 import numpy as np
@@ -27,9 +28,9 @@ IN_A_FOLDER = 1000  # videos, so that no folder of unfinished work grows too lar
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """How videos are prepared: what decides about every byte of the shards.
+    """How videos are prepared: these settings determine every byte of the shards.
 
-    fps: frames a second; short_side: pixels of the shorter side at most, 0 for no limit; codec, quality, group: see
+    fps: frames per second; short_side: pixels of the shorter side at most, 0 for no limit; codec, quality, group: see
     shard_codecs.py; clip_frames: frames a training clip spans at most; clips_per_video: keep so many of these of longer
     videos, evenly spread, 0: everything; min_frames: shorter sequences are skipped; shard_bytes: a shard is closed once
     it has as many.
@@ -51,14 +52,15 @@ def work_path(folder: str, number: int) -> str:
     return os.path.join(folder, f'{number // IN_A_FOLDER:05}', f'{number:08}')
 
 
-def outcome_of(folder: str, number: int) -> dict | None:
-    """What became of a task, see `prepare_task`; None if it is not done, or the file does not say."""
+def outcome_of(folder: str, number: int) -> dict[str, Any] | None:
+    """What came of a task, see `prepare_task`; None if it is not done, or its file is damaged."""
     path = work_path(folder, number) + '.json'
     if not os.path.exists(path):
         return None
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # cut off when the power was
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):  # cut off by a power failure
         outcome = files.read_json(path)
-        return outcome if _is_outcome(outcome) else None
+        if _is_outcome(outcome):
+            return outcome
     return None
 
 
@@ -76,38 +78,40 @@ def _is_outcome(outcome):
 
 
 def prepare_task(
-    number: int, task: Task, settings: Settings, folder: str, beat: Callable[[], None] = lambda: None
-) -> dict:
-    """Make a task's records and write down, and return, what became of it.
+    number: int, task: Task, settings: Settings, folder: str, heartbeat: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Make a task's records; write down, and return, what came of it.
 
     {'skipped': reason}, or {'sequences': [...] as in a shard, 'records', 'bytes', 'original': {fps, height, width,
-    seconds}}. beat() is called now and then as a sign of life. OSError if the disk or network fails.
+    seconds}}. heartbeat() is called for each group of frames. OSError if the disk or network fails.
     """
     path = work_path(folder, number)
     files.make_folder(os.path.dirname(path))
     try:
-        outcome = prepare_video(task, settings, path + '.array_record', beat)
+        outcome = prepare_video(task, settings, path + '.array_record', heartbeat)
     except DataError as error:
         outcome = {'skipped': error.reason}
-    except (cv2.error, IndexError, MemoryError, ValueError) as error:  # one odd video must not end the work on all
+    except (cv2.error, IndexError, MemoryError, ValueError) as error:  # one odd video must not stop all others
         outcome = {'skipped': f'cannot be prepared ({type(error).__name__}: {error})'}
     record_outcome(folder, number, outcome)
     return outcome
 
 
-def record_outcome(folder: str, number: int, outcome: dict) -> None:
-    """Write down what became of a task."""
+def record_outcome(folder: str, number: int, outcome: dict[str, Any]) -> None:
+    """Write down what came of a task."""
     files.make_folder(os.path.dirname(work_path(folder, number)))
     files.write(work_path(folder, number) + '.json', json.dumps(outcome).encode(), durable=True)
 
 
-def prepare_video(task: Task, settings: Settings, path: str, beat: Callable[[], None] = lambda: None) -> dict:
-    """Write a shard with the sequences of one video, and say what they are. DataError if it cannot be used."""
-    sequences: list[dict] = []
+def prepare_video(
+    task: Task, settings: Settings, path: str, heartbeat: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
+    """Write a shard with the sequences of one video, and return its outcome. DataError if it cannot be used."""
+    sequences: list[dict[str, Any]] = []
     with open_video(task.path) as video:
         info = video.info()
         pieces = choose_pieces(task, settings, video.count(settings.fps))
-        groups = _groups(video, task, pieces, settings, sequences, beat)
+        groups = _groups(video, task, pieces, settings, sequences, heartbeat)
         records, size = write_shard(path, os.path.dirname(path), groups, sequences)
     original = {'fps': info.fps, 'height': info.height, 'width': info.width, 'seconds': info.duration_s}
     return {'sequences': sequences, 'records': records, 'bytes': size, 'original': original}
@@ -127,14 +131,15 @@ def choose_pieces(task: Task, settings: Settings, num_frames: int) -> list[tuple
     return [(first + int(place), settings.clip_frames) for place in places]
 
 
-def _groups(video, task, pieces, settings, sequences, beat):
-    """Yield the records of all pieces, and add to sequences what they are."""
+def _groups(video, task, pieces, settings, sequences, heartbeat):
+    """Yield the records of all pieces, and append a description of each piece to sequences."""
     for first, count in pieces:
         name = task.name if len(pieces) == 1 else f'{task.name} from {first / settings.fps:g} s'
         frames = itertools.islice(video.stream(settings.fps, first, settings.short_side or None), count)
-        done, shape = 0, (0, 0)
+        done = 0
+        shape: tuple[int, ...] = ()
         while group := list(itertools.islice(frames, settings.group)):
-            beat()
+            heartbeat()
             if settings.codec == 'h264':  # which has even sides only
                 group = [frame[: frame.shape[0] // 2 * 2, : frame.shape[1] // 2 * 2] for frame in group]
                 if not group[0].size:

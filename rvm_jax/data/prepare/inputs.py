@@ -7,7 +7,7 @@ import math
 import os
 
 from rvm_jax.data.dataset_manifest import file_entries
-from rvm_jax.data.shard_format import MOST_LETTERS
+from rvm_jax.data.shard_format import MOST_CHARACTERS
 from rvm_jax.data.sources.folder import MAX_PATH, FolderSource, bounded_lines
 from rvm_jax.data.video.timestamps import LONGEST_S
 from rvm_jax.errors import UserError
@@ -36,8 +36,9 @@ class Task:
 def list_tasks(path: str, val_fraction: float) -> tuple[list[Task], list[str]]:
     """(tasks in order, names outside the input's folder) of a folder, glob, list, CSV file or video.
 
-    A video goes to 'val' by a hash of its content, with probability val_fraction: whatever else is there, wherever it
-    lies, it stays on its side, with its copies and all pieces of it. UserError if there is nothing to prepare.
+    A video goes to 'val' by a hash of its content, with probability val_fraction. So it stays in its split, with its
+    copies and all its pieces, whatever other videos there are and wherever it is. UserError if there is nothing to
+    prepare.
     """
     root, pieces = _read_csv(path) if path.lower().endswith('.csv') else _read_source(path)
     names = list(dict.fromkeys(name for name, _, _ in pieces))
@@ -65,14 +66,14 @@ def _read_csv(path):
             rows = csv.DictReader(bounded_lines(path, file, csv.field_size_limit(), FIX), skipinitialspace=True)
             rows.fieldnames = [name.strip() for name in rows.fieldnames or ()]
             if 'path' not in rows.fieldnames:
-                raise UserError(path, 'has no column named path', f'give it {COLUMNS}')
+                raise UserError(path, 'does not have a column named path', f'give it {COLUMNS}')
             for name in rows.fieldnames:
                 if name not in ('start', 'end') and name.lower().startswith(('start', 'end')):
-                    reason = f'has a column {name[:MOST_LETTERS]}, which is not known'
+                    reason = f'has an unknown column {name[:MOST_CHARACTERS]}'
                     raise UserError(path, reason, 'call it start or end, in seconds')
             for row in rows:
                 if not row['path']:
-                    raise UserError(f'{path} line {rows.line_num}', 'has no path', 'correct it')
+                    raise UserError(f'{path} line {rows.line_num}', 'does not have a path', 'correct it')
                 if len(row['path']) > MAX_PATH:
                     raise UserError(
                         f'{path} line {rows.line_num}', f'has a path of more than {MAX_PATH:,} characters', 'correct it'
@@ -96,7 +97,7 @@ def _seconds(path, line, text):
     except ValueError:
         seconds = math.nan
     if not 0 <= seconds <= LONGEST_S:
-        reason = f'{text[:MOST_LETTERS]!r} is not a time'
+        reason = f'{text[:MOST_CHARACTERS]!r} is not a time'
         raise UserError(f'{path} line {line}', reason, 'give seconds from the start of the video')
     return seconds
 

@@ -1,29 +1,34 @@
-"""Videos that were prepared one by one are joined into shards, in the order of the input, and the manifest is made."""
+"""Joins videos that were prepared one by one into shards, in the order of the input, and makes the manifest."""
 
 import collections
 import dataclasses
 import os
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from rvm_jax.data import shard_format
-from rvm_jax.data.prepare.encode_video import expected_clips, work_path
+from rvm_jax.data.prepare.encode_video import Settings, expected_clips, work_path
+from rvm_jax.data.prepare.inputs import Task
 from rvm_jax.data.shard_manifest import NO_MANIFEST, SPLITS, check_shard
 from rvm_jax.storage import files
 from rvm_jax.version import version
 
 
 class ShardPlanner:
-    """Decides which tasks make up each shard of one split, from their outcomes in order, whatever order they come in.
+    """Decides which tasks make up each shard of one split, whatever order their outcomes come in.
 
-    A shard is closed by the task with which it reaches shard_bytes: so the content of all shards follows from the
-    tasks and the settings alone.
+    A shard is closed by the task with which it reaches shard_bytes, counted in the order of the tasks: so the content
+    of all shards follows from the tasks and the settings alone.
     """
 
-    def __init__(self, numbers, shard_bytes):
+    def __init__(self, numbers: Iterable[int], shard_bytes: int):
         self._coming = collections.deque(numbers)
-        self._shard_bytes, self._outcomes, self._open, self._bytes = shard_bytes, {}, [], 0
+        self._shard_bytes, self._bytes = shard_bytes, 0
+        self._outcomes: dict[int, int] = {}  # task -> bytes of its records, until those before it are known
+        self._open: list[int] = []  # tasks of the shard that is not full yet
 
-    def add(self, number, outcome):
-        """Take in what became of a task. Returns the shards that are complete now: [[task numbers]]."""
+    def add(self, number: int, outcome: dict[str, Any]) -> list[list[int]]:
+        """Note what came of a task. Returns the shards that are complete now: [[task numbers]]."""
         self._outcomes[number] = outcome.get('bytes', 0)
         full = []
         while self._coming and self._coming[0] in self._outcomes:
@@ -38,15 +43,15 @@ class ShardPlanner:
         return full
 
 
-def shard_name(split, index):
+def shard_name(split: str, index: int) -> str:
     """File name of a shard."""
     return f'{split}-{index:05}.array_record'
 
 
-def join_shard(output, work, split, index, members):
+def join_shard(output: str, work: str, split: str, index: int, members: Sequence[int]) -> dict[str, Any]:
     """Join the prepared videos (task numbers) to one shard, and return its entry for the manifest.
 
-    The entry is kept with the unfinished work; the videos' own files are removed once it is.
+    The entry is kept with the unfinished work; the videos' own files are removed once it is written.
     """
     name = shard_name(split, index)
     path, entry_path = os.path.join(output, name), os.path.join(work, name + '.json')
@@ -67,7 +72,7 @@ def join_shard(output, work, split, index, members):
     return entry
 
 
-def joined(output, work, split, index):
+def joined(output: str, work: str, split: str, index: int) -> dict[str, Any] | None:
     """The entry of a shard that an earlier start has joined, or None."""
     name = shard_name(split, index)
     try:
@@ -88,8 +93,10 @@ def _records(work, members, outcomes):
         reader.close()
 
 
-def make_manifest(settings, digest, tasks, outcomes, entries):
-    """What manifest.json says, from the outcomes of all tasks and the entries of all shards."""
+def make_manifest(
+    settings: Settings, digest: str, tasks: Sequence[Task], outcomes: Sequence[dict], entries: Sequence[dict]
+) -> dict[str, Any]:
+    """What goes into manifest.json, from the outcomes of all tasks and the entries of all shards."""
     kept = [(task, outcome) for task, outcome in zip(tasks, outcomes, strict=True) if 'skipped' not in outcome]
     originals = [outcome['original'] for _, outcome in kept]
     return {
@@ -122,8 +129,8 @@ def _histogram(values):
     return dict(collections.Counter(values).most_common())
 
 
-def skipped_report(tasks, outcomes, outside):
-    """What skipped.json says: {reason: [{name, detail}]} and names that lie outside the input's folder."""
+def skipped_report(tasks: Sequence[Task], outcomes: Sequence[dict], outside: Sequence[str]) -> dict[str, Any]:
+    """What goes into skipped.json: {reason: [{name, detail}]}, and names that are outside the input's folder."""
     reasons = collections.defaultdict(list)
     for task, outcome in zip(tasks, outcomes, strict=True):
         if 'skipped' in outcome:

@@ -1,9 +1,10 @@
 """Prepares the videos by an Apache Beam pipeline, on as many machines as its runner has.
 
 Two pipelines run one after the other: the first prepares each video, the second joins them to shards. Between them this
-process cuts the shards. All results are files in OUTPUT/unfinished, the same as the local pool's, so one can go on with
-what the other has begun, and whatever Beam runs a second time finds what is done. Hence OUTPUT and the videos must have
-the same paths on every worker (NFS, Filestore, Lustre, gcsfuse), and rvm_jax[beam] must be installed there.
+process decides which videos make up each shard. All results are files in OUTPUT/unfinished, the same as the local
+pool's. So either can resume what the other has begun, and whatever Beam runs a second time finds what is done. Hence
+OUTPUT and the videos must have the same paths on every worker (NFS, Filestore, Lustre, gcsfuse), and rvm_jax[beam] must
+be installed there.
 
 Each worker thread of Beam decodes in a process of its own, as a video may hang or crash its decoder. A runner that
 starts more threads than there are cores and memory for takes --number_of_worker_harness_threads=1.
@@ -18,29 +19,33 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Sequence
 
 import apache_beam as beam
 import grpc
 from apache_beam.options.pipeline_options import PipelineOptions
 from apache_beam.runners.runner import PipelineState
 
-from rvm_jax.data.prepare.encode_video import outcome_of, record_outcome
+from rvm_jax.data.prepare.encode_video import Settings, outcome_of, record_outcome
 from rvm_jax.data.prepare.inputs import Task
 from rvm_jax.data.prepare.join_shards import ShardPlanner, join_shard, joined
+from rvm_jax.data.prepare.prepare_job import PrepareJob
 from rvm_jax.data.prepare.prepare_pool import HUNG, LIVES, blocked, prepare_guarded, reason_of_death, start_process
 from rvm_jax.data.shard_manifest import SPLITS
 from rvm_jax.errors import Stopped, Unavailable, UserError
 from rvm_jax.storage import files
 
-IN_A_FILE = 1000  # elements: a pipeline that holds a million itself is refused by some runners
-READERS = 32  # threads, which wait for disks and networks
+IN_A_FILE = 1000  # elements: some runners refuse a pipeline that holds a million itself
+READERS = 32  # threads: they wait for disks and networks
 LATE_S = 60.0  # after which a network file system shows what other machines wrote
-TELL = ('dataflow', 'portability.portable_runner')  # what of apache_beam.runners logs the state of a job
-QUIET = ('--default_sdk_harness_log_level=ERROR',)  # of workers; comes first, so the user's has the last word
+TELL = ('dataflow', 'portability.portable_runner')  # the modules of apache_beam.runners that log the state of a job
+QUIET = ('--default_sdk_harness_log_level=ERROR',)  # of workers; it comes first, so that a user's flag replaces it
 SEEN = 'take paths that every worker sees, such as those of NFS, Filestore, Lustre or gcsfuse'
 
 
-def run_pipeline(work, runner, flags, timeout_s):
+def run_pipeline(
+    work: PrepareJob, runner: str, flags: Sequence[str], timeout_s: float
+) -> tuple[list[dict], list[dict]]:
     """All outcomes in order, and the entries of all shards, from pipelines on a Beam runner with Beam's flags.
 
     A video is skipped where the local pool skips it. UserError if Beam refuses runner or flags; Stopped if a pipeline
@@ -69,18 +74,18 @@ def run_pipeline(work, runner, flags, timeout_s):
 class PrepareVideo(beam.DoFn):
     """Makes the video of a line [number, *task], unless that is done."""
 
-    def __init__(self, folder, settings, timeout_s):
+    def __init__(self, folder: str, settings: Settings, timeout_s: float):
         self._folder, self._settings, self._timeout_s = folder, settings, timeout_s
 
-    def setup(self):
+    def setup(self) -> None:
         """Start the process that decodes."""
         from pebble import ProcessPool
 
         self._pool = ProcessPool(1, initializer=start_process, context=multiprocessing.get_context('spawn'))
-        with blocked(signal.SIGINT):  # Ctrl-C is for this process
+        with blocked(signal.SIGINT, signal.SIGHUP):  # only this process gets them
             self._pool.active  # noqa: B018, starts the other
 
-    def process(self, line):
+    def process(self, line: str) -> None:
         """Leave the outcome in the folder. UserError if this worker does not see the files."""
         number, *values = json.loads(line)
         task = Task(*values)
@@ -104,7 +109,7 @@ class PrepareVideo(beam.DoFn):
                 break
         record_outcome(self._folder, number, {'skipped': reason_of_death(exit_code, self._timeout_s)})
 
-    def teardown(self):
+    def teardown(self) -> None:
         """End the process."""
         self._pool.stop()
         self._pool.join()
@@ -120,7 +125,7 @@ def _join(line, output, folder):
 
 def _check_sees(folder):
     if not os.path.isdir(folder):
-        raise UserError(folder, f'is not there on the worker {socket.gethostname()}', SEEN)
+        raise UserError(folder, f'does not exist on the worker {socket.gethostname()}', SEEN)
 
 
 def _cut(work, outcomes):
@@ -140,11 +145,11 @@ def _read_all(read, keys):
 
 
 def _await_all(read, keys):
-    """What workers wrote. Stopped if some of it does not show."""
+    """What workers wrote. Stopped if some of it does not appear."""
     give_up = time.monotonic() + LATE_S
     while None in (found := _read_all(read, keys)):
         if time.monotonic() > give_up:
-            raise Stopped(f'{found.count(None):,} of {len(found):,} results of the workers are not here; {SEEN}')
+            raise Stopped(f'{found.count(None):,} of {len(found):,} results of the workers do not appear here; {SEEN}')
         time.sleep(1)
     return found
 
@@ -167,7 +172,7 @@ def _run(flags, folder, name, values, step):
 
 
 def _write_lines(folder, name, values):
-    paths = []
+    paths: list[str] = []
     for first in range(0, len(values), IN_A_FILE):
         paths.append(os.path.join(folder, f'{name}-{len(paths):05}.jsonl'))
         lines = (json.dumps(value) for value in values[first : first + IN_A_FILE])
@@ -180,7 +185,7 @@ def _read_lines(path):
 
 
 def _make_pipeline(flags):
-    """A pipeline that says what goes wrong and how a job gets on, and nothing else."""
+    """A pipeline that logs errors and the state of a job, and nothing else."""
     logging.getLogger('apache_beam.runners').setLevel(logging.ERROR)
     for name in TELL:
         logging.getLogger(f'apache_beam.runners.{name}').setLevel(logging.INFO)

@@ -8,46 +8,51 @@ import functools
 import os
 import signal
 import threading
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
+from typing import Any
 
 from rvm_jax.data import workers
-from rvm_jax.data.prepare.encode_video import outcome_of, prepare_task, record_outcome
+from rvm_jax.data.prepare.encode_video import Settings, outcome_of, prepare_task, record_outcome
+from rvm_jax.data.prepare.inputs import Task
 from rvm_jax.data.prepare.join_shards import ShardPlanner, join_shard, joined
+from rvm_jax.data.prepare.prepare_job import PrepareJob
 from rvm_jax.data.shard_manifest import SPLITS
 from rvm_jax.errors import Stopped
 from rvm_jax.storage import files
 
-LIVES = 2  # times that a video may end its process before it is skipped
+LIVES = 2  # times that a video may crash its process before it is skipped
 HUNG = 1  # exit code of a process whose timer ran out
 
 
 class Pool:
-    """Runs all tasks of a `work`, and joins their results to shards as soon as they are known.
+    """Runs all tasks of a PrepareJob, and joins their results to shards as soon as they are known.
 
     A video that gives no frame for timeout_s seconds is skipped, and so is one whose decoder ends its process twice.
     """
 
-    def __init__(self, work, num_workers, timeout_s, on_done):
+    def __init__(self, work: PrepareJob, num_workers: int, timeout_s: float, on_done: Callable[[Task, dict], None]):
         self._work, self._num_workers, self._timeout_s, self._on_done = work, num_workers, timeout_s, on_done
         settings = work.settings
         numbers = {split: [n for n, task in enumerate(work.tasks) if task.split == split] for split in SPLITS}
         self._cutters = {split: ShardPlanner(numbers[split], settings.shard_bytes) for split in SPLITS}
-        self._num_shards, self._entries = collections.Counter(), {}
-        self._deaths = collections.Counter()
+        self._num_shards: collections.Counter[str] = collections.Counter()
+        self._entries: dict[tuple[str, int], dict] = {}  # (split, index) -> entry in the manifest
+        self._deaths: collections.Counter[Any] = collections.Counter()
 
-    def run(self):
+    def run(self) -> tuple[list[dict], list[dict]]:
         """All outcomes in order, and the entries of all shards. Raises Stopped if the disk gives up."""
         import multiprocessing
 
         from pebble import ProcessPool
 
-        self._outcomes = {}
-        self._jobs = {}  # future -> what it works on
+        self._outcomes: dict[int, dict] = {}
+        self._jobs: dict[Any, Any] = {}  # future -> what it works on
         waiting = collections.deque(range(len(self._work.tasks)))
         self._pool = ProcessPool(
             self._num_workers, initializer=start_process, context=multiprocessing.get_context('spawn')
         )
-        with blocked(signal.SIGINT):  # inherited by the pool's threads and their processes: Ctrl-C is for this thread
+        with blocked(signal.SIGINT, signal.SIGHUP):  # inherited by its threads and processes
             self._pool.active  # noqa: B018, starts them
         try:
             while waiting or self._jobs:
@@ -102,7 +107,7 @@ class Pool:
             self._finish(what, result)
 
     def _finish(self, number, outcome):
-        """Note what became of a task, and join the shards that it completes."""
+        """Note what came of a task, and join the shards that it completes."""
         self._outcomes[number] = outcome
         task = self._work.tasks[number]
         self._on_done(task, outcome)
@@ -118,41 +123,44 @@ class Pool:
 
 
 @contextlib.contextmanager
-def blocked(number):
-    """Within this context a signal does not reach this thread, nor ever the threads and processes it starts."""
+def blocked(*numbers: int) -> Iterator[None]:
+    """Within this context signals do not reach this thread; threads and processes that it starts never get them."""
     resource_tracker.ensure_running()  # first: when multiprocessing starts it, it unblocks Ctrl-C
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def reason_of_death(exit_code, timeout_s):
+def reason_of_death(exit_code: int, timeout_s: float) -> str:
     """Why a video is skipped whose process ended with an exit code."""
     if exit_code == HUNG:
         return f'takes too long to decode (no frame in {timeout_s:g} s, its process was ended)'
     return f'ends the process that decodes it ({LIVES} times, exit code {exit_code})'
 
 
-def start_process():
-    """Set up a fresh process, which ends when its parent does."""
+def start_process() -> None:
+    """Set up a new process, which ends when its parent does."""
     import cv2
 
     threading.Thread(target=workers.end_with_parent, daemon=True).start()
     cv2.setNumThreads(1)
 
 
-def prepare_guarded(number, task, settings, folder, timeout_s):
-    """prepare_task, in a process that ends when no sign of life comes from the decoder for a while."""
+def prepare_guarded(number: int, task: Task, settings: Settings, folder: str, timeout_s: float) -> dict[str, Any]:
+    """prepare_task, in a process that ends when the decoder gives no frame for timeout_s seconds.
+
+    The timer of faulthandler needs no interpreter: it also ends a decoder that hangs in C code.
+    """
     with open(os.devnull, 'w') as nowhere:
 
-        def beat():
+        def heartbeat():
             faulthandler.dump_traceback_later(timeout_s, exit=True, file=nowhere)
 
-        beat()
+        heartbeat()
         try:
-            return files.retried(task.path, lambda: prepare_task(number, task, settings, folder, beat))
+            return files.retried(task.path, lambda: prepare_task(number, task, settings, folder, heartbeat))
         finally:
             faulthandler.cancel_dump_traceback_later()
 

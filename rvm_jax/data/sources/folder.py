@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager
 from typing import TextIO
 
 from rvm_jax.data.dataset_manifest import file_entries, fingerprint
-from rvm_jax.data.video.decode import Video, open_video
+from rvm_jax.data.sources.source import Video
+from rvm_jax.data.video.decode import open_video
 from rvm_jax.errors import UserError
 from rvm_jax.storage import files
 
@@ -18,7 +19,7 @@ VIDEO_EXTENSIONS = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts
 # Trash and older copies that do not start with a dot, of Windows and of network disks.
 NOT_SEARCHED = frozenset(['$RECYCLE.BIN', '#recycle', '@Recycle', '#snapshot', '@eaDir', 'lost+found'])
 BLANK = ' \t\r\n'  # around names; other spaces may belong to them
-MAX_PATH = 4096  # characters; Linux has no longer ones
+MAX_PATH = 4096  # characters; the longest that Linux takes
 FORMS = (
     'give a folder of videos, a glob, a text file with one video a line, a video, a folder of shards, or the name of a '
     'TFDS dataset'
@@ -49,7 +50,13 @@ class FolderSource:
 
     fps = None  # files have their own rates
 
-    def __init__(self, path: str | os.PathLike) -> None:
+    @staticmethod
+    def knows(path: str) -> bool:
+        """Yes: it is asked last."""
+        return True
+
+    def __init__(self, path: str | os.PathLike, split: str = ''):
+        del split  # files do not know to which they belong
         self.path = os.fspath(path)
         self.root, self.names = files.retried(self.path, lambda: _list_videos(os.path.expanduser(self.path)))
         self._manifest: list[list] | None = None
@@ -77,7 +84,9 @@ def _list_videos(path):
         raise UserError("data.path ''", 'is not set', FORMS)
     if glob.has_magic(path) and not os.path.lexists(path):
         root = _fixed_part(path)
-        found = [p for p in glob.glob(path, recursive=True) if not os.path.isdir(p) and _may_match(path, root, p)]
+        pattern = os.path.join(glob.escape(root), os.path.relpath(path, root or '.'))
+        matches = glob.glob(pattern, recursive=True)
+        found = [p for p in matches if not os.path.isdir(p) and _may_match(path, root, p)]
     elif os.path.isdir(path):
         found, root = _walk(path), path
     elif os.path.isfile(path):
@@ -115,10 +124,11 @@ def _is_searched(folder):
 
 
 def _fixed_part(pattern):
-    """The folder before the first wildcard of a glob."""
-    while glob.has_magic(pattern):
-        pattern = os.path.dirname(pattern)
-    return pattern
+    """The folder before the first wildcard of a glob; a folder that is there has none, be it named runs[1]."""
+    folder = os.path.dirname(pattern)
+    while glob.has_magic(folder) and not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def _walk(folder):
@@ -137,7 +147,7 @@ def _walk(folder):
 
 
 def _raise_passing(error):
-    """A folder that may not be listed is left out; one that a disk or network fails to list must not be."""
+    """Leave out a folder without permission; raise where a disk or network fails to list one."""
     if files.may_pass(error):
         raise error
 
@@ -156,7 +166,7 @@ def _read_list(path):
 
 
 def bounded_lines(path: str, file: TextIO, most: int, fix: str) -> Iterator[str]:
-    """Yield the lines of a text file. UserError for one of more than `most` characters or with a null byte: no text."""
+    """Yield the lines of a text file. UserError for one of more than `most` characters or with a null byte."""
     for number, line in enumerate(iter(functools.partial(file.readline, most + 1), ''), 1):
         if '\0' in line:
             raise UserError(path, 'is neither a known kind of video nor a text file', fix)

@@ -6,11 +6,15 @@ import contextlib
 import dataclasses
 import itertools
 import os
+from collections.abc import Iterable, Iterator
+from collections.abc import Sequence as Numbers
+from typing import Any, Self
 
 import numpy as np
 
 from rvm_jax.data import shard_format
 from rvm_jax.data.dataset_manifest import fingerprint
+from rvm_jax.data.video.lazy_frames import LazyFrames
 from rvm_jax.data.video.shard_codecs import group_pictures
 from rvm_jax.errors import UserError
 
@@ -25,40 +29,46 @@ class ShardSource:
     UserError if there is no such split, DataError if a shard is missing or was cut off.
     """
 
-    def __init__(self, path, split):
-        self.path = os.fspath(path)
+    @staticmethod
+    def knows(path: str) -> bool:
+        """Whether a path is a folder of shards."""
+        return shard_format.is_shards(os.path.expanduser(path))
+
+    def __init__(self, path: str | os.PathLike, split: str):
+        self.path = os.path.expanduser(path)
         manifest = shard_format.read_manifest(self.path)
         settings = manifest['settings']
         self.fps, self.group, self.codec = settings['fps'], settings['group'], settings['codec']
         self.shards = [shard for shard in manifest['shards'] if shard['split'] == split]
         if not self.shards:
             fix = 'prepare it with a larger --val, or leave data.eval_path empty' if split == 'val' else 'lower --val'
-            raise UserError(self.path, f'has no {split} split', fix)
+            raise UserError(self.path, f'does not have a {split} split', fix)
         shard_format.check_sizes(self.path, self.shards)
         self.frames = [np.array(shard['frames'], np.int32) for shard in self.shards]  # of each sequence of each shard
         self._ends = list(itertools.accumulate(map(len, self.frames)))
-        self._readers = collections.OrderedDict()  # shard number -> open shard, the one used last at the end
+        # shard number -> open shard, the one used last at the end
+        self._readers: collections.OrderedDict[int, shard_format.ShardReader] = collections.OrderedDict()
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> 'Sequence':
         number = bisect.bisect_right(self._ends, index)
         return Sequence(self, number, index - (self._ends[number - 1] if number else 0))
 
     def __getstate__(self):
         return {**self.__dict__, '_readers': collections.OrderedDict()}
 
-    def manifest(self):
+    def manifest(self) -> list[list]:
         """[[name, bytes, sha256], ...] of the shards."""
         return [[shard['name'], shard['bytes'], shard['sha256']] for shard in self.shards]
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Hex digest of the shards' checksums; moving or renaming the folder does not change it."""
         return fingerprint(self.manifest())
 
-    def read(self, number, records):
-        """Records of a shard. What fails in a way that may pass is opened anew for the next try."""
+    def read(self, number: int, records: Iterable[int]) -> list[bytes]:
+        """Records of a shard. After a fault that may pass, the next try opens the shard again."""
         try:
             return self.reader(number).read(records)
         except OSError:
@@ -66,8 +76,8 @@ class ShardSource:
                 self._readers.pop(number).close()
             raise
 
-    def reader(self, number):
-        """A shard, open; one that was used long ago is closed for it."""
+    def reader(self, number: int) -> shard_format.ShardReader:
+        """A shard, open; if too many are open, the one that was used longest ago is closed."""
         if number not in self._readers:
             if len(self._readers) >= MAX_OPEN:
                 self._readers.popitem(last=False)[1].close()
@@ -87,26 +97,26 @@ class Sequence:
     index: int
 
     @property
-    def name(self):
+    def name(self) -> str:
         """The shard's path and the place in it; the video's own name is in the shard, see `describe`."""
         return f'{os.path.join(self.source.path, self.source.shards[self.shard]["name"])}#{self.index}'
 
-    def describe(self):
+    def describe(self) -> dict[str, Any]:
         """{name, start_s, frames, height, width}: what it was made from, as the shard says."""
         shard = self.source.shards[self.shard]
         sequences = shard_format.sequences_of(self.source.reader(self.shard), shard['records'], len(shard['frames']))
         return sequences[self.index]
 
     @contextlib.contextmanager
-    def open(self, timeout_s):
+    def open(self, timeout_s: float) -> Iterator[Self]:
         """Itself; reading a few records is not worth a time limit."""
         yield self
 
-    def count(self, fps):
+    def count(self, fps: float) -> int:
         """Ticks of fps that it holds."""
         return shard_format.count_at(int(self.source.frames[self.shard][self.index]), fps, self.source.fps)
 
-    def pictures(self, ticks, fps):
+    def pictures(self, ticks: Numbers[int], fps: float) -> LazyFrames:
         """LazyFrames of the frames nearest to ticks (integers, ascending); only their records are read."""
         source, group = self.source, self.source.group
         wanted = [divmod(shard_format.frame_at(int(tick), fps, source.fps), group) for tick in ticks]

@@ -6,9 +6,9 @@ frames of a clip are decoded; labels and other features are not looked at. The r
 
 `tfds.data_source` would decode all frames of an example: its `SkipDecoding` does not work inside sequences, and without
 TensorFlow it cannot even describe a `Video` (tensorflow-datasets 4.9.10). So features.json and dataset_info.json are
-read here, and TensorFlow is needed neither for this nor in the workers. Writing with TFDS may need it.
+read here, and neither this nor the workers need TensorFlow. Writing with TFDS may need it.
 
-TFDS states no frame rate: frames are taken to be at the rate that the config asks for, so tick k is frame k.
+TFDS does not store a frame rate: frames count as having the rate that the config asks for, so tick k is frame k.
 """
 
 import bisect
@@ -18,11 +18,12 @@ import dataclasses
 import itertools
 import os
 import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from rvm_jax.data.dataset_manifest import file_entries, fingerprint
-from rvm_jax.data.shard_format import MOST_LETTERS, ShardReader, check_readable, reading_fault
-from rvm_jax.data.video.lazy_frames import encoded
+from rvm_jax.data.shard_format import MOST_CHARACTERS, ShardReader, check_readable, reading_fault
+from rvm_jax.data.video.lazy_frames import LazyFrames, encoded
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.storage import files
 
@@ -50,7 +51,13 @@ class TfdsSource:
 
     fps = None  # not known
 
-    def __init__(self, path, split):
+    @staticmethod
+    def knows(path: str) -> bool:
+        """Whether a path is the folder of one version of a dataset, or the name of one that is prepared here."""
+        folder = os.path.expanduser(split_path(path)[0])
+        return os.path.isfile(os.path.join(folder, FEATURES)) if os.path.lexists(folder) else is_prepared(path)
+
+    def __init__(self, path: str | os.PathLike, split: str):
         self.path = os.fspath(path)
         place, chosen = split_path(self.path)
         self.root = _dataset_folder(place)
@@ -63,26 +70,26 @@ class TfdsSource:
             self.feature = _choose_feature(place, features, chosen)
         self._identity = [f'{dataset} {split_info["name"]}#{self.feature}', sum(counts), 0]
         self._ends = list(itertools.accumulate(counts))
-        self._manifest = None
+        self._manifest: list[list] | None = None
         _check_counts(self.root, self.names, counts)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self._ends[-1]
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: int) -> 'TfdsExample':
         if not 0 <= index < len(self):
             raise IndexError(index)
         shard = bisect.bisect_right(self._ends, index)
         position = index - (self._ends[shard - 1] if shard else 0)
         return TfdsExample(os.path.join(self.root, self.names[shard]), position, self.feature)
 
-    def manifest(self):
+    def manifest(self) -> list[list]:
         """[[name, bytes, crc32], ...] of the split's files, led by [dataset, split and feature; examples; 0]."""
         if self._manifest is None:
             self._manifest = [self._identity, *file_entries(self.root, self.names)]
         return self._manifest
 
-    def fingerprint(self):
+    def fingerprint(self) -> str:
         """Hex digest of the manifest and of the rule by which clips are drawn; moving the folder does not change it."""
         return fingerprint(self.manifest())
 
@@ -96,12 +103,12 @@ class TfdsExample:
     feature: str
 
     @property
-    def name(self):
+    def name(self) -> str:
         """File and number, for a person."""
         return f'{self.path} example {self.position}'
 
     @contextlib.contextmanager
-    def open(self, timeout_s):
+    def open(self, timeout_s: float) -> Iterator['TfdsFrames']:
         """Frames of the example, for a `with` block. Nothing here can take long, so timeout_s is not looked at.
 
         DataError if the record cannot be read or holds no frame.
@@ -112,14 +119,14 @@ class TfdsExample:
 class TfdsFrames:
     """The encoded frames of one example."""
 
-    def __init__(self, name, blobs):
+    def __init__(self, name: str, blobs: Sequence[bytes]):
         self.name, self._blobs = name, blobs
 
-    def count(self, fps):
+    def count(self, fps: float) -> int:
         """Their number, whatever fps is."""
         return len(self._blobs)
 
-    def pictures(self, ticks, fps):
+    def pictures(self, ticks: Sequence[int], fps: float) -> LazyFrames:
         """LazyFrames of the frames with these numbers, whatever fps is; see `pictures.encoded`."""
         return encoded(self.name, [self._blobs[tick] for tick in ticks])
 
@@ -141,11 +148,13 @@ def _read_frames(example):
         raise reading_fault(example.name, str(error)) from error
     blobs = features[example.feature].bytes_list.value if example.feature in features else []
     if not blobs:
-        raise DataError(example.name, f'has no frame (in {example.feature})', 'leave it out when preparing the dataset')
+        raise DataError(
+            example.name, f'does not have a frame (in {example.feature})', 'leave it out when preparing the dataset'
+        )
     return blobs
 
 
-def split_path(path):
+def split_path(path: str) -> tuple[str, str | None]:
     """(folder or name, the feature after '#' or None) of a path."""
     if '#' not in path or os.path.isdir(os.path.expanduser(path)):
         return path, None
@@ -170,7 +179,7 @@ def _dataset_folder(place):
     return max(found)[2]
 
 
-def is_prepared(path):
+def is_prepared(path: str) -> bool:
     """Whether a path is the name of a TFDS dataset that is prepared here."""
     name = re.fullmatch(NAME, split_path(path)[0])
     return name is not None and any(_prepared(name)[0])
@@ -205,11 +214,11 @@ def _read_json(folder, name):
 
 @contextlib.contextmanager
 def _understanding(folder, name):
-    """UserError for what a file of TFDS turns out to lack in the `with` block."""
+    """UserError where a file of TFDS does not hold what the `with` block looks for in it."""
     try:
         yield
     except (AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError) as error:
-        reason = f'is not as TFDS writes it ({type(error).__name__}: {str(error)[:MOST_LETTERS]})'
+        reason = f'is not as TFDS writes it ({type(error).__name__}: {str(error)[:MOST_CHARACTERS]})'
         raise UserError(os.path.join(folder, name), reason, FIX) from error
 
 
@@ -220,7 +229,7 @@ def _choose_split(path, info, split):
         if name in splits:
             return splits[name]
     wanted = ', '.join(SPLITS[split])
-    raise UserError(path, f'has no split for {split} ({wanted})', f'its splits: {", ".join(splits) or "none"}')
+    raise UserError(path, f'does not have a split for {split} ({wanted})', f'its splits: {", ".join(splits) or "none"}')
 
 
 def _shards(path, root, info, split_info):
@@ -231,7 +240,7 @@ def _shards(path, root, info, split_info):
         reason = f'is stored as {info.get("fileFormat", "an unknown format")}, which allows no random access here'
         raise UserError(path, reason, PREPARE)
     if not re.fullmatch(TEMPLATE, split_info['filepathTemplate']):  # TFDS formats it: a width could fill the memory
-        raise ValueError('filepathTemplate is none of file names')
+        raise ValueError('filepathTemplate is not a template of file names')
     template = ShardedFileTemplate(
         data_dir=Path(root),
         template=split_info['filepathTemplate'],
@@ -242,12 +251,12 @@ def _shards(path, root, info, split_info):
     counts = [int(count) for count in split_info.get('shardLengths', [])]
     names = [os.path.relpath(file, root) for file in template.sharded_filepaths(len(counts))]
     if any(name != os.path.basename(name) for name in names):
-        raise ValueError(f'{names[0]!r} is no file of this folder')
+        raise ValueError(f'{names[0]!r} is not a file of this folder')
     if not all(0 <= count < 2**31 for count in counts):
         raise ValueError('a number of examples is impossible')
     shards = [(name, count) for name, count in zip(names, counts, strict=True) if count]
     if not shards:
-        raise UserError(path, f'has no example in split {split_info["name"]}', PREPARE)
+        raise UserError(path, f'does not have an example in split {split_info["name"]}', PREPARE)
     return tuple(zip(*shards, strict=True))
 
 
@@ -271,8 +280,10 @@ def _choose_feature(place, features, chosen):
     if chosen in found:
         return chosen
     if not found:
-        raise UserError(place, 'has no feature that holds frames', 'it needs an 8-bit Video or Sequence of Images')
-    reason = f'has no frames in {chosen}' if chosen else 'has several features that hold frames'
+        raise UserError(
+            place, 'does not have a feature that holds frames', 'it needs an 8-bit Video or Sequence of Images'
+        )
+    reason = f'does not have frames in {chosen}' if chosen else 'has several features that hold frames'
     raise UserError(place, f'{reason} (it has {", ".join(found)})', f'choose one: {place}#{names[0]}')
 
 

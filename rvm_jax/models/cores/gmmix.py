@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from rvm_jax.models import derivatives, layers
-from rvm_jax.models.cores.mamba import MambaCore
-from rvm_jax.models.cores.mambamix import MixBlock
+from rvm_jax.models.cores.mambamix import MambaMix, MixBlock
+from rvm_jax.models.cores.selective_scan import MambaState
+from rvm_jax.models.dropout import TrainContext
 
 
 class GatedMixBlock(MixBlock):
@@ -16,7 +17,9 @@ class GatedMixBlock(MixBlock):
         self.block_dtype = execution.precision.block
         self.gate = layers.Dense(2 * width, width, rngs=rngs)
 
-    def __call__(self, x_BTMD, state, learning):
+    def __call__(
+        self, x_BTMD: jax.Array, state: MambaState, learning: TrainContext | None
+    ) -> tuple[jax.Array, MambaState]:
         """Returns (B, T, M, D) and the next state."""
         z_BTMD = derivatives.kept(self.spatial(x_BTMD, learning))
         y_BTMD, state = self.temporal.change(z_BTMD, state, learning and learning.fold_in(4))
@@ -25,15 +28,9 @@ class GatedMixBlock(MixBlock):
         return z_BTMD + gate_BTMD * y_BTMD, state
 
 
-class GMMix(MambaCore):
+class GMMix(MambaMix):
     """Layers of z = Spatial(x), y = dropout(Mamba(LN(z))), x <- (1 - g) z + g (z + y), with the gate
     g = sigmoid(W_g [z, z + y] + b_g) for each token and channel; output = LN(x).
     """
 
-    def __init__(self, *, width, depth, heads, d_state=16, d_conv=4, expand=2, dropout, execution, rngs):
-        sizes = {'d_state': d_state, 'd_conv': d_conv, 'expand': expand}
-
-        def make_block(rngs):
-            return GatedMixBlock(width, heads, **sizes, dropout=dropout, execution=execution, rngs=rngs)
-
-        super().__init__(make_block, width=width, depth=depth, **sizes, execution=execution, rngs=rngs)
+    block = GatedMixBlock

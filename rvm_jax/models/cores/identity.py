@@ -1,22 +1,41 @@
 """No core: an image encoder by itself, frame by frame."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from rvm_jax.models.block_shapes import Blocks
+from rvm_jax.models.cores.core import Core
+from rvm_jax.models.dropout import TrainContext
+from rvm_jax.models.layers import Execution
 
-class Identity(nnx.Module):
-    """output = e, the tokens of the frame; there are no parameters and the state is ()."""
+if TYPE_CHECKING:
+    from rvm_jax.models.architecture import Architecture
 
-    is_streaming = True
 
-    def init_state(self, batch, tokens):
+class Identity(Core):
+    """output = e, the tokens of the frame; there are no parameters, and the state is ()."""
+
+    @classmethod
+    def from_architecture(cls, arch: Architecture, *, execution: Execution, rngs: nnx.Rngs) -> Identity:
+        """The same for every architecture."""
+        return cls()
+
+    @staticmethod
+    def shapes(arch: Architecture, frames: int, num_tokens: int) -> Blocks:
+        """No layers."""
+        return Blocks(0, frames * num_tokens, arch.width, 0, ())
+
+    def init_state(self, batch: int, tokens: jax.Array | jax.ShapeDtypeStruct) -> tuple[()]:
         """Nothing."""
         return ()
 
-    def step(self, tokens_BMD, state):
-        """One frame: its tokens as float32 and ()."""
-        return tokens_BMD.astype(jnp.float32), ()
-
-    def scan(self, tokens_BTMD, state=None, learning=None):
+    def scan(
+        self, tokens_BTMD: jax.Array, state: Any = None, learning: TrainContext | None = None
+    ) -> tuple[jax.Array, tuple[()]]:
         """All frames: their tokens as float32 and ()."""
         return tokens_BTMD.astype(jnp.float32), ()

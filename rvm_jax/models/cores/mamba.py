@@ -1,24 +1,35 @@
 """The Mamba core: every token carries its own memory through the frames, tokens do not mix (arXiv 2605.19137)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from rvm_jax.models import layers
+from rvm_jax.models.block_shapes import Blocks, Recurrence
+from rvm_jax.models.cores.core import Core
 from rvm_jax.models.cores.selective_scan import MambaState, SelectiveScan
-from rvm_jax.models.dropout import dropout
+from rvm_jax.models.dropout import TrainContext, dropout
+from rvm_jax.models.layers import Execution
+
+if TYPE_CHECKING:
+    from rvm_jax.models.architecture import Architecture
 
 EPSILON = 1e-5  # of every norm in the Mamba cores, PyTorch's default
+D_STATE, D_CONV, EXPAND = 16, 4, 2  # of all Mamba cores that a config names, as released
 
 
-class MambaCore(nnx.Module):
+class MambaCore(Core):
     """Layers that carry a MambaState each, then a norm on the features alone; each layer takes the whole clip.
 
     make_block(rngs) gives a layer, called with (x_BTMD, state, learning). State: a MambaState with an axis of layers
     in front, float32.
     """
 
-    is_streaming = True
+    sizes: ClassVar = {'s': (4, 16), 'b': (4, 16), 'l': (4, 16), 'h': (4, 16), 'tiny': (2, 4)}  # arXiv 2605.19137
 
     def __init__(self, make_block, *, width, depth, d_state, d_conv, expand, execution, rngs):
         self.tokens_dtype = execution.precision.tokens
@@ -26,7 +37,7 @@ class MambaCore(nnx.Module):
         self.layers = layers.Stack(make_block, depth, execution=execution, rngs=rngs)
         self.output_norm = layers.layer_norm(width, jnp.float32, epsilon=EPSILON, rngs=rngs)
 
-    def init_state(self, batch, tokens):
+    def init_state(self, batch: int, tokens: jax.Array | jax.ShapeDtypeStruct) -> MambaState:
         """Zeros; tokens_BMD or tokens_BTMD gives M."""
         return jax.tree.map(lambda x: jnp.zeros((self.depth, *x.shape)), self._first(batch, tokens.shape[-2]))
 
@@ -36,12 +47,9 @@ class MambaCore(nnx.Module):
             jnp.zeros((batch, self.recent, count, self.inner)), jnp.zeros((batch, count, self.d_state, self.inner))
         )
 
-    def step(self, tokens_BMD, state):
-        """One frame: features_BMD float32 and the next state."""
-        features_BTMD, state = self.scan(tokens_BMD[:, None], state)
-        return features_BTMD[:, 0], state
-
-    def scan(self, tokens_BTMD, state=None, learning=None):
+    def scan(
+        self, tokens_BTMD: jax.Array, state: MambaState | None = None, learning: TrainContext | None = None
+    ) -> tuple[jax.Array, MambaState]:
         """All frames in order: features_BTMD float32 and the last state; equals `step` by `step`."""
 
         def apply(block, x_BTMD, item):
@@ -63,12 +71,16 @@ class MambaBlock(nnx.Module):
         self.norm = layers.layer_norm(width, execution.precision.block, epsilon=EPSILON, rngs=rngs)
         self.mamba = SelectiveScan(width, d_state=d_state, d_conv=d_conv, expand=expand, execution=execution, rngs=rngs)
 
-    def __call__(self, x_BTMD, state, learning):
+    def __call__(
+        self, x_BTMD: jax.Array, state: MambaState, learning: TrainContext | None
+    ) -> tuple[jax.Array, MambaState]:
         """Returns (B, T, M, D) and the next state."""
         y_BTMD, state = self.change(x_BTMD, state, learning)
         return x_BTMD + y_BTMD, state
 
-    def change(self, x_BTMD, state, learning):
+    def change(
+        self, x_BTMD: jax.Array, state: MambaState, learning: TrainContext | None
+    ) -> tuple[jax.Array, MambaState]:
         """What the block adds to x, and the next state."""
         y_BTMD, state = self.mamba(self.norm(x_BTMD), state)
         return dropout(y_BTMD, self.dropout, learning), state
@@ -77,10 +89,21 @@ class MambaBlock(nnx.Module):
 class Mamba(MambaCore):
     """S layers of x <- x + dropout(Mamba(LN(x))), see SelectiveScan; output = LN(x)."""
 
-    def __init__(self, *, width, depth, d_state=16, d_conv=4, expand=2, dropout, execution, rngs):
+    def __init__(self, *, width, depth, d_state=D_STATE, d_conv=D_CONV, expand=EXPAND, dropout, execution, rngs):
         sizes = {'d_state': d_state, 'd_conv': d_conv, 'expand': expand}
 
         def make_block(rngs):
             return MambaBlock(width, **sizes, dropout=dropout, execution=execution, rngs=rngs)
 
         super().__init__(make_block, width=width, depth=depth, **sizes, execution=execution, rngs=rngs)
+
+    @classmethod
+    def from_architecture(cls, arch: Architecture, *, execution: Execution, rngs: nnx.Rngs) -> Mamba:
+        """Of the sizes and the dropout of arch."""
+        return cls(width=arch.width, depth=arch.core_layers, dropout=arch.core_dropout, execution=execution, rngs=rngs)
+
+    @staticmethod
+    def shapes(arch: Architecture, frames: int, num_tokens: int) -> Blocks:
+        """Each layer once, over the tokens of all frames."""
+        recurrence = Recurrence(num_tokens, EXPAND * arch.width, D_STATE)
+        return Blocks(arch.core_layers, frames * num_tokens, arch.width, 0, (), recurrence=recurrence)

@@ -1,13 +1,24 @@
 """The Transformer-GRU core of RVM: it carries a state, one vector a token, from frame to frame (RVM, section 3.2)."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 
 from rvm_jax.models import layers
+from rvm_jax.models.block_shapes import Attention, Blocks
+from rvm_jax.models.cores.core import Core
+from rvm_jax.models.dropout import TrainContext
+from rvm_jax.models.layers import Execution
+
+if TYPE_CHECKING:
+    from rvm_jax.models.architecture import Architecture
 
 
-class RVMRNN(nnx.Module):
+class RVMRNN(Core):
     """Gated transformer core, e = encoder tokens of a frame, s = state, gates per token and channel:
 
     u = sigmoid(W_iu e + W_su s),  r = sigmoid(W_ir e + W_sr s)
@@ -20,7 +31,7 @@ class RVMRNN(nnx.Module):
     LayerNorm on the output, not on the state.
     """
 
-    is_streaming = True
+    has_core_mlp = True
 
     def __init__(
         self, *, width, depth, heads, head_dim, mlp, gelu, block_order, gate_bias, state_norm, output_norm=False,
@@ -48,11 +59,37 @@ class RVMRNN(nnx.Module):
         self.norm = layers.layer_norm(width, precision.block, rngs=rngs)
         self.output_norm = layers.layer_norm(width, jnp.float32, epsilon=1e-5, rngs=rngs) if output_norm else None
 
-    def init_state(self, batch, tokens):
+    @classmethod
+    def from_architecture(cls, arch: Architecture, *, execution: Execution, rngs: nnx.Rngs) -> RVMRNN:
+        """With the switches of arch."""
+        return cls(
+            width=arch.width,
+            depth=arch.core_layers,
+            heads=arch.core_heads,
+            head_dim=arch.core_head_dim,
+            mlp=arch.core_mlp,
+            block_order=arch.block_order,
+            gate_bias=arch.gate_bias,
+            state_norm=arch.state_norm,
+            output_norm=arch.output_norm,
+            gelu=arch.gelu,
+            execution=execution,
+            rngs=rngs,
+        )
+
+    @staticmethod
+    def shapes(arch: Architecture, frames: int, num_tokens: int) -> Blocks:
+        """All layers once for each frame: attention to the state, and of the tokens to each other."""
+        attention = Attention(1, num_tokens, num_tokens, arch.core_heads, arch.core_head_dim)
+        return Blocks(frames * arch.core_layers, num_tokens, arch.width, arch.core_mlp, (attention, attention))
+
+    def init_state(self, batch: int, tokens: jax.Array | jax.ShapeDtypeStruct) -> jax.Array:
         """Zeros (B, M, D), float32; tokens_BMD or tokens_BTMD gives M and D."""
         return jnp.zeros((batch, *tokens.shape[-2:]), jnp.float32)
 
-    def step(self, tokens_BMD, state_BMD, block=None):
+    def step(
+        self, tokens_BMD: jax.Array, state_BMD: jax.Array, block: int | None = None
+    ) -> tuple[jax.Array, jax.Array]:
         """One frame: features_BMD float32 and the next state, which without an output norm are the same array.
 
         With block, features are what so many blocks of the transformer make of the tokens, before its norm. The state
@@ -75,7 +112,9 @@ class RVMRNN(nnx.Module):
         tapped = self.layers.tapped(x_BGMD, sorted({block - 1, self.num_layers - 1}), kv_BMD)
         return tapped[-1], tapped[0]
 
-    def scan(self, tokens_BTMD, state=None, learning=None, block=None):
+    def scan(
+        self, tokens_BTMD: jax.Array, state: Any = None, learning: TrainContext | None = None, block: int | None = None
+    ) -> tuple[jax.Array, Any]:
         """All frames in order: features_BTMD float32 and the last state; equals `step` by `step`.
 
         learning changes nothing: RVM drops nothing out.

@@ -12,6 +12,7 @@ from einops import rearrange
 from flax import nnx
 
 from rvm_jax.models import derivatives, layers
+from rvm_jax.models.layers import Execution
 
 AT_ONCE = 512  # tokens in a group, see `selective_scan`: as in the released code
 AT_ONCE_CPU = 32  # their S fits its cache: backward passes are twice as fast
@@ -48,7 +49,7 @@ class SelectiveScan(nnx.Module):
         self.D = nnx.Param(jnp.ones(inner))
         self.out_proj = layers.Dense(inner, width, use_bias=False, kernel_init=torch_uniform, rngs=rngs)
 
-    def __call__(self, u_BTMD, state):
+    def __call__(self, u_BTMD: jax.Array, state: MambaState) -> tuple[jax.Array, MambaState]:
         """Returns (B, T, M, D) in the dtype of u and the next MambaState."""
         a_BTMC, z_BTMC = jnp.split(derivatives.kept(self.in_proj(u_BTMD)), 2, axis=-1)
         c_BTMC, recent_BKMC = self.conv(a_BTMC, state.recent_BKMC)
@@ -70,7 +71,7 @@ class CausalConv(nnx.Module):
         self.kernel = nnx.Param(_uniform(taps**-0.5)(rngs.params(), (taps, channels)))
         self.bias = nnx.Param(_uniform(taps**-0.5)(rngs.params(), (channels,)))
 
-    def __call__(self, a_BTMC, recent_BKMC):
+    def __call__(self, a_BTMC: jax.Array, recent_BKMC: jax.Array) -> tuple[jax.Array, jax.Array]:
         """recent: the K-1 frames before the first. Returns (B, T, M, C) float32 and the last K-1 frames."""
         frames = a_BTMC.shape[1]
         padded = jnp.concatenate([recent_BKMC, a_BTMC.astype(jnp.float32)], axis=1)
@@ -78,7 +79,15 @@ class CausalConv(nnx.Module):
         return jax.nn.silu(sum(taps) + self.bias[...]), padded[:, frames:]
 
 
-def selective_scan(step_BTMC, c_BTMC, write_BTMN, read_BTMN, decay_NC, memory_BMNC, execution):
+def selective_scan(
+    step_BTMC: jax.Array,
+    c_BTMC: jax.Array,
+    write_BTMN: jax.Array,
+    read_BTMN: jax.Array,
+    decay_NC: jax.Array,
+    memory_BMNC: jax.Array,
+    execution: Execution,
+) -> tuple[jax.Array, jax.Array]:
     """S_t = exp(step_t decay) * S_{t-1} + write_t (step_t * c_t)^T and y_t = read_t S_t, frame by frame.
 
     Returns y (B, T, M, C) and the last S (B, M, N, C). S is N times as large as any other array here, and going back
@@ -94,7 +103,8 @@ def selective_scan(step_BTMC, c_BTMC, write_BTMN, read_BTMN, decay_NC, memory_BM
 
     def one_token(args):
         body = jax.checkpoint(advance, prevent_cse=unroll)
-        return jax.lax.scan(body, *args, unroll=unroll)
+        memory_NC, frames = args
+        return jax.lax.scan(body, memory_NC, frames, unroll=unroll)
 
     one_token = jax.checkpoint(one_token, prevent_cse=unroll)
     inputs = [rearrange(x, 'b t m c -> (b m) t c') for x in (step_BTMC, c_BTMC, write_BTMN, read_BTMN)]

@@ -5,6 +5,7 @@ DINOv3 (arXiv 2508.10104), DINOv2 (2304.07193) with and without registers (2309.
 """
 
 import dataclasses
+from typing import Any
 
 from rvm_jax.errors import UserError
 from rvm_jax.models import positions
@@ -46,12 +47,12 @@ class ImageArchitecture:
     std: tuple[float, ...]
 
     @property
-    def head_dim(self):
+    def head_dim(self) -> int:
         """Channels of one attention head."""
         return self.width // self.heads
 
     @property
-    def num_prefix_tokens(self):
+    def num_prefix_tokens(self) -> int:
         """Tokens before the patches: CLS and registers."""
         return self.cls + self.registers
 
@@ -65,7 +66,7 @@ INTERPOLATIONS = {
     'linear_antialias': ('linear', 0.0),
 }
 
-_PLAIN = {  # what most families have
+_PLAIN: dict[str, Any] = {  # what most families have
     'patch_size': 16,
     'image_size': 224,
     'cls': True,
@@ -113,7 +114,7 @@ FAMILIES = {
 }
 
 
-def make(family, *, width, layers, heads, **differences):
+def make(family: str, *, width: int, layers: int, heads: int, **differences: Any) -> ImageArchitecture:
     """An ImageArchitecture of a family: its sizes, and what else differs from the family's usual values.
 
     mlp is 4 x width unless given; the position table is that of image_size, or for DINOv3 RoPE with theta 100.
@@ -126,14 +127,14 @@ def make(family, *, width, layers, heads, **differences):
     return ImageArchitecture(family=family, **values)
 
 
-_SIZES = {
+_SIZES: dict[str, dict[str, Any]] = {
     's': {'width': 384, 'layers': 12, 'heads': 6},
     'b': {'width': 768, 'layers': 12, 'heads': 12},
     'l': {'width': 1024, 'layers': 24, 'heads': 16},
     'h': {'width': 1280, 'layers': 32, 'heads': 16},
     'tiny': {'width': 64, 'layers': 4, 'heads': 2, 'patch_size': 8, 'image_size': 48},  # ours, for a CPU
 }
-_RELEASED = {  # family -> size -> what differs there
+_RELEASED: dict[str, dict[str, dict[str, Any]]] = {  # family -> size -> what differs there
     'dinov3': {'s': {}, 'b': {}, 'l': {}, 'h': {'heads': 20, 'activation': 'silu', 'gated': True}},  # h is H+
     'dinov2': {'s': {}, 'b': {}, 'l': {}},
     'siglip2': {'b': {}, 'l': {}},
@@ -147,11 +148,11 @@ STANDARD = {
 }
 
 
-def standard(family, size):
+def standard(family: str, size: str) -> ImageArchitecture:
     """The ImageArchitecture that was released under this name; raises UserError naming the sizes there are."""
     if family not in FAMILIES:
-        raise UserError(f'encoder={family!r}', 'there is no such image encoder', f'take one of {", ".join(FAMILIES)}')
+        raise UserError(f'encoder={family!r}', 'is not an image encoder', f'take one of {", ".join(FAMILIES)}')
     if (family, size) not in STANDARD:
         sizes = ', '.join(name for other, name in STANDARD if other == family)
-        raise UserError(f'size={size!r}', f'{family} has none like it', f'take one of {sizes}')
+        raise UserError(f'size={size!r}', f'{family} does not have it', f'take one of {sizes}')
     return STANDARD[family, size]

@@ -1,6 +1,10 @@
 """The image encoders that are imported: pre-norm ViTs, whose variations are the values of an ImageArchitecture."""
 
+from __future__ import annotations
+
 import functools
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +14,14 @@ from flax import nnx
 from rvm_jax.errors import UserError
 from rvm_jax.models import layers, masking, patches, positions
 from rvm_jax.models.attention import attention
+from rvm_jax.models.block_shapes import Attention, Blocks
 from rvm_jax.models.encoders.image_architecture import INTERPOLATIONS
+from rvm_jax.models.layers import Execution
 
-ACTIVATIONS = {
+if TYPE_CHECKING:
+    from rvm_jax.models.architecture import Architecture
+
+ACTIVATIONS: dict[str, Callable[[jax.Array], jax.Array]] = {
     'erf': functools.partial(jax.nn.gelu, approximate=False),
     'tanh': functools.partial(jax.nn.gelu, approximate=True),
     'quick': lambda x: x * jax.nn.sigmoid(1.702 * x),
@@ -46,14 +55,33 @@ class ImageEncoder(nnx.Module):
         )
         self.norm = norm() if arch.final_norm else None
 
+    @classmethod
+    def from_architecture(cls, arch: Architecture, *, execution: Execution, rngs: nnx.Rngs) -> ImageEncoder:
+        """The encoder of a model of this architecture, with fresh parameters."""
+        return cls(arch.image_encoder, execution=execution, rngs=rngs)
+
+    @staticmethod
+    def prefix_tokens(arch: Architecture) -> int:
+        """Tokens of a frame before its patches: CLS and registers."""
+        image: Any = arch.image_encoder
+        return image.num_prefix_tokens
+
+    @staticmethod
+    def shapes(arch: Architecture, frames: int, num_tokens: int) -> Blocks:
+        """The Blocks that so many frames go through, each by itself and of num_tokens tokens."""
+        image: Any = arch.image_encoder
+        attention = Attention(frames, num_tokens, num_tokens, image.heads, image.head_dim)
+        passes, tokens, is_rotated = image.layers if frames else 0, frames * num_tokens, bool(image.rope_periods)
+        return Blocks(passes, tokens, image.width, image.mlp, (attention,), image.gated, is_rotated)
+
     @layers.compiled
-    def __call__(self, pixels_BHWC):
+    def __call__(self, pixels_BHWC: jax.Array) -> jax.Array:
         """Tokens (B, M, D) after the final norm; of CLIP as they are, since its norm is for the pooled CLS alone."""
         tokens_BMD = self._encode(*self._start(pixels_BHWC))
         return tokens_BMD if self.norm is None else self.norm(tokens_BMD)
 
     @layers.compiled
-    def hidden_states(self, pixels_BHWC):
+    def hidden_states(self, pixels_BHWC: jax.Array) -> list[jax.Array]:
         """Embeddings, then the output of each block, before the final norm: a list of layers + 1 times (B, M, D)."""
         tokens_BMD, rotation = self._start(pixels_BHWC)
 
@@ -63,7 +91,7 @@ class ImageEncoder(nnx.Module):
 
         return [tokens_BMD, *self.layers.fold(apply, tokens_BMD)[1]]
 
-    def tapped(self, pixels_BHWC, taps, *, is_normed=True):
+    def tapped(self, pixels_BHWC: jax.Array, taps: Sequence[int], *, is_normed: bool = True) -> jax.Array:
         """Outputs of the blocks that taps names, ascending from 0, each after the final norm: (J, B, M, D).
 
         Tap -1 is the embeddings, not normed; with is_normed=False no block is. CLIP's are normed without parameters,
@@ -77,7 +105,7 @@ class ImageEncoder(nnx.Module):
             tapped_JBMD = jnp.concatenate([tapped_JBMD, self._finish(after_JBMD) if is_normed else after_JBMD])
         return tapped_JBMD
 
-    def encode_visible(self, pixels_BHWC, visible_BV):
+    def encode_visible(self, pixels_BHWC: jax.Array, visible_BV: jax.Array) -> jax.Array:
         """Tokens of the visible patches alone, (B, prefix+V, D): the others are dropped before anything is computed.
 
         Positions are those in the whole grid. Normed as in `tapped`.
@@ -88,7 +116,7 @@ class ImageEncoder(nnx.Module):
         tokens_BMD = self._join(self._embed(patches_BVP), None if places_ND is None else places_ND[visible_BV])
         return self._finish(self._encode(tokens_BMD, rotation))
 
-    def encode_masked(self, pixels_BHWC, visible_BV):
+    def encode_masked(self, pixels_BHWC: jax.Array, visible_BV: jax.Array) -> jax.Array:
         """The same tokens, (B, prefix+V, D), where the whole grid is encoded with the mask token at hidden patches."""
         grid = self._grid(pixels_BHWC)
         tokens_BND = self._embed(patches.to_patches(pixels_BHWC, self.patch_size))
@@ -113,7 +141,7 @@ class ImageEncoder(nnx.Module):
                 f'expected (B, H, W, 3) floats with at least {self.patch_size} pixels a side',
                 'scale to [0, 1], take off the mean and divide by the deviation of the encoder',
             )
-        return patches.grid_size(*shape[1:3], self.patch_size)
+        return patches.grid_size(*shape[1:3], patch_size=self.patch_size)
 
     def _embed(self, patches_BNP):
         return self.patch_embed(patches_BNP.astype(self.tokens_dtype))
@@ -179,7 +207,7 @@ class ImageBlock(nnx.Module):
         self.mlp = ImageMLP(arch, rngs=rngs)
         self.mlp_scale = LayerScale(arch.width) if arch.layer_scale else None
 
-    def __call__(self, x_BMD, rotation=None):
+    def __call__(self, x_BMD: jax.Array, rotation: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
         """Returns (B, M, D)."""
         y_BMD = self.attention(self.attention_norm(x_BMD), rotation)
         x_BMD = x_BMD + (y_BMD if self.attention_scale is None else self.attention_scale(y_BMD))
@@ -198,7 +226,7 @@ class ImageAttention(nnx.Module):
         self.value = layers.Dense(arch.width, heads, use_bias=arch.value_bias, rngs=rngs)
         self.out = layers.Dense(heads, arch.width, use_bias=arch.out_bias, rngs=rngs)
 
-    def __call__(self, x_BMD, rotation):
+    def __call__(self, x_BMD: jax.Array, rotation: tuple[jax.Array, jax.Array] | None) -> jax.Array:
         """rotation: cosine and sine for each token and channel, (B, M, 1, d), or None. Returns (B, M, D)."""
         query_BMHd, key_BMHd = self.query(x_BMD), self.key(x_BMD)
         if rotation is not None:
@@ -215,7 +243,7 @@ class ImageMLP(nnx.Module):
         self.gate = layers.Dense(arch.width, arch.mlp, use_bias=arch.mlp_bias, rngs=rngs) if arch.gated else None
         self.dense_out = layers.Dense(arch.mlp, arch.width, use_bias=arch.mlp_bias, rngs=rngs)
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """x (..., D) -> (..., D)."""
         activation, hidden = ACTIVATIONS[self.activation], self.dense_in(x)
         return self.dense_out(activation(hidden) if self.gate is None else activation(self.gate(x)) * hidden)
@@ -227,7 +255,7 @@ class LayerScale(nnx.Module):
     def __init__(self, width):
         self.scale = nnx.Param(jnp.ones(width))
 
-    def __call__(self, x):
+    def __call__(self, x: jax.Array) -> jax.Array:
         """x (..., D) -> (..., D)."""
         return x * self.scale[...].astype(x.dtype)
 

@@ -1,11 +1,11 @@
 """DAVIS 2017: masks of objects, 30 videos for validation (RVM, nearest-neighbor evaluation).
 
-root holds ImageSets/2017/val.txt (names of videos, one a line), JPEGImages/480p/<name>/*.jpg and
+root holds ImageSets/2017/val.txt (one video name per line), JPEGImages/480p/<name>/*.jpg and
 Annotations/480p/<name>/*.png, where the palette index is the number of the object.
 """
 
 from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
-from rvm_jax.probing.datasets.reading.labelled_frames import list_pictures, masked_video
+from rvm_jax.probing.datasets.reading.labelled_frames import LabelledFrames, list_pictures, masked_video, paired
 
 ORIGIN = DatasetFiles(
     'DAVIS 2017 (480p)',
@@ -16,9 +16,9 @@ SPLITS = {'train': 'train', 'val': 'val'}
 
 
 class Davis:
-    """video(index): LabelledFrames with masks of objects, 0 the background.
+    """video(index): LabelledFrames with masks of objects; 0 is the background.
 
-    UserError if the list is missing or empty, or the frames or masks of a video in it are missing.
+    UserError if the list is missing or empty, or if frames or masks of a video in it are missing.
     """
 
     def __init__(self, root, split='val'):
@@ -26,15 +26,18 @@ class Davis:
         self.items = [
             (
                 name,
-                list_pictures(ORIGIN, root, f'JPEGImages/480p/{name}', 'frames of a video'),
-                list_pictures(ORIGIN, root, f'Annotations/480p/{name}', 'masks of a video'),
+                *paired(
+                    ORIGIN,
+                    list_pictures(ORIGIN, root, f'JPEGImages/480p/{name}', 'frames of a video'),
+                    list_pictures(ORIGIN, root, f'Annotations/480p/{name}', 'masks of a video'),
+                ),
             )
             for name in ORIGIN.names(table, 'video')
         ]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
-    def video(self, index):
-        """The video; its files are read as they are asked for."""
+    def video(self, index: int) -> LabelledFrames:
+        """The video; its files are read when they are needed."""
         return masked_video(*self.items[index])

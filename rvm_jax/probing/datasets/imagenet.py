@@ -1,13 +1,14 @@
 """ImageNet-1k: 1000 classes of pictures (WALT probes).
 
-root holds train/<wnid>/*.JPEG, and val/ with either the same folders or, as it is given away, val/*.JPEG alone. Those
-need their labels beside them: LOC_val_solution.csv (Kaggle), or the devkit's ILSVRC2012_validation_ground_truth.txt and
-meta.mat (in root, or where ILSVRC2012_devkit_t12.tar.gz puts them).
+root holds train/<wnid>/*.JPEG, and val/ with either the same folders or, as in the original download, only val/*.JPEG.
+In that case root also holds the labels: LOC_val_solution.csv (Kaggle), or ILSVRC2012_validation_ground_truth.txt and
+meta.mat of the devkit (in root, or where ILSVRC2012_devkit_t12.tar.gz puts them).
 """
 
 import csv
 import io
 import os
+import re
 
 from rvm_jax.errors import UserError
 from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
@@ -26,9 +27,10 @@ TRUTH = 'ILSVRC2012_validation_ground_truth.txt'
 
 
 class ImageNet(LabelledImages):
-    """LazyFrames with the number of their class: the place of its wnid among all, sorted; see LabelledImages.
+    """Pictures with the number of their class, see LabelledImages: the position of its wnid among all, sorted.
 
-    All: those of train/, or of the split itself where there is no train/. UserError if a folder or labels are missing.
+    All wnids are those of train/, or of the split itself if there is no train/. UserError if a folder or labels are
+    missing.
     """
 
     def __init__(self, root, split, *, image_size=224, resize_to=256, crop_area=(0.08, 1.0), flip=0.5, repeat=1):
@@ -64,20 +66,20 @@ def _in_folders(folder):
 
 
 def _flat(root, folder):
-    """The same of pictures in one folder, with a list of their classes."""
+    """The same for pictures in one folder, with a list of their classes."""
     names = _pictures(folder)
     if not names:
         return []
     wnids = _kaggle(root) or _devkit(root, names)
     unlisted = [name for name in names if os.path.splitext(name)[0] not in wnids]
     if unlisted:
-        reason = f'is not in the list of labels, like {len(unlisted)} in all'
+        reason = f'is not in the list of labels ({len(unlisted)} pictures are not)'
         raise UserError(os.path.join(folder, unlisted[0]), reason, 'take the list that belongs to these pictures')
     return [(os.path.join(folder, name), wnids[os.path.splitext(name)[0]]) for name in names]
 
 
 def _kaggle(root):
-    """{name: wnid} of Kaggle's list, or None if it is not there."""
+    """{name: wnid} of Kaggle's list; None if it does not exist."""
     path = os.path.join(root, 'LOC_val_solution.csv')
     if not os.path.exists(path):
         return None
@@ -87,7 +89,7 @@ def _kaggle(root):
 
 
 def _devkit(root, names):
-    """The same of the devkit's: line i is the class of picture i, in numbers that only meta.mat explains."""
+    """{name: wnid} of the devkit's list: line i has the class number of picture number i, and meta.mat has its wnid."""
     kit = 'ILSVRC2012_devkit_t12/data/'
     truth = ORIGIN.find(root, 'labels of val', kit + TRUTH, TRUTH)
     meta = ORIGIN.find(root, 'names of its classes', kit + 'meta.mat', 'meta.mat')
@@ -95,9 +97,12 @@ def _devkit(root, names):
         numbers = [int(line) for line in ORIGIN.lines(truth)]
     if len(numbers) != len(names):
         raise ORIGIN.broken(truth, f'has {len(numbers)} labels for {len(names)} pictures')
-    wnids = _wnids(meta)
+    wnids, stems = _wnids(meta), [os.path.splitext(name)[0] for name in names]
+    for line, stem in enumerate(stems, 1):  # a picture that is gone and a stray one would shift all between them
+        if int(re.search('[0-9]*$', stem)[0] or 0) != line:
+            raise ORIGIN.broken(truth, f'has a label for picture {line}, and {stem} is in its place')
     with ORIGIN.reading(meta):
-        return {os.path.splitext(name)[0]: wnids[number] for name, number in zip(names, numbers, strict=True)}
+        return {stem: wnids[number] for stem, number in zip(stems, numbers, strict=True)}
 
 
 def _wnids(meta):

@@ -15,9 +15,9 @@ SPLITS = {'train': 'train2018.json', 'val': 'val2018.json'}
 
 
 class INaturalist(LabelledImages):
-    """LazyFrames with the category_id as label; see LabelledImages.
+    """Pictures with the category_id as label; see LabelledImages.
 
-    UserError if the table or its first picture is missing; others are DataErrors when read.
+    UserError if the table or its first picture is missing; other missing pictures are DataErrors when they are read.
     """
 
     def __init__(self, root, split, *, image_size=224, resize_to=256, crop_area=(0.08, 1.0), flip=0.5, repeat=1):
@@ -29,7 +29,7 @@ class INaturalist(LabelledImages):
             pictures = [(ORIGIN.inside(table, entry['file_name']), labels[entry['id']]) for entry in values['images']]
         items = [(os.path.join(root, name), os.path.splitext(name)[0], label) for name, label in pictures]
         if not items:
-            raise ORIGIN.broken(table, 'lists no picture')
+            raise ORIGIN.broken(table, 'does not list a picture')
         if sorted(names) != list(range(len(names))):
             raise ORIGIN.broken(table, 'has categories that are not numbered from 0')
         if not os.path.exists(items[0][0]):

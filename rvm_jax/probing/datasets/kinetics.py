@@ -2,7 +2,7 @@
 
 root holds train.csv and val.csv (or validate.csv; also in annotations/), with the columns label, youtube_id,
 time_start, time_end, split; and the videos <youtube_id>_<start>_<end>.mp4, start and end in six digits, in train/ and
-in val/ (or validate/), there in folders or not. Which edition it is, the tables say.
+in val/ (or validate/), or in folders below them. The tables decide which edition it is.
 """
 
 import csv
@@ -25,10 +25,10 @@ class Kinetics(LabelledVideos):
     """Clips of num_frames frames, stride apart, at the rate of the file; see LabelledVideos.
 
     Evaluation averages num_clips clips of each video, spread evenly over it. Classes are the sorted labels of the two
-    tables. Videos that are gone from the web are left out: `missing` counts them, and one warning says how many. A line
-    that is there twice counts once; the same video at another time, or under another label, is a video of its own.
-    17 frames with stride=1 are another published protocol. Ours, because unpublished: crop_area, flip, where clips
-    start, and the colors, off here.
+    tables. Videos that are no longer on the web are left out: `missing` counts them, and one warning gives the number.
+    A repeated line counts once; the same video at another time, or with another label, is another video. 17 frames with
+    stride=1 are another published protocol. Our choice, because unpublished: crop_area, flip, where clips start, and no
+    random colors.
     UserError if a table or all of the videos are missing.
     """
 
@@ -67,7 +67,7 @@ def _table(root, names):
 
 
 def _read_table(path):
-    """[(label, name of the video, the same without times), ...]."""
+    """[(label, name of the video, its name without times), ...]."""
     try:
         reader = csv.DictReader(io.StringIO(files.read(path).decode()))
         rows = list(reader)
@@ -75,9 +75,9 @@ def _read_table(path):
     except (UnicodeDecodeError, csv.Error) as error:
         raise ORIGIN.broken(path, f'is not a CSV file ({error})') from error
     if not set(COLUMNS) <= set(columns):
-        raise ORIGIN.broken(path, f'has no columns {", ".join(COLUMNS)}')
+        raise ORIGIN.broken(path, f'does not have the columns {", ".join(COLUMNS)}')
     if not rows:
-        raise ORIGIN.broken(path, 'lists no video')
+        raise ORIGIN.broken(path, 'does not list a video')
     try:
         return [(row['label'], _name(row), row['youtube_id']) for row in rows]
     except MALFORMED as error:

@@ -1,20 +1,21 @@
 """Tracks of surface points in a rendered scene, from its depth, segments and poses (Kubric's point tracking challenge).
 
-A pixel of the first frame gives a point in the world. It moves as the thing that it is on, the background stands still,
-and every frame's camera sees it somewhere. It is hidden where the picture shows something nearer, or another thing.
+A pixel of the first frame gives a point in the world. The point moves with the object that it is on, the background
+does not move, and the camera of every frame sees it somewhere. It is hidden if the picture shows something nearer
+there, or another object.
 
-Kubric reads an object's point from its object_coordinates; from its depth and pose, as here, the same point follows by
-one rule for objects and background. Its test of normals, for surfaces that turn away, is left out: depth and segments
-hide all but grazing ones.
+Kubric takes the point of an object from object_coordinates. Here it follows from depth and pose, which is the same
+point and one rule for objects and background. Kubric's test of normals, for surfaces that turn away, is left out: depth
+and segments already hide all but grazing surfaces.
 """
 
 import dataclasses
 
 import numpy as np
 
-from rvm_jax.probing.datasets.reading.rigid import rotations
+from rvm_jax.probing.datasets.reading.transforms import rotations
 
-NEARER = 0.99  # how much of a point's distance the depth there must be, or something else is in front
+NEARER = 0.99  # if the depth is below this share of the distance of a point, something else is in front
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Camera:
     positions_T3: np.ndarray
     rotations_T33: np.ndarray
 
-    def project(self, points_QT3, aspect):
-        """x and y in [0, 1] of the frame (Q, T, 2), distances (Q, T), and what is in front of it (Q, T).
+    def project(self, points_QT3: np.ndarray, aspect: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """x and y in [0, 1] of the frame (Q, T, 2), distances (Q, T), and whether points are in front of it (Q, T).
 
         aspect is width / height.
         """
@@ -36,18 +37,26 @@ class Camera:
         scale = self.focal / np.where(in_front_QT, -z, 1)
         return np.stack([0.5 + scale * x, 0.5 - scale * y * aspect], -1), np.linalg.norm(rays_QT3, axis=-1), in_front_QT
 
-    def unproject(self, points_Q2, distances_Q, aspect):
-        """World coordinates (Q, 3) of what is seen at points_Q2 in frame 0."""
+    def unproject(self, points_Q2: np.ndarray, distances_Q: np.ndarray, aspect: float) -> np.ndarray:
+        """World coordinates (Q, 3) of points that are seen at points_Q2 in frame 0."""
         x, y = (points_Q2.T - 0.5) / self.focal
         rays_Q3 = np.stack([x, -y / aspect, -np.ones_like(x)], -1)
         rays_Q3 *= (distances_Q / np.linalg.norm(rays_Q3, axis=-1))[:, None]
         return self.positions_T3[0] + rays_Q3 @ self.rotations_T33[0].T
 
 
-def choose_pixels(rng, segments_HW, box, count, *, stride=4, max_share=0.1):
+def choose_pixels(
+    rng: np.random.Generator,
+    segments_HW: np.ndarray,
+    box: tuple[int, int, int, int],
+    count: int,
+    *,
+    stride: int = 4,
+    max_share: float = 0.1,
+) -> np.ndarray:
     """At most count pixels (Q, 2), row and column, of a grid with a random offset in box (top, left, height, width).
 
-    Things share them as evenly as can be, small ones first, each giving at most max_share of its pixels of the grid.
+    Objects get equal shares if possible, the smallest object first; each gives at most max_share of its grid pixels.
     """
     top, left, height, width = box
     first_row, first_column = top + rng.integers(min(stride, height)), left + rng.integers(min(stride, width))
@@ -62,11 +71,19 @@ def choose_pixels(rng, segments_HW, box, count, *, stride=4, max_share=0.1):
     return np.concatenate(chosen)
 
 
-def track(pixels_Q2, depth_THW, segments_THW, positions_KT3, quaternions_KT4, camera):
+def track(
+    pixels_Q2: np.ndarray,
+    depth_THW: np.ndarray,
+    segments_THW: np.ndarray,
+    positions_KT3: np.ndarray,
+    quaternions_KT4: np.ndarray,
+    *,
+    camera: Camera,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(tracks_QT2 in [0, 1] of the frame, visible_QT, in_front_QT) of pixels of frame 0.
 
-    depth is the distance from the camera's center; segments are 0 for the background, k + 1 for thing k. A point behind
-    the camera stays where it was in frame 0. visible says nothing of the edges of the frame.
+    depth is the distance from the camera's center; segments are 0 for the background, k + 1 for object k. A point
+    behind the camera keeps its place of frame 0. visible does not consider the edges of the frame.
     """
     height, width = depth_THW.shape[1:]
     aspect = width / height
@@ -84,8 +101,8 @@ def track(pixels_Q2, depth_THW, segments_THW, positions_KT3, quaternions_KT4, ca
 
 
 def _carried(world_Q3, segments_Q, positions_KT3, rotations_KT33):
-    """(Q, T, 3): points that are at world_Q3 in frame 0, moved with their things."""
-    # Thing 0 is the background, which never moves.
+    """(Q, T, 3): points that are at world_Q3 in frame 0, moved with their objects."""
+    # Object 0 is the background, which never moves.
     positions = np.concatenate([np.zeros_like(positions_KT3[:1]), positions_KT3])[segments_Q]
     still = np.broadcast_to(np.eye(3), (1, *rotations_KT33.shape[1:]))
     turned = np.concatenate([still, rotations_KT33])[segments_Q]
@@ -94,7 +111,7 @@ def _carried(world_Q3, segments_Q, positions_KT3, rotations_KT33):
 
 
 def _around(tracks_QT2, maps_THW):
-    """(Q, T, 4): the four pixels whose centers are around each point, at the edges the nearest ones."""
+    """(Q, T, 4): values of the four pixels whose centers surround each point; at the edges, of the nearest pixels."""
     num_frames, height, width = maps_THW.shape
     place = np.floor(tracks_QT2 * (width, height) - 0.5).clip(-1, max(height, width)).astype(int)
     column, row = place[..., 0], place[..., 1]

@@ -1,19 +1,18 @@
 """nuScenes: how a car moved from frame to frame, from its front camera (arXiv 2605.19137).
 
 root holds v1.0-trainval/*.json (or v1.0-mini/), samples/CAM_FRONT/ and sweeps/CAM_FRONT/. The tables of the full
-dataset are 2.6 million entries long: opening them takes a minute and some 10 GB of memory, which is given back.
+dataset have 2.6 million entries: opening them takes a minute and about 10 GB of memory, which is freed afterwards.
 """
 
 import collections
 import os
+from typing import Any
 
 import numpy as np
 
-from rvm_jax.probing.datasets.reading import crops
 from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
 from rvm_jax.probing.datasets.reading.images import read_images
-from rvm_jax.probing.datasets.reading.rigid import poses, rotations
-from rvm_jax.probing.datasets.reading.windows import choose_frames
+from rvm_jax.probing.datasets.reading.transforms import central_crop, choose_frames, poses, rotations
 
 ORIGIN = DatasetFiles(
     'nuScenes v1.0', 'nuscenes.org', 'v1.0-trainval/*.json, samples/CAM_FRONT/*.jpg and sweeps/CAM_FRONT/*.jpg'
@@ -30,10 +29,10 @@ VALIDATION = (
 class NuScenes:
     """example(index): id, video_THWC, translations_T3 (meters), rotations_T33, known_T: one clip of a scene.
 
-    num_frames frames in a row, stride apart of about 12 a second (keyframes and sweeps, whose spacing varies), from
-    anywhere in training, from the center of the scene else; the central square. Motion t takes the coordinates of
-    camera t to those of camera t - 1 (x right, y down, z forward: driving on is a positive z); that of frame 0 is no
-    motion and not known. Ours, because unpublished: which clip of a scene is evaluated.
+    num_frames frames, stride apart, at about 12 frames per second (keyframes and sweeps, whose spacing varies):
+    anywhere in training, else the center of the scene; the central square. Motion t maps coordinates of camera t to
+    those of camera t - 1 (x right, y down, z forward: driving forward is a positive z). Frame 0 has the identity, not
+    known. Our choice, because unpublished: which clip of a scene is evaluated.
     UserError if a table or picture folder is missing; DataError if a picture cannot be read.
     """
 
@@ -51,10 +50,10 @@ class NuScenes:
         self._window = {'num_frames': num_frames, 'stride': stride}
         self._image_size = image_size
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
-    def example(self, index, rng=None):
+    def example(self, index: int, rng: np.random.Generator | None = None) -> dict[str, Any]:
         """One clip and the motion of its camera."""
         name, pictures, cameras_L44 = self.items[index]
         chosen = choose_frames(rng, len(pictures), name=name, **self._window)
@@ -65,7 +64,7 @@ class NuScenes:
             motion_T44[1:] = np.linalg.inv(cameras_T44[:-1]) @ cameras_T44[1:]
         return {
             'id': name,
-            'video_THWC': crops.central(*frames[0].shape[:2]).frames(frames, self._image_size),
+            'video_THWC': central_crop(*frames[0].shape[:2]).frames(frames, self._image_size),
             'translations_T3': motion_T44[:, :3, 3].astype(np.float32),
             'rotations_T33': motion_T44[:, :3, :3].astype(np.float32),
             'known_T': np.arange(len(chosen)) > 0,

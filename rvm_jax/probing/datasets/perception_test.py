@@ -1,18 +1,17 @@
-"""Perception Test: points tracked by people through real videos (4DS; TAP-Vid).
+"""Perception Test: points in real videos, tracked by people (4DS; TAP-Vid).
 
 root holds point_tracking_valid.json (or point_tracking_train.json) and videos/<video_id>.mp4.
 """
 
 import os
+from typing import Any
 
 import numpy as np
 
 from rvm_jax.errors import UserError
-from rvm_jax.probing.datasets.reading import crops
 from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
 from rvm_jax.probing.datasets.reading.images import read_video
-from rvm_jax.probing.datasets.reading.padding import padded
-from rvm_jax.probing.datasets.reading.windows import choose_frames
+from rvm_jax.probing.datasets.reading.transforms import central_crop, choose_frames, padded, whole_frame
 
 ORIGIN = DatasetFiles(
     'Perception Test (point tracking)',
@@ -25,12 +24,12 @@ SPLITS = {'train': 'train', 'val': 'valid'}
 class PerceptionTest:
     """example(index): id, video_THWC, queries_Q3, tracks_QT2, visible_QT, in_scene_QT, valid_Q with Q num_tracks.
 
-    num_frames frames, stride apart, from the first of the video (start='center': from its center); training starts
-    anywhere. A query is where a point is first seen in the clip; points never seen there are left out. Where a point is
-    hidden its place is the last known one (before the first: the first); whether it is in the scene then is not known,
-    and in_scene equals visible.
-    Ours, because unpublished: the stride of RVM is taken to be 4; frames are squeezed into a square, as TAP-Vid does,
-    so that every point stays (center_crop=True: the central square); of more than num_tracks points the first count.
+    num_frames frames, stride apart, from the first frame of the video (start='center': at its center); training starts
+    anywhere. The query of a point is where it is first seen in the clip; points that are never seen are left out. If a
+    point is hidden, its place is the last known one (before the first one: the first). Whether it is in the scene is
+    not known then, so in_scene equals visible.
+    Our choice, because unpublished: a stride of 4 for RVM; frames are squeezed into a square, as in TAP-Vid, so that
+    every point stays (center_crop=True: the central square); if there are more than num_tracks points, the first ones.
     UserError if the table or a video is missing; DataError if a video cannot be read.
     """
 
@@ -55,16 +54,16 @@ class PerceptionTest:
                 raise ORIGIN.missing(path, f'a video of {os.path.basename(table)}', root)
             self.items.append((path, video_id, fps, tracks))
         if not self.items:
-            raise UserError(table, f'has no point track of split {name}', 'take the table of that split')
+            raise UserError(table, f'does not have a point track of split {name}', 'take the table of that split')
         self.num_frames = num_frames
         self._window = {'num_frames': num_frames, 'stride': stride, 'start': start}
         self._image_size, self._num_tracks = image_size, num_tracks
-        self._crop = crops.central if center_crop else crops.whole
+        self._crop = central_crop if center_crop else whole_frame
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
-    def example(self, index, rng=None):
+    def example(self, index: int, rng: np.random.Generator | None = None) -> dict[str, Any]:
         """One clip and its tracks."""
         path, video_id, fps, entries = self.items[index]
         with ORIGIN.reading_item(path):

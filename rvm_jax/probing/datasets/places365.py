@@ -1,13 +1,13 @@
 """Places365-Standard: 365 classes of scenes (WALT probes).
 
-root holds places365_train_standard.txt and places365_val.txt with a line 'path label' a picture (also in filelist/),
-and the pictures: those of train in data_256_standard/ (or data_large_standard/, data_256/, train/), those of val in
-val_256/ (or val_large/, val/).
+root holds places365_train_standard.txt and places365_val.txt (or in filelist/) with a line 'path label' for each
+picture, and the pictures: those of train in data_256_standard/ (or data_large_standard/, data_256/, train/), those of
+val in val_256/ (or val_large/, val/).
 """
 
 import os
 
-from rvm_jax.probing.datasets.reading.dataset_files import MOST_LETTERS, DatasetFiles, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import MOST_CHARACTERS, DatasetFiles, checked_split
 from rvm_jax.probing.datasets.reading.labelled_clips import LabelledImages
 
 ORIGIN = DatasetFiles(
@@ -23,10 +23,10 @@ NUM_CLASSES = 365
 
 
 class Places365(LabelledImages):
-    """LazyFrames with the numbers of the list; see LabelledImages.
+    """Pictures with the label of the list; see LabelledImages.
 
-    UserError if the list, the folder, or the first picture of the list is missing; others are DataErrors when read.
-    Names of classes are those of categories_places365.txt where it is there, else their numbers.
+    UserError if the list, the folder, or the first picture of the list is missing; other missing pictures are
+    DataErrors when they are read. Names of classes are in categories_places365.txt; without it they are numbers.
     """
 
     def __init__(self, root, split, *, image_size=224, resize_to=256, crop_area=(0.08, 1.0), flip=0.5, repeat=1):
@@ -45,8 +45,8 @@ class Places365(LabelledImages):
 def _item(table, folder, line):
     name, _, label = line.rpartition(' ')
     if not label.isdecimal() or int(label) >= NUM_CLASSES:
-        raise ORIGIN.broken(table, f'has a line without a label from 0 to {NUM_CLASSES - 1} ({line[:MOST_LETTERS]})')
-    # In the list of train, paths start at the folder, but as if at the root of the disk.
+        raise ORIGIN.broken(table, f'has a line without a label from 0 to {NUM_CLASSES - 1} ({line[:MOST_CHARACTERS]})')
+    # In the list of train, paths are relative to the folder but start with a slash.
     name = ORIGIN.inside(table, name.lstrip('/'))
     return os.path.join(folder, name), os.path.splitext(name)[0], int(label)
 

@@ -1,21 +1,20 @@
 """RealEstate10K: how the camera moved through a house (WALT probes).
 
-root holds train/*.txt and test/*.txt as they are given away (also in RealEstate10K/), and the frames, which everyone
-takes out of the videos themselves: frames/<train or test>/<clip>/<timestamp>.jpg (or .png), a picture for each line of
-<clip>.txt under the number that starts the line.
+root holds train/*.txt and test/*.txt as downloaded (or in RealEstate10K/), and the frames, which have to be extracted
+from the videos: frames/<train or test>/<clip>/<timestamp>.jpg (or .png), one picture for each line of <clip>.txt, named
+by the number at the start of the line.
 """
 
 import os
+from typing import Any
 
 import numpy as np
 
 from rvm_jax.errors import DataError, UserError
-from rvm_jax.probing.datasets.reading import crops
 from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split, read_bytes
 from rvm_jax.probing.datasets.reading.images import read_images
 from rvm_jax.probing.datasets.reading.labelled_clips import say_missing
-from rvm_jax.probing.datasets.reading.rigid import poses
-from rvm_jax.probing.datasets.reading.windows import choose_frames
+from rvm_jax.probing.datasets.reading.transforms import central_crop, choose_frames, poses
 
 ORIGIN = DatasetFiles(
     'RealEstate10K',
@@ -23,17 +22,17 @@ ORIGIN = DatasetFiles(
     'train/*.txt, test/*.txt and frames/<split>/<clip>/<timestamp>.jpg',
 )
 SPLITS = {'train': 'train', 'val': 'test'}
-NUM_COLUMNS = 19  # time, 6 intrinsics, 12 of the pose
+NUM_COLUMNS = 19  # time, 6 intrinsics, 12 numbers of the pose
 
 
 class RealEstate10K:
-    """example(index): id, video_THWC, pose_34: [R|t] that takes the first camera's coordinates to the last one's.
+    """example(index): id, video_THWC, pose_34: [R|t] that maps coordinates of the first camera to those of the last.
 
-    num_frames frames of a clip, stride lines of its text apart, from anywhere in training, from the center else; the
-    central square. Clips whose frames are gone from the web are left out: `missing` counts them, a warning says so.
-    metric_scale is {clip: meters per unit}, or the path of a JSON file of it; without it t stays in the unit of the
-    dataset, which differs between clips (how it was made metric is unpublished). Ours, because unpublished: the stride,
-    and which window is evaluated.
+    num_frames frames of a clip, stride lines of its text apart: anywhere in training, else the center; the central
+    square. Clips whose frames are no longer on the web are left out: `missing` counts them, and a warning says so.
+    metric_scale is {clip: meters per unit}, or the path of a JSON file with it; without it t is in the unit of the
+    dataset, which differs between clips (how it was made metric is unpublished). Our choice, because unpublished: the
+    stride, and which window is evaluated.
     UserError if texts or all frames are missing; DataError if a text or picture cannot be read.
     """
 
@@ -54,10 +53,10 @@ class RealEstate10K:
         self._window = {'num_frames': num_frames, 'stride': stride}
         self._image_size, self._metric_scale = image_size, _scales(metric_scale)
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
-    def example(self, index, rng=None):
+    def example(self, index: int, rng: np.random.Generator | None = None) -> dict[str, Any]:
         """One clip and the motion of its camera."""
         clip, text, folder = self.items[index]
         times, cameras_L44 = _read_text(text)
@@ -69,11 +68,11 @@ class RealEstate10K:
             motion_34 = (last @ np.linalg.inv(first))[:3]
         if self._metric_scale is not None:
             if clip not in self._metric_scale:
-                raise DataError(clip, 'has no metric_scale', 'add it, or leave the clip out')
+                raise DataError(clip, 'does not have a metric_scale', 'add it, or leave the clip out')
             motion_34[:, 3] *= self._metric_scale[clip]
         return {
             'id': clip,
-            'video_THWC': crops.central(*frames[0].shape[:2]).frames(frames, self._image_size),
+            'video_THWC': central_crop(*frames[0].shape[:2]).frames(frames, self._image_size),
             'pose_34': motion_34.astype(np.float32),
         }
 
@@ -83,7 +82,7 @@ def _picture(folder, there, time):
 
 
 def _scales(given):
-    """{clip: meters per unit}, from its file if that is given; None stays. UserError if it is neither."""
+    """{clip: meters per unit}, read from a file if a path is given; None stays None. UserError for anything else."""
     if given is None or isinstance(given, dict):
         return given
     if not isinstance(given, str) or not os.path.isfile(given):
@@ -93,7 +92,7 @@ def _scales(given):
 
 
 def _read_text(path):
-    """(times as they are written, cameras (L, 4, 4): world to camera). DataError if the text is of another kind."""
+    """(times as text, cameras (L, 4, 4): world to camera). DataError if the text has another format."""
     lines = read_bytes(path).decode(errors='replace').splitlines()[1:]  # the first is the address of the video
     rows = [line.split() for line in lines if line.strip()]
     try:

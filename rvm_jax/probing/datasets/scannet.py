@@ -1,18 +1,19 @@
 """ScanNet: depth of rooms, in meters (RVM, section 11; WALT probes).
 
-root holds scannetv2_train.txt and scannetv2_val.txt (names of scenes, one a line) and the scenes as the SensReader of
+root holds scannetv2_train.txt and scannetv2_val.txt (one scene name per line) and the scenes as the SensReader of
 ScanNet exports them, in scans/<scene>/ or <scene>/: color/<number>.jpg and depth/<number>.png (uint16, millimeters).
 """
 
+import itertools
 import os
+from typing import Any
 
 import numpy as np
 
 from rvm_jax.errors import DataError
-from rvm_jax.probing.datasets.reading import crops
 from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split, read_bytes
 from rvm_jax.probing.datasets.reading.images import decode_raw, read_images
-from rvm_jax.probing.datasets.reading.windows import choose_frames
+from rvm_jax.probing.datasets.reading.transforms import central_crop, choose_frames, random_crop
 
 ORIGIN = DatasetFiles(
     'ScanNet v2',
@@ -23,11 +24,11 @@ SPLITS = {'train': 'scannetv2_train.txt', 'val': 'scannetv2_val.txt'}
 
 
 class ScanNet:
-    """example(index): id, video_THWC, depth_THW of num_frames frames of a scene, stride apart of 30 a second.
+    """example(index): id, video_THWC, depth_THW: num_frames frames of a scene, stride apart, at 30 frames per second.
 
-    Training starts anywhere, evaluation at frame 0. Both see the central square: nothing else is published; a
-    crop_area, such as (0.3, 1.0), makes it a random crop in training. Depth takes the nearest pixel of the same crop.
-    It is 0 where it was not measured, or beyond max_depth meters if that is set.
+    Training starts anywhere, evaluation at frame 0. Both see the central square, because no crop is published; with
+    crop_area, such as (0.3, 1.0), training has a random crop. Depth takes the nearest pixel of the same crop. It is 0
+    where it was not measured, and beyond max_depth meters if that is set.
     UserError if a list or a scene is missing; DataError if a picture cannot be read.
     """
 
@@ -43,10 +44,10 @@ class ScanNet:
         self._window = {'num_frames': num_frames, 'stride': stride, 'start': 'first'}
         self._image_size, self._crop_area, self._max_depth = image_size, crop_area, max_depth
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
-    def example(self, index, rng=None):
+    def example(self, index: int, rng: np.random.Generator | None = None) -> dict[str, Any]:
         """One clip and its depth in meters, float32."""
         place = self.items[index]
         names = _numbered(os.path.join(place, 'color'))
@@ -57,9 +58,9 @@ class ScanNet:
             depth_THW[depth_THW > self._max_depth] = 0
         size = frames[0].shape[:2]
         if rng is None or self._crop_area is None:
-            crop = crops.central(*size)
+            crop = central_crop(*size)
         else:
-            crop = crops.drawn(rng, *size, self._crop_area)
+            crop = random_crop(rng, *size, area=self._crop_area)
         return {
             'id': os.path.basename(place),
             'video_THWC': crop.frames(frames, self._image_size),
@@ -71,8 +72,15 @@ def _numbered(folder):
     """Names of the pictures in a folder by their number: 10.jpg comes after 9.jpg."""
     names = [name for name in os.listdir(folder) if os.path.splitext(name)[0].isdigit()]
     if not names:
-        raise DataError(folder, 'has no picture', 'export the scene again')
-    return sorted(names, key=lambda name: int(os.path.splitext(name)[0]))
+        raise DataError(folder, 'does not hold a picture', 'export the scene again')
+    numbers = {int(os.path.splitext(name)[0]): name for name in names}
+    ordered = sorted(numbers)
+    steps = {after - before for before, after in itertools.pairwise(ordered)}
+    if len(steps) > 1:  # a clip would jump there
+        step = min(steps)
+        gap = next(before for before, after in itertools.pairwise(ordered) if after - before != step)
+        raise DataError(folder, f'does not have picture {gap + step} after {numbers[gap]}', 'export the scene again')
+    return [numbers[number] for number in ordered]
 
 
 def _read_depth(paths):

@@ -1,13 +1,13 @@
-"""Something-Something V2: what is done with things, 174 classes (RVM, section 11; 4DS).
+"""Something-Something V2: 174 classes of actions with objects (RVM, section 11; 4DS).
 
-root holds labels.json, train.json and validation.json (or with 'something-something-v2-' in front; also in labels/),
+root holds labels.json, train.json and validation.json (or with 'something-something-v2-' in front; or in labels/),
 and the videos <id>.webm in 20bn-something-something-v2/, in videos/ or in root itself.
 """
 
 import os
 import re
 
-from rvm_jax.probing.datasets.reading.dataset_files import MOST_LETTERS, DatasetFiles, checked_split
+from rvm_jax.probing.datasets.reading.dataset_files import MOST_CHARACTERS, DatasetFiles, checked_split
 from rvm_jax.probing.datasets.reading.labelled_clips import LabelledVideos
 
 ORIGIN = DatasetFiles(
@@ -19,10 +19,11 @@ SPLITS = {'train': 'train', 'val': 'validation'}
 
 
 class SSv2(LabelledVideos):
-    """Clips of num_frames frames, stride apart, of videos of 12 frames a second; see LabelledVideos.
+    """Clips of num_frames frames, stride apart, of videos with 12 frames per second; see LabelledVideos.
 
-    Never mirrored: labels say left and right. Ours, because unpublished: crop_area, the strengths of the colors, and
-    that one clip from the center of the video is evaluated. fps=6 with stride=1 is how streaming readouts were trained.
+    Clips are never mirrored, because labels say left and right. Our choice, because unpublished: crop_area, the
+    strengths of the colors, and one clip at the center of the video for evaluation. Streaming readouts were trained
+    with fps=6 and stride=1.
     UserError if a file of labels or a video is missing.
     """
 
@@ -41,17 +42,18 @@ class SSv2(LabelledVideos):
                 for entry in ORIGIN.json(table)
             ]
         if not pairs:
-            raise ORIGIN.broken(table, 'lists no video')
+            raise ORIGIN.broken(table, 'does not list a video')
         if sorted(numbers.values()) != list(range(len(numbers))):
             raise ORIGIN.broken(labels, 'has labels that are not numbered from 0')
         for _, label in pairs:
             if label not in numbers:
-                raise ORIGIN.broken(table, f'has a template that is no label ({label[:MOST_LETTERS]})')
+                raise ORIGIN.broken(table, f'has a template that is not a label ({label[:MOST_CHARACTERS]})')
         items = [(os.path.join(folder, f'{name}.webm'), name, numbers[label]) for name, label in pairs]
         _check_videos(items, root, folder)
         super().__init__(
-            items, sorted(numbers, key=numbers.get), num_frames=num_frames, image_size=image_size, stride=stride,
-            fps=fps, num_clips=1 if split == 'train' else num_clips, crop_area=crop_area, flip=0.0, colors=colors,
+            items, sorted(numbers, key=numbers.__getitem__), num_frames=num_frames, image_size=image_size,
+            stride=stride, fps=fps, num_clips=1 if split == 'train' else num_clips, crop_area=crop_area, flip=0.0,
+            colors=colors,
         )  # fmt: skip
 
 
@@ -61,7 +63,7 @@ def _table(root, name):
 
 
 def _check_videos(items, root, folder):
-    """UserError that names the first video that is not there, and how many are not."""
+    """UserError with the first video that is missing, and how many are missing."""
     there = set(os.listdir(folder))
     missing = [path for path, _, _ in items if os.path.basename(path) not in there]
     if missing:

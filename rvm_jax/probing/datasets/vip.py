@@ -1,11 +1,11 @@
 """VIP (Video Instance-level Parsing): 20 parts of people and their clothes (RVM, nearest-neighbor evaluation).
 
-root holds lists/val_videos.txt (names of videos, one a line), Images/<name>/*.jpg and
+root holds lists/val_videos.txt (one video name per line), Images/<name>/*.jpg and
 Annotations/Category_ids/<name>/*.png, where the value of a pixel is its class.
 """
 
 from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
-from rvm_jax.probing.datasets.reading.labelled_frames import list_pictures, masked_video
+from rvm_jax.probing.datasets.reading.labelled_frames import LabelledFrames, list_pictures, masked_video, paired
 
 ORIGIN = DatasetFiles(
     'VIP (Video Instance-level Parsing)',
@@ -20,9 +20,9 @@ CLASSES = (
 
 
 class Vip:
-    """video(index): LabelledFrames with a class for each pixel; other values, such as 255, are none.
+    """video(index): LabelledFrames with a class for each pixel; other values, such as 255, are not classes.
 
-    UserError if the list is missing or empty, or the frames or classes of a video in it are missing.
+    UserError if the list is missing or empty, or if frames or classes of a video in it are missing.
     """
 
     def __init__(self, root, split='val'):
@@ -30,15 +30,18 @@ class Vip:
         self.items = [
             (
                 name,
-                list_pictures(ORIGIN, root, f'Images/{name}', 'frames of a video'),
-                list_pictures(ORIGIN, root, f'Annotations/Category_ids/{name}', 'classes of a video'),
+                *paired(
+                    ORIGIN,
+                    list_pictures(ORIGIN, root, f'Images/{name}', 'frames of a video'),
+                    list_pictures(ORIGIN, root, f'Annotations/Category_ids/{name}', 'classes of a video'),
+                ),
             )
             for name in ORIGIN.names(table, 'video')
         ]
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
-    def video(self, index):
-        """The video; its files are read as they are asked for."""
+    def video(self, index: int) -> LabelledFrames:
+        """The video; its files are read when they are needed."""
         return masked_video(*self.items[index])

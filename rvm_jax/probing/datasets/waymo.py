@@ -1,30 +1,28 @@
 """Waymo Open Dataset: boxes of road users in the cameras of a car (RVM, section 11; 4DS).
 
-root holds training/*.tfrecord and validation/*.tfrecord (Perception v1: a file for each segment of 20 seconds, 10
-frames a second). They are read without the packages of Waymo or TensorFlow.
+root holds training/*.tfrecord and validation/*.tfrecord (Perception v1: a file for each segment of 20 seconds, at 10
+frames per second). The packages of Waymo and TensorFlow are not needed.
 """
 
 import functools
 import glob
 import os
+from typing import Any
 
 import numpy as np
 
 from rvm_jax.errors import DataError, UserError
-from rvm_jax.probing.datasets.reading import crops
 from rvm_jax.probing.datasets.reading.dataset_files import DatasetFiles, checked_split
 from rvm_jax.probing.datasets.reading.images import decode_image
-from rvm_jax.probing.datasets.reading.padding import padded
-from rvm_jax.probing.datasets.reading.protos import message_classes
-from rvm_jax.probing.datasets.reading.tfrecord import read_record, record_places
-from rvm_jax.probing.datasets.reading.windows import choose_frames
+from rvm_jax.probing.datasets.reading.tfrecord import message_classes, read_record, record_places
+from rvm_jax.probing.datasets.reading.transforms import central_crop, choose_frames, padded, random_crop
 
 ORIGIN = DatasetFiles(
     'Waymo Open Dataset (Perception v1)', 'waymo.com/open', 'training/*.tfrecord and validation/*.tfrecord'
 )
 SPLITS = {'train': 'training', 'val': 'validation'}
 CAMERAS = {'FRONT': 1, 'FRONT_LEFT': 2, 'FRONT_RIGHT': 3, 'SIDE_LEFT': 4, 'SIDE_RIGHT': 5}
-FRAME = {  # the fields that are used of the Frame of dataset.proto and label.proto
+FRAME = {  # the fields that are used, of the Frame in dataset.proto and label.proto
     'Frame': {'images': (4, 'repeated CameraImage'), 'camera_labels': (8, 'repeated CameraLabels')},
     'CameraImage': {'name': (1, 'int32'), 'image': (2, 'bytes')},
     'CameraLabels': {'name': (1, 'int32'), 'labels': (2, 'repeated Label')},
@@ -36,11 +34,11 @@ FRAME = {  # the fields that are used of the Frame of dataset.proto and label.pr
 class Waymo:
     """example(index): id, video_THWC, boxes_QT4, known_QT with Q max_boxes: one clip of a segment.
 
-    num_frames frames, stride apart (2: 5 a second), from anywhere in training, from the center else; the central square
-    of each, or a random crop in training if crop_area is set. Only boxes that are there in the first frame count, where
-    they must cover min_area of it; boxes are cut off at the edges of the crop, and known where anything is left.
-    Ours, because unpublished: camera FRONT; min_area is of the crop and of the box inside it; of more than max_boxes
-    the largest count; which clip of a segment is evaluated. A clip without such a box is all padding.
+    num_frames frames, stride apart (2 is 5 frames per second): anywhere in training, else the center; the central
+    square, or a random crop in training if crop_area is set. Only boxes of the first frame count, and they must cover
+    min_area of it. Boxes are cut off at the edges of the crop, and known in frames where some area is left. A clip
+    without such a box is all padding. Our choice, because unpublished: camera FRONT; min_area refers to the crop and to
+    the box inside it; if there are more than max_boxes, the largest ones; which clip of a segment is evaluated.
     UserError if files are missing; DataError if one is damaged.
     """
 
@@ -53,17 +51,17 @@ class Waymo:
         if not self.items:
             raise ORIGIN.missing(os.path.join(folder, '*.tfrecord'), 'segments', root)
         if camera not in CAMERAS:
-            raise UserError(f'camera {camera!r}', 'is none of this car', f'give one of: {", ".join(CAMERAS)}')
+            raise UserError(f'camera {camera!r}', 'is not a camera of this car', f'give one of: {", ".join(CAMERAS)}')
         self._camera = CAMERAS[camera]
         self.num_frames = num_frames
         self._window = {'num_frames': num_frames, 'stride': stride}
         self._image_size, self._crop_area = image_size, crop_area
         self._max_boxes, self._min_area = max_boxes, min_area
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.items)
 
-    def example(self, index, rng=None):
+    def example(self, index: int, rng: np.random.Generator | None = None) -> dict[str, Any]:
         """One clip and its boxes."""
         path = self.items[index]
         places = record_places(path)
@@ -72,9 +70,9 @@ class Waymo:
         frames = [frame_HWC for frame_HWC, _ in seen]
         size = frames[0].shape[:2]
         if rng is None or self._crop_area is None:
-            crop = crops.central(*size)
+            crop = central_crop(*size)
         else:
-            crop = crops.drawn(rng, *size, self._crop_area)
+            crop = random_crop(rng, *size, area=self._crop_area)
         boxes_QT4, known_QT = _follow(crop, [boxes for _, boxes in seen], self._max_boxes, self._min_area)
         return {
             'id': os.path.splitext(os.path.basename(path))[0],
@@ -116,7 +114,7 @@ def _read_frame(path, place, camera):
         raise DataError(path, f'is damaged ({error})', 'download it again') from error
     images = [image.image for image in frame.images if image.name == camera]
     if not images:
-        raise DataError(path, 'has no picture of the camera asked for', 'download it again')
+        raise DataError(path, 'does not have a picture of this camera', 'download it again')
     frame_HWC = decode_image(path, images[0])
     height, width = frame_HWC.shape[:2]
     labels = [label for view in frame.camera_labels if view.name == camera for label in view.labels]
@@ -124,6 +122,6 @@ def _read_frame(path, place, camera):
 
 
 def _box(box):
-    """x0, y0, x1, y1 in pixels: Waymo calls the side along x length, the one along y width."""
+    """x0, y0, x1, y1 in pixels; Waymo calls the side along x length, and the side along y width."""
     half_x, half_y = box.length / 2, box.width / 2
     return np.array([box.center_x - half_x, box.center_y - half_y, box.center_x + half_x, box.center_y + half_y])

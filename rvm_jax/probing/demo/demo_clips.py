@@ -1,6 +1,8 @@
-"""Rendered clips whose truth is known for every task at once: what stands in for public datasets without a download."""
+"""Rendered clips with known truth for every task, in place of public datasets that have to be downloaded."""
 
 import dataclasses
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -14,33 +16,42 @@ FPS = 10
 
 
 class DemoClips:
-    """`count` videos in a folder, rendered where they are not there yet; example(index) holds the truth for every task.
+    """`count` videos in a folder, rendered if they are missing; example(index) has the truth for every task.
 
-    Beside the keys of the public datasets: masks_THW, the object at each pixel (0 the background), objects_Q, the
-    object that a track is on, and corners_42, where the camera moves the background at the frame's four corners from
-    a frame to the next, x, y as fractions of the side. Every point and box is asked for in frame 0: points that are
-    hidden and boxes that are outside there are not valid.
-    Nothing is drawn at random once rendered: training and evaluation see the same frames of a video.
+    It has the keys of the public datasets, and also masks_THW, the object at each pixel (0 is the background);
+    objects_Q, the object of each track; and corners_42, how far the camera moves the four corners of the background
+    from one frame to the next, x, y as fractions of the side. Queries of points and boxes are in frame 0: points that
+    are hidden there and boxes that are outside are not valid. Rendered clips are fixed: training and evaluation see the
+    same frames.
     """
 
-    def __init__(self, folder, count, *, seed, num_frames, size, progress=None):
+    def __init__(
+        self,
+        folder: str,
+        count: int,
+        *,
+        seed: int,
+        num_frames: int,
+        size: int,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
         self._paths = write_videos(
             folder, count, seed=seed, num_frames=num_frames, height=size, width=size, fps=FPS, scene_options=SCENES,
             progress=progress,
         )  # fmt: skip
         self._size, self.num_frames = size, num_frames
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self._paths)
 
-    def example(self, index, rng=None):
+    def example(self, index: int, rng: np.random.Generator | None = None) -> dict[str, Any]:
         """One clip and its truth as a dict of arrays."""
         path = self._paths[index]
         found = read_truth(path.with_suffix('.npz'))
         frames_THWC = np.stack(list(decode.iterate_frames(str(path))))
         tracks_QT2 = found.tracks_PT2 / self._size
         boxes_QT4 = found.boxes_KT4 / self._size
-        in_frame_QT = (boxes_QT4[..., 2:] > boxes_QT4[..., :2]).all(-1)
+        in_frame_QT = np.asarray((boxes_QT4[..., 2:] > boxes_QT4[..., :2]).all(-1))
         queries_Q3 = np.concatenate([np.zeros((len(tracks_QT2), 1), np.float32), tracks_QT2[:, 0]], axis=1)
         return {
             'id': path.stem,
@@ -62,14 +73,14 @@ class DemoClips:
 
 @dataclasses.dataclass(frozen=True)
 class DemoMasks:
-    """video(index): LabelledFrames of rendered clips with masks of the objects that the first frame shows."""
+    """video(index): LabelledFrames of rendered clips with masks of the objects of the first frame."""
 
     clips: DemoClips
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.clips)
 
-    def video(self, index):
+    def video(self, index: int) -> LabelledFrames:
         """The video and the masks of its frames."""
         example = self.clips.example(index)
         masks_THW = example['masks_THW'].astype(np.uint8)
@@ -79,14 +90,14 @@ class DemoMasks:
 
 @dataclasses.dataclass(frozen=True)
 class DemoKeypoints:
-    """video(index): LabelledFrames of rendered clips with the points of the nearest object, which nothing hides."""
+    """video(index): LabelledFrames of rendered clips with the points of the nearest object, which is never hidden."""
 
     clips: DemoClips
 
-    def __len__(self):
+    def __len__(self) -> int:
         return len(self.clips)
 
-    def video(self, index):
+    def video(self, index: int) -> LabelledFrames:
         """The video and the points (Q, 2), x, y in pixels, of its frames."""
         example = self.clips.example(index)
         nearest_Q = example['objects_Q'] == example['objects_Q'].max()
@@ -95,24 +106,24 @@ class DemoKeypoints:
 
 @dataclasses.dataclass(frozen=True)
 class NoiseSquares:
-    """Clips of a square of noise that moves over noise, see `synthetic.noise_square`, each from another place."""
+    """Clips of a square of noise that moves over noise, each from another start; see `render.noise_square`."""
 
     count: int
     seed: int
     num_frames: int
     size: int  # pixels
 
-    def __len__(self):
+    def __len__(self) -> int:
         return self.count
 
-    def example(self, index, rng=None):
+    def example(self, index: int, rng: np.random.Generator | None = None) -> dict[str, Any]:
         """One clip, with masks_THW: 1 on the square."""
         rng = np.random.default_rng((self.seed, index))
         frames_THWC, masks_THW = noise_square(rng, self.num_frames, self.size, anywhere=True)
         return {'id': f'noise_{index:05d}', 'video_THWC': frames_THWC, 'masks_THW': masks_THW}
 
 
-def corner_motion(camera_23, size):
+def corner_motion(camera_23: np.ndarray, size: int) -> np.ndarray:
     """How far a camera matrix moves the corners of a frame of `size` pixels: (4, 2) fractions of the side."""
     corners_42 = size * np.array([[0, 0], [1, 0], [0, 1], [1, 1]], np.float32)
     moved_42 = corners_42 @ camera_23[:, :2].T + camera_23[:, 2]

@@ -1,14 +1,17 @@
-"""The tasks of the demo suite with a readout: each from features and truth to scores and pictures.
+"""The tasks of the demo suite that have a readout: each goes from features and truth to scores and pictures.
 
-Every readout but one is a ridge regression (`linear_probe`), the same for every backbone: what is measured is what
-features say openly, with no schedule between. The published readouts are trained for tens of thousands of steps; one of
-them is, small and for two thousand, in `attentive_motion`. Points and boxes are told as displacements from frame 0, so
-a readout that learned nothing says that they stay.
+Every readout except one is a ridge regression (`linear_probe`), the same for every backbone, so that no training
+schedule influences the scores. Published readouts are trained for tens of thousands of steps; `attentive_motion` is a
+small one of them with two thousand. Points and boxes are predicted as displacements from frame 0, so a readout that
+learned nothing predicts no motion.
 """
 
 import dataclasses
 import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
+import jax
 import numpy as np
 from einops import rearrange, reduce, repeat
 
@@ -16,45 +19,49 @@ from rvm_jax.probing import drawing, feature_batches, train_readout
 from rvm_jax.probing.demo import linear_probe
 from rvm_jax.probing.metrics import depth as depth_metrics
 from rvm_jax.probing.metrics import recognition, segmentation
-from rvm_jax.probing.tasks.averages import scores_of
 from rvm_jax.probing.tasks.boxes import Boxes
 from rvm_jax.probing.tasks.depth import Depth
+from rvm_jax.probing.tasks.losses import scores_of
 from rvm_jax.probing.tasks.points import Points
 from rvm_jax.probing.tasks.recognition import Recognition
 from rvm_jax.synthetic.scenes import CLASSES
 
 GRID = 8  # patches on a side of a clip
-POOLED = 4  # cells on a side to which the last frame is averaged for what concerns the whole clip
-FIRST_FRAME = 4  # in which the noise square is looked for, as in the paper's figure
-DEPTH_CLIPS = 1024  # whose patches are enough to learn depth from
+POOLED = 4  # cells on a side to which the last frame is averaged, for tasks about the whole clip
+FIRST_FRAME = 4  # the first frame where the noise square is looked for, as in the figure of the paper
+DEPTH_CLIPS = 1024  # clips for training depth: their patches are enough
 PICTURED = 2  # clips of each task
-CLIPS_AT_ONCE = 16  # whose features are computed together
-VECTORS_AT_ONCE = 256  # clips whose vectors are put together at once
-WIDTH = 128  # of features at most; wider ones are seen from a random side
+CLIPS_AT_ONCE = 16  # clips whose features are computed together
+VECTORS_AT_ONCE = 256  # clips whose vectors are built together
+WIDTH = 128  # wider features are projected at random to this width
+Result = tuple[dict[str, float], Iterable[Any]]  # scores, and pictures to write
 ATTENTIVE = Recognition(num_classes=len(CLASSES), channels=64, heads=4, streaming=True)
-SCHEDULE = train_readout.Schedule(
-    steps=2000, batch_size=64, peak_lr=3e-3, warmup=200
-)  # our tiny model's loss falls from 900 on
+# The loss of our tiny model falls from step 900 on.
+SCHEDULE = train_readout.Schedule(steps=2000, batch_size=64, peak_lr=3e-3, warmup=200)
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
-    """Features of one backbone and the clips that they are of."""
+    """Features of one backbone, and the clips they belong to."""
 
     features_NThwD: np.ndarray
-    examples: list
-    truth: dict  # of the examples, stacked
-    source: object
-    view_DK: np.ndarray | None  # what wide features were multiplied with, see `random_view`
+    examples: list[dict[str, Any]]
+    truth: dict[str, np.ndarray]  # of all examples, stacked
+    source: Any
+    view_DK: np.ndarray | None  # the projection of wide features, see `random_view`
 
     @classmethod
-    def of(cls, backbone, source, *, like=None, done=lambda count: None):
-        """Compute them, as wide as WIDTH at most, so that what is kept and solved is bounded for any model.
+    def of(
+        cls, backbone: Any, source: Any, *, like: 'Data | None' = None, done: Callable[[int], None] = lambda count: None
+    ) -> 'Data':
+        """Compute features, at most WIDTH wide, so that memory and time are bounded for any model.
 
-        like: the Data of the same backbone whose view is taken over; without one it is that of the first clips.
-        done(count) is called after each batch of so many clips.
+        like: the Data of the same backbone whose projection is used; without it the first clips define one.
+        done(count) is called after each batch of `count` clips.
         """
-        ids, kept, view_DK = [], {}, like.view_DK if like else None
+        ids: list[str] = []
+        kept: dict[str, np.ndarray] = {}
+        view_DK = like.view_DK if like else None
         for indices in feature_batches.groups(len(source), CLIPS_AT_ONCE):
             some = [source.example(index) for index in indices]
             features_BTMD = np.asarray(backbone.encode(np.stack([example['video_THWC'] for example in some]))[0])
@@ -70,45 +77,50 @@ class Data:
                 kept[name][indices] = array
             done(len(some))
         features_NThwD = rearrange(kept.pop('features'), 'n t (h w) d -> n t h w d', h=GRID)
-        # Examples are views, for the truth of many large frames is larger than the features.
+        # Examples are views, because the truth of many large frames takes more memory than the features.
         examples = [{'id': name} | {key: array[index] for key, array in kept.items()} for index, name in enumerate(ids)]
         return cls(features_NThwD, examples, kept, source, view_DK)
 
     @functools.cached_property
-    def clip_vectors(self):
-        """The last frame's patches, averaged to a coarse grid, side by side: (N, F)."""
+    def clip_vectors(self) -> np.ndarray:
+        """The patches of the last frame, averaged to a coarse grid and concatenated: (N, F)."""
         return _coarse(self.features_NThwD)
 
     @functools.cached_property
-    def clip_ridge(self):
-        """What is fitted to them: motion and camera share it."""
+    def clip_ridge(self) -> linear_probe.Ridge:
+        """The Ridge of these vectors, which motion and camera share."""
         return linear_probe.Ridge(self.clip_vectors)
 
-    def drawn(self, predictions):
-        """LazyFrames of the first clips with their predictions."""
+    def drawn(self, predictions: list[dict[str, np.ndarray]]) -> Iterator[Any]:
+        """Pictures of the first clips with their predictions."""
         for index in range(min(PICTURED, len(predictions))):
             example = self.source.example(index)
             yield drawing.picture(example['video_THWC'], predictions[index], example, CLASSES)
 
 
 class LastFrames:
-    """The last frames of Data with their labels, as `batches.Batches` gives them to a readout."""
+    """The last frames of Data with their labels, in place of `feature_batches.Batches`."""
 
     num_frames = 1
 
-    def __init__(self, data):
-        self.width, self.failed = data.features_NThwD.shape[-1], {}
+    def __init__(self, data: Data) -> None:
+        self.width = data.features_NThwD.shape[-1]
+        self.failed: dict[int, str] = {}
         self._features_NTMD = rearrange(data.features_NThwD[:, -1:], 'n t h w d -> n t (h w) d')
         self._labels_N, self._examples = data.truth['label'], data.examples
 
-    def training(self, *, batch_size, steps, start, seed, mesh):
+    def training(
+        self, *, batch_size: int, steps: int, start: int, seed: int, mesh: jax.sharding.Mesh
+    ) -> Iterator[tuple[jax.Array, dict[str, jax.Array]]]:
         """Yield (features_BTMD, batch) for the steps after `start`."""
         for first in range(start * batch_size, steps * batch_size, batch_size):
             items = range(first, first + batch_size)
             yield self._batch([feature_batches.drawn(seed, item, len(self._labels_N)) for item in items], mesh)
 
-    def evaluation(self, *, batch_size, mesh):
-        """Yield (features_BTMD, batch, its examples) once over; the last batch is filled up."""
+    def evaluation(
+        self, *, batch_size: int, mesh: jax.sharding.Mesh
+    ) -> Iterator[tuple[jax.Array, dict[str, jax.Array], list[dict]]]:
+        """Yield (features_BTMD, batch, its examples), every example once; the last batch is padded."""
         for indices in feature_batches.groups(len(self._labels_N), batch_size):
             filled = indices + indices[-1:] * (batch_size - len(indices))
             yield *self._batch(filled, mesh), [self._examples[index] for index in indices]
@@ -117,36 +129,36 @@ class LastFrames:
         return feature_batches.place((self._features_NTMD[indices], {'label': self._labels_N[indices]}), mesh)
 
 
-def random_view(features_BTMD):
-    """(D, WIDTH) by which features wider than WIDTH are seen; None if they are not.
+def random_view(features_BTMD: np.ndarray) -> np.ndarray | None:
+    """The projection (D, WIDTH) of features that are wider than WIDTH; None for others.
 
-    Each feature is divided by its deviation (a few are often far larger than the others), then all are projected on
-    WIDTH random orthonormal axes, which are a function of D alone: the same for a model, its image encoder and random
-    weights.
+    Each feature is divided by its standard deviation (a few are often far larger than the others), then all are
+    projected on WIDTH random orthonormal axes. The axes only depend on D, so they are the same for a model, its image
+    encoder and random weights.
     """
     width = features_BTMD.shape[-1]
     if width <= WIDTH:
         return None
     axes_DK = np.linalg.qr(np.random.default_rng(width).normal(size=(width, WIDTH)))[0]
     deviation_D = features_BTMD.std((0, 1, 2))
-    # What hardly changes in a few clips may do so later, and is not blown up.
+    # Features that hardly change in the first clips may change later, so they must not be scaled up too far.
     return (axes_DK / (deviation_D + 0.01 * deviation_D.mean())[:, None]).astype(np.float32)
 
 
-def motion(train, held_out):
+def motion(train: Data, held_out: Data) -> Result:
     """Top-1 of the motion class of the nearest object."""
     readout = train.clip_ridge.fit(np.eye(len(CLASSES))[train.truth['label']])
     outputs_NK = readout.predict(held_out.clip_vectors)
-    shares_NK = np.exp(8 * outputs_NK) / np.exp(8 * outputs_NK).sum(-1, keepdims=True)  # for the picture alone
+    shares_NK = np.exp(8 * outputs_NK) / np.exp(8 * outputs_NK).sum(-1, keepdims=True)  # only for the picture
     scores = {'top1': recognition.top1(outputs_NK, held_out.truth['label'])}
     return scores, held_out.drawn([{'probabilities_K': shares_K} for shares_K in shares_NK])
 
 
-def attentive_motion(train, held_out, *, seed):
-    """Top-1 of the same, from the last frame by the attentive readout of streaming features, with gradient steps.
+def attentive_motion(train: Data, held_out: Data, *, seed: int) -> Result:
+    """Top-1 of the same classes, from the last frame with the streaming attentive readout, trained by gradient steps.
 
-    What is between frames is seen only where features carry it. Unlike the linear ones this readout has a seed; two of
-    them differed by 0.08 at 0.6. Its schedule was chosen by the held-out score of our tiny model.
+    It only sees motion that the features carry. Unlike the linear readouts it depends on a seed: two seeds differed by
+    0.08 at 0.6. Its schedule was chosen by the held-out score of our tiny model.
     """
     readout, _ = train_readout.train_readout(ATTENTIVE, LastFrames(train), SCHEDULE, seed=seed)
     scores, shown = train_readout.evaluate_readout(
@@ -155,10 +167,10 @@ def attentive_motion(train, held_out, *, seed):
     return scores, held_out.drawn([prediction for prediction, _ in shown])
 
 
-def camera(train, held_out):
-    """How far off the motion of the frame's corners from a frame to the next is, in percent of the side.
+def camera(train: Data, held_out: Data) -> Result:
+    """Error of the motion of the frame's corners from one frame to the next, in percent of the side.
 
-    share_of_motion is that relative to the true motion: 1 is what a camera that stands still would give.
+    share_of_motion is the error relative to the true motion: a prediction of no motion has 1.
     """
     readout = train.clip_ridge.fit(100 * train.truth['corners_42'].reshape(-1, 8))
     truth_N42 = 100 * held_out.truth['corners_42']
@@ -167,11 +179,11 @@ def camera(train, held_out):
     return {'corner_error': error, 'share_of_motion': error / float(np.linalg.norm(truth_N42, axis=-1).mean())}, ()
 
 
-def points(train, held_out):
-    """Points, from the features at their first place in every frame, and those of the clip: scores of TAP-Vid.
+def points(train: Data, held_out: Data) -> Result:
+    """Scores of TAP-Vid for points, from the features of every frame at their first place, and those of the clip.
 
-    And share_of_motion, how far off they are relative to points that stay: clips move further in a few frames than the
-    thresholds of TAP-Vid reach.
+    share_of_motion is the error relative to a prediction of no motion, because clips move further in a few frames than
+    the thresholds of TAP-Vid reach.
     """
     valid_NQ = train.truth['valid_Q']
     tracks_NQT2 = train.truth['tracks_QT2']
@@ -191,10 +203,10 @@ def points(train, held_out):
     return scores | {'share_of_motion': share}, held_out.drawn(predictions)
 
 
-def boxes(train, held_out):
-    """Mean IoU of boxes, from the features inside their first box in every frame, and those of the clip.
+def boxes(train: Data, held_out: Data) -> Result:
+    """Mean IoU of boxes, from the features of every frame inside their first box, and those of the clip.
 
-    And share_of_motion, how far off their corners are relative to boxes that stay.
+    share_of_motion is the error of their corners relative to a prediction of no motion.
     """
     boxes_NQT4, known_NQT = train.truth['boxes_QT4'], train.truth['known_QT']
     always_NQ = known_NQT.all(-1)
@@ -212,8 +224,8 @@ def boxes(train, held_out):
     return scores | {'share_of_motion': share}, held_out.drawn(predictions)
 
 
-def depth(train, held_out):
-    """AbsRel of log depth at every pixel, from the features of its patch; and how often two objects are in order."""
+def depth(train: Data, held_out: Data) -> Result:
+    """AbsRel of depth at every pixel, from the features of its patch; and how often two objects are in order."""
     features_NThwD, depth_NTHW = train.features_NThwD[:DEPTH_CLIPS], train.truth['depth_THW'][:DEPTH_CLIPS]
     patch = depth_NTHW.shape[-1] // GRID
     targets_PK = rearrange(np.log(depth_NTHW), 'n t (h r) (w c) -> (n t h w) (r c)', r=patch, c=patch)
@@ -232,10 +244,10 @@ def depth(train, held_out):
     return scores | {'in_order': segmentation.nan_mean(pairs)}, held_out.drawn(predictions)
 
 
-def noise_square(train, held_out):
-    """Mean IoU of the noise square and of what is around it, patch by patch; frames before FIRST_FRAME do not count.
+def noise_square(train: Data, held_out: Data) -> Result:
+    """Mean IoU of the noise square and of its surroundings, patch by patch; frames before FIRST_FRAME do not count.
 
-    As many patches are called the square as it covers, in training.
+    The threshold is chosen so that in training the predicted square covers as many patches as the true one.
     """
 
     def vectors(data):
@@ -261,7 +273,7 @@ def noise_square(train, held_out):
 
 
 def _share_of_motion(found_NQTC, truth_NQTC, counted_NQT):
-    """Mean distance from the truth relative to that of what stays where it is in frame 0."""
+    """Mean distance from the truth, relative to that of a prediction that keeps the places of frame 0."""
     off_NQT = np.linalg.norm(np.stack(found_NQTC) - truth_NQTC, axis=-1)
     moved_NQT = np.linalg.norm(truth_NQTC - truth_NQTC[:, :, :1], axis=-1)
     return float(off_NQT[counted_NQT].mean() / moved_NQT[counted_NQT].mean())
@@ -272,7 +284,7 @@ def _coarse(features_NThwD):
 
 
 def _with_clip(found_NQF, features_NThwD, places_NQC):
-    """Vectors of each query: its own features, those of the clip, and where it is."""
+    """Vectors of each query: its own features, those of the clip, and its place."""
     coarse_NQF = repeat(_coarse(features_NThwD), 'n f -> n q f', q=found_NQF.shape[1])
     return np.concatenate([found_NQF, coarse_NQF, places_NQC], axis=-1, dtype=np.float32)
 
@@ -286,7 +298,7 @@ def _chosen_vectors(make, features_NThwD, places_NQC, chosen_NQ):
 
 
 def _at_points(features_NThwD, points_NQ2):
-    """Vectors of points (x, y as fractions of the frame): features of every frame there, between patch centers."""
+    """Vectors of points (x, y as fractions of the frame): features of every frame, interpolated between patches."""
     places_NQ2 = np.clip(points_NQ2 * GRID - 0.5, 0, GRID - 1)
     low_NQ2 = np.minimum(places_NQ2.astype(int), GRID - 2)
     share_NQ2 = (places_NQ2 - low_NQ2).astype(np.float32)
@@ -302,7 +314,7 @@ def _at_points(features_NThwD, points_NQ2):
 
 
 def _in_boxes(features_NThwD, boxes_NQ4):
-    """Vectors of boxes (x0, y0, x1, y1 as fractions of the frame): features of every frame averaged over them."""
+    """Vectors of boxes (x0, y0, x1, y1 as fractions of the frame): features of every frame, averaged over the box."""
     edges = np.arange(GRID) / GRID
 
     def covered(low_NQ, high_NQ):

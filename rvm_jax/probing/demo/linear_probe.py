@@ -1,12 +1,14 @@
-"""What features say openly: a linear readout, found in closed form (ridge regression), so that no schedule matters."""
+"""A linear readout of features in closed form (ridge regression), so that the result does not depend on a schedule."""
 
 import dataclasses
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 PENALTIES = 10.0 ** np.arange(-1, 6)
-HELD_BACK = 0.25  # of the training vectors, the last ones, by which the penalty is chosen
-ROWS = 8192  # vectors that are held in float64 at once
+HELD_BACK = 0.25  # share of the training vectors, the last ones, that choose the penalty
+ROWS = 8192  # vectors that are in float64 at once
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,23 +21,24 @@ class LinearProbe:
     offset_K: np.ndarray
     penalty: float
 
-    def predict(self, vectors_NF):
+    def predict(self, vectors_NF: np.ndarray) -> np.ndarray:
         """Outputs (N, K)."""
         return (vectors_NF - self.mean_F) / self.deviation_F @ self.weights_FK + self.offset_K
 
 
 class Ridge:
-    """Training vectors (N, F), whose products are computed once for all targets that are fitted to them."""
+    """Training vectors (N, F); their products are computed once for all targets."""
 
-    def __init__(self, vectors_NF):
+    def __init__(self, vectors_NF: ArrayLike) -> None:
         self._vectors_NF = np.asarray(vectors_NF, np.float32)
-        self._used = round(len(vectors_NF) * (1 - HELD_BACK))
+        self._used = round(len(self._vectors_NF) * (1 - HELD_BACK))
         self._part, self._whole = _Products(self._vectors_NF[: self._used]), _Products(self._vectors_NF)
 
-    def fit(self, targets_NK):
-        """The LinearProbe with the least squared error and penalty * |weights|^2.
+    def fit(self, targets_NK: ArrayLike) -> LinearProbe:
+        """The LinearProbe with the least sum of squared error and penalty * |weights|^2.
 
-        The penalty is that of PENALTIES with the least error on vectors held back; the probe is then fitted to all.
+        The penalty is the one of PENALTIES with the least error on held-out training vectors; the probe is then fitted
+        to all vectors.
         """
         targets_NK = np.asarray(targets_NK, np.float32)
         held_back_NF, truth_NK = self._vectors_NF[self._used :], targets_NK[self._used :]
@@ -47,13 +50,13 @@ class Ridge:
         return best
 
 
-def fit(vectors_NF, targets_NK):
+def fit(vectors_NF: ArrayLike, targets_NK: ArrayLike) -> LinearProbe:
     """The LinearProbe of one target, see `Ridge`."""
     return Ridge(vectors_NF).fit(targets_NK)
 
 
 class _Products:
-    """Normed vectors times themselves, in float64: no penalty is lost in rounding, so it has a Cholesky factor."""
+    """Products of normed vectors in float64, so that rounding keeps the penalty and a Cholesky factor exists."""
 
     def __init__(self, vectors_NF):
         self._vectors_NF = vectors_NF
@@ -64,7 +67,7 @@ class _Products:
         products_FF /= self._deviation_F
         self._products_FF = products_FF
 
-    def fits(self, targets_NK, penalties):
+    def fits(self, targets_NK: np.ndarray, penalties: Sequence[float] | np.ndarray) -> Iterator[LinearProbe]:
         """Yield the LinearProbe of each penalty."""
         from scipy import linalg
 

@@ -3,8 +3,8 @@
 import numpy as np
 
 
-def iou(a_X4, b_X4):
-    """Area both boxes cover over the area either covers, for any leading axes; 0 where both are empty.
+def iou(a_X4: np.ndarray, b_X4: np.ndarray) -> np.ndarray:
+    """Area that both boxes cover over the area that either covers, for any leading axes; 0 if both are empty.
 
     Boxes are x0, y0, x1, y1 with x0 <= x1 and y0 <= y1; the unit does not matter.
     """
@@ -15,11 +15,11 @@ def iou(a_X4, b_X4):
     return np.divide(shared_X, union_X, out=np.zeros_like(union_X), where=union_X > 0)
 
 
-def mean_iou(predicted_QT4, truth_QT4, known_QT):
-    """Mean overlap over all objects and frames of a clip that are known, frame 0 excluded: it holds the query.
+def mean_iou(predicted_QT4: np.ndarray, truth_QT4: np.ndarray, known_QT: np.ndarray) -> float:
+    """Mean overlap over all known objects and frames of a clip, without frame 0, which holds the query.
 
-    Boxes are in [0, 1] of the frame. Predictions may be anything: corners are sorted, then clamped to the frame. nan if
-    nothing is known after frame 0.
+    Boxes are in [0, 1] of the frame. Predictions may have any value: corners are sorted, then clamped to the frame. nan
+    if nothing is known after frame 0.
     """
     known_QT = np.array(known_QT, bool)
     known_QT[:, 0] = False

@@ -3,10 +3,11 @@
 import numpy as np
 
 
-def abs_rel(predicted, truth):
-    """Mean of |predicted - truth| / truth over all pixels of a clip whose truth is known; no scale is fitted.
+def abs_rel(predicted: np.ndarray, truth: np.ndarray) -> float:
+    """Mean of |predicted - truth| / truth over all pixels of a clip with known truth; no scale is fitted.
 
-    Both have the same shape and unit; truth 0 is missing. nan if no pixel is known. The RVM tables print ten times it.
+    Both have the same shape and unit; truth 0 means unknown. nan if no pixel is known. The RVM tables print ten times
+    it.
     """
     predicted, truth = np.asarray(predicted, np.float64), np.asarray(truth, np.float64)
     known = truth > 0
@@ -15,10 +16,10 @@ def abs_rel(predicted, truth):
     return float(np.mean(np.abs(predicted - truth)[known] / truth[known]))
 
 
-def in_order(predicted_THW, truth_THW, masks_THW):
-    """Share of pairs of objects, frame by frame, whose mean depths are in the true order; nan if there is no pair.
+def in_order(predicted_THW: np.ndarray, truth_THW: np.ndarray, masks_THW: np.ndarray) -> float:
+    """Share of pairs of objects in a frame whose mean depths are in the true order; nan if there are no pairs.
 
-    masks_THW says which object is seen at each pixel (0 the background, an object like the others).
+    masks_THW has the object at each pixel; the background, 0, counts as an object.
     """
     right, total = 0, 0
     for predicted_HW, truth_HW, masks_HW in zip(predicted_THW, truth_THW, masks_THW, strict=True):

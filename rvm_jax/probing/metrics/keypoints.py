@@ -1,17 +1,21 @@
 """Share of body joints found, as JHMDB counts it."""
 
+from collections.abc import Iterable, Sequence
+
 import numpy as np
 
 THRESHOLDS = 0.1, 0.2, 0.3, 0.4, 0.5
 BODY = 0.6  # of the diagonal of a body's bounding box: the unit of distances
 
 
-def pck(videos, thresholds=THRESHOLDS):
-    """{threshold: percent of joints found within it}: a mean over joints, each a share of its frames in all videos.
+def pck(
+    videos: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], thresholds: Sequence[float] = THRESHOLDS
+) -> dict[float, float]:
+    """{threshold: percent of joints found within it}: the mean over joints of the share of frames of all videos.
 
     videos is an iterable of (predicted_TQ2, truth_TQ2, visible_TQ): positions in any one unit, and which predictions
-    exist. Frame 0 does not count, since its joints are given; a joint without a prediction is skipped, not missed.
-    Distances are in units of 0.6 times the diagonal of the box around the true joints whose predictions exist. A joint
+    exist. Frame 0 does not count because its joints are given. A joint without a prediction is skipped, not missed.
+    The unit of distance is 0.6 times the diagonal of the box around the true joints whose predictions exist. A joint
     that is never predicted has no share; nan if no joint has one.
     """
     relative_NQ = np.concatenate([_relative_distances(*video) for video in videos])
@@ -25,7 +29,7 @@ def pck(videos, thresholds=THRESHOLDS):
 
 
 def _relative_distances(predicted_TQ2, truth_TQ2, visible_TQ):
-    """(T - 1, Q), nan where there is no prediction. A body of no size has distance 0 to what is exactly there."""
+    """(T - 1, Q), nan if there is no prediction. If a body has size 0, an exact prediction has 0 and others inf."""
     predicted_TQ2, truth_TQ2 = np.asarray(predicted_TQ2, np.float64)[1:], np.asarray(truth_TQ2, np.float64)[1:]
     visible_TQ = np.asarray(visible_TQ, bool)[1:]
     low_T2 = np.min(truth_TQ2, axis=1, where=visible_TQ[..., None], initial=np.inf)

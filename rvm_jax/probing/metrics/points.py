@@ -5,16 +5,23 @@ import numpy as np
 THRESHOLDS = 1, 2, 4, 8, 16  # pixels of a frame scaled to 256 x 256
 
 
-def tap_vid(query_frames_Q, truth_QT2, truth_visible_QT, predicted_QT2, predicted_visible_QT, mode='first'):
+def tap_vid(
+    query_frames_Q: np.ndarray,
+    truth_QT2: np.ndarray,
+    truth_visible_QT: np.ndarray,
+    predicted_QT2: np.ndarray,
+    predicted_visible_QT: np.ndarray,
+    *,
+    mode: str = 'first',
+) -> dict[str, float]:
     """Scores of one video, each in [0, 1]; positions in pixels of a frame scaled to 256 x 256.
 
     Returns `occlusion_accuracy`, for each threshold d `pts_within_<d>` (visible points closer than d) and
-    `jaccard_<d>`, and the means of these, `average_pts_within_thresh` (delta_avg) and `average_jaccard` (AJ). Frames
-    that count are those after the query frame (mode 'first') or all but the query frame ('strided'). A point at
-    exactly the threshold is not within it. A point that is visible but predicted elsewhere counts twice, as missed and
-    as a false alarm; the position of one predicted hidden does not count. Tracks that are never visible are dropped. A
-    score whose denominator is 0 is nan, and is to be left out of the mean over videos. Raises ValueError for another
-    mode.
+    `jaccard_<d>`, and their means `average_pts_within_thresh` (delta_avg) and `average_jaccard` (AJ). In mode 'first'
+    the frames after the query frame count, in mode 'strided' all frames except the query frame. A point at exactly the
+    threshold is not within it. A visible point predicted at another place counts twice, as missed and as a false alarm;
+    the position of a point predicted hidden does not count. Tracks that are never visible are dropped. A score with
+    denominator 0 is nan; leave it out of the mean over videos. Raises ValueError for another mode.
     """
     ever_Q = np.asarray(truth_visible_QT, bool).any(axis=1)
     truth_QT2, predicted_QT2 = np.asarray(truth_QT2, np.float64)[ever_Q], np.asarray(predicted_QT2, np.float64)[ever_Q]

@@ -5,20 +5,20 @@ import itertools
 import numpy as np
 
 # Corners of a cube of side 1 whose center is 2 in front of the first camera (z is forward), in the unit of t. The
-# papers give no geometry: errors compare only where the cube is the same.
+# papers do not give the cube, so errors only compare between probes that use the same one.
 CUBE_83 = np.array(list(itertools.product((-0.5, 0.5), (-0.5, 0.5), (1.5, 2.5))))
 
 
-def nearest_rotation(m_X33):
-    """The rotations nearest to any 3 x 3 matrices (orthogonal Procrustes): never a reflection."""
+def nearest_rotation(m_X33: np.ndarray) -> np.ndarray:
+    """The rotations nearest to 3 x 3 matrices (orthogonal Procrustes), never reflections."""
     u_X33, _, vt_X33 = np.linalg.svd(np.asarray(m_X33, np.float64))
     flips_X3 = np.ones(u_X33.shape[:-1])
     flips_X3[..., 2] = np.linalg.det(u_X33 @ vt_X33)
     return (u_X33 * flips_X3[..., None, :]) @ vt_X33
 
 
-def corner_error(predicted_34, truth_34):
-    """Mean distance (EPE) between the corners of a virtual cube moved by one pose and by the other, in the unit of t.
+def corner_error(predicted_34: np.ndarray, truth_34: np.ndarray) -> float:
+    """Mean distance (EPE) between the corners of a virtual cube moved by the two poses, in the unit of t.
 
     A pose is [R|t]. The predicted R may be any matrix: the nearest rotation is taken.
     """
@@ -28,10 +28,10 @@ def corner_error(predicted_34, truth_34):
     return float(np.mean(np.linalg.norm(moved_83 - true_83, axis=-1)))
 
 
-def translation_error(predicted_T3, truth_T3, known_T):
+def translation_error(predicted_T3: np.ndarray, truth_T3: np.ndarray, known_T: np.ndarray) -> tuple[float, float]:
     """(mean, root mean square) in millimeters of the distance between translations given in meters.
 
-    Frames that are known count, save frame 0, which has none before it. (nan, nan) if there are none.
+    All known frames count except frame 0, which has no frame before it. (nan, nan) if there are none.
     """
     known_T = np.array(known_T, bool)
     known_T[0] = False

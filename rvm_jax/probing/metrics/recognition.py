@@ -1,10 +1,13 @@
 """Top-1 accuracy."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 
 
-def top1(probabilities_NK, labels_N, ids=None):
-    """Fraction of examples whose most probable class is the right one; nan where there are none.
+def top1(probabilities_NK: Any, labels_N: Any, ids: Sequence[str] | None = None) -> float:
+    """Fraction of examples whose most probable class is the right one; nan if there are no examples.
 
     With ids, probabilities of clips that share an id (one video) are averaged first, and a video counts once. Equal
     probabilities give the lowest class. Raises ValueError if clips of one id have different labels.

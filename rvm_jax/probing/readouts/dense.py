@@ -1,19 +1,24 @@
-"""Depth of single pixels: each asks the tokens of its own frame (SRT decoder, as MooG and WALT probes use it)."""
+"""Depth of single pixels: each pixel queries the tokens of its frame (SRT decoder, as in MooG and WALT probes)."""
 
+import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
 
 from rvm_jax.models import layers
-from rvm_jax.probing.readouts.chunks import by_chunks
-from rvm_jax.probing.readouts.cross_attention import CrossAttentionBlock, scale_norm
-from rvm_jax.probing.readouts.fourier import NUM_BASES, fourier_features
+from rvm_jax.probing.readouts.readout_layers import (
+    NUM_BASES,
+    CrossAttentionBlock,
+    by_chunks,
+    fourier_features,
+    scale_norm,
+)
 
 
 class DepthDecoder(nnx.Module):
     """query = [Fourier(y, x), 0];  one cross-attention block over the frame's tokens;  norm;  Dense to one value.
 
-    zeros: how many zeros follow the Fourier features; as many as the features are wide where the release used it.
+    zeros: how many zeros follow the Fourier features; the release has as many as the features are wide.
     """
 
     def __init__(self, width, *, zeros, channels, heads, rngs):
@@ -23,7 +28,7 @@ class DepthDecoder(nnx.Module):
         self.norm = scale_norm(query_width, rngs=rngs)
         self.head = layers.Dense(query_width, 1, rngs=rngs)
 
-    def __call__(self, features_BTMD, pixels_Q2):
+    def __call__(self, features_BTMD: jax.Array, pixels_Q2: jax.Array) -> jax.Array:
         """Values (B, T, Q) at the same pixels (y, x) of every frame, coordinates in [-1, 1]."""
         tokens = rearrange(features_BTMD.astype(jnp.float32), 'b t m d -> (b t) m d')
         key, value = self.block.keys_and_values(tokens)
@@ -33,8 +38,8 @@ class DepthDecoder(nnx.Module):
         return rearrange(outputs, '(b t) q 1 -> b t q', t=features_BTMD.shape[1])
 
 
-def pixel_positions(rows, columns, size):
-    """Coordinates (Q, 2) in [-1, 1], row-major, of these rows and columns of an image of (H, W) pixels.
+def pixel_positions(rows: jax.Array, columns: jax.Array, size: tuple[int, int]) -> jax.Array:
+    """Coordinates (Q, 2) in [-1, 1], row-major, of rows and columns of an image with size (H, W) in pixels.
 
     The centers of the outermost pixels are at -1 and 1.
     """

@@ -1,7 +1,7 @@
-"""Readouts that see one frame at a time: all that they know of the past is in the features (arXiv 2605.19137).
+"""Readouts that see one frame at a time: they only know the past from the features (arXiv 2605.19137).
 
-Layer norms have epsilon 1e-5 and GELUs are exact. `width` and `channels` as elsewhere: where they differ, a dense
-layer brings tokens to `channels` first (trackers and pose).
+Layer norms have epsilon 1e-5 and GELUs are exact. `width` and `channels` are as elsewhere. If they differ, trackers and
+the pose head first map tokens to `channels` with a dense layer.
 """
 
 import jax
@@ -10,17 +10,16 @@ from einops import rearrange
 from flax import nnx
 
 from rvm_jax.models import layers
-from rvm_jax.probing.readouts.attention import EXECUTION, AttentionReadout, repeat_queries, shape_of_heads
-from rvm_jax.probing.readouts.fourier import QueryNet
-from rvm_jax.probing.readouts.mlp import MLP
+from rvm_jax.probing.readouts.attention import AttentionReadout, repeat_queries
+from rvm_jax.probing.readouts.readout_layers import EXECUTION, MLP, QueryNet, shape_of_heads
 
 EPSILON = 1e-5
 
 
 class FrameReadout(nnx.Module):
-    """The attentive readout with learned queries, with the same weights for each frame by itself.
+    """The attentive readout with learned queries, applied to each frame separately with the same weights.
 
-    has_code: the depth readout has a time code of one entry, which all frames share.
+    has_code: the depth readout has a time code with one entry, which all frames share.
     """
 
     def __init__(self, width, outputs, *, channels, heads, num_queries=1, has_code=False, rngs):
@@ -29,7 +28,7 @@ class FrameReadout(nnx.Module):
             num_frames=1 if has_code else None, gelu='erf', epsilon=EPSILON, rngs=rngs,
         )  # fmt: skip
 
-    def __call__(self, features_BTMD):
+    def __call__(self, features_BTMD: jax.Array) -> jax.Array:
         """Outputs (B, T, Q, K)."""
         outputs = self.readout(rearrange(features_BTMD, 'b t m d -> (b t) 1 m d'))
         return rearrange(outputs, '(b t) q k -> b t q k', t=features_BTMD.shape[1])
@@ -38,7 +37,7 @@ class FrameReadout(nnx.Module):
 class DecoderLayer(nnx.Module):
     """Pre-norm decoder layer as in PyTorch, then a norm: self-attention, cross-attention, MLP with ReLU.
 
-    Each query is alone in its self-attention: queries do not see each other. Tokens are not normed.
+    In self-attention each query only sees itself, so queries do not see each other. Tokens are not normed.
     """
 
     def __init__(self, channels, heads, *, rngs):
@@ -55,7 +54,7 @@ class DecoderLayer(nnx.Module):
         self.dense_out = layers.Dense(4 * channels, channels, rngs=rngs)
         self.norm = norm()
 
-    def __call__(self, x_BQD, tokens_BMD):
+    def __call__(self, x_BQD: jax.Array, tokens_BMD: jax.Array) -> jax.Array:
         """Returns (B, Q, D)."""
         alone = rearrange(self.attention_norm(x_BQD), 'b q d -> (b q) 1 d')
         x_BQD = x_BQD + self.attention(alone, alone).reshape(x_BQD.shape)
@@ -65,7 +64,7 @@ class DecoderLayer(nnx.Module):
 
 
 class StreamingBoxes(nnx.Module):
-    """box_t = head(decoder(encode(box_{t-1}), tokens_t)): only the box is carried on, and no gradient through it."""
+    """box_t = head(decoder(encode(box_{t-1}), tokens_t)): only the box is carried, without a gradient through it."""
 
     def __init__(self, width, *, channels, heads, query_width, rngs):
         self.embedder = _embedder(width, channels, rngs)
@@ -74,8 +73,8 @@ class StreamingBoxes(nnx.Module):
         self.decoder = DecoderLayer(channels, heads, rngs=rngs)
         self.head = MLP(channels, channels, 4, gelu='erf', rngs=rngs)
 
-    def __call__(self, features_BTMD, boxes_BQ4):
-        """Boxes (B, Q, T, 4) from those in frame 0 (or, to go on, in the frame before), both x0, y0, x1, y1."""
+    def __call__(self, features_BTMD: jax.Array, boxes_BQ4: jax.Array) -> jax.Array:
+        """Boxes (B, Q, T, 4) from those in frame 0 (or, to continue, in the frame before), both x0, y0, x1, y1."""
         tokens_BTMP = _embed(self.embedder, features_BTMD)
 
         def step(boxes_BQ4, tokens_BMP):
@@ -86,13 +85,13 @@ class StreamingBoxes(nnx.Module):
         _, boxes_TBQ4 = jax.lax.scan(step, first, rearrange(tokens_BTMP, 'b t m p -> t b m p'))
         return center_to_corners(rearrange(boxes_TBQ4, 't b q c -> b q t c'))
 
-    def step(self, tokens_BMP, boxes_BQ4):
-        """Boxes (center x, y, width, height) of a frame from those of the frame before and embedded tokens."""
+    def step(self, tokens_BMP: jax.Array, boxes_BQ4: jax.Array) -> jax.Array:
+        """Boxes (center x, y, width, height) of a frame from those of the frame before and its embedded tokens."""
         return self.head(self.decoder(self.query(self.query_net(boxes_BQ4)), tokens_BMP))
 
 
 class StreamingPoints(nnx.Module):
-    """The place where a point began asks every frame anew where it is now; nothing is carried on."""
+    """Every frame is asked separately where a point is, given the place where it started; nothing is carried."""
 
     def __init__(self, width, *, channels, heads, query_width, rngs):
         self.embedder = _embedder(width, channels, rngs)
@@ -101,10 +100,12 @@ class StreamingPoints(nnx.Module):
         self.decoder = DecoderLayer(channels, heads, rngs=rngs)
         self.head = MLP(channels, query_width, 4, gelu='erf', rngs=rngs)
 
-    def __call__(self, features_BTMD, points_BQ2, frames_BQ=None):
-        """As `PointReadout`; the released head gives uncertainty, so its sign is turned here.
+    def __call__(
+        self, features_BTMD: jax.Array, points_BQ2: jax.Array, frames_BQ: jax.Array | None = None
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """As `PointReadout`. The released head gives uncertainty, so its sign is flipped here.
 
-        points_BQ2 is where each point is first seen, in whatever frame: as released, frames_BQ is not read.
+        points_BQ2 is where each point is first seen, in any frame. frames_BQ is not used, as in the release.
         """
         num_frames = features_BTMD.shape[1]
         tokens = rearrange(_embed(self.embedder, features_BTMD), 'b t m p -> (b t) m p')
@@ -116,7 +117,7 @@ class StreamingPoints(nnx.Module):
 class PoseHead(nnx.Module):
     """Motion of the camera since the frame before, from the mean of all tokens: translation and a 6-D rotation.
 
-    Also holds log_scales: how much the two losses count, learned with the head (see tasks/pose.py).
+    It also holds log_scales, the weights of the two losses, which are learned with the head (see tasks/pose.py).
     """
 
     def __init__(self, width, *, channels, hidden, log_scales, rngs):
@@ -125,19 +126,19 @@ class PoseHead(nnx.Module):
         self.mlp = MLP(channels, hidden, 9, gelu='erf', rngs=rngs)
         self.log_scales = nnx.Param(jnp.asarray(log_scales, jnp.float32))
 
-    def __call__(self, features_BTMD):
+    def __call__(self, features_BTMD: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Translations (B, T, 3) in meters and rotations (B, T, 6)."""
         outputs_BT9 = self.mlp(self.norm(_embed(self.embedder, features_BTMD).mean(2)))
         return outputs_BT9[..., :3], outputs_BT9[..., 3:]
 
 
-def corners_to_center(boxes):
+def corners_to_center(boxes: jax.Array) -> jax.Array:
     """Boxes x0, y0, x1, y1 as center x, center y, width, height."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return jnp.concatenate([(low + high) / 2, high - low], axis=-1)
 
 
-def center_to_corners(boxes):
+def center_to_corners(boxes: jax.Array) -> jax.Array:
     """Boxes center x, center y, width, height as x0, y0, x1, y1."""
     center, size = boxes[..., :2], boxes[..., 2:]
     return jnp.concatenate([center - size / 2, center + size / 2], axis=-1)

@@ -1,4 +1,4 @@
-"""Recurrent tracker of points or boxes: one latent per track is corrected frame after frame (MooG)."""
+"""Recurrent tracker of points or boxes: one latent per track, corrected frame by frame (MooG)."""
 
 import jax
 import jax.numpy as jnp
@@ -6,16 +6,14 @@ from einops import rearrange
 from flax import nnx
 
 from rvm_jax.models import layers
-from rvm_jax.probing.readouts.attention import EXECUTION, swap_axes
-from rvm_jax.probing.readouts.cross_attention import CrossAttentionBlock, scale_norm
-from rvm_jax.probing.readouts.fourier import QueryNet
-from rvm_jax.probing.readouts.mlp import MLP
+from rvm_jax.probing.readouts.attention import swap_axes
+from rvm_jax.probing.readouts.readout_layers import EXECUTION, MLP, CrossAttentionBlock, QueryNet, scale_norm
 
 
 class RecurrentTracker(nnx.Module):
     """z = query at its query frame;  c_t = z + Tx(z, tokens_t);  z = norm(c_t + MLP(c_t));  output = heads(c_t).
 
-    Tracks do not see each other. coordinates: 2 for points (sigmoid at the end) or 4 for boxes (none).
+    Tracks do not see each other. coordinates: 2 for points (with a sigmoid at the end) or 4 for boxes (without).
     """
 
     def __init__(self, width, coordinates, *, channels, heads, hidden, depth, rngs):
@@ -34,23 +32,27 @@ class RecurrentTracker(nnx.Module):
         self.values = MLP(channels, channels, coordinates, gelu='tanh', rngs=rngs)
         self.logits = MLP(channels, channels, 2, gelu='tanh', rngs=rngs)
 
-    def __call__(self, features_BTMD, positions_BQc, frames_BQ):
+    def __call__(
+        self, features_BTMD: jax.Array, positions_BQc: jax.Array, frames_BQ: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
         """Tracks (B, Q, T, c), and logits (B, Q, T) that a track is visible and its place certain.
 
-        positions_BQc: x, y or x0, y0, x1, y1 in frame frames_BQ; what comes before it is arbitrary, as is all of a
-        track whose frame is not in the clip.
+        positions_BQc: x, y or x0, y0, x1, y1 in frame frames_BQ. Frames before it have arbitrary values, and so has
+        every frame of a track whose query frame is not in the clip.
         """
         start_BQE = self.first_latents(positions_BQc)
         tracks, visible, certain, _ = self.track(features_BTMD, start_BQE, start_BQE, frames_BQ)
         return tracks, visible, certain
 
-    def first_latents(self, positions_BQc):
+    def first_latents(self, positions_BQc: jax.Array) -> jax.Array:
         """Latents (B, Q, E) at the query frame."""
         positions_BQc = positions_BQc if self.coordinates == 2 else swap_axes(positions_BQc)
         return self.query_net(positions_BQc)
 
-    def track(self, features_BTMD, latents_BQE, start_BQE, frames_BQ):
-        """As a call, from latents that a piece of the clip before this one left; also the latents after this piece."""
+    def track(
+        self, features_BTMD: jax.Array, latents_BQE: jax.Array, start_BQE: jax.Array, frames_BQ: jax.Array
+    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+        """As a call, for one part of a clip: takes the latents of the part before, and also returns its own."""
         tokens_TBMD = rearrange(features_BTMD.astype(jnp.float32), 'b t m d -> t b m d')
 
         def step(latents_BQE, inputs):

@@ -1,24 +1,27 @@
 """Where the boxes of the first frame go: Waymo Open (RVM, section 11; 4DS)."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
+from flax import nnx
 
 from rvm_jax.errors import UserError
 from rvm_jax.probing.metrics import boxes as metrics
 from rvm_jax.probing.readouts.attention import BoxReadout
 from rvm_jax.probing.readouts.streaming import StreamingBoxes, corners_to_center
 from rvm_jax.probing.readouts.tracker import RecurrentTracker
-from rvm_jax.probing.tasks.averages import average
-from rvm_jax.probing.tasks.losses import known, masked_mean
+from rvm_jax.probing.tasks.losses import average, known, masked_mean
 
 
 @dataclasses.dataclass(frozen=True)
 class Boxes:
-    """L2 on the coordinates of boxes that are known, of objects that are known in frame 0; mean IoU.
+    """L2 on the coordinates of known boxes, of objects that are known in frame 0; mean IoU.
 
-    Readouts: `BoxReadout`; streaming, whose boxes are center and size in the loss, too; or recurrent, sizes tracker_*.
+    Readouts: `BoxReadout`; streaming, whose loss is on center and size; or recurrent, with the sizes tracker_*.
     """
 
     channels: int = 1024
@@ -30,21 +33,19 @@ class Boxes:
     tracker_heads: int = 8
     tracker_hidden: int = 2048
     tracker_depth: int = 3
-    metric: ClassVar[str] = 'mean_iou'
-    higher_is_better: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.streaming and self.recurrent:
-            raise UserError('streaming and recurrent', 'they are two readouts', 'choose one')
+            raise UserError('streaming and recurrent', 'are two different readouts', 'choose one')
 
     @property
-    def unused(self):
+    def unused(self) -> tuple[str, ...]:
         """Names of settings that the chosen readout does not read."""
         of_tracker = ('tracker_channels', 'tracker_heads', 'tracker_hidden', 'tracker_depth')
         return ('channels', 'heads', 'query_width') if self.recurrent else of_tracker
 
-    def readout(self, width, num_frames, rngs):
-        """The module that `loss` and `predict` take."""
+    def readout(self, width: int, num_frames: int, rngs: nnx.Rngs) -> nnx.Module:
+        """The module that `loss` and `predict` take, for features of this width."""
         sizes = {'channels': self.channels, 'heads': self.heads, 'query_width': self.query_width, 'rngs': rngs}
         if self.streaming:
             return StreamingBoxes(width, **sizes)
@@ -55,7 +56,9 @@ class Boxes:
             )  # fmt: skip
         return BoxReadout(width, num_frames, **sizes)
 
-    def loss(self, readout, features_BTMD, batch):
+    def loss(
+        self, readout: Any, features_BTMD: jax.Array, batch: Mapping[str, jax.Array]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean squared error of the four coordinates."""
         asked_BQT = _asked(batch['known_QT'])
         truth_BQT4 = known(batch['boxes_QT4'], asked_BQT[..., None])
@@ -64,17 +67,17 @@ class Boxes:
             truth_BQT4, found_BQT4 = corners_to_center(truth_BQT4), corners_to_center(found_BQT4)
         return masked_mean(jnp.square(found_BQT4 - truth_BQT4), asked_BQT[..., None]), {}
 
-    def predict(self, readout, features_BTMD, batch):
-        """`boxes_QT4`, x0, y0, x1, y1 in [0, 1] of the frame, though nothing keeps them there or in order."""
+    def predict(self, readout: Any, features_BTMD: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """`boxes_QT4`, x0, y0, x1, y1 in [0, 1] of the frame; nothing forces them into that range or order."""
         known_BQ1 = batch['known_QT'][:, :, :1]
         return {'boxes_QT4': self._boxes(readout, features_BTMD, known(batch['boxes_QT4'][:, :, 0], known_BQ1))}
 
-    def measure(self, found, example):
+    def measure(self, found: Mapping[str, np.ndarray], example: Mapping[str, Any]) -> dict[str, Any]:
         """Mean IoU of one clip."""
         mean_iou = metrics.mean_iou(found['boxes_QT4'], example['boxes_QT4'], _asked(example['known_QT']))
         return {'id': example['id'], 'mean_iou': mean_iou}
 
-    def scores(self, measures):
+    def scores(self, measures: Sequence[dict[str, Any]]) -> dict[str, float]:
         """Mean IoU, by clip and then over clips."""
         return average(measures)
 

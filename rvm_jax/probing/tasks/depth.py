@@ -2,29 +2,30 @@
 
 import dataclasses
 import math
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from einops import rearrange
+from flax import nnx
 
 from rvm_jax.errors import UserError
 from rvm_jax.probing.metrics import depth as metrics
 from rvm_jax.probing.readouts.attention import AttentionReadout, blocks_to_frames
 from rvm_jax.probing.readouts.dense import DepthDecoder, pixel_positions
 from rvm_jax.probing.readouts.streaming import FrameReadout
-from rvm_jax.probing.tasks.averages import average
-from rvm_jax.probing.tasks.losses import known, masked_mean
+from rvm_jax.probing.tasks.losses import average, known, masked_mean
 
 
 @dataclasses.dataclass(frozen=True)
 class Depth:
-    """L2 on log depth (meters with log_depth=False) of pixels whose depth is known; AbsRel.
+    """L2 on log depth (on meters if log_depth=False) of pixels with known depth; AbsRel.
 
     One learned query for each block of 2 frames x 8 x 8 pixels of a clip; streaming, for each 8 x 8 pixels of a frame.
-    per_pixel is the third way: single pixels ask their frame (`DepthDecoder`, sizes decoder_*), in training every
-    train_stride-th of a grid that moves at random, in evaluation every eval_stride-th.
+    per_pixel is the third readout: single pixels query their frame (`DepthDecoder`, sizes decoder_*). Training takes
+    every train_stride-th pixel of a grid with a random offset, evaluation every eval_stride-th.
     """
 
     image_size: int = 224
@@ -33,30 +34,28 @@ class Depth:
     block: tuple[int, int, int] = (2, 8, 8)  # frames, rows, columns
     streaming: bool = False
     per_pixel: bool = False
-    decoder_zeros: int = 1024  # as wide as the features they were published for
+    decoder_zeros: int = 1024  # the width of the features in the publication
     decoder_channels: int = 512
     decoder_heads: int = 2
     train_stride: int = 8
     eval_stride: int = 4
     log_depth: bool = True
-    metric: ClassVar[str] = 'abs_rel'
-    higher_is_better: ClassVar[bool] = False
 
     def __post_init__(self):
         if self.streaming and self.per_pixel:
-            raise UserError('streaming and per_pixel', 'they are two readouts', 'choose one')
+            raise UserError('streaming and per_pixel', 'are two different readouts', 'choose one')
         parts = (self.train_stride, self.eval_stride) if self.per_pixel else self.block[1:]
         if any(self.image_size % part for part in parts):
             raise UserError(f'image_size {self.image_size}', f'must be a multiple of {parts}', 'choose another')
 
     @property
-    def unused(self):
+    def unused(self) -> tuple[str, ...]:
         """Names of settings that the chosen readout does not read."""
         of_decoder = ('decoder_zeros', 'decoder_channels', 'decoder_heads', 'train_stride', 'eval_stride')
         return ('channels', 'heads', 'block') if self.per_pixel else of_decoder
 
-    def readout(self, width, num_frames, rngs):
-        """The module that `loss` and `predict` take."""
+    def readout(self, width: int, num_frames: int, rngs: nnx.Rngs) -> nnx.Module:
+        """The module that `loss` and `predict` take, for features of this width."""
         if self.per_pixel:
             return DepthDecoder(
                 width, zeros=self.decoder_zeros, channels=self.decoder_channels, heads=self.decoder_heads, rngs=rngs
@@ -67,7 +66,9 @@ class Depth:
             return FrameReadout(width, math.prod(block), num_queries=math.prod(grid), has_code=True, **sizes)
         return AttentionReadout(width, math.prod(block), num_queries=math.prod(grid), num_frames=num_frames, **sizes)
 
-    def loss(self, readout, features_BTMD, batch):
+    def loss(
+        self, readout: Any, features_BTMD: jax.Array, batch: Mapping[str, jax.Array]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Mean squared error over known pixels of all clips."""
         truth_BTHW = batch['depth_THW']
         if self.per_pixel:
@@ -81,8 +82,8 @@ class Depth:
         target_BTHW = jnp.log(target_BTHW) if self.log_depth else target_BTHW
         return masked_mean(jnp.square(output_BTHW - target_BTHW), has_depth), {}
 
-    def predict(self, readout, features_BTMD, batch):
-        """`depth_THW` in meters; of every eval_stride-th pixel where pixels are asked one by one."""
+    def predict(self, readout: Any, features_BTMD: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        """`depth_THW` in meters; with per_pixel, of every eval_stride-th pixel."""
         if self.per_pixel:
             lines = _grid_lines(self.image_size, self.eval_stride)
             output_BTHW = self._at_pixels(readout, features_BTMD, lines, lines)
@@ -90,18 +91,18 @@ class Depth:
             output_BTHW = self._whole(readout, features_BTMD)
         return {'depth_THW': jnp.exp(output_BTHW) if self.log_depth else output_BTHW}
 
-    def measure(self, found, example):
+    def measure(self, found: Mapping[str, np.ndarray], example: Mapping[str, Any]) -> dict[str, Any]:
         """AbsRel of one clip."""
         lines = _grid_lines(self.image_size, self.eval_stride if self.per_pixel else 1)
         abs_rel = metrics.abs_rel(found['depth_THW'], example['depth_THW'][:, lines][:, :, lines])
         return {'id': example['id'], 'abs_rel': abs_rel}
 
-    def scores(self, measures):
+    def scores(self, measures: Sequence[dict[str, Any]]) -> dict[str, float]:
         """AbsRel, by clip and then over clips."""
         return average(measures)
 
     def _grid(self, num_frames):
-        """How many blocks along time, rows and columns, and the block. A last frame may be half of a block."""
+        """How many blocks along time, rows and columns, and the block. The last block may reach beyond the clip."""
         frames, rows, columns = (1, *self.block[1:]) if self.streaming else self.block
         times = 1 if self.streaming else math.ceil(num_frames / frames)
         return (times, self.image_size // rows, self.image_size // columns), (frames, rows, columns)
@@ -119,11 +120,11 @@ class Depth:
         return rearrange(readout(features_BTMD, pixels_Q2), 'b t (h w) -> b t h w', h=len(rows))
 
     def _offsets(self, truth_BTHW):
-        """Where the training grid begins (row, column), drawn by what the batch holds: a loss is given no key."""
+        """Offset (row, column) of the training grid. A loss gets no random key, so the batch itself is the seed."""
         bits = jax.lax.bitcast_convert_type(truth_BTHW.astype(jnp.float32).sum(), jnp.int32)
         return jax.random.randint(jax.random.fold_in(jax.random.key(0), bits), (2,), 0, self.train_stride)
 
 
 def _grid_lines(size, stride, offset=None):
-    """Every stride-th row or column; without an offset the one in the middle of each stride."""
+    """Every stride-th row or column; without an offset, the middle one of each stride."""
     return np.arange(size // stride) * stride + (stride // 2 if offset is None else offset)

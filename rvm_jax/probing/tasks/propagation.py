@@ -1,14 +1,14 @@
 """Labels of the first frame carried through a video without training: DAVIS, JHMDB, VIP, and how long it lasts.
 
-A task here has `predict(video, features)`, labels frame by frame; `measure(predictions, video)`, the {name: array}
-that are kept of a video; and `scores(records)` over all of them. features is a function from frames (uint8 HWC,
-resized to the task's size) to what `label_propagation` takes: (h, w, D) for each, L2-normalized; see `patch_features`.
+A task here is an `interfaces.PropagationTask`. Its `features` argument is a function from frames (uint8 HWC, resized to
+the task's size) to what `label_propagation` takes: (h, w, D) for each frame, L2-normalized; see `patch_features`.
 """
 
 import dataclasses
 import functools
 import itertools
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
@@ -16,12 +16,17 @@ from PIL import Image
 from rvm_jax import inference
 from rvm_jax.errors import UserError
 from rvm_jax.probing import label_maps, label_propagation
+from rvm_jax.probing.datasets.reading.labelled_frames import LabelledFrames
+from rvm_jax.probing.interfaces import PropagationTask
 from rvm_jax.probing.metrics import keypoints, segmentation
+
+Features = Callable[[Iterable[np.ndarray]], Iterator[np.ndarray]]
+Task = TypeVar('Task', bound=PropagationTask)
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """Numbers of the protocol. Frames are resized to size (height, width) whatever their shape; radius is in cells."""
+    """Numbers of the protocol. Frames of any shape are resized to size (height, width); radius is in cells."""
 
     size: tuple
     top_k: int = 7
@@ -30,8 +35,10 @@ class Settings:
     radius: float = 20
     restrict: bool = True
 
-    def propagate(self, frames, features, make_labels):
-        """Yield soft labels (h, w, K) of each frame; make_labels(grid) gives those of the first."""
+    def propagate(
+        self, frames: Iterable[np.ndarray], features: Features, make_labels: Callable[[tuple[int, int]], np.ndarray]
+    ) -> Iterator[np.ndarray]:
+        """Yield soft labels (h, w, K) of each frame; make_labels(grid) gives the labels of the first one."""
         settings = dataclasses.asdict(self)
         size = settings.pop('size')
         first_hwD, grids = _peek(features(_resized(frame_HWC, size) for frame_HWC in frames))
@@ -48,18 +55,16 @@ class ObjectMasks:
     """DAVIS: each object of the first mask, scored by J and F in all frames but the first and the last."""
 
     settings: Settings = DAVIS
-    metric: ClassVar[str] = 'J&F'
-    higher_is_better: ClassVar[bool] = True
 
-    def predict(self, video, features):
+    def predict(self, video: LabelledFrames, features: Features) -> Iterator[np.ndarray]:
         """Yield the mask (H, W) uint8 of each frame, at its own size."""
         return _masks(video, video.truth(0), self.settings, features)
 
-    def measure(self, predictions, video):
+    def measure(self, predictions: Iterator[Any], video: LabelledFrames) -> dict[str, np.ndarray]:
         """j_TQ, f_TQ, and largest_T: the number of the last object that each frame shows."""
         return _object_record(predictions, video, video.num_frames)
 
-    def scores(self, records):
+    def scores(self, records: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
         """{'J', 'F', 'J&F'}: means over all objects of all videos, in [0, 1]."""
         return _pooled(records)
 
@@ -68,37 +73,35 @@ class ObjectMasks:
 class Stability:
     """DAVIS for longer and longer: the score of the first n frames relative to that of the shortest n.
 
-    Videos with more frames than the largest n count; the others, and what comes later, are not looked at. The paper
-    does not say what a score at n is: ours is that of the video cut to n frames.
+    Only videos with more frames than the largest n count, and only their first n frames. The paper does not define the
+    score at n; ours is the score of the video cut to n frames.
     """
 
     settings: Settings = DAVIS
     lengths: tuple = (16, 32, 48, 64, 80)
-    metric: ClassVar[str] = 'stability'
-    higher_is_better: ClassVar[bool] = True
 
-    def predict(self, video, features):
-        """Yield the mask (H, W) uint8 of each frame that counts; nothing for a video that is too short."""
+    def predict(self, video: LabelledFrames, features: Features) -> Iterator[np.ndarray]:
+        """Yield the mask (H, W) uint8 of each frame that counts; nothing if the video is too short."""
         frames = max(self.lengths) if video.num_frames > max(self.lengths) else 0
         return itertools.islice(ObjectMasks(self.settings).predict(video, features), frames)
 
-    def measure(self, predictions, video):
-        """As of ObjectMasks, for the frames that count; nothing for a video that is too short."""
+    def measure(self, predictions: Iterator[Any], video: LabelledFrames) -> dict[str, np.ndarray]:
+        """As `ObjectMasks`, for the frames that count; nothing if the video is too short."""
         if video.num_frames <= max(self.lengths):
             return {}
         return _object_record(predictions, video, max(self.lengths))
 
-    def scores(self, records):
-        """{'J&F_<n>'} in [0, 1], {'stability_<n>'} relative to the first n, and the last of these as 'stability'.
+    def scores(self, records: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
+        """{'J&F_<n>'} in [0, 1], {'stability_<n>'} relative to the first n, and the last one again as 'stability'.
 
         Raises UserError if all videos are too short.
         """
         records = [record for record in records if record]
         if not records:
-            reason = f'none has more than {max(self.lengths)} frames'
+            reason = f'must have more than {max(self.lengths)} frames, and none has'
             raise UserError('videos for stability', reason, 'give longer videos, or shorter lengths')
         scores = {n: _pooled([_cut(record, n) for record in records])['J&F'] for n in self.lengths}
-        first = scores[self.lengths[0]] or float('nan')  # nothing is relative to nothing
+        first = scores[self.lengths[0]] or float('nan')  # a ratio to 0 is not defined
         relative = {n: score / first for n, score in scores.items()}
         named = {f'J&F_{n}': score for n, score in scores.items()}
         named |= {f'stability_{n}': ratio for n, ratio in relative.items()}
@@ -107,39 +110,35 @@ class Stability:
 
 @dataclasses.dataclass(frozen=True)
 class PartMasks:
-    """VIP: one mean IoU over the classes, from all pixels of all frames, the first one included."""
+    """VIP: one mean IoU over the classes, from all pixels of all frames, including the first."""
 
     settings: Settings = VIP
     num_classes: int = 20
-    metric: ClassVar[str] = 'miou'
-    higher_is_better: ClassVar[bool] = True
 
-    def predict(self, video, features):
-        """Yield the class (H, W) uint8 of each pixel; what is no class in the first frame is taken for background."""
+    def predict(self, video: LabelledFrames, features: Features) -> Iterator[np.ndarray]:
+        """Yield the class (H, W) uint8 of each pixel; what is not a class in the first frame counts as background."""
         first_HW = video.truth(0)
         return _masks(video, np.where(first_HW < self.num_classes, first_HW, 0), self.settings, features)
 
-    def measure(self, predictions, video):
+    def measure(self, predictions: Iterator[Any], video: LabelledFrames) -> dict[str, np.ndarray]:
         """confusion_KK of a video."""
         pairs = _with_truth(predictions, video)
-        counts = (segmentation.confusion(found_HW, truth_HW, self.num_classes) for found_HW, truth_HW in pairs)
-        return {'confusion_KK': sum(counts)}
+        counts = [segmentation.confusion(found_HW, truth_HW, self.num_classes) for found_HW, truth_HW in pairs]
+        return {'confusion_KK': np.sum(counts, axis=0)}
 
-    def scores(self, records):
+    def scores(self, records: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
         """{'miou'} in [0, 1]."""
         return {'miou': segmentation.mean_iou(sum(record['confusion_KK'] for record in records))}
 
 
 @dataclasses.dataclass(frozen=True)
 class Keypoints:
-    """JHMDB: joints, scored by the percent that is found within a tenth of a body, and within wider circles."""
+    """JHMDB: the percentage of joints found within a tenth of a body, and within wider circles."""
 
     settings: Settings = JHMDB
     thresholds: tuple = keypoints.THRESHOLDS
-    metric: ClassVar[str] = 'pck_0.1'
-    higher_is_better: ClassVar[bool] = True
 
-    def predict(self, video, features):
+    def predict(self, video: LabelledFrames, features: Features) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Yield (points_Q2 in pixels, visible_Q) of each frame."""
         first_HWC, frames = _peek(video.frames())
         size = first_HWC.shape[:2]
@@ -147,33 +146,34 @@ class Keypoints:
         for labels_hwK in self.settings.propagate(frames, features, make_labels):
             yield label_maps.labels_to_keypoints(labels_hwK, size)
 
-    def measure(self, predictions, video):
-        """predicted_TQ2, truth_TQ2, and visible_TQ: which predictions exist."""
+    def measure(self, predictions: Iterator[Any], video: LabelledFrames) -> dict[str, np.ndarray]:
+        """predicted_TQ2, truth_TQ2, and visible_TQ, which says which predictions exist."""
         pairs = list(_with_truth(predictions, video))
         points_TQ2, visible_TQ = (np.stack([found[part] for found, _ in pairs]) for part in (0, 1))
         truth_TQ2 = np.stack([truth_Q2 for _, truth_Q2 in pairs])
         return {'predicted_TQ2': points_TQ2, 'truth_TQ2': truth_TQ2, 'visible_TQ': visible_TQ}
 
-    def scores(self, records):
+    def scores(self, records: Sequence[dict[str, np.ndarray]]) -> dict[str, float]:
         """{'pck_<threshold>'} in percent."""
         videos = [(record['predicted_TQ2'], record['truth_TQ2'], record['visible_TQ']) for record in records]
         return {f'pck_{threshold}': share for threshold, share in keypoints.pck(videos, self.thresholds).items()}
 
 
-def fitted(task, patch_size):
-    """The task with frames of the nearest size of whole patches.
+def fitted(task: Task, patch_size: int) -> Task:
+    """The task with the nearest frame size that is a whole number of patches (our choice).
 
-    Published for patches of 16 pixels. Of others a part of a patch would not be seen, and labels would not lie where
-    the features do (ours). Results name the size before, which is the protocol's, so that models compare.
+    The published sizes fit patches of 16 pixels. With other patches, part of a frame would not be seen, and labels
+    would not match the features. Results name the size of the protocol, not the fitted one, so that models compare.
     """
     size = tuple(max(round(side / patch_size), 1) * patch_size for side in task.settings.size)
-    return dataclasses.replace(task, settings=dataclasses.replace(task.settings, size=size))
+    changed: Any = dataclasses.replace(task.settings, size=size)
+    return dataclasses.replace(task, settings=changed)  # type: ignore[type-var]  # a Protocol cannot say dataclass
 
 
-def patch_features(model, frames):
-    """Yield the features (h, w, D) of a model's patches, L2-normalized, of frames (uint8 HWC) as they come.
+def patch_features(model: Any, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield the L2-normalized features (h, w, D) of a model's patches, frame by frame (uint8 HWC).
 
-    What is left of a frame at the right and at the bottom after whole patches is not seen, as by the patch embedding.
+    Pixels at the right and at the bottom that do not fill a patch are cut off, as by the patch embedding.
     """
     first_HWC, frames = _peek(frames)
     patch = model.patch_size
@@ -187,7 +187,7 @@ def patch_features(model, frames):
 
 def _masks(video, first_HW, settings, features):
     """Yield the mask of each frame; first_HW is given."""
-    values = None
+    values = np.empty(0, np.uint8)  # `make_labels` sets them before the first labels arrive
 
     def make_labels(grid):
         nonlocal values

@@ -2,10 +2,13 @@
 
 import dataclasses
 import logging
-from typing import ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
+import numpy as np
 import optax
+from flax import nnx
 
 from rvm_jax.errors import UserError
 from rvm_jax.probing.metrics import recognition as metrics
@@ -17,9 +20,9 @@ from rvm_jax.probing.readouts.streaming import FrameReadout
 class Recognition:
     """Cross-entropy of one learned query; sizes as published for SSv2 (Kinetics: channels 1024, heads 16).
 
-    streaming: the answer is that of the last frame, from its features alone; the loss is on it alone, too. For pictures
-    that are repeated: streaming reads a core once it has seen them all, mean_over_time averages features over the
-    frames first (DIF, for models of videos), and the time code has one entry.
+    streaming: the answer and the loss come from the last frame only. mean_over_time averages features over frames first
+    (DIF, for video models on repeated pictures); the time code then has one entry. With repeated pictures, streaming
+    reads a core after it has seen all of them.
     """
 
     num_classes: int = 174
@@ -27,16 +30,17 @@ class Recognition:
     heads: int = 12
     streaming: bool = False
     mean_over_time: bool = False
-    metric: ClassVar[str] = 'top1'
-    higher_is_better: ClassVar[bool] = True
 
     def __post_init__(self):
         if self.streaming and self.mean_over_time:
-            raise UserError('streaming and mean_over_time', 'they are two ways to read a clip', 'choose one')
+            raise UserError('streaming and mean_over_time', 'are two different ways to read a clip', 'choose one')
 
-    def check(self, source):
-        """UserError if a source has more classes than the task; a warning if it has fewer, as parts of a dataset do."""
-        found = len(source.classes)
+    def check(self, evaluated: Any, trained: Any) -> None:
+        """UserError if the sources differ in classes, or have more than the task; a warning if they have fewer."""
+        if trained.classes != evaluated.classes:
+            reason = 'does not have the classes of --data, or has them in another order'
+            raise UserError('--train-data', reason, 'name two parts of one dataset')
+        found = len(evaluated.classes)
         if found > self.num_classes:
             raise UserError(
                 f'{found} classes', f'are in this data, but {self.num_classes} in the task',
@@ -48,29 +52,31 @@ class Recognition:
                 found, self.num_classes,
             )  # fmt: skip
 
-    def readout(self, width, num_frames, rngs):
-        """The module that `loss` and `predict` take."""
+    def readout(self, width: int, num_frames: int, rngs: nnx.Rngs) -> nnx.Module:
+        """The module that `loss` and `predict` take, for features of this width."""
         sizes = {'channels': self.channels, 'heads': self.heads, 'rngs': rngs}
         if self.streaming:
             return FrameReadout(width, self.num_classes, **sizes)
         num_frames = 1 if self.mean_over_time else num_frames
         return AttentionReadout(width, self.num_classes, num_queries=1, num_frames=num_frames, **sizes)
 
-    def loss(self, readout, features_BTMD, batch):
-        """Mean cross-entropy, and beside it the accuracy."""
+    def loss(
+        self, readout: Any, features_BTMD: jax.Array, batch: Mapping[str, jax.Array]
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Mean cross-entropy, and the accuracy."""
         logits_BK = self._logits(readout, features_BTMD)
         entropy_B = optax.softmax_cross_entropy_with_integer_labels(logits_BK, batch['label'])
         return entropy_B.mean(), {'accuracy': (logits_BK.argmax(-1) == batch['label']).mean()}
 
-    def predict(self, readout, features_BTMD, batch):
+    def predict(self, readout: Any, features_BTMD: jax.Array, batch: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
         """`probabilities_K` of each clip."""
         return {'probabilities_K': jax.nn.softmax(self._logits(readout, features_BTMD))}
 
-    def measure(self, found, example):
+    def measure(self, found: Mapping[str, np.ndarray], example: Mapping[str, Any]) -> dict[str, Any]:
         """`probabilities_K` and the true `label` of one clip."""
         return {'id': example['id'], 'label': example['label'], **found}
 
-    def scores(self, measures):
+    def scores(self, measures: Sequence[dict[str, Any]]) -> dict[str, float]:
         """Top-1; probabilities of clips that share an id are averaged first."""
         probabilities_NK, labels_N, ids = (
             [one[name] for one in measures] for name in ('probabilities_K', 'label', 'id')

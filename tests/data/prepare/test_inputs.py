@@ -19,7 +19,7 @@ def sides(path, val=0.3):
     return {os.path.basename(task.name): task.split for task in list_tasks(str(path), val)[0]}
 
 
-def test_a_video_stays_on_its_side_of_the_split_whatever_else_is_there(folder, tmp_path):
+def test_a_video_stays_in_its_split_whatever_else_is_there(folder, tmp_path):
     before = sides(folder)
     assert 60 < list(before.values()).count('val') < 120
     for i in range(0, 300, 2):
@@ -57,14 +57,14 @@ def test_a_csv_names_pieces_of_videos(folder, tmp_path):
 @pytest.mark.parametrize(
     ('text', 'message'),
     [
-        ('', 'has no column named path'),
-        ('file,start\na.mp4,1\n', 'has no column named path'),
+        ('', 'does not have a column named path'),
+        ('file,start\na.mp4,1\n', 'does not have a column named path'),
         ('path\n', 'names no video'),
         ('path,start\na.mp4,soon\n', "line 2: 'soon' is not a time"),
         ('path,start\na.mp4,-1\n', "line 2: '-1' is not a time"),
         ('path,start,end\na.mp4,3,2\n', 'line 2: ends before it starts'),
-        ('path,start_s\na.mp4,3\n', 'has a column start_s, which is not known; call it start or end'),
-        ('start,end,path\n1,2\n', 'line 2: has no path'),
+        ('path,start_s\na.mp4,3\n', 'has an unknown column start_s; call it start or end'),
+        ('start,end,path\n1,2\n', 'line 2: does not have a path'),
     ],
 )
 def test_a_csv_that_makes_no_sense_is_named_with_its_line(tmp_path, text, message):
@@ -73,7 +73,7 @@ def test_a_csv_that_makes_no_sense_is_named_with_its_line(tmp_path, text, messag
         list_tasks(str(tmp_path / 'pieces.csv'), 0)
 
 
-def test_paths_that_leave_the_folder_of_the_list_are_resolved_and_told(folder, tmp_path):
+def test_paths_outside_the_lists_folder_are_resolved_and_named(folder, tmp_path):
     elsewhere = tmp_path / 'elsewhere'
     elsewhere.mkdir()
     shutil.copy(folder / '000.mp4', elsewhere / 'a.mp4')

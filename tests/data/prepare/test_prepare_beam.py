@@ -16,14 +16,6 @@ from rvm_jax.errors import Stopped, UserError
 
 RUNNER = 'FnApiRunner'  # what DirectRunner comes down to, without its attempt to download another
 SETTINGS = Settings(fps=5.0, shard_bytes=25_000)
-# What a worker's process runs first: a decoder that never comes back, and one that takes its process down.
-TREACHEROUS = """
-import ctypes, os, signal
-from rvm_jax.data.prepare import encode_video
-def prepare_video(task, settings, path, beat):
-    ctypes.CDLL(None).pause() if 'spins' in task.name else os.kill(os.getpid(), signal.SIGSEGV)
-encode_video.prepare_video = prepare_video
-"""
 
 
 @pytest.fixture(scope='module')
@@ -63,7 +55,7 @@ def test_beam_gives_the_same_files_as_the_local_pool(tmp_path, videos, made_here
     assert make(videos, tmp_path, lambda work: run_pipeline(work, RUNNER, [], 60.0)) == made_here
 
 
-def test_beam_goes_on_where_the_local_pool_stopped(tmp_path, videos, made_here):
+def test_beam_resumes_what_the_local_pool_began(tmp_path, videos, made_here):
     folder = str(tmp_path / 'videos')
     shutil.copytree(videos, folder)
 
@@ -89,9 +81,7 @@ def test_an_error_of_a_worker_stops_it_with_the_reason(tmp_path, videos):
             run_pipeline(work, RUNNER, [], 60.0)
 
 
-def test_videos_that_hang_or_crash_their_process_are_skipped(tmp_path, monkeypatch):
-    (tmp_path / 'sitecustomize.py').write_text(TREACHEROUS)
-    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+def test_videos_that_hang_or_crash_their_process_are_skipped(tmp_path, bad_decoder):
     step = PrepareVideo(str(tmp_path), SETTINGS, 1.0)
     step.setup()
     for number, name in enumerate(['spins.mp4', 'crashes.mp4']):
@@ -104,7 +94,7 @@ def test_videos_that_hang_or_crash_their_process_are_skipped(tmp_path, monkeypat
     ]
 
 
-def test_a_video_that_is_done_is_not_made_again_where_beam_tries_again(tmp_path):
+def test_a_retry_of_beam_does_not_make_a_video_again(tmp_path):
     record_outcome(str(tmp_path), 0, {'skipped': 'is too good'})
     step = PrepareVideo(str(tmp_path), SETTINGS, 60.0)
     step.process(json.dumps([0, 'a.mp4', str(tmp_path / 'a.mp4'), None, None, 1, 0, 'train']))
@@ -112,9 +102,9 @@ def test_a_video_that_is_done_is_not_made_again_where_beam_tries_again(tmp_path)
 
 
 @pytest.mark.parametrize(('folder', 'videos'), [('not here', '.'), ('.', 'not here')])
-def test_a_worker_that_does_not_see_the_files_says_so_and_skips_nothing(tmp_path, folder, videos):
+def test_a_worker_that_cannot_see_the_files_skips_nothing(tmp_path, folder, videos):
     step = PrepareVideo(str(tmp_path / folder), SETTINGS, 60.0)
-    with pytest.raises(UserError, match=r'not here: is not there on the worker .*; take paths that every worker sees'):
+    with pytest.raises(UserError, match=r'not here: does not exist on the worker .*; take paths that every'):
         step.process(json.dumps([0, 'a.mp4', str(tmp_path / videos / 'a.mp4'), None, None, 1, 0, 'train']))
     assert not list(tmp_path.iterdir())
 

@@ -27,6 +27,15 @@ def test_a_folder_gives_its_videos_sorted_and_nothing_else(folder):
     assert all(os.path.isfile(source[i].name) for i in range(3))
 
 
+def test_a_folder_may_be_named_like_a_pattern(tmp_path):
+    (tmp_path / 'run[1]' / 'deep').mkdir(parents=True)
+    for name in 'a.mp4', 'deep/b.mp4':
+        (tmp_path / 'run[1]' / name).touch()
+    for end, names in ('', ['a.mp4', 'deep/b.mp4']), ('/*.mp4', ['a.mp4']), ('/**/[ab].mp4', ['a.mp4', 'deep/b.mp4']):
+        source = FolderSource(f'{tmp_path}/run[1]{end}')
+        assert (source.root, source.names) == (f'{tmp_path}/run[1]', names)
+
+
 def test_hidden_folders_trash_and_snapshots_are_not_searched(folder, tmp_path):
     hidden = (
         '.Trash-1000/files/x.mp4',

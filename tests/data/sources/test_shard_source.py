@@ -81,13 +81,13 @@ def test_each_split_is_a_source_and_an_empty_one_is_said(tmp_path, videos, data,
     data.path = data.eval_path = str(tmp_path / 'shards')
     assert len(open_training(data)) == splits['train']['sequences']
     assert len(open_held_out(data)) == splits['val']['sequences']
-    with pytest.raises(UserError, match='has no val split; prepare it with a larger --val'):
+    with pytest.raises(UserError, match='does not have a val split; prepare it with a larger --val'):
         open_source(str(prepared), 'val')
 
 
 def test_more_frames_a_second_than_there_are_are_refused(prepared, data):
     data.path, data.fps = str(prepared), 25.0
-    with pytest.raises(UserError, match=r'holds 10 frames a second, fewer than the 25 of config.data.fps'):
+    with pytest.raises(UserError, match=r'holds 10 frames per second, fewer than the 25 of config.data.fps'):
         open_training(data)
 
 
@@ -109,7 +109,7 @@ def test_unfinished_shards_are_told_from_a_folder_of_videos(folder):
         open_source(str(folder), 'train')
 
 
-def test_a_flipped_byte_costs_the_clips_that_need_it_and_is_named(folder, data):
+def test_a_flipped_byte_costs_the_clips_that_need_it(folder, data):
     path = folder / 'train-00000.array_record'
     content = bytearray(path.read_bytes())
     content[len(content) // 3] ^= 4

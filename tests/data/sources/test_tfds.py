@@ -190,7 +190,7 @@ def which_without_frames(source, wanted):
 def test_an_example_without_frames_is_named(pictures):
     source = TfdsSource(pictures, 'train')
     i = which_without_frames(source, wanted=None)
-    with pytest.raises(DataError, match=r'movies-train.array_record-00000-of-00001 example \d: has no frame'):
+    with pytest.raises(DataError, match=r'movies-train.array_record-00000-of-00001 example \d: does not have a frame'):
         num_frames(source[i])
 
 

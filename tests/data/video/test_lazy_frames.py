@@ -11,7 +11,14 @@ from rvm_jax.data.video import lazy_frames
 from rvm_jax.data.video.lazy_frames import decoded, encoded
 from rvm_jax.errors import DataError
 
-HOW = {'image_size': 32, 'flip': 0.5, 'crop_area': (0.3, 1.0), 'crop_ratio': (0.75, 1.25), 'crop_level': 'clip'}
+HOW = {
+    'image_size': 32,
+    'flip': 0.5,
+    'crop_area': (0.3, 1.0),
+    'crop_ratio': (0.75, 1.25),
+    'crop_level': 'clip',
+    'resize': 'auto',
+}
 
 
 def soft_frames(num_frames=3, height=150, width=203):

@@ -1,12 +1,12 @@
-"""Imported by Python at the start of each process of a fault test: watches the real command from within, or strikes it.
+"""Imported by Python at the start of each process of a fault test: observes the real command, or makes a fault in it.
 
 RVM_SEEN=FILE               each batch given to a training step becomes a line: step, videos, checksum of the pixels
 RVM_HOLD=5,8                before these steps it makes FILE.held_5, FILE.held_8 and waits for FILE.go_5, FILE.go_8
-RVM_POISON=3:nan,4:1e19     in the batches of these steps each pixel to rebuild is that
+RVM_POISON=3:nan,4:1e19     in the batches of these steps each target pixel has this value
 RVM_CLOCK=3:-3600,6:86400   from these steps on the wall clock is off by so many seconds
 RVM_DELETE=fails            old checkpoints cannot be deleted
-RVM_DELETE=pauses           the process says so in the middle of deleting one, and waits
-RVM_FULL=events             no room in files with this in their name: what is written to them goes to /dev/full
+RVM_DELETE=pauses           the process prints a line in the middle of deleting one, and waits
+RVM_FULL=events             no space for files with this in their name: what is written to them goes to /dev/full
 """
 
 import builtins
@@ -24,7 +24,7 @@ REAL_TIME, REAL_OPEN = time.time, open
 
 
 class AfterImport(importlib.abc.MetaPathFinder):
-    """Calls a hook with its module once that has been imported."""
+    """Calls a hook with its module when the module has been imported."""
 
     def find_spec(self, name, path, target=None):
         if name not in HOOKS:

@@ -50,7 +50,7 @@ def test_a_picture_can_be_repeated_for_models_of_videos(root):
     )
 
 
-def test_pictures_of_one_name_in_two_folders_have_ids_of_their_own(root):
+def test_pictures_of_one_name_in_two_folders_have_two_ids(root):
     for wnid in WNIDS[1:]:
         (root / 'train' / wnid / f'{wnid}_1.JPEG').rename(root / 'train' / wnid / 'n01_1.JPEG')
     source = ImageNet(root, 'train', **HOW)
@@ -103,3 +103,10 @@ def test_a_picture_that_cannot_be_read_is_named(root):
     (root / 'train' / 'n02' / 'n02_1.JPEG').write_bytes(b'no picture')
     with pytest.raises(DataError, match=r'n02_1\.JPEG'):
         ImageNet(root, 'train', **HOW).example(1)
+
+
+def test_a_stray_picture_does_not_shift_the_labels_of_the_devkit(root):
+    write_devkit(root, [2, 1, 3, 1])
+    (root / 'val' / f'{NAMES[1]}.JPEG').rename(root / 'val' / 'ILSVRC2012_val_00000009.JPEG')
+    with pytest.raises(UserError, match=r'has a label for picture 2, and ILSVRC2012_val_00000003 is in its place'):
+        ImageNet(root, 'val', **HOW)

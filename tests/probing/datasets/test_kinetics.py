@@ -47,12 +47,12 @@ def test_videos_that_are_gone_are_counted_and_said_once(root, caplog):
     assert caplog.messages == ['Kinetics val: 1 of 2 videos of the list are not on disk, scores are over the others']
 
 
-def test_a_line_that_is_there_twice_counts_once_and_is_said(root, caplog):
+def test_a_repeated_line_counts_once_with_a_warning(root, caplog):
     lines = 'zumba,def,1,11,validate\nzumba,def,1,11,validate\nabseiling,def,1,11,validate\n'
     (root / 'validate.csv').write_text(HEADER + lines)
     with caplog.at_level(logging.WARNING):
         source = Kinetics(root, 'val', num_clips=2, **HOW)
-    assert caplog.messages == ['1 of 3 lines name an example again and are left out']
+    assert caplog.messages == ['1 of 3 lines repeat an example and are left out']
     examples = [source.example(i) for i in range(len(source))]
     assert [(one['id'], int(one['label'])) for one in examples[::2]] == [
         ('def_000001_000011', 2), ('def_000001_000011 #2', 0),
@@ -78,10 +78,10 @@ def test_what_is_missing_is_named(root):
     with pytest.raises(UserError, match=r'-abc_x_000010_000020\.mp4: is not there .*kinetics-dataset'):
         Kinetics(root, 'train', **HOW)
     (root / 'train.csv').write_text(HEADER)
-    with pytest.raises(UserError, match=r'train\.csv: lists no video'):
+    with pytest.raises(UserError, match=r'train\.csv: does not list a video'):
         Kinetics(root, 'train', **HOW)
     (root / 'train.csv').write_text('some,other,columns\n1,2,3\n')
-    with pytest.raises(UserError, match=r'train\.csv: has no columns label'):
+    with pytest.raises(UserError, match=r'train\.csv: does not have the columns label'):
         Kinetics(root, 'train', **HOW)
     (root / 'train.csv').unlink()
     (root / 'validate.csv').unlink()

@@ -18,7 +18,7 @@ def scene(camera_at=((0, 0, 0), (0, 0, 0))):
 def test_the_background_stays_where_it_is():
     depth_THW, segments_THW, camera = scene(camera_at=((0, 0, 0), (1, -0.5, -2)))
     depth_THW[1] = 100
-    tracks, visible, _ = track(CENTER, depth_THW, segments_THW, *STILL, camera)
+    tracks, visible, _ = track(CENTER, depth_THW, segments_THW, *STILL, camera=camera)
     # In frame 1 the point is 1 to the left, 0.5 above and 4 ahead.
     np.testing.assert_allclose(tracks[0], [(0.5, 0.5), (0.5 - 0.5 * 1 / 4, 0.5 - 0.5 * 0.5 / 4)], atol=1e-6)
     assert visible.all()
@@ -30,7 +30,7 @@ def test_a_thing_takes_its_points_along():
     positions_KT3 = np.array([[[1.0, 0, -DISTANCE], [1, 1.2, -DISTANCE]]])
     quarter = np.sqrt(0.5)
     quaternions_KT4 = np.array([[[1.0, 0, 0, 0], [quarter, 0, 0, quarter]]])  # counter-clockwise as it is seen
-    tracks, _, _ = track(CENTER, depth_THW, segments_THW, positions_KT3, quaternions_KT4, camera)
+    tracks, _, _ = track(CENTER, depth_THW, segments_THW, positions_KT3, quaternions_KT4, camera=camera)
     # The point was 1 to the left of the thing, and is 1 below it.
     np.testing.assert_allclose(tracks[0, 1], (0.5 + 0.5 / DISTANCE, 0.5 - 0.5 * 0.2 / DISTANCE), atol=1e-6)
 
@@ -41,20 +41,20 @@ def test_a_thing_takes_its_points_along():
 def test_a_point_is_hidden_by_what_is_nearer_or_another_thing(depth, segment, is_seen):
     depth_THW, segments_THW, camera = scene()
     depth_THW[1], segments_THW[1] = depth, segment
-    _, visible, _ = track(CENTER, depth_THW, segments_THW, *STILL, camera)
+    _, visible, _ = track(CENTER, depth_THW, segments_THW, *STILL, camera=camera)
     assert visible.tolist() == [[True, is_seen]]
     depth_THW[1, 4, 4], segments_THW[1, 4, 4] = DISTANCE, 0  # one of the four pixels around it is enough
-    assert track(CENTER, depth_THW, segments_THW, *STILL, camera)[1].all()
+    assert track(CENTER, depth_THW, segments_THW, *STILL, camera=camera)[1].all()
 
 
 def test_a_point_behind_the_camera_is_not_in_front():
     depth_THW, segments_THW, camera = scene(camera_at=((0, 0, 0), (0, 0, -9)))
-    tracks, visible, in_front = track(CENTER, depth_THW, segments_THW, *STILL, camera)
+    tracks, visible, in_front = track(CENTER, depth_THW, segments_THW, *STILL, camera=camera)
     assert in_front.tolist() == visible.tolist() == [[True, False]]
     np.testing.assert_array_equal(tracks[0, 0], tracks[0, 1])
 
 
-def test_small_things_get_their_share_of_pixels_and_no_more():
+def test_small_objects_get_only_their_share_of_pixels():
     segments = np.zeros((64, 64), np.uint8)
     segments[:32, :32] = 1  # 64 pixels of the grid, the others 192
     for seed in range(10):

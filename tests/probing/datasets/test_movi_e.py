@@ -3,8 +3,8 @@ import pytest
 
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.probing.datasets.movi_e import MoviE, Scene
-from rvm_jax.probing.datasets.reading.rigid import rotations
 from rvm_jax.probing.datasets.reading.tfrecord import frame_record
+from rvm_jax.probing.datasets.reading.transforms import rotations
 
 SIZE, NUM_FRAMES, FOCAL, SENSOR, NEAR, FAR = 96, 8, 35.0, 32.0, 1.0, 20.0
 HOW = {'num_frames': 4, 'image_size': SIZE, 'num_tracks': 20}
@@ -138,7 +138,7 @@ def test_what_is_missing_is_named(root):
     with pytest.raises(UserError, match=r'validation\.tfrecord.*is not there .*kubric-public'):
         MoviE(root, 'val', **HOW)
     (root / FOLDER / 'movi_e-validation.tfrecord-00000-of-00001').write_bytes(b'')
-    with pytest.raises(UserError, match=r'validation.*: holds no example'):
+    with pytest.raises(UserError, match=r'validation.*: does not hold an example'):
         MoviE(root, 'val', **HOW)
     (root / FOLDER / 'movi_e-train.tfrecord-00001-of-00002').unlink()
     with pytest.raises(UserError, match='00001-of-00002: is not there'):
@@ -163,5 +163,5 @@ def test_what_is_damaged_is_named(root, record):
         MoviE(root, 'train', **HOW).example(0)
     del (other := type(record).FromString(record.SerializeToString())).features.feature['depth']
     path.write_bytes(frame_record(other.SerializeToString()))
-    with pytest.raises(DataError, match='example 0: has no depth'):
+    with pytest.raises(DataError, match='example 0: does not have depth'):
         MoviE(root, 'train', **HOW).example(0)

@@ -59,7 +59,7 @@ def test_translations_can_be_made_metric(root):
     np.testing.assert_array_equal(from_file, metric)
     with pytest.raises(UserError, match=r'metric_scale none\.json: does not exist'):
         RealEstate10K(root, 'val', metric_scale='none.json', **HOW)
-    with pytest.raises(DataError, match='clip_a: has no metric_scale'):
+    with pytest.raises(DataError, match='clip_a: does not have a metric_scale'):
         RealEstate10K(root, 'val', metric_scale={}, **HOW).example(0)
 
 

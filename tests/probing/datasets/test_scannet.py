@@ -41,7 +41,7 @@ def test_depth_is_in_meters_and_where_the_picture_shows_it(root, check_source, f
     assert (example['depth_THW'] == 0).any()
 
 
-def test_evaluation_is_the_first_frames_in_order_of_their_numbers(root, find_marker):
+def test_evaluation_has_the_first_frames_by_number(root, find_marker):
     example = ScanNet(root, 'val', stride=5, **HOW).example(0)
     x = [find_marker(frame)[0] for frame in example['video_THWC']]
     np.testing.assert_allclose(x, 0.5 + (0.3 + 0.15 * np.arange(3) - 0.5) * 130 / 96, atol=0.03)
@@ -62,7 +62,7 @@ def test_far_depth_can_be_left_out(root):
 def test_a_scene_that_is_listed_twice_counts_once(root, caplog):
     (root / 'scannetv2_val.txt').write_text('scene0000_00\nscene0000_00\n')
     assert len(ScanNet(root, 'val', **HOW)) == 1
-    assert caplog.messages == ['1 of 2 lines name an example again and are left out']
+    assert caplog.messages == ['1 of 2 lines repeat an example and are left out']
 
 
 def test_what_is_missing_is_named(root):
@@ -70,7 +70,7 @@ def test_what_is_missing_is_named(root):
     with pytest.raises(UserError, match=r'scene0001_00/color: is not there .*www\.scan-net\.org'):
         ScanNet(root, 'val', **HOW)
     (root / 'scannetv2_val.txt').write_text('\n')
-    with pytest.raises(UserError, match=r'scannetv2_val\.txt: lists no scene'):
+    with pytest.raises(UserError, match=r'scannetv2_val\.txt: does not list a scene'):
         ScanNet(root, 'val', **HOW)
     (root / 'scannetv2_val.txt').unlink()
     with pytest.raises(UserError, match=r'scannetv2_val\.txt: is not there'):
@@ -87,3 +87,18 @@ def test_what_cannot_be_read_is_named(root, write_image):
     (root / 'scans/scene0000_00/depth/1.png').unlink()
     with pytest.raises(DataError, match=r'depth/1\.png: is not there'):
         source.example(0)
+
+
+def test_a_picture_that_is_missing_in_the_middle_is_named(root):
+    for kind in 'color/5.jpg', 'depth/5.png':
+        (root / 'scans/scene0000_00' / kind).unlink()
+    with pytest.raises(DataError, match=r'does not have picture 5 after 4\.jpg'):
+        ScanNet(root, 'val', **HOW).example(0)
+
+
+def test_every_tenth_picture_of_a_scene_may_be_exported(root):
+    for folder, kind in ('color', 'jpg'), ('depth', 'png'):
+        for i in reversed(range(12)):
+            place = root / 'scans/scene0000_00' / folder
+            (place / f'{i}.{kind}').rename(place / f'{10 * i}.{kind}')
+    assert ScanNet(root, 'val', **HOW).example(0)['depth_THW'].shape == (3, 32, 32)

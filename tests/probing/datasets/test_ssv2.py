@@ -61,7 +61,7 @@ def test_what_is_missing_is_named(root):
     with pytest.raises(UserError, match=r'8\.webm: is not there \(one of 1 missing videos of 2 .*download Something'):
         SSv2(root, 'train', **HOW)
     (root / 'validation.json').write_text('[]')
-    with pytest.raises(UserError, match=r'validation\.json: lists no video'):
+    with pytest.raises(UserError, match=r'validation\.json: does not list a video'):
         SSv2(root, 'val', **HOW)
     (root / 'validation.json').unlink()
     with pytest.raises(UserError, match=r'validation\.json: is not there .*Qualcomm'):

@@ -2,8 +2,7 @@ import numpy as np
 import pytest
 
 from rvm_jax.errors import DataError, UserError
-from rvm_jax.probing.datasets.reading.protos import message_classes
-from rvm_jax.probing.datasets.reading.tfrecord import frame_record
+from rvm_jax.probing.datasets.reading.tfrecord import frame_record, message_classes
 from rvm_jax.probing.datasets.waymo import CAMERAS, FRAME, Waymo
 
 KINDS = {
@@ -90,7 +89,7 @@ def test_small_boxes_are_discarded_and_the_rest_is_padding(root):
 
 def test_the_camera_can_be_chosen(root):
     assert not Waymo(root, 'val', camera='FRONT_LEFT', **HOW).example(0)['known_QT'].any()
-    with pytest.raises(DataError, match='has no picture of the camera'):
+    with pytest.raises(DataError, match='does not have a picture of this camera'):
         Waymo(root, 'val', camera='SIDE_LEFT', **HOW).example(0)
     with pytest.raises(UserError, match="camera 'REAR'"):
         Waymo(root, 'val', camera='REAR')

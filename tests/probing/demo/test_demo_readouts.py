@@ -48,12 +48,12 @@ def nothing(example):
     return np.ones((6, GRID, GRID, 1)) + np.random.default_rng(int(example['label'])).normal(size=(6, GRID, GRID, 1))
 
 
-def test_the_motion_class_is_told_from_features_that_hold_it(sources):
+def test_the_motion_class_is_read_from_features_that_hold_it(sources):
     scores, drawn = demo_readouts.motion(*data(sources, everywhere(lambda e: np.eye(8)[e['label']])))
     assert scores['top1'] == 1.0 and len(list(drawn)) == demo_readouts.PICTURED
 
 
-def test_an_attentive_readout_learns_the_motion_class_from_the_last_frame(sources, monkeypatch):
+def test_an_attentive_readout_learns_motion_from_the_last_frame(sources, monkeypatch):
     def last(example):
         features = np.zeros((6, GRID, GRID, 8))
         features[-1] = np.eye(8)[example['label']]
@@ -66,7 +66,7 @@ def test_an_attentive_readout_learns_the_motion_class_from_the_last_frame(source
     assert scores['top1'] == 1.0 and len(list(drawn)) == demo_readouts.PICTURED
 
 
-def test_wide_features_are_kept_narrow_and_still_tell(sources, monkeypatch):
+def test_wide_features_are_projected_and_still_hold_the_class(sources, monkeypatch):
     monkeypatch.setattr(demo_readouts, 'WIDTH', 24)
     fixed_DD = np.random.default_rng(0).normal(size=(8, 96)) * np.geomspace(1, 1e4, 96)
 
@@ -80,7 +80,7 @@ def test_wide_features_are_kept_narrow_and_still_tell(sources, monkeypatch):
     assert demo_readouts.motion(train, held_out)[0]['top1'] == 1.0
 
 
-def test_the_random_view_depends_on_width_alone_and_counts_all_features_alike():
+def test_the_random_view_depends_on_the_width_alone():
     features = np.random.default_rng(0).normal(size=(2, 3, 64, 200))
     view = demo_readouts.random_view(features)
     assert (
@@ -92,7 +92,7 @@ def test_the_random_view_depends_on_width_alone_and_counts_all_features_alike():
     np.testing.assert_allclose(view.T @ view, np.eye(demo_readouts.WIDTH) * (view**2).sum(0).mean(), atol=0.05)
 
 
-def test_the_camera_is_told_from_features_that_hold_it_and_stands_still_without(sources):
+def test_the_camera_is_read_from_features_that_hold_it(sources):
     told = demo_readouts.camera(*data(sources, everywhere(lambda e: e['corners_42'].ravel())))[0]
     still = demo_readouts.camera(*data(sources, nothing))[0]
     assert told['share_of_motion'] < 0.05 and 0.8 < still['share_of_motion'] < 1.3
@@ -121,20 +121,20 @@ def box_moves(example):
     return found_hwT4.transpose(2, 0, 1, 3)
 
 
-def test_points_follow_features_that_say_where_things_go(sources):
+def test_points_follow_features_that_hold_their_motion(sources):
     told, still = (demo_readouts.points(*data(sources, tell))[0] for tell in (moves, nothing))
     assert told['average_pts_within_thresh'] > still['average_pts_within_thresh'] + 0.2
     assert told['average_jaccard'] > still['average_jaccard'] + 0.1
     assert told['share_of_motion'] < 0.5 < 0.85 < still['share_of_motion'] < 1.2
 
 
-def test_boxes_follow_features_that_say_where_they_go(sources):
+def test_boxes_follow_features_that_hold_their_motion(sources):
     told, still = (demo_readouts.boxes(*data(sources, tell))[0] for tell in (box_moves, nothing))
     assert told['mean_iou'] > still['mean_iou'] + 0.05
     assert told['share_of_motion'] < 0.8 * still['share_of_motion']
 
 
-def test_depth_is_told_from_features_that_hold_it(sources):
+def test_depth_is_read_from_features_that_hold_it(sources):
     patch = SIZE // GRID
 
     def tell(example):
@@ -149,7 +149,7 @@ def test_depth_is_told_from_features_that_hold_it(sources):
     assert told['abs_rel'] < 0.1 < unknown['abs_rel'] and told['in_order'] > 0.95 > unknown['in_order']
 
 
-def test_the_noise_square_is_found_from_features_that_show_it_and_from_no_others():
+def test_the_noise_square_is_found_if_features_show_it():
     sources = [NoiseSquares(count, seed, 8, SIZE) for count, seed in ((24, 0), (8, 1))]
     patch = SIZE // GRID
 

@@ -32,7 +32,7 @@ def written(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob('*.mp4')}
 
 
-def test_clips_are_rendered_once_for_each_size_and_shared_by_models(tmp_path):
+def test_clips_are_rendered_once_for_each_size(tmp_path):
     bars = Bars()
     demo_suite.Clips(str(tmp_path), 32, progress=bars)
     assert bars.totals == {'rendering clips': 3} and bars.completed == [1, 2, 3, 3]
@@ -51,7 +51,7 @@ def test_clips_of_another_seed_are_rendered_again(tmp_path, monkeypatch):
     assert len(before) == 3 and all(path.read_bytes() != held for path, held in before.items())
 
 
-def test_rendering_stops_where_it_is_asked_to_and_keeps_what_is_done(tmp_path):
+def test_rendering_that_stops_keeps_finished_clips(tmp_path):
     with pytest.raises(InterruptedError):
         demo_suite.Clips(str(tmp_path), 32, progress=Bars(), check=stopping_at(2))
     first = written(tmp_path)

@@ -14,7 +14,7 @@ def test_a_linear_law_is_found():
     assert probe.penalty == linear_probe.PENALTIES[0]
 
 
-def test_the_penalty_grows_with_noise_and_the_answer_goes_to_the_mean():
+def test_noise_raises_the_penalty_and_predicts_the_mean():
     vectors, targets = RNG.normal(size=(60, 50)), RNG.normal(size=(60, 1)) + 5
     probe = linear_probe.fit(vectors, targets)
     assert probe.penalty >= 100
@@ -35,7 +35,7 @@ def test_the_solution_is_that_of_ridge_regression():
     np.testing.assert_allclose(probe.weights_FK, expected, atol=1e-4)
 
 
-def test_many_vectors_are_summed_in_parts_and_serve_several_targets(monkeypatch):
+def test_many_vectors_are_summed_in_parts_for_several_targets(monkeypatch):
     vectors, targets = RNG.normal(size=(80, 5)) + 100, RNG.normal(size=(80, 3))
     whole = linear_probe.fit(vectors, targets)
     monkeypatch.setattr(linear_probe, 'ROWS', 7)
@@ -44,7 +44,7 @@ def test_many_vectors_are_summed_in_parts_and_serve_several_targets(monkeypatch)
     np.testing.assert_allclose(ridge.fit(targets).weights_FK, whole.weights_FK, atol=1e-5)
 
 
-def test_features_that_say_the_same_twice_do_no_harm():
+def test_repeated_features_do_no_harm():
     vectors = RNG.normal(size=(200, 5)) @ RNG.normal(size=(5, 60))
     probe = linear_probe.fit(np.c_[vectors, vectors], vectors[:, :2])
     np.testing.assert_allclose(probe.predict(np.c_[vectors, vectors]), vectors[:, :2], atol=0.05)

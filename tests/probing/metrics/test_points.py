@@ -5,7 +5,7 @@ import pytest
 
 from rvm_jax.probing.metrics import points
 
-GOLDEN = pathlib.Path(__file__).parents[2] / 'data' / 'metrics.npz'
+GOLDEN = pathlib.Path(__file__).parents[2] / 'goldens' / 'metrics.npz'
 TRUTH = np.random.default_rng(0).uniform(20, 200, (3, 6, 2))
 ALL = np.ones((3, 6), bool)
 QUERIES = np.zeros(3)
@@ -22,7 +22,7 @@ def test_scores_equal_the_official_numbers(mode):
             ~golden['tapvid_gt_occluded'][video],
             golden['tapvid_pred_tracks'][video],
             ~golden['tapvid_pred_occluded'][video],
-            mode,
+            mode=mode,
         )
         expected = {name: golden[f'tapvid_{mode}_{name}'][video] for name in scores}
         assert len(scores) == 13
@@ -63,7 +63,7 @@ def test_frames_before_the_query_count_only_when_strided():
     predicted[:, :3] += 100
     queries = np.full(3, 2.6)  # frame 3
     assert points.tap_vid(queries, TRUTH, ALL, predicted, ALL)['average_jaccard'] == 1
-    assert points.tap_vid(queries, TRUTH, ALL, predicted, ALL, 'strided')['pts_within_16'] == pytest.approx(2 / 5)
+    assert points.tap_vid(queries, TRUTH, ALL, predicted, ALL, mode='strided')['pts_within_16'] == pytest.approx(2 / 5)
 
 
 def test_tracks_that_are_never_visible_are_dropped():
@@ -83,4 +83,4 @@ def test_empty_denominators_are_nan():
 
 def test_another_mode_is_an_error():
     with pytest.raises(ValueError, match="'last' is neither"):
-        points.tap_vid(QUERIES, TRUTH, ALL, TRUTH, ALL, 'last')
+        points.tap_vid(QUERIES, TRUTH, ALL, TRUTH, ALL, mode='last')

@@ -6,7 +6,7 @@ from rvm_jax.probing.metrics import pose
 TURN = np.array([[0.0, -1, 0], [1, 0, 0], [0, 0, 1]])  # 90 degrees around the optical axis
 
 
-def test_the_nearest_rotation_of_a_scaled_rotation_is_the_rotation():
+def test_the_nearest_rotation_of_a_scaled_rotation():
     np.testing.assert_allclose(pose.nearest_rotation([2 * TURN, 0.1 * TURN]), [TURN, TURN], atol=1e-12)
 
 
@@ -40,7 +40,7 @@ def test_corner_error_of_a_turn_is_that_of_a_cube_two_ahead():
     assert pose.corner_error(np.concatenate([around_y, np.zeros((3, 1))], axis=1), still) == pytest.approx(error)
 
 
-def test_translation_error_is_in_millimeters_and_leaves_out_frame_0_and_the_unknown():
+def test_translation_error_is_in_millimeters_of_known_frames():
     truth, known = np.ones((4, 3)), np.array([True, True, True, False])
     predicted = truth + np.array([[9, 9, 9], [0.003, 0, 0.004], [0, 0.001, 0], [5, 5, 5]])
     mean, root_mean_square = pose.translation_error(predicted, truth, known)

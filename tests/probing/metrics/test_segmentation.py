@@ -5,7 +5,7 @@ import pytest
 
 from rvm_jax.probing.metrics import segmentation
 
-GOLDEN = pathlib.Path(__file__).parents[2] / 'data' / 'metrics.npz'
+GOLDEN = pathlib.Path(__file__).parents[2] / 'goldens' / 'metrics.npz'
 
 
 @pytest.fixture(scope='module')

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from rvm_jax.errors import UserError
-from rvm_jax.probing.readouts import chunks
+from rvm_jax.probing.readouts import readout_layers
 from rvm_jax.probing.readouts.attention import AttentionReadout, BoxReadout, PointReadout, blocks_to_frames
 from rvm_jax.probing.tasks.depth import Depth
 from rvm_jax.probing.tasks.points import Points
@@ -99,7 +99,7 @@ def test_taking_turns_changes_neither_values_nor_gradients(monkeypatch):
         return jax.jit(jax.value_and_grad(objective, (0, 1), has_aux=True))(params, FEATURES_BTMD)
 
     whole = everything()
-    monkeypatch.setattr(chunks, 'FLOATS_AT_ONCE', 3 * 2 * (2 * 12 + 64))  # 3 of 7 queries
+    monkeypatch.setattr(readout_layers, 'FLOATS_AT_ONCE', 3 * 2 * (2 * 12 + 64))  # 3 of 7 queries
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), whole, everything())
 
 
@@ -113,14 +113,15 @@ def largest_array(jaxpr):
     return max([0, *sizes, *inner])
 
 
-def test_depth_of_a_published_clip_never_holds_all_scores_at_once():
+def test_depth_of_a_published_clip_is_read_in_chunks():
     task = Depth()
     graphdef, params = nnx.split(nnx.eval_shape(lambda: task.readout(1024, 16, nnx.Rngs(0))))
     features = jax.ShapeDtypeStruct((4, 16, 197, 1024), jnp.float32)
     batch = {'depth_THW': jax.ShapeDtypeStruct((4, 16, 224, 224), jnp.float32)}
     step = jax.grad(lambda params, *args: task.loss(nnx.merge(graphdef, params), *args)[0])
     scores = 4 * 6272 * 16 * 16 * 197
-    assert largest_array(jax.make_jaxpr(step)(params, features, batch).jaxpr) <= chunks.FLOATS_AT_ONCE < scores / 8
+    largest = largest_array(jax.make_jaxpr(step)(params, features, batch).jaxpr)
+    assert largest <= readout_layers.FLOATS_AT_ONCE < scores / 8
 
 
 def test_blocks_of_a_grid_are_row_major():
@@ -149,7 +150,7 @@ def test_a_query_ignores_the_others_and_their_order(kind):
     assert np.abs(changed[:, 0] - found[:, 0]).max() > 1e-3
 
 
-def test_a_number_of_frames_that_tiles_do_not_divide_loses_no_frame():
+def test_tiles_that_do_not_divide_a_clip_lose_no_frame():
     readout = build(lambda: PointReadout(8, 5, query_width=6, **SIZES, rngs=nnx.Rngs(1)))
     assert readout.tile_code.shape == (3, 6)
     tracks, visible, certain = nnx.jit(lambda readout, *args: readout(*args))(readout, draw(1, 5, 3, 8), draw(1, 2, 2))
@@ -173,5 +174,5 @@ def test_boxes_are_y_first_inside_and_x_first_outside():
     ],
 )  # fmt: skip
 def test_heads_that_do_not_share_channels_evenly_are_refused(task):
-    with pytest.raises(UserError, match=r'^3 heads: do not share \d+ channels evenly'):
+    with pytest.raises(UserError, match=r'^3 heads: do not divide \d+ channels evenly'):
         nnx.eval_shape(lambda: task.readout(8, 4, nnx.Rngs(0)))

@@ -2,7 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from rvm_jax.probing.readouts import chunks
+from rvm_jax.probing.readouts import readout_layers
 from rvm_jax.probing.readouts.dense import DepthDecoder, pixel_positions
 
 
@@ -33,5 +33,5 @@ def test_pixels_and_frames_do_not_see_each_other():
 
 def test_taking_turns_changes_nothing(monkeypatch):
     whole = run(FEATURES_BTMD, PIXELS_Q2)
-    monkeypatch.setattr(chunks, 'FLOATS_AT_ONCE', 5_000)
+    monkeypatch.setattr(readout_layers, 'FLOATS_AT_ONCE', 5_000)
     np.testing.assert_allclose(run(FEATURES_BTMD, PIXELS_Q2), whole, atol=1e-5)

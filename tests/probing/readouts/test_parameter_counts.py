@@ -29,7 +29,7 @@ def count(task, width, num_frames):
         (Boxes(recurrent=True), 12_931_462),
     ],
 )
-def test_readouts_of_17_frames_have_as_many_parameters_as_published(task, published):
+def test_readouts_of_17_frames_have_the_published_size(task, published):
     assert count(task, 1024, 17) == published
 
 
@@ -48,6 +48,6 @@ def test_readouts_of_rvm_of_every_size(width, ssv2, kinetics, scannet):
     assert count(Depth(), width, 16) == scannet
 
 
-def test_a_width_that_streaming_trackers_do_not_have_costs_one_dense_layer():
+def test_another_width_costs_streaming_trackers_one_dense_layer():
     for task in (Points(streaming=True), Boxes(streaming=True)):
         assert count(task, 768, 16) - count(task, 1024, 16) == 768 * 1024 + 1024

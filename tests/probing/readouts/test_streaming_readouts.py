@@ -113,7 +113,7 @@ def test_boxes_as_center_and_size_and_back():
     )
 
 
-def test_the_decoder_layer_is_pre_norm_with_relu_and_tokens_as_they_are():
+def test_the_decoder_layer_is_pre_norm_with_relu():
     layer = build(lambda: streaming.DecoderLayer(16, 2, rngs=nnx.Rngs(3)))
     params = jax.tree.map(lambda x: x + 0.3 * draw(*x.shape, seed=x.size), nnx.to_pure_dict(nnx.state(layer)))
     nnx.update(layer, params)

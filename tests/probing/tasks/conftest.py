@@ -4,7 +4,7 @@ import optax
 import pytest
 from flax import nnx
 
-from rvm_jax.probing.tasks.averages import scores_of
+from rvm_jax.probing.tasks.losses import scores_of
 
 
 @pytest.fixture

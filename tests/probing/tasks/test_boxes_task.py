@@ -3,8 +3,8 @@ import numpy as np
 import pytest
 
 from rvm_jax.errors import UserError
-from rvm_jax.probing.tasks.averages import scores_of
 from rvm_jax.probing.tasks.boxes import Boxes
+from rvm_jax.probing.tasks.losses import scores_of
 
 SIZES = {
     'channels': 16, 'heads': 2, 'query_width': 16, 'tracker_channels': 16, 'tracker_heads': 2, 'tracker_hidden': 32,
@@ -47,7 +47,7 @@ def test_the_loss_is_the_mean_square_of_what_the_readout_gives():
     assert streaming == pytest.approx((0.01 + 0.04) / 4, rel=1e-4)  # center and width
 
 
-def test_boxes_that_are_not_known_or_have_no_query_cannot_change_the_loss(gradient):
+def test_unknown_boxes_cannot_change_the_loss(gradient):
     found = jnp.asarray(np.random.default_rng(0).uniform(size=(2, 3, 4, 4)), jnp.float32)
     boxes = np.where(BATCH['known_QT'][..., None], BATCH['boxes_QT4'], np.nan)
     boxes[:, 1] = np.nan

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from rvm_jax.errors import UserError
-from rvm_jax.probing.tasks.averages import scores_of
 from rvm_jax.probing.tasks.depth import Depth
+from rvm_jax.probing.tasks.losses import scores_of
 
 SIZES = {'image_size': 16, 'channels': 16, 'heads': 2, 'decoder_zeros': 8, 'decoder_channels': 16}
 WAYS = {
@@ -74,7 +74,7 @@ def test_missing_depth_cannot_change_the_loss(garbage):
     assert loss == clean and (gradient == clean_gradient).all() and np.isfinite(clean)
 
 
-def test_pixels_asked_in_training_are_those_that_they_are_compared_with():
+def test_training_pixels_are_compared_with_their_own_truth():
     rows, columns = np.linspace(-1, 1, 16)[:, None], np.linspace(-1, 1, 16)
     depth = np.broadcast_to(5 + 2 * rows + columns, (2, 4, 16, 16)).astype(np.float32)
 

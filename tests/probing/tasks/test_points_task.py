@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rvm_jax.errors import UserError
-from rvm_jax.probing.tasks.averages import scores_of
+from rvm_jax.probing.tasks.losses import scores_of
 from rvm_jax.probing.tasks.points import Points
 
 SIZES = {
@@ -57,7 +57,7 @@ def test_a_perfect_answer_costs_nothing_and_has_every_point(way):
     assert found['average_jaccard'] == found['occlusion_accuracy'] == 1
 
 
-def test_an_error_of_3_pixels_of_256_is_half_of_9_and_within_the_larger_thresholds():
+def test_an_error_of_3_pixels_has_the_expected_loss_and_scores():
     tracks, visible, certain = perfect(BATCH, shift=np.array([3 / 256, 0]))
     losses = Points().loss(lambda *_: (tracks, visible, certain), None, BATCH)[1]
     assert losses['position'] == pytest.approx(4.5 * 6 / 8, rel=1e-3)  # 6 of 8 frames of valid tracks show the point
@@ -102,7 +102,7 @@ def test_points_out_of_the_scene_count_for_visibility_alone(gradient):
     assert (tracks[:, 0, 2] == 0).all() and (np.abs(tracks[:, 0, 1]).max(-1) > 0).all()
 
 
-def test_frames_before_the_query_and_points_hidden_at_it_are_not_asked_for(gradient):
+def test_only_frames_from_a_visible_query_on_count(gradient):
     queries, visible = BATCH['queries_Q3'].copy(), BATCH['visible_QT'].copy()
     queries[:, :, 0] = 1
     visible[0, 0, 1] = False
@@ -123,7 +123,7 @@ def seen_later(at=2):
     return before, after
 
 
-def test_offline_a_track_first_seen_later_is_left_out_and_counted(gradient):
+def test_offline_leaves_out_and_counts_tracks_that_start_later(gradient):
     without, late = seen_later()
     outputs = perfect(stack([without]), shift=0.05)
     for a, b in zip(*(gradient(Points(), outputs, stack([one])) for one in (without, late)), strict=True):
@@ -154,7 +154,7 @@ def test_the_recurrent_readout_is_told_the_frame_of_each_query():
     np.testing.assert_array_equal(told[0][1][0, 1], late['tracks_QT2'][0, 1, 2])
 
 
-def test_streaming_puts_the_query_in_its_frame_and_asks_visibility_alone():
+def test_streaming_answers_the_query_frame_with_the_query():
     tracks, _, certain = perfect(BATCH, shift=0.2)
     outputs = tracks, jnp.full(certain.shape, -0.1).at[:, :, 2].set(0.1), -certain
     found = Points(streaming=True).predict(lambda *_: outputs, None, BATCH)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from rvm_jax.errors import UserError
-from rvm_jax.probing.tasks.averages import scores_of
+from rvm_jax.probing.tasks.losses import scores_of
 from rvm_jax.probing.tasks.pose import ClipPose, FramePose, rotation_from_6d
 
 

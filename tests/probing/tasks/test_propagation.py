@@ -102,7 +102,7 @@ def test_stability_looks_at_no_more_frames_than_it_needs():
     task = propagation.Stability(SETTINGS, lengths=(3, 5))
     evaluate(task, [video(5, MASK), video(20, MASK)], watched)
     assert len(looked) == 5
-    with pytest.raises(UserError, match='none has more than 5 frames'):
+    with pytest.raises(UserError, match='must have more than 5 frames, and none has'):
         evaluate(task, [video(5, MASK)], colors)
 
 
@@ -126,7 +126,7 @@ def test_joints_of_a_static_video_stay():
     for found in points[1:]:
         np.testing.assert_allclose(found, points[0], atol=4)
     scores = evaluate(task, [static_pose(4)], colors)
-    assert scores['pck_0.5'] == 100 and task.metric in scores
+    assert scores['pck_0.5'] == 100 and 'pck_0.1' in scores
 
 
 def test_every_task_has_the_numbers_of_its_protocol():
@@ -140,7 +140,7 @@ def test_every_task_has_the_numbers_of_its_protocol():
     assert [task.settings for task in tasks] == [davis, davis, vip, jhmdb]
 
 
-def test_patch_features_are_those_of_patches_alone_normalized_and_in_order():
+def test_patch_features_are_normalized_and_in_order():
     def encode(frames_BTHWC, state=None):
         patches = frames_BTHWC[:, :, ::14, ::14].reshape(*frames_BTHWC.shape[:2], -1, 3).astype(np.float32)
         return np.concatenate([np.full((*patches.shape[:2], 2, 3), 1e6, np.float32), patches], axis=2), state

@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 
 from rvm_jax.errors import UserError
-from rvm_jax.probing.tasks.averages import scores_of
+from rvm_jax.probing.tasks.losses import scores_of
 from rvm_jax.probing.tasks.recognition import Recognition
 
 EXAMPLES = [{'id': 'a', 'label': np.int32(2)}, {'id': 'b', 'label': np.int32(0)}]
@@ -41,14 +41,16 @@ def test_features_of_repeated_pictures_can_be_averaged_first():
         Recognition(3, streaming=True, mean_over_time=True)
 
 
-def test_data_of_more_classes_is_refused_and_of_fewer_is_said(caplog):
+def test_the_classes_of_data_must_fit_the_task(caplog):
     task, source = Recognition(400), lambda count: types.SimpleNamespace(classes=('a',) * count)
-    task.check(source(400))
+    task.check(source(400), source(400))
     assert not caplog.messages
     with pytest.raises(UserError, match=r'^700 classes: are in this data, but 400 in the task; choose the benchmark'):
-        task.check(source(700))
-    task.check(source(3))
+        task.check(source(700), source(700))
+    task.check(source(3), source(3))
     assert caplog.messages[0].startswith('the data has 3 classes, fewer than the 400 of the task')
+    with pytest.raises(UserError, match=r'^--train-data: does not have the classes of --data'):
+        task.check(source(400), source(3))
 
 
 def test_clips_of_a_video_vote():
@@ -61,4 +63,4 @@ def test_clips_of_a_video_vote():
 def test_a_readout_learns_two_clips(overfit, streaming):
     task = Recognition(3, channels=16, heads=2, streaming=streaming)
     before, after, scores = overfit(task, EXAMPLES)
-    assert after < 0.05 < 0.5 < before and scores[task.metric] == 1
+    assert after < 0.05 < 0.5 < before and scores['top1'] == 1

@@ -1,89 +1,92 @@
-"""Where a public dataset comes from and how it lies on disk; the one way to say that a piece of it is missing."""
+"""Where a public dataset comes from and its layout on disk; every message about a missing part of it starts here."""
 
 import contextlib
 import csv
 import dataclasses
 import logging
 import os
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
-from rvm_jax.data.shard_format import MOST_LETTERS
+from rvm_jax.data.shard_format import MOST_CHARACTERS
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.storage import files
 
 MALFORMED = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError, csv.Error)
-MAX_LINE = 100_000  # characters: a picture's line in a list has a hundred
+MAX_LINE = 100_000  # characters; a line of a list has about a hundred
+Item = TypeVar('Item')
 
 
 @dataclasses.dataclass(frozen=True)
 class DatasetFiles:
-    """name: what the dataset is called; site: who gives it away; layout: what its root folder must hold."""
+    """name of the dataset; site that offers it; layout: what its root folder must hold."""
 
     name: str
     site: str
     layout: str
 
-    def find(self, root, what, *names):
-        """The path of the first of names (relative to root) that is there. UserError that says what is missing if none.
+    def find(self, root: str, what: str, *names: str) -> str:
+        """The path of the first of names (relative to root) that exists. UserError if none does.
 
-        what says in words what those files or folders are.
+        what describes these files or folders for the message.
         """
         for name in names:
             if os.path.exists(os.path.join(root, name)):
                 return os.path.normpath(os.path.join(root, name))
         raise self.missing(os.path.join(root, names[0]), what, root)
 
-    def missing(self, path, what, root):
-        """UserError for something that is not there, to be raised."""
+    def missing(self, path: str, what: str, root: str) -> UserError:
+        """The UserError to raise for a file or folder that does not exist."""
         fix = f'download {self.name} ({self.site}) and put it into {root} as {self.layout}'
         return UserError(path, f'is not there ({what} of {self.name})', fix)
 
-    def broken(self, path, reason):
-        """UserError for a file of labels that cannot be used, to be raised."""
+    def broken(self, path: str, reason: str) -> UserError:
+        """The UserError to raise for a file of labels that cannot be used."""
         return UserError(path, reason, f'download {self.name} ({self.site}) again')
 
     @contextlib.contextmanager
-    def reading(self, path):
-        """UserError for what a table turns out to lack in the `with` block."""
+    def reading(self, path: str) -> Iterator[None]:
+        """Turn errors of a malformed table in the `with` block into a UserError."""
         try:
             yield
         except MALFORMED as error:
             raise self.broken(path, f'lacks an entry ({described(error)})') from error
 
     @contextlib.contextmanager
-    def reading_item(self, path):
-        """DataError for what one item turns out to lack in the `with` block; path is where it is."""
+    def reading_item(self, path: str) -> Iterator[None]:
+        """Turn errors of one malformed item in the `with` block into a DataError; path says where it is."""
         try:
             yield
         except MALFORMED as error:
             fix = f'download {self.name} ({self.site}) again, or leave it out'
             raise DataError(path, f'lacks an entry ({described(error)})', fix) from error
 
-    def inside(self, table, name):
-        """A name that a table has for a file, checked: UserError if it leads out of the dataset."""
+    def inside(self, table: str, name: Any) -> str:
+        """A file name from a table, checked: UserError if it points outside the dataset."""
         if not isinstance(name, str) or os.path.isabs(name) or '..' in name.split('/') or '\0' in name:
-            raise self.broken(table, f'names {str(name)[:MOST_LETTERS]!r}, which is no file of the dataset')
+            raise self.broken(table, f'names {str(name)[:MOST_CHARACTERS]!r}, which is not a file of the dataset')
         return name
 
-    def json(self, path):
-        """The values in a JSON file. UserError if it is none."""
+    def json(self, path: str) -> Any:
+        """The values in a JSON file. UserError if it is not JSON."""
         try:
             return files.read_json(path)
         except ValueError as error:
             raise self.broken(path, f'is not JSON ({error})') from error
 
-    def listed(self, path, what):
-        """The lines of a list, each once. UserError if it is empty; what says in words of what it is."""
+    def listed(self, path: str, what: str) -> list[str]:
+        """The lines of a list, each once. UserError if it is empty; `what` names what it lists."""
         lines = once(self.lines(path))
         if not lines:
-            raise self.broken(path, f'lists no {what}')
+            raise self.broken(path, f'does not list a {what}')
         return lines
 
-    def names(self, path, what):
-        """`listed` of files or folders, all of which lie in the dataset."""
+    def names(self, path: str, what: str) -> list[str]:
+        """`listed` for names of files or folders; all must be inside the dataset."""
         return [self.inside(path, line) for line in self.listed(path, what)]
 
-    def lines(self, path):
-        """The lines of a text file that are not blank, stripped. UserError if it is no text."""
+    def lines(self, path: str) -> list[str]:
+        """The lines of a text file that are not blank, stripped. UserError if it is not a text file."""
         try:
             lines = [line.strip() for line in files.read(path).decode().split('\n')]
         except UnicodeDecodeError as error:
@@ -93,29 +96,29 @@ class DatasetFiles:
         return [line for line in lines if line]
 
 
-def described(error):
-    """What an error of Python says, for one line."""
-    return f'{type(error).__name__}: {str(error)[:MOST_LETTERS]}'
+def described(error: BaseException) -> str:
+    """An error of Python in one line."""
+    return f'{type(error).__name__}: {str(error)[:MOST_CHARACTERS]}'
 
 
-def once(lines):
-    """What a list names, each once; a warning counts what it names again."""
+def once(lines: Sequence[Item]) -> list[Item]:
+    """The items of a list, each once; a warning counts the repeated ones."""
     distinct = list(dict.fromkeys(lines))
     if len(distinct) < len(lines):
         twice = len(lines) - len(distinct)
-        logging.getLogger(__name__).warning('%d of %d lines name an example again and are left out', twice, len(lines))
+        logging.getLogger(__name__).warning('%d of %d lines repeat an example and are left out', twice, len(lines))
     return distinct
 
 
-def checked_split(split, splits):
-    """What the dataset calls a split: splits maps ours to its. UserError for a split that it does not have."""
+def checked_split(split: str, splits: Mapping[str, Item]) -> Item:
+    """The dataset's own name of a split; splits maps our names to it. UserError for a split that it does not have."""
     if split not in splits:
-        raise UserError(f'split {split!r}', 'is not one of this dataset', f'give one of: {", ".join(splits)}')
+        raise UserError(f'split {split!r}', 'is not a split of this dataset', f'give one of: {", ".join(splits)}')
     return splits[split]
 
 
-def read_bytes(path):
-    """The bytes of one item. DataError if it is not there."""
+def read_bytes(path: str) -> bytes:
+    """The bytes of one item. DataError if it cannot be read."""
     try:
         return files.read(path)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name

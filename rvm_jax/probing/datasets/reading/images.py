@@ -1,4 +1,6 @@
-"""Frames of one item: a few of a video file, or picture files."""
+"""Frames of one item: some frames of a video file, or picture files."""
+
+from collections.abc import Callable, Sequence
 
 import cv2
 import numpy as np
@@ -9,31 +11,33 @@ from rvm_jax.errors import DataError
 from rvm_jax.probing.datasets.reading.dataset_files import read_bytes
 
 
-def read_video(path, choose, fps=None):
-    """(frames (T, H, W, 3) uint8, their numbers): those that choose(total) says, counted at fps frames a second.
+def read_video(
+    path: str, choose: Callable[[int], np.ndarray], fps: float | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(frames (T, H, W, 3) uint8, their numbers): the frames that choose(total) returns, counted at fps per second.
 
-    fps None: at the rate of the file. DataError if the file cannot be read or states no rate.
+    fps None means the rate of the file. DataError if the file cannot be read or does not state a rate.
     """
     with open_video(path) as video:
         fps = fps or video.info().fps
         if not fps:
-            raise DataError(path, 'states no frame rate', 're-encode this video')
+            raise DataError(path, 'does not state a frame rate', 're-encode this video')
         numbers = choose(video.count(fps))
         return video.read(numbers, fps), numbers
 
 
-def read_image(path):
-    """(H, W, 3) uint8 of a picture file, as it is stored. DataError if it cannot be read."""
+def read_image(path: str) -> np.ndarray:
+    """(H, W, 3) uint8 of a picture file, as stored. DataError if it cannot be read."""
     return decode_image(path, read_bytes(path))
 
 
-def decode_image(name, blob):
-    """The same of a file in memory; name says whose, in errors."""
+def decode_image(name: str, blob: bytes) -> np.ndarray:
+    """The same for a file in memory; errors start with name."""
     return encoded(name, [blob]).decode()[0]
 
 
-def read_images(paths):
-    """The pictures of one clip, a list. DataError if one cannot be read, or has another size than the first."""
+def read_images(paths: Sequence[str]) -> list[np.ndarray]:
+    """The pictures of one clip. DataError if one cannot be read, or has another size than the first."""
     frames = [read_image(path) for path in paths]
     for path, frame_HWC in zip(paths, frames, strict=True):
         if frame_HWC.shape != frames[0].shape:
@@ -41,8 +45,8 @@ def read_images(paths):
     return frames
 
 
-def decode_raw(name, blob):
-    """(H, W) or (H, W, C) of a PNG with the numbers that are in it, 8 or 16 bits. DataError if it cannot be read."""
+def decode_raw(name: str, blob: bytes) -> np.ndarray:
+    """(H, W) or (H, W, C) of a PNG with its stored values, 8 or 16 bits. DataError if it cannot be read."""
     image_size(name, blob)
     try:
         values = cv2.imdecode(np.frombuffer(blob, np.uint8), cv2.IMREAD_UNCHANGED)

@@ -1,5 +1,8 @@
 """DAVIS, VIP and JHMDB, written as tiny stand-ins of their layouts."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 import scipy.io
@@ -8,7 +11,9 @@ from PIL import Image
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.probing.datasets.davis import Davis
 from rvm_jax.probing.datasets.jhmdb import Jhmdb
+from rvm_jax.probing.datasets.reading.labelled_frames import read_labels
 from rvm_jax.probing.datasets.vip import Vip
+from rvm_jax.terminal import log_to_terminal
 
 HEIGHT, WIDTH, FRAMES = 48, 64, 4
 MASK = np.zeros((HEIGHT, WIDTH), np.uint8)
@@ -85,7 +90,7 @@ def test_vip_gives_frames_and_the_gray_value_of_each_pixel(vip):
     assert np.array_equal(video.truth(2), np.roll(MASK, 2, axis=1))
 
 
-def test_jhmdb_gives_the_joints_of_the_first_split_counted_from_0(jhmdb):
+def test_jhmdb_gives_the_joints_of_the_first_split_from_0(jhmdb):
     source = Jhmdb(jhmdb)
     assert len(source) == 1
     video = source.video(0)
@@ -108,7 +113,7 @@ def test_jhmdb_gives_the_joints_of_the_first_split_counted_from_0(jhmdb):
         ('jhmdb', 'joint_positions/clap/Two_clap/joint_positions.mat', 'joints of a video'),
     ],
 )
-def test_a_missing_piece_is_named_with_where_to_get_it_and_where_to_put_it(request, dataset, missing, named):
+def test_a_missing_part_is_named_with_its_source_and_its_place(request, dataset, missing, named):
     root = request.getfixturevalue(dataset)
     (root / missing).rename(root / 'elsewhere')
     with pytest.raises(UserError) as caught:
@@ -134,7 +139,7 @@ def test_lists_without_the_first_split_are_named(jhmdb):
 def test_lists_without_a_video_are_an_error(request, dataset, table):
     root = request.getfixturevalue(dataset)
     (root / table).write_text('')
-    with pytest.raises(UserError, match='lists no video'):
+    with pytest.raises(UserError, match='does not list a video'):
         {'davis': Davis, 'vip': Vip, 'jhmdb': Jhmdb}[dataset](root)
 
 
@@ -145,12 +150,67 @@ def test_a_split_that_does_not_exist_is_an_error(davis):
 
 def test_more_labels_than_frames_are_an_error(davis, jhmdb):
     (davis / 'JPEGImages/480p/goat/00003.jpg').unlink()
-    with pytest.raises(DataError, match='4 masks for 3 frames'):
-        Davis(davis).video(0)
-    (jhmdb / 'Rename_Images/clap/Two_clap/00000.png').unlink()
-    (jhmdb / 'Rename_Images/clap/Two_clap/00001.png').unlink()
-    with pytest.raises(DataError, match='joints of 3 frames, 2 are there'):
+    with pytest.raises(UserError, match=r'does not have a frame for 00003\.png'):
+        Davis(davis)
+    (jhmdb / 'Rename_Images/clap/Two_clap/00002.png').unlink()
+    (jhmdb / 'Rename_Images/clap/Two_clap/00003.png').unlink()
+    with pytest.raises(DataError, match='joints of 3 frames for 2 pictures'):
         Jhmdb(jhmdb).video(0)
+
+
+@pytest.mark.parametrize('lost', [0, 2])
+@pytest.mark.parametrize(('dataset', 'folder'), [
+    ('davis', 'Annotations/480p/goat'), ('vip', 'Annotations/Category_ids/videos1'),
+])  # fmt: skip
+def test_a_mask_that_is_missing_is_named_before_anything_runs(request, dataset, folder, lost):
+    root = request.getfixturevalue(dataset)
+    (root / folder / f'{lost:05d}.png').unlink()
+    with pytest.raises(UserError, match=rf'does not have a mask for {lost:05d}\.jpg'):
+        {'davis': Davis, 'vip': Vip}[dataset](root)
+
+
+def test_frames_and_masks_go_together_by_name(davis, caplog):
+    frames, masks = davis / 'JPEGImages/480p/goat', davis / 'Annotations/480p/goat'
+    for t in range(FRAMES):  # 8, 9, 10, 11 in one folder, as text in another order, and 00008 ... in the other
+        (frames / f'{t:05d}.jpg').rename(frames / f'{8 + t}.jpg')
+        (masks / f'{t:05d}.png').rename(masks / f'{8 + t:05d}.png')
+    video = Davis(davis).video(0)
+    assert [int(frame[0, 0, 1]) for frame in video.frames()] == pytest.approx([10, 30, 50, 70], abs=3)
+    assert all(np.array_equal(video.truth(t), np.roll(MASK, t, axis=1)) for t in range(FRAMES))
+    (masks / '00011.png').unlink()
+    log_to_terminal().addHandler(caplog.handler)
+    try:
+        assert Davis(davis).video(0).num_frames == 3 == len(list(Davis(davis).video(0).frames()))
+    finally:
+        log_to_terminal().removeHandler(caplog.handler)
+    assert 'frames after the last mask are left out (1): 11.jpg' in caplog.text
+
+
+def test_a_frame_that_is_missing_is_named_where_labels_have_no_names(jhmdb):
+    (jhmdb / 'Rename_Images/clap/Two_clap/00001.png').unlink()
+    with pytest.raises(UserError, match=r'does not have frame 1 \(00002\.png is in its place\)'):
+        Jhmdb(jhmdb)
+
+
+def png(depth, kind, rows):
+    """A PNG whose pixels have so many bits; rows are their packed bytes."""
+    header = struct.pack('>IIBBBBB', 8 * len(rows[0]) // depth, len(rows), depth, kind, 0, 0, 0)
+    chunks = [(b'IHDR', header), (b'PLTE', bytes(range(48)))][: 2 if kind == 3 else 1]
+    chunks += [(b'IDAT', zlib.compress(b''.join(b'\0' + row for row in rows))), (b'IEND', b'')]
+    return b'\x89PNG\r\n\x1a\n' + b''.join(
+        struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data)) for name, data in chunks
+    )
+
+
+@pytest.mark.parametrize('kind', [0, 3])  # gray, palette
+@pytest.mark.parametrize(('depth', 'row', 'labels'), [
+    (1, b'\xa1', [1, 0, 1, 0, 0, 0, 0, 1]), (2, b'\x1b', [0, 1, 2, 3]), (4, b'\x3c', [3, 12]),
+    (8, b'\x00\x0e', [0, 14]),
+])  # fmt: skip
+def test_labels_of_any_number_of_bits_are_read_as_they_are(tmp_path, kind, depth, row, labels):
+    (tmp_path / 'mask.png').write_bytes(png(depth, kind, [row, row]))
+    found = read_labels(str(tmp_path / 'mask.png'))
+    assert found.dtype == np.uint8 and found.tolist() == [labels, labels]
 
 
 def test_labels_that_are_colors_are_an_error(davis):
@@ -176,7 +236,7 @@ def test_a_frame_of_another_size_is_an_error(davis):
 def test_joints_that_cannot_be_read_are_an_error(jhmdb, content):
     path = jhmdb / 'joint_positions/clap/Two_clap/joint_positions.mat'
     path.write_bytes(content)
-    with pytest.raises(DataError, match='has no pos_img that can be read'):
+    with pytest.raises(DataError, match='does not have a readable pos_img'):
         Jhmdb(jhmdb).video(0)
     scipy.io.savemat(path, {'other': np.zeros(3)})
     with pytest.raises(DataError, match='pos_img'):

@@ -25,11 +25,11 @@ def test_arrays_texts_and_structs_are_those_that_were_written(tmp_path, do_compr
     rows = read_mat(path, 'table')
     assert [row['number'].item() for row in rows] == [3, 4]
     assert [row['a_name_of_length'] for row in rows] == ['n01', 'ä and more characters']
-    with pytest.raises(DataError, match=r'a\.mat: has no other that can be read'):
+    with pytest.raises(DataError, match=r'a\.mat: does not have a readable other'):
         read_mat(path, 'other')
 
 
 def test_a_file_of_another_version_is_named(tmp_path):
     savemat(tmp_path / 'old.mat', {'a': np.zeros(3)}, format='4')
-    with pytest.raises(DataError, match=r'old\.mat: has no a that can be read .*no MATLAB file of version 5 to 7'):
+    with pytest.raises(DataError, match=r'old\.mat: does not have a readable a .*not a MATLAB file of version 5 to 7'):
         read_mat(tmp_path / 'old.mat', 'a')

@@ -1,0 +1,42 @@
+"""Encoders and cores by the names that a config gives them. A class is imported only when it is asked for.
+
+To add one, write a file in encoders/ or cores/, and a line here: 'module:class'. What a core has to state is in
+cores/core.py; encoders have the same shape, see encoders/vit.py. This module imports none of them, so that config.py,
+which needs the names alone, does not import JAX.
+"""
+
+import pkgutil
+from typing import Any
+
+# Trained together with the rest of the model; source and target frames share it.
+ENCODERS = {'vit': 'rvm_jax.models.encoders.vit:ViT'}
+
+# Imported and not trained: the ViT of another RVM, and the families of image_architecture.py.
+FROZEN_ENCODERS = {
+    'rvm': 'rvm_jax.models.encoders.vit:ViT',
+    'dinov3': 'rvm_jax.models.encoders.image_vit:ImageEncoder',
+    'dinov2': 'rvm_jax.models.encoders.image_vit:ImageEncoder',
+    'siglip2': 'rvm_jax.models.encoders.image_vit:ImageEncoder',
+    'mae': 'rvm_jax.models.encoders.image_vit:ImageEncoder',
+    'clip': 'rvm_jax.models.encoders.image_vit:ImageEncoder',
+}
+
+CORES = {
+    'rvmrnn': 'rvm_jax.models.cores.rvmrnn:RVMRNN',
+    'mamba': 'rvm_jax.models.cores.mamba:Mamba',
+    'mambamix': 'rvm_jax.models.cores.mambamix:MambaMix',
+    'gmmix': 'rvm_jax.models.cores.gmmix:GMMix',
+    'self_attention': 'rvm_jax.models.cores.self_attention:SelfAttention',
+}
+NO_CORE = 'identity'  # of an image encoder by itself; no config can name it
+IDENTITY = 'rvm_jax.models.cores.identity:Identity'
+
+
+def encoder_class(name: str) -> Any:
+    """The class of the encoder that a config calls so."""
+    return pkgutil.resolve_name({**FROZEN_ENCODERS, **ENCODERS}[name])
+
+
+def core_class(name: str) -> Any:
+    """The class of the core that a config calls so, or of no core."""
+    return pkgutil.resolve_name(IDENTITY if name == NO_CORE else CORES[name])
