@@ -247,7 +247,8 @@ def video_rows(path: str) -> list[tuple[str, str]]:
     return [
         ('video', path),
         ('size', f'{info.width} x {info.height} pixels, upright' + (
-            f' after turning by {info.rotation} degrees' if info.rotation else '')),
+            f' after turning by {info.rotation} degrees' if info.rotation else '') + (
+            ', mirrored' if info.is_mirrored else '')),
         ('frames', f'{info.num_frames:,}' if info.num_frames else unknown),
         ('rate', f'{info.fps:.3f} frames per second' if info.fps else unknown),
         ('duration', f'{info.duration_s:.2f} s' if info.duration_s else unknown),

@@ -162,7 +162,7 @@ def _from_frames(reader):
 
 
 def _even(times_s, rate):
-    """Times a frame apart if they are so within one frame: FFmpeg makes up most times of MPEG streams, and errs by that."""
+    """Times a frame apart, if they are so within a frame: FFmpeg makes up most of MPEG streams, and errs by that."""
     even_s = np.arange(len(times_s)) / rate
     return even_s if (np.abs(times_s - even_s) <= 1.01 / rate).all() else times_s
 

@@ -47,7 +47,7 @@ SPOILED = {
     'page.mp4': NO_VIDEO,
     'sound.mp4': 'has no video stream',
     'no_rate.mkv': (81, 64, 80),
-    'no_times.mp4': 'has too few frames (1, a clip needs 3)',
+    'no_times.mp4': 'has too few frames (2, a clip needs 3)',
     'dangling.mp4': 'cannot be read (No such file or directory)',
     'pipe.mp4': 'cannot be read (is not a regular file)',
 }
