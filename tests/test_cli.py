@@ -135,7 +135,7 @@ def test_home_is_expanded_wherever_a_flag_is_given(monkeypatch, given, meant):
     assert cli.expand_home(given) == meant
 
 
-def test_flags_that_a_shell_does_not_expand_reach_a_command_expanded(fake, monkeypatch):
+def test_home_is_expanded_in_flags_that_a_shell_leaves_alone(fake, monkeypatch):
     monkeypatch.setenv('HOME', '/home/me')
     seen = []
     fake(seen.append, has_config=True)

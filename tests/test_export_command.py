@@ -131,7 +131,7 @@ def test_an_output_that_must_not_be_replaced_is_refused_first(tmp_path, monkeypa
     assert sorted(os.listdir(tmp_path)) == ['here', 'home'] and os.path.samefile('.', tmp_path / 'here' / 'inner')
 
 
-def test_a_folder_with_the_names_of_an_export_that_is_none_is_kept(released, tmp_path, capsys):
+def test_a_folder_that_only_looks_like_an_export_is_kept(released, tmp_path, capsys):
     for name, text in {'README.md': '# My project', 'config.json': '{"model_type": "dinov2"}'}.items():
         (tmp_path / name).write_text(text)
         assert export(released, tmp_path) == 2

@@ -57,7 +57,7 @@ def test_it_writes_every_picture_and_the_same_ones_again(tmp_path, model, clip):
     assert num_frames(tmp_path / 'one' / 'reconstruction.mp4') == 4
 
 
-def test_targets_follow_the_sources_and_deltas_count_from_the_first_source(tmp_path, monkeypatch, model, clip):
+def test_targets_follow_sources_and_deltas_count_from_the_first(tmp_path, monkeypatch, model, clip):
     calls, original = [], RVM.reconstruct
 
     def recorded(self, source, target, deltas, **rest):
@@ -73,7 +73,7 @@ def test_targets_follow_the_sources_and_deltas_count_from_the_first_source(tmp_p
         assert (target_BFHWC[0] == middle_THWC[deltas_BF[0]]).all()
 
 
-def test_weights_without_a_decoder_give_feature_pictures_and_say_why_not_more(tmp_path, clip, capsys):
+def test_weights_without_a_decoder_give_feature_pictures_only(tmp_path, clip, capsys):
     model = export(tmp_path / 'export', dataclasses.replace(ARCHITECTURE, decoder_width=0))
     assert command('--model', model, '--video', clip, '--output', tmp_path / 'out') == 0
     names = sorted(file.name for file in (tmp_path / 'out').iterdir())

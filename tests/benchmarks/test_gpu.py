@@ -21,7 +21,7 @@ For simplicity, JAX has removed its internal frames from the traceback of the fo
 """
 
 
-def test_the_reason_of_a_failure_is_the_line_that_names_the_error():
+def test_the_reason_of_a_failure_is_the_line_with_the_error():
     assert reason(TRACEBACK).startswith('jax.errors.JaxRuntimeError: RESOURCE_EXHAUSTED')
     assert reason('a warning\nthe loss is nan\n\n') == 'the loss is nan'
     assert describe(1, 60, '') == 'failed: exit code 1'
@@ -63,7 +63,7 @@ def test_stages_are_those_that_there_are_and_their_recipes_load(sizes):
             assert config.model.precision == 'bf16'
 
 
-def test_a_check_of_the_doctor_has_its_color_and_its_fix_and_steps_have_figures():
+def test_doctor_checks_have_a_color_a_fix_and_figures():
     disk = {'check': 'disk', 'color': 'yellow', 'text': 'slow', 'fix': 'take another', 'values': {'rate': 1.0}}
     assert doctor_row(disk) == {'what': 'doctor: disk', 'note': 'yellow: slow → take another'}
     values = {'clips': 800.0, 'step': 0.04, 'mfu': 0.4, 'roofline': None, 'batch_size': 32}

@@ -30,7 +30,7 @@ def test_the_page_names_device_driver_versions_and_date():
     )
 
 
-def test_a_stage_with_a_problem_has_a_line_after_the_rows_that_it_came_to():
+def test_a_failed_stage_has_a_line_after_its_rows():
     lines = table_of(markdown([Outcome('train l ours', 90.0, [STEP], 'out of time after 90 s')]))
     assert len(lines) == 4
     assert lines[3] == '| **train l ours** | – | – | – | – | – | – | **out of time after 90 s** |'

@@ -6,7 +6,7 @@ import pytest
 from kernels import Event, Kernel, kind_of, read_trace, summarize
 
 
-def test_a_trace_of_a_cpu_names_the_operations_and_how_often_they_ran(tmp_path):
+def test_a_cpu_trace_names_operations_and_counts_them(tmp_path):
     program = jax.jit(lambda x: jax.lax.sort(jnp.sin(x)))
     x = jnp.ones((64, 4096))
     program(x).block_until_ready()
@@ -26,7 +26,7 @@ def test_a_folder_without_a_trace_is_an_error(tmp_path):
         read_trace(str(tmp_path))
 
 
-def test_kernels_of_all_layers_add_up_and_time_side_by_side_counts_once():
+def test_kernels_add_up_and_parallel_time_counts_once():
     trace = summarize(
         [
             Event('gemm_fusion_dot_7', 5e9, 8e9),
@@ -48,5 +48,5 @@ def test_kernels_of_all_layers_add_up_and_time_side_by_side_counts_once():
         ('sm90_gemm_bf16_tn_n_tilesize64x64x64', 'sm90_gemm_bf16_tn_n_tilesize64x64x64'),
     ],
 )
-def test_kernels_are_told_apart_by_name_but_for_the_compilers_numbers(name, kind):
+def test_kernels_are_told_apart_by_name_without_numbers(name, kind):
     assert kind_of(name) == kind

@@ -53,7 +53,7 @@ print(json.dumps(found))
 """
 
 
-def test_no_read_that_fails_passes_for_the_end_of_the_file_or_for_damage(tmp_path, write_video, failing_reads):
+def test_a_failed_read_is_not_taken_for_the_end_or_for_damage(tmp_path, write_video, failing_reads):
     videos = [('a.mp4', {}), ('b.mkv', {}), ('c.ts', {}), ('d.avi', {'codec': 'mpeg4'}), ('e.flv', {})]
     paths = [write_video(tmp_path / name, 300, size=(320, 240), gop=2, **how) for name, how in videos]
     paths.append(write_video(tmp_path / 'no_duration.mkv', 300, size=(320, 240), gop=2, muxer={'live': '1'}))
@@ -145,7 +145,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 IMPOSSIBLE = 'the size of a frame is impossible, or more than 64 million pixels'
 
 
-def test_frames_too_large_for_the_memory_are_refused_before_they_take_any(tmp_path):
+def test_frames_too_large_for_memory_are_refused_early(tmp_path):
     write_pictures(tmp_path / 'large.mov', [LARGE] * 2)
     write_pictures(tmp_path / 'large.avi', [LARGE] * 2)
     write_pictures(tmp_path / 'grows.mov', [64, 64, LARGE])

@@ -67,7 +67,7 @@ def test_variable_frame_rate_uses_timestamps(tmp_path, write_video, read_number)
     assert [read_number(frame) for frame in frames] == [0, 3, 4, 6, 7, 8]
 
 
-def test_between_two_frames_the_nearest_is_taken_and_the_earlier_of_equals(tmp_path, write_video, read_number):
+def test_the_nearest_frame_is_taken_and_the_earlier_of_equals(tmp_path, write_video, read_number):
     path = write_video(tmp_path / 'slow.mp4', 10, fps=10)
     frames = read_frames(path, range(8), fps=40)
     assert [read_number(frame) for frame in frames] == [0, 0, 0, 1, 1, 1, 1, 2]
@@ -126,7 +126,7 @@ def test_truncated_mkv_gives_the_frames_that_are_there(tmp_path, write_video, re
         read_frames(path, [0, 90], fps=10)
 
 
-def test_damage_spoils_the_frames_predicted_from_it_and_no_others(tmp_path, write_video, read_number):
+def test_damage_spoils_only_the_frames_predicted_from_it(tmp_path, write_video, read_number):
     path = write_video(tmp_path / 'damaged.mp4', 100, gop=50, options={'bf': '0', 'sc_threshold': '0'})
     content = bytearray(open(path, 'rb').read())
     start, end = content.index(b'mdat'), content.index(b'moov')

@@ -43,7 +43,7 @@ def test_no_frame_of_the_first_group_is_lost(tmp_path, write_video, read_number)
     assert numbers_of(path, read_number) == (list(range(60)), list(range(60)))
 
 
-def test_a_stream_that_begins_inside_a_group_begins_with_a_picture(tmp_path, write_video, read_number):
+def test_a_stream_cut_inside_a_group_begins_with_a_picture(tmp_path, write_video, read_number):
     path = tmp_path / 'a.ts'
     write_video(path, 60, gop=30, **B_FRAMES)
     data, start = path.read_bytes(), packets_of(path)[8][2]

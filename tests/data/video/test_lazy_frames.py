@@ -79,7 +79,7 @@ def test_pictures_that_cannot_be_used_are_named(monkeypatch):
         encoded('a', [good])
 
 
-def test_a_picture_that_claims_to_be_huge_is_refused_before_it_is_decoded():
+def test_a_huge_picture_is_refused_before_it_is_decoded():
     blob = bytearray(compress(soft_frames(1, 40, 40), '.png')[0])
     blob[16:24] = (9_000).to_bytes(4, 'big') * 2
     blob[29:33] = zlib.crc32(blob[12:29]).to_bytes(4, 'big')

@@ -75,7 +75,7 @@ def ticks_a_second(data, track=0):
     return int.from_bytes(data[start : start + 4], 'big')
 
 
-def test_plain_sound_has_more_samples_than_any_video_and_is_no_lie(tmp_path, limit):
+def test_uncompressed_sound_may_have_more_samples_than_a_video(tmp_path, limit):
     path = tmp_path / 'sound.mov'
     write_with_plain_sound(path, seconds=4)
     limit(1000)
@@ -179,7 +179,7 @@ def test_two_days_of_picture_and_sound_may_be_declared(tmp_path, write_video):
     check(path)
 
 
-def test_a_file_that_passed_is_looked_at_again_only_once_it_changed(tmp_path, write_video, monkeypatch):
+def test_a_file_that_passed_is_checked_again_only_if_it_changed(tmp_path, write_video, monkeypatch):
     path, reads = tmp_path / 'a.mp4', []
     data = open(write_video(path, 3), 'rb').read()
     pread = os.pread

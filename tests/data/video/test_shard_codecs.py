@@ -12,7 +12,7 @@ def moving(num_frames, height=64, width=96):
 
 
 @pytest.mark.parametrize(('codec', 'group'), [('jpeg', 1), ('h264', 8), ('h264', 5)])
-def test_any_few_frames_come_back_in_their_order_without_the_rest(codec, group):
+def test_any_few_frames_come_back_in_order_without_the_rest(codec, group):
     frames = moving(20)
     records = [encode_group(frames[i : i + group], codec, {'jpeg': 95, 'h264': 10}[codec]) for i in range(0, 20, group)]
     wanted = [3, 4, 11, 19]

@@ -186,7 +186,7 @@ def test_frames_and_masks_go_together_by_name(davis, caplog):
     assert 'frames after the last mask are left out (1): 11.jpg' in caplog.text
 
 
-def test_a_frame_that_is_missing_is_named_where_labels_have_no_names(jhmdb):
+def test_a_missing_frame_is_named_where_labels_have_no_names(jhmdb):
     (jhmdb / 'Rename_Images/clap/Two_clap/00001.png').unlink()
     with pytest.raises(UserError, match=r'does not have frame 1 \(00002\.png is in its place\)'):
         Jhmdb(jhmdb)
