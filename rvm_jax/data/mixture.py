@@ -38,7 +38,7 @@ class Mixture:
         return self._ends[-1]
 
     def __getitem__(self, record: int) -> Record:
-        number = self._part(record)
+        number = self.part(record)
         return self.parts[number].source[record - self._start(number)]
 
     @property
@@ -48,11 +48,11 @@ class Mixture:
 
     def fps(self, record: int) -> float:
         """Frames per second of clips from this record."""
-        return self.parts[self._part(record)].fps
+        return self.parts[self.part(record)].fps
 
     def neighbors(self, record: int) -> range:
         """The records of the part that this record is from, itself included: a range."""
-        number = self._part(record)
+        number = self.part(record)
         return range(self._start(number), self._ends[number])
 
     def order(self, seed: int) -> Callable[[int], int]:
@@ -86,7 +86,8 @@ class Mixture:
         parts = [[part.source.fingerprint(), part.fps, part.weight] for part in self.parts]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
-    def _part(self, record):
+    def part(self, record: int) -> int:
+        """The number of the part that this record is from."""
         return bisect.bisect_right(self._ends, record)
 
     def _start(self, number):

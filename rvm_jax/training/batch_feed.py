@@ -2,6 +2,7 @@
 
 import collections
 import concurrent.futures
+import itertools
 import os
 import time
 from typing import Any
@@ -19,6 +20,8 @@ from rvm_jax.terminal import say
 from rvm_jax.training import sharding
 from rvm_jax.training.data_report import FailureLog
 
+LOOKED_AT = 50  # clips of a part of the mixture that are looked at for repeated frames
+MOST_REPEATED = 0.5  # share of them from which on a part gets a warning
 MOST_WAITING = 0.05  # share of the time that devices wait for data, from which on a run gives advice
 LONGEST_US = 2**31 - 1  # the largest integer that a StepExchange holds
 
@@ -33,6 +36,7 @@ class BatchFeed:
     def __init__(self, loader: Loader, mesh: Mesh, source: Mixture, wait: 'DataWait', failures: FailureLog):
         self.wait, self.failures = wait, failures
         self.counts = [0, 0, 0, 0]
+        self._repeated = RepeatedFrames(source)
         self._loader, self._mesh, self._source = loader, mesh, source
         # (step, record_B) of the step in flight and of the one before it, whose numbers are read now.
         self._records: collections.deque[tuple[int, np.ndarray]] = collections.deque(maxlen=2)
@@ -43,6 +47,8 @@ class BatchFeed:
         batch = next(self._loader)
         waited_us = self.wait.since(began)
         for notice in batch['notices']:
+            say(notice)
+        for notice in self._repeated.notices(batch['record_B'], batch['source_BTHWC']):
             say(notice)
         failures = self.failures.new(batch)
         self.failures.name(failures)
@@ -63,6 +69,44 @@ class BatchFeed:
     def worker_memory(self) -> int:
         """Bytes of memory of the largest worker of the loader, 0 without workers."""
         return max(self._loader.resident_bytes().values(), default=0)
+
+
+class RepeatedFrames:
+    """Tells of a part of the mixture whose clips show a source frame twice in a row, by its first clips.
+
+    Such a clip has fewer distinct frames than the model is told: its video has fewer frames per second than the clip
+    wants (Something-Something V2 has 12, and RVM's Table 4 asks for 25), or nothing moves in it. Where each frame has a
+    crop of its own (data.crop_level=frame), repeated frames differ and are not found.
+    """
+
+    def __init__(self, mixture: Mixture):
+        self._mixture = mixture
+        self._clips = [0] * len(mixture.parts)
+        self._repeated = [0] * len(mixture.parts)
+
+    def notices(self, record_B: np.ndarray, source_BTHWC: np.ndarray) -> list[str]:
+        """Look at a batch; a line for each part that has shown enough clips, and too many with repeated frames."""
+        if min(self._clips) >= LOOKED_AT:
+            return []
+        lines = []
+        for record, source_THWC in zip(record_B.tolist(), source_BTHWC, strict=True):
+            number = self._mixture.part(record)
+            if self._clips[number] >= LOOKED_AT:
+                continue
+            self._clips[number] += 1
+            pairs = itertools.pairwise(source_THWC)
+            self._repeated[number] += any(np.array_equal(one, following) for one, following in pairs)
+            if self._clips[number] == LOOKED_AT and self._repeated[number] > MOST_REPEATED * LOOKED_AT:
+                lines.append(self._line(number))
+        return lines
+
+    def _line(self, number):
+        part = self._mixture.parts[number]
+        return (
+            f'{part.source.path}: {self._repeated[number]} of the first {LOOKED_AT} clips show a source frame twice in '
+            f'a row: the videos have fewer than {part.fps:g} frames per second, or nothing moves; lower '
+            f'{"the rate of this part in config.data.mixture" if len(self._clips) > 1 else "config.data.fps"}'
+        )
 
 
 class DataWait:

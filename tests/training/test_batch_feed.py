@@ -7,7 +7,7 @@ import pytest
 from rvm_jax import config as configs
 from rvm_jax.data.mixture import Mixture, Part
 from rvm_jax.data.sources.folder import FolderSource
-from rvm_jax.training.batch_feed import DataWait
+from rvm_jax.training.batch_feed import LOOKED_AT, DataWait, RepeatedFrames
 
 
 class Busy:
@@ -58,3 +58,20 @@ def test_the_process_that_waits_longest_counts_and_is_named_once(wait):
 def test_a_little_waiting_is_not_worth_a_word(wait):
     assert wait.advice(0.05) is None
     assert wait.advice(0.06).startswith('the devices wait for data 6% of the time')
+
+
+def test_parts_with_repeated_source_frames_are_named_once(tmp_path):
+    parts = []
+    for name, fps in ('slow', 25.0), ('fast', 10.0):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'a.mp4').touch()
+        parts.append(Part(FolderSource(tmp_path / name), fps))
+    repeated = RepeatedFrames(Mixture(parts))
+    frames_THWC = np.random.default_rng(0).integers(256, size=(4, 8, 8, 3), dtype=np.uint8)
+    both = np.stack([frames_THWC[[0, 0, 1, 1]], frames_THWC])  # 25 ticks a second of a video with 12 frames
+    for _ in range(LOOKED_AT - 1):
+        assert repeated.notices(np.array([0, 1]), both) == []
+    (line,) = repeated.notices(np.array([0, 1]), both)
+    assert line.startswith(f'{tmp_path}/slow: 50 of the first 50 clips show a source frame twice in a row')
+    assert 'fewer than 25 frames per second' in line and line.endswith('config.data.mixture')
+    assert repeated.notices(np.array([0, 1]), both) == []
