@@ -18,7 +18,7 @@ COMMANDS = {
     'probe': 'how good the features of a model are: a readout on them, or labels propagated by them',
     'compare': 'many probes in the table of a paper: a row a model, a column a task',
     'sweep': 'train the cells of an ablation, probe each, one table and one plot',
-    'plan': 'memory, time and what binds, before any device is paid for; TPU slices compiled ahead of time',
+    'plan': 'memory, time and what limits a step, before any device is paid for; TPU slices compiled ahead of time',
     'doctor': 'is this machine, or every process of a launch, ready to train, and what will be slow',
     'info': 'what a config, workdir, export, .npz, folder of shards or video is',
 }
@@ -112,7 +112,7 @@ def _explained(error):
         told = tested_versions.explain(error)
         return (None, 0) if told is None else (str(told), told.exit_code)
     if isinstance(error, OSError) and files.may_pass(error):
-        return str(Unavailable(error.filename, error.strerror)), Unavailable.exit_code
+        return str(Unavailable(error.filename or 'a disk or network', error.strerror)), Unavailable.exit_code
     if isinstance(error, OSError) and error.filename is not None:
         return printable(f'{error.filename}: {error.strerror}; check the path and its permissions'), 2
     return None, 0

@@ -15,7 +15,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rvm_jax.errors import ConfigErrors, UserError
-from rvm_jax.models.catalog import CORES, ENCODERS, FROZEN_ENCODERS
+from rvm_jax.models.catalog import CORES, ENCODERS, FROZEN_ENCODERS, MAMBA_CORES
 from rvm_jax.storage import files
 from rvm_jax.values import in_type_of, parse_value
 
@@ -45,7 +45,6 @@ CHOICES = {
     'mesh.sharded': ('params', 'optimizer'),
 }
 
-MAMBA_CORES = ('mamba', 'mambamix', 'gmmix')
 MASK_TOKEN = ('dinov3', 'dinov2')  # encoders whose training put a token in place of masked patches
 
 POSITIVE = (
@@ -423,14 +422,14 @@ def _check_model(flat, expect):
     expect(flat['model.mask_ratio'] > 0 or flat['objective.region'] == 'all', 'model.mask_ratio',
            'leaves nothing hidden for objective.region=masked', 'raise it')  # fmt: skip
     expect(flat['model.softmax_dtype'] == 'float32' or flat['model.precision'] == 'official_mixed',
-           'model.softmax_dtype', 'is a switch of official_mixed', 'leave it at float32')  # fmt: skip
+           'model.softmax_dtype', 'works only with model.precision=official_mixed', 'leave it at float32')  # fmt: skip
     encoder, core, usual = flat['model.encoder'], flat['model.core'], flatten(default())
     for keys, has_effect, why in (
-        (('taps', 'adapter_norm', 'aggregator'), encoder not in ENCODERS, 'is for a frozen encoder'),
-        (('adapter_norm', 'aggregator'), flat['model.taps'] != 'last', 'is for adapters, and model.taps=last has none'),
-        (('output_norm', 'gate_bias', 'state_norm'), core == 'rvmrnn', f'is a switch of rvmrnn, not of {core}'),
-        (('core_mlp',), core not in MAMBA_CORES, f'is not a size of {core}'),
-        (('core_dropout',), core in MAMBA_CORES, f'is for the Mamba cores, not for {core}'),
+        (('taps', 'adapter_norm', 'aggregator'), encoder not in ENCODERS, 'works only with a frozen encoder'),
+        (('adapter_norm', 'aggregator'), flat['model.taps'] != 'last', 'has no effect with model.taps=last'),
+        (('output_norm', 'gate_bias', 'state_norm'), core == 'rvmrnn', 'works only with model.core=rvmrnn'),
+        (('core_mlp',), core not in MAMBA_CORES, f'has no effect with model.core={core}'),
+        (('core_dropout',), core in MAMBA_CORES, f'works only with model.core={", ".join(MAMBA_CORES)}'),
     ):
         for key in keys:
             is_usual = flat[f'model.{key}'] == usual[f'model.{key}']
@@ -441,7 +440,7 @@ def _check_encoder(flat, expect):
     """What goes with a frozen encoder, and with one that is trained."""
     encoder, target = flat['model.encoder'], flat['model.target']
     if encoder in ENCODERS:
-        for_frozen = f'is for a frozen encoder, and config.model.encoder is {encoder}'
+        for_frozen = f'works only with a frozen encoder, and config.model.encoder is {encoder}'
         expect(not flat['model.encoder_path'], 'model.encoder_path', for_frozen, 'leave it empty')
         expect(target in ('auto', 'shared', 'light_target'), 'model.target', for_frozen, 'take auto')
         expect(not flat['objective.feature_weight'], 'objective.feature_weight', for_frozen, 'leave it at 0')
@@ -454,7 +453,8 @@ def _check_encoder(flat, expect):
 def _check_mesh(flat, expect):
     for key in ('mesh.data', 'mesh.fsdp'):
         expect(flat[key] == -1 or flat[key] > 0, key, 'is a number of devices', 'give -1 (what is left), or 1 or more')
-    expect((flat['mesh.data'], flat['mesh.fsdp']) != (-1, -1), 'mesh.data', 'and mesh.fsdp are both -1', 'fix one')
+    is_open = (flat['mesh.data'], flat['mesh.fsdp']) == (-1, -1)
+    expect(not is_open, 'mesh.data', 'config.mesh.fsdp is -1 too', 'set one of the two to a number')
 
 
 def _check_data(flat, expect):

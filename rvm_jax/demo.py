@@ -68,7 +68,7 @@ def evaluate(model: RVM, recipe: ml_collections.ConfigDict) -> tuple[dict[str, f
     eval_step = make_eval_step(graphdef, comparison_of(recipe.objective), params)
     held_out = open_held_out(recipe.data)
     if held_out is None:
-        raise UserError('config.data.eval_path', 'is empty', 'name held-out videos, or leave it out')
+        raise UserError('config.data.eval_path', 'is empty', 'name held-out videos, or do not set this key')
     losses, batch, out = evaluation.held_out_losses(recipe, mesh, eval_step, params, held_out)
     return losses, evaluation.picture(batch, out, model.patch_size)
 

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
                 progress.console.print(line, highlight=False, markup=False)
     if unusable:
         reasons = ', '.join(f'{error.value} {error.reason}' for error in unusable)
-        raise DataError(reasons, f'{len(unusable)} of {len(outputs)} videos cannot be used', unusable[0].fix)
+        raise DataError(f'{len(unusable)} of {len(outputs)} videos', f'cannot be used ({reasons})', unusable[0].fix)
 
 
 def planned_outputs(videos: Sequence[str], folder: str, overwrite: bool) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Say what a recipe needs before any device is paid for: memory, traffic, time, and which of them binds.
+"""Say what a recipe needs before any device is paid for: memory, traffic, time, and what limits the step.
 
 With --topology the real training step is compiled for that TPU slice (v6e:16x16), or for NVIDIA GPUs, hosts x GPUs of
 each (h100:8, h100:4x8; also a100, h200, b200). None of them need be there; it takes a minute or two, and the compiler's
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 LABELS = {'compute': 'compute', 'memory': 'HBM', 'links': 'interconnect', 'input': 'decoding'}
 HEADER = ('recipe', 'on', 'clips a device', 'GiB a device', 'fits', 'HBM GB a clip', 'compute ms', 'HBM ms',
-          'interconnect ms', 'decoding ms', 'binds', 'step ms', 'days', 'cores')  # fmt: skip
+          'interconnect ms', 'decoding ms', 'limited by', 'step ms', 'days', 'cores')  # fmt: skip
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,8 +37,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--devices', nargs='+', type=int, default=[], metavar='N', help='estimate: how many of them '
                         '(default: 256, or fewer if the batch does not divide)')  # fmt: skip
     parser.add_argument(
-        '--utilization', type=float, default=0.4, help='share of the peak FLOP/s that is reached (default: 0.4)'
-    )
+        '--utilization', type=float, default=0.4, help='share of the peak FLOP/s that compute reaches; memory and '
+        'interconnect count at their peak rates (default: 0.4)'
+    )  # fmt: skip
     parser.add_argument('--markdown', action='store_true', help='a table, as docs/scaling.md holds')
     parser.add_argument_group('any key of a recipe').add_argument(
         '--config.KEY', metavar='VALUE', dest='overrides', help='set it first, as for rvm train'
@@ -123,10 +124,10 @@ def as_lines(path: str, forecast: 'Forecast', utilization: float) -> str:
 
 def _memory(forecast):
     parts = ', '.join(f'{part} {size / 2**30:.2f}' for part, size in forecast.parts.items())
-    has = '' if forecast.has is None else f' of {forecast.has / 2**30:.2f}'
+    of = ' GiB' if forecast.has is None else f' of {forecast.has / 2**30:.2f} GiB usable'
     verdict = {'yes': 'fits', 'maybe': 'may fit', 'no': 'does not fit'}[forecast.fits]
-    by = f', {(forecast.needs - forecast.has) / 2**30:.1f} too many' if forecast.fits == 'no' else ''
-    return f'{verdict}: {forecast.needs / 2**30:.2f}{has} GiB a device{by} ({parts})'
+    by = f', {(forecast.needs - forecast.has) / 2**30:.1f} GiB too much' if forecast.fits == 'no' else ''
+    return f'{verdict}: {forecast.needs / 2**30:.2f}{of} a device{by} ({parts})'
 
 
 def _collectives(kinds, fsdp):
@@ -136,8 +137,8 @@ def _collectives(kinds, fsdp):
         rows.append(
             (
                 'note',
-                f'split over fsdp={fsdp}, weights lie in parts too thin to be gathered as they are, and are '
-                'summed instead, at twice the traffic; try mesh.data=-1 and a smaller mesh.fsdp',
+                f'with fsdp={fsdp}, the parts of the weights are too small for the compiler to gather them: it sums '
+                'whole weights instead, which doubles the traffic; try mesh.data=-1 and a smaller mesh.fsdp',
             )
         )
     return rows
@@ -146,14 +147,15 @@ def _collectives(kinds, fsdp):
 def _time(forecast, utilization):
     """Rows about seconds: at peak rates by resource, then of a step and a run."""
     step = forecast.step_seconds(utilization)
-    reached, binds = forecast.seconds['compute'] / step, LABELS[forecast.binds(utilization)]
+    reached, limit = forecast.seconds['compute'] / step, forecast.limit(utilization)
+    rate = 'at' if limit == 'compute' else 'at its peak rate; compute reaches'
     roofline = ', '.join(f'{LABELS[name]} {_number(value * 1e3)}' for name, value in forecast.seconds.items())
     cores = ', '.join(f'{count:,} for {form}' for form, count in forecast.cores(utilization).items())
     return [
-        ('roofline', f'ms a step at peak rates: {roofline}'),
-        ('step', f'{_number(step * 1e3)} ms at {reached:.0%} of the peak FLOP/s; {binds} binds'),
+        ('roofline', f'ms a step, each at its peak rate: {roofline}'),
+        ('step', f'{_number(step * 1e3)} ms; {LABELS[limit]} limits it, {rate} {reached:.0%} of the peak FLOP/s'),
         ('run', f'{_duration(forecast.days(utilization))}, {forecast.config.batch_size / step:,.0f} clips/s'),
-        ('input', f'{cores} (cores; the hosts have {forecast.host_cores:,})'),
+        ('input', f'CPU cores to decode: {cores}; the hosts have {forecast.host_cores:,}'),
     ]
 
 
@@ -207,7 +209,7 @@ def _cells(path, forecast, utilization):
         *first,
         f'{forecast.traffic / clips / 1e9:.1f}',
         *(f'{value * 1e3:,.1f}' for value in forecast.seconds.values()),
-        LABELS[forecast.binds(utilization)],
+        LABELS[forecast.limit(utilization)],
         f'{forecast.step_seconds(utilization) * 1e3:,.0f}',
         f'{forecast.days(utilization):,.2f}',
         f'{next(iter(forecast.cores(utilization).values())):,}',

@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         if work.outside:
             first = printable(work.outside[0])
-            print(f'{len(work.outside):,} videos are outside the folder of {args.input}, first {first}')
+            print(f'{len(work.outside):,} videos of {args.input} are in other folders; the first is {first}')
         with work.begin():
             outcomes, entries = run_beam(work, args) if args.runner else run_here(work, args)
             manifest = work.finish(outcomes, entries)
@@ -185,13 +185,13 @@ def run_beam(work: 'PrepareJob', args: argparse.Namespace) -> tuple[list[dict], 
 def summary(output: str, manifest: dict[str, Any]) -> str:
     """A few lines: what there is, what was left out, and what to do next."""
     splits = {name: split for name, split in manifest['splits'].items() if split['videos']}
-    size = sum(shard['bytes'] for shard in manifest['shards'])
+    size, count = sum(shard['bytes'] for shard in manifest['shards']), len(manifest['shards'])
     lines = [
         f'{output}: ' + ', '.join(
             f'{name} {split["videos"]:,} videos, {split["clips"]:,} clips, {split["hours"]:.3g} hours'
             for name, split in splits.items()
         )
-        + f', {size / 1e6:,.1f} MB in shards: {len(manifest["shards"])}'
+        + f', {size / 1e6:,.1f} MB in {count:,} shard{"s" * (count != 1)}'
     ]  # fmt: skip
     if manifest['skipped']:
         lines.append(f'{manifest["skipped"]:,} left out; {os.path.join(output, "skipped.json")} says why')

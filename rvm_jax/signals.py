@@ -29,7 +29,9 @@ class StopRequest:
 
     def __init__(self, interrupts: bool = False):
         self.requested = self.agreed = ''  # what came to this process; what all of them know and act on
-        self.current = '' if interrupts else 'step 0, saving'  # '' where nothing is finished first
+        self.current = (
+            '' if interrupts else 'the first step, then saving and stopping'
+        )  # '' where nothing is finished first
         self._interrupts, self._where = interrupts, ''
 
     def __enter__(self) -> Self:

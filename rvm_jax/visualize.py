@@ -52,7 +52,8 @@ def run(args: argparse.Namespace) -> None:
     model = pretrained.load(args.model, step=args.step)
     num_source = model.architecture.num_source
     if args.frames <= num_source:
-        raise UserError(f'--frames {args.frames}', f'{num_source} sources and a target are needed', 'raise it')
+        reason = f'at least {num_source + 1} frames are needed ({num_source} source, 1 target)'
+        raise UserError(f'--frames {args.frames}', reason, 'raise it')
     size = model.image_size if args.size is None else args.size
     video = inference.video_frames(args.video, short_side=size, patch_size=model.patch_size, fps=args.fps)
     frames = list(islice(video, args.frames))

@@ -1,3 +1,4 @@
+import errno
 import os
 import pathlib
 import subprocess
@@ -77,10 +78,15 @@ def test_every_command_is_a_module_too():
         (Stopped('stopped at step 5'), 75, 'rvm fake: stopped at step 5\n'),
         (Diverged('step 9', 'not finite', 'lower the rate'), 76, 'rvm fake: step 9: not finite; lower the rate\n'),
         (Interrupted('saved step 5'), 130, 'rvm fake: saved step 5\n'),
+        (
+            OSError(errno.EIO, 'I/O'),
+            75,
+            'rvm fake: a disk or network: does not answer (I/O); start again once it does\n',
+        ),
         (KeyboardInterrupt(), 130, 'rvm fake: stopped by Ctrl-C\n'),
         (BrokenPipeError(), 141, ''),
     ],
-    ids=['done', 'mistake', 'config', 'data', 'stopped', 'diverged', 'interrupted', 'ctrl-c', 'closed pipe'],
+    ids=['done', 'mistake', 'config', 'data', 'stopped', 'diverged', 'interrupted', 'disk', 'ctrl-c', 'closed pipe'],
 )
 def test_how_a_command_ends_is_its_exit_code_and_one_line(fake, capsys, outcome, code, message):
     fake(outcome)

@@ -140,11 +140,11 @@ def test_an_override_takes_the_type_of_its_default(override, value):
         ('optim.peak_lr=-1', 'must not be negative'),
         ('data.flip=1.5', 'is a fraction'),
         ('model.mask_ratio=1', 'must be below 1'),
-        ('model.encoder_path=x', 'is for a frozen encoder, and config.model.encoder is vit; leave it empty'),
-        ('model.target=mask_token', 'is for a frozen encoder'),
-        ('objective.feature_weight=1', 'is for a frozen encoder'),
-        ('model.taps=last', 'config.model.taps=last: is for a frozen encoder; leave it at 4_regular'),
-        ('model.core_dropout=0.5', 'is for the Mamba cores, not for rvmrnn'),
+        ('model.encoder_path=x', 'works only with a frozen encoder, and config.model.encoder is vit; leave it empty'),
+        ('model.target=mask_token', 'works only with a frozen encoder'),
+        ('objective.feature_weight=1', 'works only with a frozen encoder'),
+        ('model.taps=last', 'config.model.taps=last: works only with a frozen encoder; leave it at 4_regular'),
+        ('model.core_dropout=0.5', 'works only with model.core=mamba, mambamix, gmmix'),
         ('data.crop_area=(0.5,0.1)', 'must be a range above 0'),
         ('data.crop_area=(0.5,2)', 'is a fraction of the frame'),
         ('data.min_gap=49', 'is above max_gap=48'),
@@ -163,7 +163,7 @@ def test_a_mistake_is_named_with_its_fix(problems, override, message):
 
 def test_two_axes_cannot_both_take_what_is_left(problems):
     [problem] = problems('mesh.data=-1', 'mesh.fsdp=-1')
-    assert 'config.mesh.data=-1: and mesh.fsdp are both -1' in problem
+    assert 'config.mesh.data=-1: config.mesh.fsdp is -1 too; set one of the two to a number' in problem
 
 
 def test_all_mistakes_are_told_at_once(problems):

@@ -48,7 +48,7 @@ def test_a_red_check_ends_with_code_2_after_all_checks_ran(quick, tmp_path, caps
     colors = {text.split('  ')[0]: color for text, color in lines.items()}
     assert code == 2
     assert {check for check, color in colors.items() if color == 'red'} == {'attention', 'decoding'}
-    assert 'does not divide 8 devices' in out
+    assert 'data x fsdp must be 8' in out
     assert f'{nowhere}: ' in out
     assert err.strip() == 'rvm doctor: not ready: attention, decoding; fix what is red above'
 

@@ -84,7 +84,7 @@ def test_overwrite_replaces_and_a_bad_video_stops_no_other(tmp_path, export, cap
     (tmp_path / 'good.npz').write_bytes(b'old')
     assert command('--video', bad, good, '--output', tmp_path, '--overwrite', model=export) == 65
     message = capsys.readouterr().err
-    assert 'bad.mp4' in message and '1 of 2 videos cannot be used' in message
+    assert 'bad.mp4' in message and '1 of 2 videos: cannot be used' in message
     with np.load(tmp_path / 'good.npz') as file:
         assert len(file['features']) == 3
     assert sorted(file.name for file in tmp_path.iterdir()) == ['bad.mp4', 'good.mp4', 'good.npz']

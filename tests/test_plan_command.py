@@ -49,9 +49,10 @@ def test_without_a_topology_the_recipe_is_estimated(shown):
     assert rows['on'] == '8 x h100: mesh data 8 x fsdp 1, 64 clips a device'
     assert rows['training'].startswith('511 GFLOP a clip: encoder 154, core 81')
     assert (
-        rows['memory'].startswith('fits: ') and 'of 59.33 GiB a device (weights 0.25, gradients 0.25' in rows['memory']
+        rows['memory'].startswith('fits: ')
+        and 'of 59.33 GiB usable a device (weights 0.25, gradients 0.25' in rows['memory']
     )
-    assert 'compute' in rows['roofline'] and rows['step'].endswith('of the peak FLOP/s; compute binds')
+    assert 'compute' in rows['roofline'] and 'ms; compute limits it, at 40% of the peak' in rows['step']
     assert rows['run'].split()[1] in ('days,', 'hours,') and 'JPEG shards' in rows['input']
     assert '208' in rows['input'] and 'estimate' in rows['source']
     assert len(lines) < 12 and max(map(len, lines)) < 140
@@ -71,8 +72,8 @@ def test_a_frozen_encoder_is_named_and_costs_its_forward_pass(shown):
 def test_utilization_sets_the_pace_until_memory_does(shown):
     slow = shown(*S, '--utilization', '0.01')[0]['step']
     fast = shown(*S, '--utilization', '1')[0]['step']
-    assert slow.endswith('at 1% of the peak FLOP/s; compute binds')
-    assert fast.endswith('of the peak FLOP/s; HBM binds') and ' at 100%' not in fast
+    assert slow.endswith('ms; compute limits it, at 1% of the peak FLOP/s')
+    assert 'HBM limits it, at its peak rate; compute reaches ' in fast and ' 100%' not in fast
 
 
 def test_a_batch_takes_as_many_devices_as_divide_it(shown):
@@ -95,7 +96,7 @@ def test_weights_on_gpus_are_split_within_a_host(shown):
 def test_what_does_not_fit_says_by_how_much_and_what_would(shown):
     rows, lines = shown('--config', 'configs/rvm_l.py', '--device', 'v5e', '--devices', '16', '--config.mesh.fsdp=1',
                         '--config.mesh.data=-1')  # fmt: skip
-    assert 'too many' in rows['memory'] and rows['memory'].startswith('does not fit')
+    assert 'GiB too much' in rows['memory'] and rows['memory'].startswith('does not fit')
     suggestions = lines[lines.index('would fit, by estimate:') + 1 :]
     assert suggestions and all(line.startswith('  --config.') and line.endswith('GiB)') for line in suggestions)
 
@@ -104,7 +105,7 @@ def test_a_topology_is_compiled(shown, compiler):
     rows, _ = shown('--config', 'configs/rvm_h.py', '--topology', 'v6e:16x16', *SPLIT)
     assert compiler.calls == [('h', 'v6e:16x16')]
     assert rows['on'].startswith('v6e:16x16, 256 x TPU v6 lite: mesh data 8 x fsdp 32, 8 clips')
-    assert rows['memory'].startswith('fits: 20.00 of 31.25 GiB a device (weights 0.09, ')
+    assert rows['memory'].startswith('fits: 20.00 of 31.25 GiB usable a device (weights 0.09, ')
     assert rows['collectives'] == 'a step: all-gather 640 x, 6.00 GB' and 'note' not in rows
     assert rows['source'].startswith('compiled in 61 s')
 
@@ -115,8 +116,8 @@ def test_gpus_are_compiled_host_by_host(shown, compiler):
     rows, _ = shown('--config', 'configs/rvm_h.py', '--topology', 'h100:4x8')
     assert compiler.calls == [('h', 'h100:4x8')]
     assert rows['on'] == 'h100:4x8, 32 x NVIDIA H100 80GB HBM3: mesh data 4 x fsdp 8, 64 clips a device'
-    assert rows['memory'].startswith('fits: 20.00 of 59.33 GiB a device (weights 0.')
-    assert rows['roofline'].startswith('ms a step at peak rates: compute ')
+    assert rows['memory'].startswith('fits: 20.00 of 59.33 GiB usable a device (weights 0.')
+    assert rows['roofline'].startswith('ms a step, each at its peak rate: compute ')
 
 
 def test_weights_summed_instead_of_gathered_are_pointed_out(shown, compiler):
@@ -132,7 +133,7 @@ def test_a_shortage_is_told_without_times(shown, compiler):
     compiler.outcome = {'shortage': {'devices': 256, 'device_kind': 'TPU v6 lite', 'seconds': 9.0, 'needs': 40.0 * GIB,
                                      'has': 31.25 * GIB}}  # fmt: skip
     rows, lines = shown(*S, '--topology', 'v6e:16x16')
-    assert rows['memory'].startswith('does not fit: 40.75 of 31.25 GiB a device, 9.5 too many')
+    assert rows['memory'].startswith('does not fit: 40.75 of 31.25 GiB usable a device, 9.5 GiB too much')
     assert 'roofline' not in rows and 'would fit, by estimate:' in lines
 
 
@@ -168,13 +169,13 @@ def test_one_line_of_a_table_that_cannot_be_timed_is_dashes(shown, compiler):
         ),
         ([*S, '--topology', 'h100:12'], '--topology h100:12: is not hosts x GPUs of a host, which has at most 8'),
         ([*S, '--topology', 'a100'], 'give one such as a100:1, a100:8 or a100:4x8'),
-        ([*S, '--topology', 'h100:3x8'], 'config.batch_size=2048: does not divide over 24 devices'),
+        ([*S, '--topology', 'h100:3x8'], 'config.batch_size=2048: cannot be split evenly over 24 devices'),
         ([*S, '--topology', 'h100:4x8', '--config.mesh.data=2', '--config.mesh.fsdp=16'], 'across 4 slices or hosts'),
         ([*S, '--devices', '0'], '--devices 0: is a number of devices; give 1 or more'),
-        ([*S, '--devices', '3'], 'config.batch_size=2048: does not divide over 3 devices; take a multiple of 3'),
+        ([*S, '--devices', '3'], 'config.batch_size=2048: cannot be split evenly over 3 devices; take a multiple of 3'),
         ([*S, '--utilization', '40'], '--utilization 40: is a share of the peak; give 0.4 or the like'),
-        ([*S, '--topology', 'v6e:4x5'], 'config.batch_size=2048: does not divide over 20 devices'),
-        ([*S, '--config.mesh.data=3', '--topology', 'v6e:4x4'], 'does not divide 16 devices'),
+        ([*S, '--topology', 'v6e:4x5'], 'config.batch_size=2048: cannot be split evenly over 20 devices'),
+        ([*S, '--config.mesh.data=3', '--topology', 'v6e:4x4'], 'data x fsdp must be 16'),
     ],
 )
 def test_a_mistake_is_one_line_before_anything_is_compiled(capsys, compiler, words, reason):

@@ -32,7 +32,7 @@ def test_a_signal_ends_the_run_after_its_step_is_saved(number, name, code):
     out, said = process.communicate()
     assert process.returncode == code
     step = int(said.split('step ')[1].split(',')[0])
-    assert said.strip() == f'{name}: finishing step {step}, saving'
+    assert said.strip() == f'{name}: finishing step {step}, then saving and stopping'
     assert f'saved\n{name}: saved at step ' in out
     assert 'the same command line resumes' in out
 

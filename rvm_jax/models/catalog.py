@@ -28,6 +28,7 @@ CORES = {
     'gmmix': 'rvm_jax.models.cores.gmmix:GMMix',
     'self_attention': 'rvm_jax.models.cores.self_attention:SelfAttention',
 }
+MAMBA_CORES = ('mamba', 'mambamix', 'gmmix')  # they have config.model.core_dropout, and no core_mlp
 NO_CORE = 'identity'  # of an image encoder by itself; no config can name it
 IDENTITY = 'rvm_jax.models.cores.identity:Identity'
 

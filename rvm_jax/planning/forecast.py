@@ -1,4 +1,4 @@
-"""From what a step needs to what a run takes: seconds by resource, which of them binds, days, cores, and what fits."""
+"""From what a step needs to what a run takes: seconds by resource, the one that limits, days, cores, and what fits."""
 
 import math
 from typing import Any, NamedTuple
@@ -54,7 +54,7 @@ class Forecast(NamedTuple):
         """
         return max(self._limits(utilization).values())
 
-    def binds(self, utilization: float) -> str:
+    def limit(self, utilization: float) -> str:
         """What decides `step_seconds`: 'compute', 'memory' or 'links'."""
         limits = self._limits(utilization)
         return max(limits, key=limits.get)

@@ -75,7 +75,7 @@ def train_readout(
     data.failed.update(dict(position['failed']))
     drawn = data.training(batch_size=schedule.batch_size, steps=schedule.steps, start=start, seed=seed, mesh=mesh)
     for step, (features_BTMD, batch) in enumerate(drawn, start + 1):
-        stop.current = f'step {step} of the readout, saving'
+        stop.current = f'step {step} of the readout, then saving and stopping'
         state, losses = train_step(state, features_BTMD, batch)
         is_last = step == schedule.steps
         if step % LOGGED == 0 or is_last:

@@ -115,7 +115,7 @@ def judge(execution: Execution, all_shapes: list[Shape], device: jax.Device) -> 
     worst, where = max(wrong or found, key=lambda pair: math.inf if math.isnan(pair[0].kernel) else pair[0].kernel)
     return Verdict(
         not wrong,
-        f'differs from plain attention in its {worst.output} by {worst.kernel:.2%}, where rounding to bfloat16 makes '
+        f'differs from float32 by {worst.kernel:.2%} in its {worst.output}, and plain attention in bfloat16 by '
         f'{worst.plain:.2%}, at {_in_words(where)}',
     )
 
@@ -140,9 +140,11 @@ def choose(config: ml_collections.ConfigDict, arch: Architecture, mesh: Mesh, ho
         if not wrong:
             return implementation
         if not is_free:
-            raise UserError(f'config.model.attention={kernel}', wrong, 'take auto, or xla')
+            raise UserError(f'config.model.attention={kernel}', wrong, 'take auto or xla')
         instead = [*kernels, PLAIN][i + 1]
-        hosts.say(f'fused attention ({kernel}) {wrong}: training with attention={instead} instead, which is slower')
+        hosts.say(
+            f'fused attention ({kernel}) {wrong}: training with model.attention={instead} instead, which is slower'
+        )
     return PLAIN
 
 

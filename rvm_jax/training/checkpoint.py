@@ -179,7 +179,9 @@ class Checkpoints:
             confirm(self._workdir)
             free, safe = files.free_bytes(self._folder), 2 * size
             if free < safe:
-                say(f'checkpoint {step}: {self._folder} has {megabytes(free)} free, it should have {megabytes(safe)}')
+                say(
+                    f'checkpoint {step}: only {megabytes(free)} free in {self._folder}; make room for {megabytes(safe)}'
+                )
             checkpoint_files.try_writing(self._folder, step)
         except self._failures.errors as error:
             return reason(error)

@@ -80,9 +80,10 @@ def find_good_step(folder: str, step: int | None = None) -> tuple[int, dict[str,
             damage = error
             say(printable(f'step {candidate} is damaged and not used: {damage}'))
     if steps:
-        raise UserError(folder, f'no undamaged step ({damage})', 'restore it from a copy, or choose another --workdir')
+        which = 'all checkpoints are' if step is None else f'step {step} is'
+        raise UserError(folder, f'{which} damaged ({damage})', 'restore it from a copy, or choose another --workdir')
     if _numbered(folder):
-        reason = f'no step with {checksums.NAME} (found {some_of(_numbered(folder))})'
+        reason = f'the steps found were not written by rvm_jax ({some_of(_numbered(folder))}: no {checksums.NAME})'
         raise UserError(folder, reason, 'choose another --workdir')
     return None
 

@@ -81,10 +81,9 @@ class FailureLog:
             f'{reason}: {counts[reason]} times in {len(self.report["reasons"][reason])} files' for reason in top
         )
         raise DataError(
-            self.path,
-            f'{self.share():.1%} of {tries} clips failed, more than the {self.max_failures:.1%} allowed'
-            + (f' ({summary})' if summary else ''),
-            'repair or remove these videos, or raise --config.data.max_failures',
+            f'{self.share():.1%} of {tries} clips',
+            f'could not be read, more than the {self.max_failures:.1%} allowed' + (f' ({summary})' if summary else ''),
+            f'repair or remove the videos that {self.path} lists, or raise --config.data.max_failures',
         )
 
 

@@ -61,9 +61,11 @@ def restore(
             'give the one that this run began with as config.model.encoder_path',
         )  # fmt: skip
     if saved != identity and not config.data.allow_change:
-        changed = ', '.join(f'{name} was {saved.get(name)}, now {identity[name]}' for name in identity)
+        changed = ', '.join(
+            f'{name} was {saved.get(name)}, now {now}' for name, now in identity.items() if saved.get(name) != now
+        )
         raise UserError(
-            f'step {step}', f'was saved in another stream of clips ({changed})',
+            f'step {step}', f'was saved with other data or settings ({changed})',
             'restore data and config, or continue with --config.data.allow_change=true',
         )  # fmt: skip
     if step > config.steps:

@@ -93,7 +93,7 @@ def _train(config, workdir, load_initial, objective, hosts, stack):
     done = first
     try:
         for step in range(first + 1, config.steps + 1):
-            stop.current = f'step {step}, saving'
+            stop.current = f'step {step}, then saving and stopping'
             profiler.before(step, state)
             batch = feed.next_batch()
             # This returns at once: the devices compute while the host prepares the next batch. Reading a metric now

@@ -55,7 +55,7 @@ def _difference(step_folder, tree, known, data):
     place, handler = epath.Path(os.path.join(step_folder, 'state')), ocp.PyTreeCheckpointHandler()
     saved = handler.metadata(place).tree
     if describe(saved) != tree:
-        return 'its arrays are not those of the state'
+        return 'the saved arrays have other names, shapes or types than the state'
     if known is not None:
         name, numbers = known
         wanted = jax.tree_util.tree_map_with_path(
@@ -65,6 +65,6 @@ def _difference(step_folder, tree, known, data):
         read = handler.restore(place, args=ocp.args.PyTreeRestore(item=wanted, restore_args=layout))
         [found] = [leaf for path, leaf in jax.tree_util.tree_leaves_with_path(read) if path_name(path) == name]
         if not np.array_equal(found, numbers, equal_nan=numbers.dtype.kind == 'f'):
-            return f'{name} has other numbers'
+            return f'the saved values of {name} differ from the state'
     position = ocp.JsonCheckpointHandler().restore(epath.Path(os.path.join(step_folder, 'data')))
-    return '' if position == json.loads(json.dumps(data)) else 'its data position is another'
+    return '' if position == json.loads(json.dumps(data)) else 'the saved data position is wrong'

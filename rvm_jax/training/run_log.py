@@ -159,9 +159,10 @@ class RunLog:
             more = f' and {len(records) - 4} more' if len(records) > 4 else ''
             raise Diverged(
                 f'step {step}',
-                f'{in_a_row} steps in a row were not finite, the last on {", ".join(names[:4])}{more}; see {SKIPPED}',
-                'the last checkpoint is good: start a new run from it with --config.init_from, and a lower '
-                'optim.peak_lr',
+                f'the loss or gradients of {in_a_row} steps in a row were NaN or infinite; the last one used clips of '
+                f'{", ".join(names[:4])}{more} ({SKIPPED} lists all)',
+                'the last checkpoint is good: start a new run from it with --config.init_from=WORKDIR and a lower '
+                '--config.optim.peak_lr',
             )
 
 

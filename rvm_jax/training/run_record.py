@@ -160,7 +160,10 @@ def loss_facts(workdir: str | os.PathLike, step: int) -> dict[str, str]:
     if trained := _last(logged, 'loss'):
         facts['Training loss'] = f'{trained["loss"]:.5f} at step {trained["step"]:,}'
     if held_out := _last(logged, 'eval_loss'):
-        trivial = {'copying the last source frame': 'eval_copy_last', 'its mean color': 'eval_mean_color'}
+        trivial = {
+            'copying the last source frame': 'eval_copy_last',
+            'mean color of the source frames': 'eval_mean_color',
+        }
         beside = [f'{words} {held_out[name]:.5f}' for words, name in trivial.items() if held_out.get(name) is not None]
         facts['Held-out loss'] = f'{held_out["eval_loss"]:.5f} at step {held_out["step"]:,}' + (
             f' ({", ".join(beside)})' if beside else ''

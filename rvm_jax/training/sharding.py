@@ -54,12 +54,16 @@ def mesh_sizes(mesh: ml_collections.ConfigDict, devices: int, slices: int = 1) -
     fsdp = devices // data if fsdp == -1 else fsdp
     if data * fsdp != devices:
         most = next(size for size in range(devices, 0, -1) if not devices % size and size <= max(mesh.fsdp, 1))
-        fix = f'set mesh.fsdp={most}' if mesh.data == -1 else 'set one of the axes to -1'
-        raise UserError(f'config.mesh.data={mesh.data}, fsdp={mesh.fsdp}', f'does not divide {devices} devices', fix)
+        fix = f'set config.mesh.fsdp={most}' if mesh.data == -1 else 'set config.mesh.data=-1, which takes what is left'
+        raise UserError(
+            f'config.mesh.data={mesh.data}, fsdp={mesh.fsdp}',
+            f'data x fsdp must be {devices}, the number of devices',
+            fix,
+        )
     if data % slices:
         raise UserError(
             f'config.mesh.data={mesh.data}, fsdp={mesh.fsdp}', f'splits weights across {slices} slices or hosts',
-            f'make data a multiple of {slices}',
+            f'make config.mesh.data a multiple of {slices}',
         )  # fmt: skip
     return {'data': data, 'fsdp': fsdp}
 
@@ -112,7 +116,8 @@ def state_shardings(mesh: Mesh, abstract_state: Any, sharded: str = 'params') ->
         for size, axis in zip(leaf.shape, spec, strict=False):
             if axis and size % mesh.shape[axis]:
                 raise UserError(
-                    f'config.mesh.{axis}={mesh.shape[axis]}', f'does not divide {path_name(path)} {leaf.shape}',
+                    f'config.mesh.{axis}={mesh.shape[axis]}',
+                    f'cannot split {path_name(path)}, of shape {leaf.shape}, into equal parts',
                     'take a smaller power of two',
                 )  # fmt: skip
         return NamedSharding(mesh, spec)
@@ -189,7 +194,7 @@ def check_batch(devices: int, batch_size: int) -> None:
     """Raise UserError unless every device gets the same number of clips of a step."""
     if batch_size % devices:
         raise UserError(
-            f'config.batch_size={batch_size}', f'does not divide over {devices} devices',
+            f'config.batch_size={batch_size}', f'cannot be split evenly over {devices} devices',
             f'take a multiple of {devices}',
         )  # fmt: skip
 

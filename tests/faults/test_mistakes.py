@@ -51,9 +51,9 @@ def test_all_mistakes_are_told_at_once_a_line_each(refused, tmp_path, seen):
 def test_what_does_not_fit_the_devices_is_refused_early(refused, seen):
     four = {'XLA_FLAGS': '--xla_force_host_platform_device_count=4'}
     [line] = refused(four, batch_size=6)
-    assert line.startswith('config.batch_size=6: does not divide over 4 devices')
+    assert line.startswith('config.batch_size=6: cannot be split evenly over 4 devices')
     [line] = refused(four, mesh__data=3, batch_size=12)
-    assert line.startswith('config.mesh.data=3, fsdp=1: does not divide 4 devices')
+    assert line.startswith('config.mesh.data=3, fsdp=1: data x fsdp must be 4, the number of devices')
     seen('exit 2, nothing written')
 
 

@@ -26,7 +26,9 @@ def test_a_run_that_stays_nonfinite_keeps_a_good_checkpoint(training, reference,
     poison = ','.join(f'{step}:nan' for step in range(8, 15))
     code, said = training.start(environment={'RVM_POISON': poison}, optim__max_nonfinite=3).end()
     assert code == 76, said
-    assert 'step 10: 3 steps in a row were not finite, the last on ' in said
+    assert (
+        'step 10: the loss or gradients of 3 steps in a row were NaN or infinite; the last one used clips of ' in said
+    )
     assert [entry['step'] for entry in training.logged('nonfinite.jsonl')] == [8, 9, 10]
     assert training.steps()[-1] == '9'  # with the weights of step 7: what was skipped changed nothing
     said = training.finish(optim__max_nonfinite=3)

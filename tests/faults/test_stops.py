@@ -11,7 +11,7 @@ def test_sigterm_saves_the_step_and_the_same_line_resumes(training, reference, s
     run = training.start(hold=[6])
     training.wait_held(6)
     run.signal(signal.SIGTERM)
-    run.wait_for('SIGTERM: finishing step 6, saving')
+    run.wait_for('SIGTERM: finishing step 6, then saving and stopping')
     training.release(6)
     code, said = run.end()
     assert code == 75, said
@@ -29,7 +29,7 @@ def test_ctrl_c_saves_too(training, reference, seen):
     run = training.start(hold=[6], data__num_workers=1)
     training.wait_held(6)
     os.killpg(run.pid, signal.SIGINT)  # as from a terminal: workers get it too
-    run.wait_for('Ctrl-C: finishing step 6, saving')
+    run.wait_for('Ctrl-C: finishing step 6, then saving and stopping')
     training.release(6)
     code, said = run.end()
     assert code == 130, said
@@ -46,7 +46,7 @@ def test_ctrl_c_twice_ends_at_once(training, reference, seen):
     run = training.start(hold=[6])
     training.wait_held(6)
     run.signal(signal.SIGINT)
-    run.wait_for('Ctrl-C: finishing step 6, saving')
+    run.wait_for('Ctrl-C: finishing step 6, then saving and stopping')
     run.signal(signal.SIGINT)
     code, said = run.end()
     assert code == 130, said

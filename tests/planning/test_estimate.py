@@ -85,7 +85,7 @@ def test_a_mesh_has_the_sizes_that_training_gives_it(data, fsdp):
     try:
         sizes = tuple(sharding.make_mesh(config.mesh).shape.values())
     except UserError:
-        with pytest.raises(UserError, match='does not divide 8 devices'):
+        with pytest.raises(UserError, match='data x fsdp must be 8'):
             estimate.mesh_sizes(config, 8)
     else:
         assert estimate.mesh_sizes(config, 8) == sizes
@@ -206,11 +206,11 @@ def test_split_weights_travel_as_often_as_the_program_says():
 @pytest.mark.parametrize(
     ('overrides', 'devices', 'reason'),
     [
-        (['mesh.data=3'], 16, 'config.mesh.data=3, fsdp=1: does not divide 16 devices'),
-        (['mesh.fsdp=3'], 16, 'does not divide 16 devices; set mesh.fsdp=2'),
-        (['mesh.fsdp=24'], 16, 'does not divide 16 devices'),
-        (['batch_size=24'], 16, 'config.batch_size=24: does not divide over 16 devices; take a multiple of 16'),
-        (['mesh.fsdp=256'], 256, 'config.mesh.fsdp=256: does not divide'),
+        (['mesh.data=3'], 16, 'config.mesh.data=3, fsdp=1: data x fsdp must be 16'),
+        (['mesh.fsdp=3'], 16, 'data x fsdp must be 16, the number of devices; set config.mesh.fsdp=2'),
+        (['mesh.fsdp=24'], 16, 'data x fsdp must be 16'),
+        (['batch_size=24'], 16, 'config.batch_size=24: cannot be split evenly over 16 devices; take a multiple of 16'),
+        (['mesh.fsdp=256'], 256, 'config.mesh.fsdp=256: cannot split'),
     ],
 )
 def test_what_does_not_divide_is_refused(overrides, devices, reason):

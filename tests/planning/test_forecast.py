@@ -34,7 +34,7 @@ def test_a_step_is_as_slow_as_the_slowest_of_what_it_needs():
         seconds={'compute': 0.01, 'memory': 0.02, 'links': 0.03, 'input': 0.5}
     )
     assert found.step_seconds(0.5) == 0.03 and found.step_seconds(0.1) == pytest.approx(0.1)
-    assert found.binds(0.5) == 'links' and found.binds(0.1) == 'compute'  # what decides it; cores can be bought
+    assert found.limit(0.5) == 'links' and found.limit(0.1) == 'compute'  # what decides it; cores can be bought
     assert found.days(0.1) == pytest.approx(1_000_000 * 0.1 / 86400)
     assert found.cores(0.1) == {'video of GOP 32': 539, 'JPEG shards': 74}  # 20,480 clips a second
     assert found.host_cores == 256 / 4 * 180

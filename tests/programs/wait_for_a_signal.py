@@ -10,7 +10,7 @@ try:
     with StopRequest() as stop:
         print('ready', flush=True)
         for step in range(1, 10**9):
-            stop.current = f'step {step}, saving'
+            stop.current = f'step {step}, then saving and stopping'
             time.sleep(0.01)
             stop.agree([stop.kind])
             if stop.agreed:

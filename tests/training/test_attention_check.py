@@ -152,8 +152,8 @@ def test_training_falls_back_from_a_wrong_kernel_and_remembers(
         capfd.readouterr()
         train(recipe(videos), str(tmp_path / 'run'), pretrained.load)
         said = capfd.readouterr().err
-        assert said.count('training with attention=xla instead, which is slower') == 1
-        assert 'fused attention (pallas) on cpu differs from plain attention in its ' in said
+        assert said.count('training with model.attention=xla instead, which is slower') == 1
+        assert 'fused attention (pallas) on cpu differs from float32 by ' in said
         assert ('comparing fused attention' in said) == is_first
     entries = map(json.loads, (tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines())
     assert [entry['step'] for entry in entries if 'loss' in entry] == [1, 2]
@@ -229,6 +229,6 @@ def test_processes_choose_alike_where_one_device_is_wrong(tmp_path):
         assert [line for line in out.splitlines() if line in ('auto', 'xla')] == ['xla', 'xla'], err
     said = ended[0][1]
     assert said.count('comparing fused attention') == 1
-    assert said.count('(pallas) on cpu (process 1) differs from plain attention') == 1
-    assert said.count('(pallas) on cpu differs from plain attention') == 1  # known of this kind of device
+    assert said.count('(pallas) on cpu (process 1) differs from float32') == 1
+    assert said.count('(pallas) on cpu differs from float32') == 1  # known of this kind of device
     assert 'attention' not in ended[1][1]

@@ -145,14 +145,14 @@ def test_a_step_without_a_manifest_is_not_trusted(two_steps, capsys):
 def test_a_run_does_not_start_over_when_every_step_is_damaged(two_steps):
     for step in (1, 2):
         flip_bit(biggest_file(two_steps, step))
-    with Checkpoints(two_steps) as checkpoints, pytest.raises(UserError, match='no undamaged step'):
+    with Checkpoints(two_steps) as checkpoints, pytest.raises(UserError, match='all checkpoints are damaged'):
         checkpoints.restore(abstract(make_state(0)))
 
 
 def test_a_run_does_not_start_over_when_no_step_has_a_manifest(two_steps):
     for step in (1, 2):
         os.unlink(os.path.join(two_steps, 'checkpoints', str(step), checksums.NAME))
-    with Checkpoints(two_steps) as checkpoints, pytest.raises(UserError, match='no step with rvm_manifest'):
+    with Checkpoints(two_steps) as checkpoints, pytest.raises(UserError, match='were not written by rvm_jax'):
         checkpoints.restore(abstract(make_state(0)))
 
 
@@ -160,7 +160,7 @@ def test_a_step_asked_for_by_number_is_that_step_or_an_error(two_steps):
     flip_bit(biggest_file(two_steps, 2))
     with Checkpoints(two_steps) as checkpoints:
         assert checkpoints.restore(abstract(make_state(0)), step=1)[0] == 1
-        with pytest.raises(UserError, match='no undamaged step'):
+        with pytest.raises(UserError, match='step 2 is damaged'):
             checkpoints.restore(abstract(make_state(0)), step=2)
         with pytest.raises(UserError, match=r'step 7: is not in .*choose from \[1, 2\]'):
             checkpoints.restore(abstract(make_state(0)), step=7)

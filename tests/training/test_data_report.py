@@ -36,7 +36,9 @@ def test_too_many_failures_stop_the_run(tmp_path):
     log = open_log(tmp_path, 0.1)
     for step in range(7):
         add(log, step, [BROKEN] * 3)
-    with pytest.raises(DataError, match=r'23\.1% of 104 clips failed.*is damaged: 24 times in 1 files') as error:
+    with pytest.raises(
+        DataError, match=r'23\.1% of 104 clips: could not be read.*is damaged: 24 times in 1 files'
+    ) as error:
         add(log, 7, [BROKEN] * 3)
     assert error.value.exit_code == 65
 
@@ -45,7 +47,7 @@ def test_processes_that_count_the_same_stop_at_the_same_step(tmp_path):
     logs = [open_log(tmp_path, 0.1), open_log(tmp_path, 0.1)]
     logs[0].name([BROKEN])  # only the first process knows reasons
     for log in logs:
-        with pytest.raises(DataError, match=r'50\.0% of 200 clips failed'):
+        with pytest.raises(DataError, match=r'50\.0% of 200 clips: could not be read'):
             log.count(0, 100, 100, 0)
 
 

@@ -42,7 +42,9 @@ def test_an_axis_of_minus_one_takes_the_devices_that_are_left(data, fsdp, shape)
 
 @pytest.mark.parametrize(('data', 'fsdp'), [(3, 1), (-1, 3), (-1, 12), (8, 2), (4, 1), (1, 16)])
 def test_a_mesh_that_does_not_use_all_devices_is_refused(data, fsdp):
-    with pytest.raises(UserError, match=r'does not divide 8 devices; set (one of the axes to -1|mesh\.fsdp=[28])'):
+    with pytest.raises(
+        UserError, match=r'data x fsdp must be 8, the number of devices; set config\.mesh\.(data=-1|fsdp=[28])'
+    ):
         make_mesh(data, fsdp)
 
 
@@ -84,13 +86,15 @@ def test_the_released_sizes_can_be_split_sixteen_ways(size):
 
 
 def test_a_split_that_does_not_divide_a_parameter_is_named(params):
-    with pytest.raises(UserError, match=r'config.mesh.fsdp=3: does not divide .*; take a smaller power of two'):
+    with pytest.raises(UserError, match=r'config.mesh.fsdp=3: cannot split .*; take a smaller power of two'):
         sharding.state_shardings(make_mesh(1, 3, jax.devices()[:3]), params)
 
 
 def test_a_batch_must_divide_over_all_devices():
     sharding.check_batch(make_mesh(2, 4).devices.size, 16)
-    with pytest.raises(UserError, match=r'config\.batch_size=12: does not divide over 8 devices; take a multiple of 8'):
+    with pytest.raises(
+        UserError, match=r'config\.batch_size=12: cannot be split evenly over 8 devices; take a multiple of 8'
+    ):
         sharding.check_batch(make_mesh(2, 4).devices.size, 12)
 
 

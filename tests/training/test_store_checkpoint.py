@@ -100,7 +100,7 @@ def test_a_copy_on_a_disk_is_checked_too(store, tmp_path):
         files.write(tmp_path / name, files.read(f'{store.path}/{name}'))
     assert read_step(tmp_path)[0] == 1
     files.write(tmp_path / 'checkpoints/1/data/metadata', b'{}')
-    with pytest.raises(UserError, match='no undamaged step'):
+    with pytest.raises(UserError, match='all checkpoints are damaged'):
         read_step(tmp_path)
 
 

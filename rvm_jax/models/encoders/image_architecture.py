@@ -154,5 +154,5 @@ def standard(family: str, size: str) -> ImageArchitecture:
         raise UserError(f'encoder={family!r}', 'is not an image encoder', f'take one of {", ".join(FAMILIES)}')
     if (family, size) not in STANDARD:
         sizes = ', '.join(name for other, name in STANDARD if other == family)
-        raise UserError(f'size={size!r}', f'{family} does not have it', f'take one of {sizes}')
+        raise UserError(f'config.model.size={size}', f'{family} does not have this size', f'take one of {sizes}')
     return STANDARD[family, size]
