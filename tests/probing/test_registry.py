@@ -3,6 +3,7 @@
 import json
 import math
 import pathlib
+import re
 
 import jax
 import pytest
@@ -11,6 +12,8 @@ from flax import nnx
 from rvm_jax import cli
 from rvm_jax.probing import settings
 from rvm_jax.probing.registry import BENCHMARKS, Benchmark, Metric
+
+DOCS = pathlib.Path(__file__).parents[2] / 'docs' / 'probing.md'
 
 
 def settings_of_data(name):
@@ -31,6 +34,12 @@ def test_clips_and_readouts_are_as_published(name, frames, size, channels, heads
     task, data = BENCHMARKS[name].make_task(), settings_of_data(name)
     assert (data['num_frames'], data['image_size']) == (frames, size)
     assert (task.channels, task.heads) == (channels, heads)
+
+
+def test_the_table_of_the_docs_has_every_benchmark():
+    rows = [line.split('|')[1] for line in DOCS.read_text().splitlines() if line.startswith('| `')]
+    named = [name for row in rows for name in re.findall('`([a-z0-9_]+)`', row)]
+    assert sorted(named) == sorted(BENCHMARKS)
 
 
 def test_clips_of_actions_are_as_published():
