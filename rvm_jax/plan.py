@@ -87,7 +87,7 @@ def _forecasts(recipes, args):
 
 
 def _check_topology(config, name):
-    """Raise UserError, before anything is compiled, if the batch cannot be split evenly over devices of a known kind."""
+    """Raise UserError, before anything is compiled, if known devices cannot share the batch evenly."""
     from rvm_jax.planning import estimate, topology
 
     place = topology.parse(name)
