@@ -115,8 +115,8 @@ def judge(execution: Execution, all_shapes: list[Shape], device: jax.Device) -> 
     worst, where = max(wrong or found, key=lambda pair: math.inf if math.isnan(pair[0].kernel) else pair[0].kernel)
     return Verdict(
         not wrong,
-        f'differs from float32 by {worst.kernel:.2%} in its {worst.output}, and plain attention in bfloat16 by '
-        f'{worst.plain:.2%}, at {_in_words(where)}',
+        f'differs from float32 in its {worst.output} by {worst.kernel:.2%} (plain attention in bfloat16: '
+        f'{worst.plain:.2%}), at {_in_words(where)}',
     )
 
 
