@@ -84,16 +84,15 @@ def _parse(name, command, argv):
 def expand_home(value: Any) -> Any:
     """A value of a flag, or a list of them, with ~ as the folder it stands for, also in KEY=~/VALUE.
 
-    A shell does that for `--output ~/x`, and not for `--output=~/x`; all flags are given the same meaning here.
+    A shell does that for `--output ~/x`, and not for `--output=~/x`; each flag of ours has the same meaning here.
     """
     if isinstance(value, list | tuple):
         return type(value)(map(expand_home, value))
     if not isinstance(value, str):
         return value
-    key, equals, rest = value.partition('=~')
-    if equals and '/' not in key:
-        return f'{key}={os.path.expanduser("~" + rest)}'
-    return os.path.expanduser(value)
+    key, equals, path = ('', '', value) if value.startswith('~') else value.partition('=')
+    is_home = path == '~' or path.startswith('~/')
+    return f'{key}{equals}{os.path.expanduser(path)}' if is_home and '/' not in key else value
 
 
 def _explained(error):

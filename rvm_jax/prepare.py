@@ -171,9 +171,10 @@ def run_beam(work: 'PrepareJob', args: argparse.Namespace) -> tuple[list[dict], 
         )
     log_to_terminal('')  # what Beam's libraries log, too
     logging.disable(logging.WARNING)  # when it is imported, Beam warns of its own extras that are not installed
-    from rvm_jax.data.prepare.prepare_beam import run_pipeline
-
-    logging.disable(logging.NOTSET)
+    try:
+        from rvm_jax.data.prepare.prepare_beam import run_pipeline
+    finally:
+        logging.disable(logging.NOTSET)
     with StopRequest(interrupts=True) as stop:
         try:
             return run_pipeline(work, args.runner, args.passed_on, args.timeout)

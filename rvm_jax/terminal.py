@@ -28,15 +28,19 @@ class TerminalHandler(logging.Handler):
 def log_to_terminal(name: str = PACKAGE) -> logging.Logger:
     """The logger of this name, with a TerminalHandler unless it has a handler already.
 
-    That of this package also tells what is only information, and passes nothing on: libraries set up the root logger
-    as they like, and each line would appear twice.
+    That of this package also tells what is only information. With our handler it passes nothing on: libraries set up
+    the root logger as they like, and each line would appear twice. A program that wants the lines elsewhere gives the
+    logger a handler of its own first.
     """
     logger = logging.getLogger(name)
-    if not logger.handlers:
+    is_ours = not logger.handlers
+    if is_ours:
         logger.addHandler(TerminalHandler())
-        if name == PACKAGE:
+    if name == PACKAGE:
+        logger.disabled = False  # logging.config.dictConfig disables every logger that it does not name
+        logger.propagate = logger.propagate and not is_ours
+        if logger.level == logging.NOTSET:
             logger.setLevel(logging.INFO)
-            logger.propagate = False
     return logger
 
 

@@ -12,14 +12,13 @@ it. It is read first, because ArrayRecord opens a file that was cut off, or does
 
 import contextlib
 import errno
-import itertools
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from rvm_jax.data.shard_manifest import NO_MANIFEST, check_manifest, num_groups
+from rvm_jax.data.shard_manifest import NO_MANIFEST, check_manifest
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.storage import files
 from rvm_jax.storage.atomic import atomic_write
@@ -181,11 +180,6 @@ def sequences_of(reader: ShardReader, num_records: int, count: int) -> list[dict
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error)[:MOST_CHARACTERS]
     raise DataError(reader.path, f'is damaged ({reason})', AGAIN)
-
-
-def first_records(frames: Sequence[int], group: int) -> list[int]:
-    """The number of the first record of each sequence of a shard."""
-    return list(itertools.accumulate((num_groups(count, group) for count in frames), initial=0))[:-1]
 
 
 def frame_at(tick: int, fps: float, own_fps: float) -> int:

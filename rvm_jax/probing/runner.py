@@ -52,7 +52,7 @@ def run_benchmark(
     if found is not None:
         return found
     start = time.monotonic()
-    with run_lock(folder), StopRequest() as stop:
+    with run_lock(folder, '--output'), StopRequest() as stop:
         if benchmark.schedule is not None:
             scores, left_out = _read_out(benchmark, backbone, folder, seed, stop, progress)
         else:

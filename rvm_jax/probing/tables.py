@@ -125,7 +125,8 @@ def write_sweep(question: str, found: Mapping[str, Mapping[int, Mapping]], folde
     extras.attempt('plot', lambda: canvas.write_png(plot, cells_plot(question, panels)))
     written = {'question': question, 'cells': found, 'version': version()}
     results.write_json(os.path.join(folder, SWEEP_RESULTS), written)
-    return [*terminal.columns([header, *rows]), f'plot: {plot}']
+    drawn = [f'plot: {plot}'] if os.path.exists(plot) else []
+    return [*terminal.columns([header, *rows]), *drawn]
 
 
 def number(value: float) -> str:

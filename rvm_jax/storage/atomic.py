@@ -32,13 +32,14 @@ def atomic_write(
     """
     path = write_target(path)
     if reason := cannot_replace(path):
-        raise OSError(errno.EBUSY, reason, path)
+        raise OSError(errno.EPERM, reason, path)
     folder, name = os.path.split(path)
     if make_folder:
         os.makedirs(folder, exist_ok=True)
     folder = os.path.abspath(scratch or folder)
     prefix = f'{PREFIX}{zlib.crc32(os.fsencode(name)):08x}_{socket.gethostname()}_'
-    _clear(folder, prefix, path)
+    if not scratch:  # who made a scratch folder empties it; another machine may write there too
+        _clear(folder, prefix, path)
     # The random part keeps apart two threads, or two containers with equal names, that write the same.
     partial = os.path.join(folder, f'{prefix}{os.getpid()}-{secrets.token_hex(4)}')
     try:

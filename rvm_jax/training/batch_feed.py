@@ -16,6 +16,7 @@ from rvm_jax.data.batch import FAILED
 from rvm_jax.data.loader import Loader
 from rvm_jax.data.mixture import Mixture
 from rvm_jax.data.sources.folder import FolderSource
+from rvm_jax.distributed.process_group import ProcessGroup
 from rvm_jax.terminal import say
 from rvm_jax.training import sharding
 from rvm_jax.training.data_report import FailureLog
@@ -33,10 +34,12 @@ class BatchFeed:
     were too short, reads that were tried again, microseconds of waiting.
     """
 
-    def __init__(self, loader: Loader, mesh: Mesh, source: Mixture, wait: 'DataWait', failures: FailureLog):
+    def __init__(
+        self, loader: Loader, mesh: Mesh, source: Mixture, wait: 'DataWait', failures: FailureLog, hosts: ProcessGroup
+    ):
         self.wait, self.failures = wait, failures
         self.counts = [0, 0, 0, 0]
-        self._repeated = RepeatedFrames(source)
+        self._repeated, self._hosts = RepeatedFrames(source), hosts
         self._loader, self._mesh, self._source = loader, mesh, source
         # (step, record_B) of the step in flight and of the one before it, whose numbers are read now.
         self._records: collections.deque[tuple[int, np.ndarray]] = collections.deque(maxlen=2)
@@ -49,7 +52,7 @@ class BatchFeed:
         for notice in batch['notices']:
             say(notice)
         for notice in self._repeated.notices(batch['record_B'], batch['source_BTHWC']):
-            say(notice)
+            self._hosts.say(notice)
         failures = self.failures.new(batch)
         self.failures.name(failures)
         failed = sum(kind == FAILED for kind, _, _ in failures)

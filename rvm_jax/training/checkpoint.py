@@ -177,6 +177,7 @@ class Checkpoints:
                 files.make_folder(self._folder)
                 say(f'{self._folder}: was deleted during this run; made again')
             confirm(self._workdir)
+            checkpoint_files.keep_link(self._folder, self._seen_folder)
             free, safe = files.free_bytes(self._folder), 2 * size
             if free < safe:
                 say(

@@ -52,8 +52,15 @@ def without_wildcards(folder: str) -> Iterator[str]:
             raise UserError(place, 'has one of the characters * ? [ in its path, and so has the workdir',
                             'set TMPDIR to a folder without them')  # fmt: skip
         link = os.path.join(place, os.path.basename(folder))
-        os.symlink(folder, link)
+        keep_link(folder, link)
         yield link
+
+
+def keep_link(folder: str, link: str) -> None:
+    """Make a link of `without_wildcards` again, if a long run's was cleared away with other temporary files."""
+    if link != folder and not os.path.islink(link):
+        os.makedirs(os.path.dirname(link), exist_ok=True)
+        os.symlink(folder, link)
 
 
 def find_steps(folder: str) -> list[int]:

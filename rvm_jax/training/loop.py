@@ -146,4 +146,4 @@ def _open_feed(config, workdir, programs, source, first, hosts):
     with make_loader(
         source, config.data, seed=config.seed, batch_size=config.batch_size, start_step=first, rows=rows
     ) as loader:
-        yield BatchFeed(loader, programs.mesh, source, DataWait(config.data, source), failures)
+        yield BatchFeed(loader, programs.mesh, source, DataWait(config.data, source), failures, hosts)

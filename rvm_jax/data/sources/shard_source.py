@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from rvm_jax.data import shard_format
+from rvm_jax.data import shard_format, shard_manifest
 from rvm_jax.data.dataset_manifest import fingerprint
 from rvm_jax.data.video.lazy_frames import LazyFrames
 from rvm_jax.data.video.shard_codecs import group_pictures
@@ -121,7 +121,7 @@ class Sequence:
         source, group = self.source, self.source.group
         wanted = [divmod(shard_format.frame_at(int(tick), fps, source.fps), group) for tick in ticks]
         numbers = sorted({number for number, _ in wanted})
-        first = int(np.sum(shard_format.num_groups(source.frames[self.shard][: self.index], group)))
+        first = int(np.sum(shard_manifest.num_groups(source.frames[self.shard][: self.index], group)))
         records = source.read(self.shard, [first + number for number in numbers])
         groups = dict(zip(numbers, records, strict=True))
         return group_pictures(self.name, groups, wanted, source.codec)

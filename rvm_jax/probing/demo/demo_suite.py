@@ -75,7 +75,7 @@ def run_demo(
     start = time.monotonic()
     size = demo_readouts.GRID * backbones['model'].patch_size
     parts: dict[str, Any] = {}
-    with run_lock(folder), StopRequest() as stop:
+    with run_lock(folder, '--output'), StopRequest() as stop:
         stop.current = 'a batch'
         check = functools.partial(stop.check, 'what is finished is kept')
         rendered = Clips(clips or os.path.join(folder, 'clips'), size, progress=progress, check=check)
