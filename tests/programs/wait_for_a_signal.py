@@ -8,9 +8,10 @@ from rvm_jax.signals import StopRequest
 
 try:
     with StopRequest() as stop:
-        print('ready', flush=True)
         for step in range(1, 10**9):
             stop.current = f'step {step}, then saving and stopping'
+            if step == 1:
+                print('ready', flush=True)
             time.sleep(0.01)
             stop.agree([stop.kind])
             if stop.agreed:
