@@ -36,7 +36,7 @@ def test_a_pickle_alone_is_refused_by_name(golden, tmp_path):
 def test_folders_without_weights_or_config_are_refused(golden, tmp_path):
     golden('dinov2/plain').write(tmp_path)
     (tmp_path / 'model.safetensors').unlink()
-    with pytest.raises(UserError, match=r'has no model\.safetensors'):
+    with pytest.raises(UserError, match=r'does not have model\.safetensors'):
         rvm_jax.load_image_encoder(tmp_path)
     (tmp_path / 'config.json').unlink()
     with pytest.raises(UserError, match=r'has no config\.json'):
