@@ -39,7 +39,7 @@ def test_folders_without_weights_or_config_are_refused(golden, tmp_path):
     with pytest.raises(UserError, match=r'does not have model\.safetensors'):
         rvm_jax.load_image_encoder(tmp_path)
     (tmp_path / 'config.json').unlink()
-    with pytest.raises(UserError, match=r'has no config\.json'):
+    with pytest.raises(UserError, match=r'does not have a config\.json'):
         rvm_jax.load_image_encoder(tmp_path)
     with pytest.raises(UserError, match='there is nothing'):
         rvm_jax.load_image_encoder(tmp_path / 'nothing')
