@@ -36,6 +36,8 @@ from rvm_jax.errors import DataError
 # Decoders whose 'non-reference' flag is strict: such a frame is used by no other one. In H.265 it may be used by a
 # higher temporal layer, so there every frame is decoded.
 SKIPPABLE = ('h264',)
+# Decoders that begin at frames which are not keyframes, and give none before it is whole. Others decode onto nothing.
+BEGIN_ANYWHERE = ('h264', 'hevc')
 EARLIER_S = (0, 2, 10)  # before the time asked for, where decoding is begun in turn, before it begins at the start
 
 
@@ -223,8 +225,8 @@ class Video:
         """
         for packets in self._searches(time_s):
             frames = self._timed(packets, times_s)
-            first = next(frames, None)
-            if first is not None and not first[1].is_corrupt and first[0] <= time_s + EPSILON:
+            first = self._first_found(frames)
+            if first is not None and first[0] <= time_s + EPSILON:
                 break
         else:
             self._reader.restart()
@@ -239,11 +241,26 @@ class Video:
             last_s = now[0]
             yield now
 
+    def _first_found(self, frames):
+        """The first frame after a search; None if it is not one to begin at, whatever the file says of its packet."""
+        try:
+            first = next(frames, None)
+        except DataError:  # met again by those who want that frame
+            return None
+        if first is None or first[1].is_corrupt:
+            return None
+        if not first[1].key_frame and self._reader.stream.codec_context.name not in BEGIN_ANYWHERE:
+            self._can_search = False  # the file calls frames keyframes that are none
+            return None
+        return first
+
     def _searches(self, time_s):
         """Yield packets from keyframes that may be at time_s or earlier, one search after the other."""
+        if not self._can_search:
+            return
         table = self._times.table
         if table is not None:
-            keyframe = table.keyframe_before(time_s) if self._can_search else None
+            keyframe = table.keyframe_before(time_s)
             packets = None if keyframe is None else table.search(self._reader, keyframe)
             if packets is not None:
                 number, found = packets
@@ -314,10 +331,12 @@ class Video:
         return np.searchsorted(times_s, high + EPSILON, 'right') > np.searchsorted(times_s, low - EPSILON, 'left')
 
     def _is_keyframe_ahead(self, time_s):
-        """Whether a keyframe lies between what has been read and time_s."""
+        """Whether a keyframe lies between what has been read and time_s, and can be searched for."""
+        if not self._can_search:
+            return False
         table = self._times.table
         if table is not None:
-            keyframe = table.keyframe_before(time_s) if self._can_search else None
+            keyframe = table.keyframe_before(time_s)
             return keyframe is not None and table.keyframes[keyframe] > self._position
         entries = self._reader.stream.index_entries
         i = entries.search_timestamp(self._times.pts(time_s))

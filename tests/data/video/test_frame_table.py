@@ -169,6 +169,20 @@ def test_a_table_is_made_once(tmp_path, write_video, monkeypatch):
         assert video._times.table is first
 
 
+@pytest.mark.parametrize('codec', ['msmpeg4', 'wmv2'])
+def test_flags_of_keyframes_that_are_wrong_are_found_out(tmp_path, write_video, read_number, codec):
+    path = tmp_path / 'a.avi'
+    write_video(path, 40, codec=codec, gop=12, options={'qscale': '2'})
+    path.write_bytes(path.read_bytes().replace(b'idx1', b'JUNK'))  # without its index, every packet is a keyframe
+    with av.open(str(path)) as container:
+        assert all(packet.is_keyframe for packet in container.demux(video=0) if packet.size)
+    assert numbers_of(path, read_number) == (list(range(40)), list(range(40)))
+    for tick in range(40):
+        with open_video(path) as video:
+            video.count(10)  # FFmpeg now knows where the packets are, and can search
+            assert read_number(video.read([tick], 10)[0]) == tick
+
+
 @pytest.mark.parametrize(
     'stamps, longest, times',
     [
