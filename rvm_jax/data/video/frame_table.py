@@ -56,7 +56,7 @@ class FrameTable:
     def search(self, reader: PacketReader, keyframe: int) -> tuple[int, Iterator[av.Packet]] | None:
         """(number of the first, packets) from this keyframe or one before it on; None if the search did not lead there.
 
-        A keyframe is known again by its byte and size.
+        A keyframe is known again by its byte and size, if no other has the same.
         """
         number = self.keyframes[keyframe]
         place, timestamp = self.places[keyframe]
@@ -71,8 +71,11 @@ class FrameTable:
 
     @functools.cached_property
     def _numbers(self):
-        places = [place for place, _ in self.places]
-        return {(place, int(self.size[n])): int(n) for place, n in zip(places, self.keyframes, strict=True)}
+        keys = [(place, int(self.size[n])) for (place, _), n in zip(self.places, self.keyframes, strict=True)]
+        seen = collections.Counter(keys)  # packets that lie in one of the container's have the same byte
+        return {
+            key: int(n) for key, n in zip(keys, self.keyframes, strict=True) if key[0] is not None and seen[key] == 1
+        }
 
 
 def holds_decoding_times(reader: PacketReader) -> bool:

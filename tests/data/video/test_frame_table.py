@@ -8,7 +8,7 @@ import pytest
 
 from rvm_jax.data.video import frame_table
 from rvm_jax.data.video.container import is_cut_off, is_joined
-from rvm_jax.data.video.decode import open_video, probe
+from rvm_jax.data.video.decode import open_video, probe, read_frames
 from rvm_jax.data.video.frame_table import running_times
 from rvm_jax.errors import DataError
 
@@ -181,6 +181,16 @@ def test_flags_of_keyframes_that_are_wrong_are_found_out(tmp_path, write_video, 
         with open_video(path) as video:
             video.count(10)  # FFmpeg now knows where the packets are, and can search
             assert read_number(video.read([tick], 10)[0]) == tick
+
+
+def test_keyframes_at_one_place_are_told_apart(tmp_path, write_video, read_number):
+    """A packet of ASF holds several frames, and some of them have the same size."""
+    path = write_video(tmp_path / 'a.wmv', 200, codec='mpeg4', gop=2, options={'bf': '0', 'qmin': '20', 'qmax': '20'})
+    with av.open(path) as container:
+        keys = [(p.pos, p.size) for p in container.demux(video=0) if p.size and p.is_keyframe]
+    assert len(set(keys)) < len(keys)
+    for tick in range(0, 200, 3):
+        assert read_number(read_frames(path, [tick], 10)[0]) == tick
 
 
 @pytest.mark.parametrize(
