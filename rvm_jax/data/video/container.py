@@ -15,7 +15,7 @@ import av
 from av.stream import Disposition
 
 from rvm_jax.data.video.lazy_frames import MAX_PIXELS, check_size
-from rvm_jax.data.video.mp4_tables import check_tables
+from rvm_jax.data.video.mp4_tables import check_tables, has_jumps
 from rvm_jax.errors import DataError
 from rvm_jax.storage import files
 
@@ -91,10 +91,20 @@ def is_joined(path: str) -> bool:
     return end > 0 and _read_at(path, end, len(EBML)) == EBML
 
 
+def is_edited(path: str) -> bool:
+    """Whether an MP4 shows several parts of a video, one after the other. FFmpeg searches them as if they were one."""
+    return _read(path, lambda number: has_jumps(path, number))
+
+
 def _read_at(path, place, count):
+    return _read(path, lambda number: os.pread(number, count, place))
+
+
+def _read(path, read):
+    """What `read` finds in the file of a descriptor."""
     with _open_regular(path) as file:
         try:
-            return os.pread(file.fileno(), count, place)
+            return read(file.fileno())
         except OSError as error:
             raise_if_passing(path, error)
             raise DataError(path, f'cannot be read ({describe(error)})', 'check the path') from error

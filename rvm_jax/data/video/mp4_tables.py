@@ -50,13 +50,24 @@ def check_tables(path: str | os.PathLike, number: int) -> None:
 
     OSError if it cannot be read. A file of another format has no such boxes. One that passed is not read again.
     """
+    _check(_file(path, number))
+
+
+def has_jumps(path: str | os.PathLike, number: int) -> bool:
+    """Whether an MP4 shows several parts of a video, one after the other. Errors as in `check_tables`."""
+    return _check(_file(path, number))
+
+
+def _file(path, number):
     status = os.fstat(number)
-    _check(_File(os.fspath(path), status.st_size, status.st_mtime_ns, number))
+    return _File(os.fspath(path), status.st_size, status.st_mtime_ns, number)
 
 
 @functools.lru_cache(REMEMBERED)
 def _check(file):
+    """Whether it shows several parts of a video; DataError as in `check_tables`."""
     samples, most = 0, min(MAX_SAMPLES, max(FEW_SAMPLES, file.size))
+    has_jumps = False
     for header in _headers(file):
         movie, *tracks = _tracks(header)
         if any('cmov' in track for track in (movie, *tracks)):
@@ -65,6 +76,14 @@ def _check(file):
         if samples > most:
             reason = f'declares {samples:,} frames, more than {most:,} in {file.size:,} bytes'
             raise DataError(file.path, reason, FIX)
+        has_jumps = has_jumps or any(_shown_parts(track) > 1 for track in tracks)
+    return has_jumps
+
+
+def _shown_parts(track):
+    """Edits of a video's track that show something; 0 for sound."""
+    kinds = {bytes(table[8:12]) for table in track['hdlr']}
+    return sum(int((_edits(table)[:, 1] != -1).sum()) for table in track['elst']) if b'vide' in kinds else 0
 
 
 def _headers(file):

@@ -10,7 +10,7 @@ import math
 
 import av
 
-from rvm_jax.data.video.container import FIX, is_cut_off, is_joined
+from rvm_jax.data.video.container import FIX, is_cut_off, is_edited, is_joined
 from rvm_jax.data.video.frame_table import holds_decoding_times, table_of
 from rvm_jax.data.video.packets import PacketReader, from_keyframe, tick_seconds
 from rvm_jax.errors import DataError
@@ -122,7 +122,7 @@ class VideoTimes:
 
 def _holds_times(reader):
     """Whether the container has the time of showing of every frame."""
-    if is_joined(reader.path):
+    if is_joined(reader.path) or is_edited(reader.path):
         return False
     if holds_decoding_times(reader):
         return not reader.stream.codec_context.codec.reorder
@@ -178,7 +178,7 @@ def _regular_last(stream):
     MP4 states the length of each track by itself; those of other containers include the sound.
     """
     entries, count = stream.index_entries, stream.frames
-    if not count or count != len(entries) or not stream.duration or count < 2:
+    if not count or count != len(entries) or not stream.duration or count < 2 or not entries[0].is_keyframe:
         return None
     ends = entries[:EDGE], entries[max(count - EDGE, 0) :]
     span, frame = entries[count - 1].timestamp - entries[0].timestamp, stream.duration / count

@@ -193,6 +193,36 @@ def test_keyframes_at_one_place_are_told_apart(tmp_path, write_video, read_numbe
         assert read_number(read_frames(path, [tick], 10)[0]) == tick
 
 
+def test_parts_of_an_edited_mp4_follow_each_other(tmp_path, write_video, read_number):
+    path = tmp_path / 'a.mp4'
+    write_video(path, 60, codec='mpeg4', options={'bf': '2', 'qscale': '2'})
+    data = bytearray(path.read_bytes())
+    place = data.index(b'elst') - 4
+    second = int.from_bytes(data[data.index(b'mdhd') + 16 :][:4])  # ticks of the track
+    rows = [(1000, 3 * second, 1 << 16), (1000, second, 1 << 16)]
+    table = struct.pack('>I4sII', 40, b'elst', 0, 2) + b''.join(struct.pack('>IiI', *row) for row in rows)
+    data[place : place + 28] = table
+    for name in (b'moov', b'trak', b'edts'):
+        start = data.index(name) - 4
+        data[start : start + 4] = (int.from_bytes(data[start : start + 4]) + 12).to_bytes(4)
+    path.write_bytes(data)
+    every, streamed = numbers_of(path, read_number)
+    assert every == [*range(29, 39), *range(9, 19)]
+    for tick, number in enumerate(streamed):
+        assert read_number(read_frames(path, [tick], 10)[0]) == number
+
+
+def test_frames_before_the_first_keyframe_do_not_count(tmp_path, write_video, read_number):
+    source = write_video(tmp_path / 'a.mp4', 40, codec='mpeg4', options={'bf': '0', 'qscale': '2'})
+    path = tmp_path / 'b.mp4'
+    with av.open(source) as video, av.open(str(path), 'w') as container:
+        stream = container.add_stream_from_template(video.streams.video[0])
+        for packet in [packet for packet in video.demux(video=0) if packet.size][6:]:
+            packet.stream = stream
+            container.mux(packet)
+    assert numbers_of(path, read_number) == (list(range(12, 40)), list(range(12, 40)))
+
+
 @pytest.mark.parametrize(
     'stamps, longest, times',
     [
