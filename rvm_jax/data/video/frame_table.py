@@ -24,7 +24,8 @@ from rvm_jax.errors import DataError
 
 REMEMBERED = 128  # files of each process: some 10 MB
 LONGEST_GAP_S = 10.0  # in a stream that may be joined of several: a longer one is another clock, as in FFmpeg's program
-JOINED = ('mpegts', 'mpeg')  # formats of which files may be put one after another
+LONGEST_BACK_S = 2.0  # by which times go back because they were given to the wrong pictures, and not by a new clock
+JOINED = {'mpegts': 0.0, 'mpeg': 0.5}  # formats of which files may be put one after another: the same there
 DECODING_TIMES = ('avi', 'asf')  # formats that have these alone
 NO_TAG = '\0\0\0\0'
 STATED = ('mpegts', 'flv', 'ogg')  # formats whose packets may all have their own time of showing
@@ -156,18 +157,43 @@ def _from_frames(reader):
     if not stamps or len(stamps) < len(numbers):
         raise DataError(reader.path, 'has no frame with a timestamp', FIX)
     rate, tick_s = float(reader.stream.average_rate or 0), tick_seconds(reader.stream)
-    is_joined = any(name in JOINED for name in reader.container.format.name.split(','))
+    formats = reader.container.format.name.split(',')
+    may_be_joined = any(name in JOINED for name in formats)
+    longest_s = LONGEST_GAP_S if may_be_joined else np.inf
     seconds = [None if stamp is None else stamp * tick_s for stamp in stamps]
-    shown_s = running_times(seconds, 1 / rate if rate else None, LONGEST_GAP_S if is_joined else np.inf)
+    back_s = next((JOINED[name] for name in formats if name in JOINED), LONGEST_BACK_S)
+    seconds, starts = in_order(seconds, back_s, longest_s)
+    shown_s = running_times(seconds, 1 / rate if rate else None, longest_s)
     times_s = np.full(len(rows), np.nan)
-    times_s[list(numbers)] = _even(shown_s, rate) if is_joined and rate else shown_s
+    times_s[list(numbers)] = _even(shown_s, starts, rate) if may_be_joined and rate else shown_s
     return _table(rows, times_s)
 
 
-def _even(times_s, rate):
-    """Times a frame apart, if they are so within a frame: FFmpeg makes up most of MPEG streams, and errs by that."""
-    even_s = np.arange(len(times_s)) / rate
-    return even_s if (np.abs(times_s - even_s) <= 1.01 / rate).all() else times_s
+def in_order(stamps_s: Sequence[float | None], back_s: float, longest_s: float) -> tuple[list[float | None], list[int]]:
+    """(times in order, places where another clock begins) of pictures in their order.
+
+    Times that go back by less than back_s are not another clock: pictures were given each other's times.
+    """
+    ordered = list(stamps_s)
+    known = [place for place, stamp in enumerate(stamps_s) if stamp is not None]
+    steps_s = np.diff([ordered[place] for place in known])
+    cuts = 1 + np.flatnonzero((steps_s <= -back_s) & (steps_s < 0) | (steps_s > longest_s))
+    for clock in np.split(known, cuts):
+        for place, stamp in zip(clock, sorted(ordered[place] for place in clock), strict=True):
+            ordered[place] = stamp
+    return ordered, [known[cut] for cut in cuts]
+
+
+def _even(times_s, starts, rate):
+    """Times a frame apart, for each clock whose times are nearly so: FFmpeg makes up most of MPEG streams, and errs."""
+    parts, begin_s = [], 0.0
+    for part_s in np.split(times_s, starts):
+        part_s, even_s = part_s - part_s[0], np.arange(len(part_s)) / rate
+        errors = np.abs(part_s - even_s) * rate  # in frames
+        is_even = errors.max() <= 2.01 and np.mean(errors <= 1.01) > 0.9
+        parts.append(begin_s + (even_s if is_even else part_s))
+        begin_s = parts[-1][-1] + 1 / rate
+    return np.concatenate(parts)
 
 
 def _decoded(reader, rows):

@@ -9,7 +9,7 @@ import pytest
 from rvm_jax.data.video import frame_table
 from rvm_jax.data.video.container import is_cut_off, is_joined
 from rvm_jax.data.video.decode import open_video, probe, read_frames
-from rvm_jax.data.video.frame_table import running_times
+from rvm_jax.data.video.frame_table import _even, in_order, running_times
 from rvm_jax.errors import DataError
 
 B_FRAMES = {'options': {'bf': '2', 'b_strategy': '0', 'sc_threshold': '0'}}
@@ -77,17 +77,18 @@ def test_times_of_decoding_are_not_times_of_showing(tmp_path, write_video, read_
     assert numbers_of(path, read_number) == (list(range(50)), list(range(50)))
 
 
-def test_matroska_that_holds_an_avi_is_read_as_one(tmp_path, write_video, read_number):
-    avi, path = (
-        write_video(tmp_path / 'a.avi', 50, codec='mpeg4', options={'bf': '2', 'qscale': '1'}),
-        tmp_path / 'a.mkv',
-    )
+@pytest.mark.parametrize('times', ['decoding', 'showing'])
+def test_matroska_that_holds_an_avi_is_read_as_one(tmp_path, write_video, read_number, times):
+    how, path = {'codec': 'mpeg4', 'options': {'bf': '2', 'qscale': '1'}}, tmp_path / 'a.mkv'
+    avi, mp4 = (write_video(tmp_path / name, 50, **how) for name in ('a.avi', 'a.mp4'))
+    shown = [pts // 1024 for pts, *_ in packets_of(mp4)]
     header = struct.pack('<IiiHH4sIiiII', 40, 80, 64, 1, 24, b'XVID', 80 * 64 * 3, 0, 0, 0, 0)
     with av.open(avi) as source, av.open(str(path), 'w') as container:
         stream = container.add_stream_from_template(source.streams.video[0])
         stream.codec_context.codec_tag, stream.codec_context.extradata = '\0\0\0\0', header
         for number, packet in enumerate(packet for packet in source.demux(video=0) if packet.size):
-            packet.stream, packet.pts, packet.dts = stream, number, number
+            packet.stream, packet.dts = stream, number
+            packet.pts = number if times == 'decoding' else shown[number] + 1
             container.mux(packet)
     names = b'V_MPEG4/ISO/ASP', b'V_MS/VFW/FOURCC'  # what mkvmerge writes, which Matroska then has the way AVI has it
     assert path.read_bytes().count(names[0]) == 1
@@ -236,3 +237,25 @@ def test_frames_before_the_first_keyframe_do_not_count(tmp_path, write_video, re
 )
 def test_times_of_pictures_in_their_order(stamps, longest, times):
     np.testing.assert_allclose(running_times(stamps, 1.0, longest), times)
+
+
+@pytest.mark.parametrize(
+    'stamps, back, ordered, starts',
+    [
+        ([0, 3, 1, 2, 6, 5], 3, [0, 1, 2, 3, 5, 6], []),
+        ([0, None, 2, 1], 3, [0, None, 1, 2], []),
+        ([4, 5, 7, 0, 2, 1], 3, [4, 5, 7, 0, 1, 2], [3]),
+        ([4, 5, 50, 51], 3, [4, 5, 50, 51], [2]),
+        ([4, 4, 3], 0, [4, 4, 3], [2]),
+    ],
+)
+def test_small_steps_back_are_no_new_clock(stamps, back, ordered, starts):
+    assert in_order(stamps, back, 10) == (ordered, starts)
+
+
+def test_times_that_ffmpeg_makes_up_at_a_seam_are_made_even():
+    at_s = np.arange(30) / 25
+    first_s = np.append(at_s[:-1], at_s[-1] + 2 / 25)
+    times_s = np.concatenate([first_s, first_s[-1] + 1 / 25 + at_s])
+    np.testing.assert_allclose(_even(times_s, [30], 25), np.arange(60) / 25)
+    np.testing.assert_allclose(_even(at_s * 3, [], 25), at_s * 3)
