@@ -210,7 +210,9 @@ class Video:
 
     def _read_end(self, times_s, images, last):
         """The last frame stands for the ticks until it would be replaced; a tick after that has no frame."""
-        end_s = 0.0
+        table, end_s = self._times.table, 0.0
+        if table is not None and self._can_search and (last is None or last[0] < table.last_s - EPSILON):
+            raise Unreliable('ends earlier after a search')  # a search may know of the first of joined files alone
         if last is not None:
             shown_s = (last[1].duration or 0) * self._times.tick_s
             end_s = last[0] + max(self._times.half_frame(10), shown_s)

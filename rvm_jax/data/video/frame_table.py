@@ -24,8 +24,9 @@ from rvm_jax.errors import DataError
 
 REMEMBERED = 128  # files of each process: some 10 MB
 LONGEST_GAP_S = 10.0  # in a stream that may be joined of several: a longer one is another clock, as in FFmpeg's program
-LONGEST_BACK_S = 2.0  # by which times go back because they were given to the wrong pictures, and not by a new clock
-JOINED = {'mpegts': 0.0, 'mpeg': 0.5}  # formats of which files may be put one after another: the same there
+LONGEST_BACK_S = 0.5  # by which times go back because they were given to the wrong pictures, and not by a new clock
+CLOCKS = {'mpegts': 0.0, 'mov': 0.0}  # the same for formats that state the times
+JOINED = ('mpegts', 'mpeg')  # formats of which files may be put one after another
 DECODING_TIMES = ('avi', 'asf')  # formats that have these alone
 NO_TAG = '\0\0\0\0'
 STATED = ('mpegts', 'flv', 'ogg')  # formats whose packets may all have their own time of showing
@@ -161,7 +162,7 @@ def _from_frames(reader):
     may_be_joined = any(name in JOINED for name in formats)
     longest_s = LONGEST_GAP_S if may_be_joined else np.inf
     seconds = [None if stamp is None else stamp * tick_s for stamp in stamps]
-    back_s = next((JOINED[name] for name in formats if name in JOINED), LONGEST_BACK_S)
+    back_s = next((CLOCKS[name] for name in formats if name in CLOCKS), LONGEST_BACK_S)
     seconds, starts = in_order(seconds, back_s, longest_s)
     shown_s = running_times(seconds, 1 / rate if rate else None, longest_s)
     times_s = np.full(len(rows), np.nan)

@@ -259,3 +259,12 @@ def test_times_that_ffmpeg_makes_up_at_a_seam_are_made_even():
     times_s = np.concatenate([first_s, first_s[-1] + 1 / 25 + at_s])
     np.testing.assert_allclose(_even(times_s, [30], 25), np.arange(60) / 25)
     np.testing.assert_allclose(_even(at_s * 3, [], 25), at_s * 3)
+
+
+def test_the_second_of_two_joined_files_is_read_at_once(tmp_path, write_video, read_number):
+    paths = [write_video(tmp_path / f'{count}.mkv', count, fps=25, gop=25, **B_FRAMES) for count in (50, 70)]
+    path = tmp_path / 'a.mkv'
+    path.write_bytes(b''.join(open(name, 'rb').read() for name in paths))
+    for tick in range(0, 120, 9):
+        frame_table._tables.clear()  # the file is read through for the first time
+        assert read_number(read_frames(path, [tick], 25)[0]) == (tick if tick < 50 else tick - 50)
