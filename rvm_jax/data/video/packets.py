@@ -92,7 +92,8 @@ class PacketReader:
                         reason = f'takes too long to decode (more than {self.timeout_s:g} s)'
                         raise DataError(self.path, reason, FIX)
                     where = where if packet.dts is None else packet.dts
-                    yield packet
+                    if packet.size or packet.dts is None:  # an empty one with a time: the same picture again
+                        yield packet
         except (av.FFmpegError, OSError) as error:
             raise_if_passing(self.path, error)
             raise self.damaged(self._seconds(where), error) from error

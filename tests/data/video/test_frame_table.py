@@ -6,7 +6,7 @@ import av
 import numpy as np
 import pytest
 
-from rvm_jax.data.video import frame_table
+from rvm_jax.data.video import container, frame_table
 from rvm_jax.data.video.container import is_cut_off, is_joined
 from rvm_jax.data.video.decode import open_video, probe, read_frames
 from rvm_jax.data.video.frame_table import _even, in_order, running_times
@@ -268,3 +268,21 @@ def test_the_second_of_two_joined_files_is_read_at_once(tmp_path, write_video, r
     for tick in range(0, 120, 9):
         frame_table._tables.clear()  # the file is read through for the first time
         assert read_number(read_frames(path, [tick], 25)[0]) == (tick if tick < 50 else tick - 50)
+
+
+def test_an_empty_packet_shows_the_same_picture_again(tmp_path, write_video, read_number, monkeypatch):
+    """Theora has them, whose encoder is not here; NUT, which is read here for this alone, can hold them too."""
+    monkeypatch.setitem(container.CONTAINERS, 'format_whitelist', 'avi,nut')
+    source, path = write_video(tmp_path / 'a.avi', 20, codec='mjpeg', pix_fmt='yuvj420p'), tmp_path / 'a.nut'
+    with av.open(source) as video, av.open(str(path), 'w') as output:
+        stream = output.add_stream_from_template(video.streams.video[0])
+        for number, packet in enumerate(packet for packet in video.demux(video=0) if packet.size):
+            if number in (5, 9):
+                empty = av.Packet(b'')
+                empty.pts, empty.dts, empty.time_base = packet.pts, packet.dts, packet.time_base
+                packet = empty
+            packet.stream = stream
+            output.mux(packet)
+    with open_video(path) as video:
+        expected = [4 if tick == 5 else 8 if tick == 9 else tick for tick in range(20)]
+        assert [read_number(frame) for frame in video.read(range(20), 10)] == expected
