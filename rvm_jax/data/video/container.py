@@ -50,7 +50,9 @@ def open_container(path: str | os.PathLike, timeout_s: float | None = None) -> I
             container = _read_header(path, file.fileno(), timeout_s)
         except (av.FFmpegError, OSError) as error:
             raise_if_passing(path, error)
-            raise DataError(path, f'cannot be opened as a video ({describe(error)})', FIX) from error
+            is_other_kind = isinstance(error, av.ArgumentError)  # what FFmpeg says of a format left out of CONTAINERS
+            reason = 'it is of a kind that is not read here' if is_other_kind else describe(error)
+            raise DataError(path, f'cannot be opened as a video ({reason})', FIX) from error
         with container:
             yield container
 
@@ -134,9 +136,9 @@ def raise_if_passing(path: str, error: Exception) -> None:
 
 
 def describe(error: Exception | str) -> str:
-    """One line of what FFmpeg or the disk says."""
+    """One line of what FFmpeg or the disk says. Of data FFmpeg says no more than that it is not valid."""
     if isinstance(error, av.ArgumentError):
-        return f'the size of a frame is impossible, or more than {MAX_PIXELS / 1e6:g} million pixels'
+        return f'a frame is not valid, or has more than {MAX_PIXELS / 1e6:g} million pixels'
     return getattr(error, 'strerror', None) or str(error)
 
 

@@ -142,7 +142,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
     return int(growth), '\n'.join(printed)
 
 
-IMPOSSIBLE = 'the size of a frame is impossible, or more than 64 million pixels'
+IMPOSSIBLE = 'a frame is not valid, or has more than 64 million pixels'
 
 
 def test_frames_too_large_for_memory_are_refused_early(tmp_path):
@@ -170,6 +170,12 @@ def test_frames_before_one_that_is_too_large_can_be_used(tmp_path):
     assert read_frames(tmp_path / 'grows.mov', [0, 3], 10).shape == (2, 64, 64, 3)
     with pytest.raises(DataError, match='more than 64 million'):
         read_frames(tmp_path / 'grows.mov', [0, 5], 10)
+
+
+def test_a_container_of_another_kind_is_said_to_be_one(tmp_path, write_video):
+    path = write_video(tmp_path / 'a.nut', 3)
+    with pytest.raises(DataError, match=r'cannot be opened as a video \(it is of a kind that is not read here\)'):
+        probe(path)
 
 
 def test_names_that_are_no_text_or_look_like_addresses_are_files(tmp_path, write_video):
