@@ -289,9 +289,12 @@ class Video:
     def _timed(self, packets, times_s):
         """Yield (seconds, frame) for packets; those before the first picture are left out."""
         context = self._reader.stream.codec_context
+        missing, last = set(), math.inf  # timestamps of the frames that are to come out, and of the last that did
         for packet, is_needed in self._needed(packets, times_s):
             if self._can_skip:
                 context.skip_frame = 'DEFAULT' if is_needed else 'NONREF'
+                if is_needed and packet.pts is not None and not packet.is_discard:
+                    missing.add(packet.pts)
             try:
                 frames = packet.decode()
             except av.FFmpegError as error:
@@ -299,6 +302,10 @@ class Video:
             for frame in frames:
                 if self._can_skip and frame.interlaced_frame:
                     raise Unreliable('has frames of two fields, which may be in two packets')
+                if self._can_skip and frame.pts is not None:
+                    if any(last < pts < frame.pts for pts in missing):
+                        raise Unreliable('lacks a frame where others are left out')
+                    missing, last = {pts for pts in missing if pts > frame.pts}, frame.pts
                 time_s = self._times.of(frame)
                 if time_s is not None:
                     yield time_s, frame

@@ -2,6 +2,7 @@ import os
 import subprocess
 import sys
 
+import av
 import numpy as np
 import pytest
 
@@ -92,6 +93,29 @@ def test_only_what_is_needed_is_decoded(tmp_path, write_video, monkeypatch):
         video.read([150, 151, 152, 153, 279], fps=30)
     assert len(converted) == 5
     assert len(decoded) <= 4 + 10 + 2  # from keyframes 150 and 270 on, not from 0
+
+
+def test_a_frame_that_a_cut_took_away_is_found_out(tmp_path, write_video, read_number):
+    """Where frames are left out, H.264 gives fewer than it should behind a cut in open groups of pictures."""
+    params = {'bf': '8', 'x264-params': 'open-gop=1:b-adapt=0:scenecut=0:b-pyramid=normal'}
+    source, path = write_video(tmp_path / 'a.mp4', 100, fps=25, gop=20, options=params), tmp_path / 'b.mkv'
+    with av.open(source) as video, av.open(str(path), 'w') as output:
+        stream = output.add_stream_from_template(video.streams.video[0])
+        packets = [packet for packet in video.demux(video=0) if packet.size]
+        keys = [number for number, packet in enumerate(packets) if packet.is_keyframe]
+        start = keys[3]
+        gap = packets[start].pts - max(packet.pts for packet in packets[:30]) - 9 * 512
+        for number, packet in enumerate(packets):
+            if number >= start:
+                packet.pts, packet.dts = packet.pts - gap, packet.dts - gap
+            elif number >= 30:
+                continue
+            packet.stream = stream
+            output.mux(packet)
+    with open_video(path) as video:
+        streamed = [read_number(frame) for frame in video.stream(25)]
+    for tick in range(28):  # up to the cut; what FFmpeg shows right behind it was never whole
+        assert read_number(read_frames(path, [tick], 25)[0]) == streamed[tick]
 
 
 def test_very_short_videos(tmp_path, write_video, read_number):
