@@ -91,8 +91,8 @@ def test_an_older_export_is_replaced_and_nothing_else(folder, model, tmp_path):
     pretrained.save_pretrained(other, folder)
     assert pretrained.load(folder).decoder is None
     (folder / 'precious.txt').write_text('mine')
-    for path in (folder, folder / 'precious.txt'):
-        with pytest.raises(UserError, match='exists and is not an export folder'):
+    for path, reason in ((folder, 'is not an export folder'), (folder / 'precious.txt', 'is not a folder')):
+        with pytest.raises(UserError, match=f'exists and {reason}'):
             pretrained.save_pretrained(model, path)
     assert (folder / 'precious.txt').read_text() == 'mine' and pretrained.load(folder).decoder is None
     assert [path.name for path in tmp_path.iterdir()] == ['export']

@@ -199,7 +199,7 @@ def test_validation_is_the_first_of_the_splits_that_could_be_it(video, pictures,
     folder = copy(video, tmp_path)
     edit(folder / 'dataset_info.json', lambda info: info['splits'].pop(find(info, 'validation')))
     assert which(TfdsSource(folder, 'val')) == [2, 2]
-    with pytest.raises(UserError, match=r'no split for val .*its splits: train'):
+    with pytest.raises(UserError, match=r'does not have a split for val .*its splits: train'):
         TfdsSource(pictures, 'val')
 
 
@@ -227,7 +227,7 @@ def test_several_features_must_be_told_apart(tmp_path):
     folder = write_dataset(tmp_path, features, {'train': [example]})
     with pytest.raises(UserError, match=r'several features .*left, right/eye.*choose one: .*/1.0.0#left'):
         TfdsSource(folder, 'train')
-    with pytest.raises(UserError, match=r'no frames in middle .*left, right/eye'):
+    with pytest.raises(UserError, match=r'does not have frames in middle .*left, right/eye'):
         TfdsSource(f'{folder}#middle', 'train')
     assert which(TfdsSource(f'{folder}#left', 'train')) == [0]
     assert which(TfdsSource(f'{folder}#right/eye', 'train')) == [1]
@@ -240,7 +240,7 @@ def test_a_dataset_without_frames_is_refused(pictures, tmp_path):
     nested = copy(pictures, tmp_path)
     edit(nested / 'features.json', lambda content: nest(content['featuresDict']['features']['pictures']['sequence']))
     for folder in (single, nested):
-        with pytest.raises(UserError, match='no feature that holds frames'):
+        with pytest.raises(UserError, match='does not have a feature that holds frames'):
             TfdsSource(folder, 'train')
 
 
