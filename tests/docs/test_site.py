@@ -136,4 +136,4 @@ def test_the_drawn_packages_import_as_drawn():
     assert not upwards
     neighbors = itertools.pairwise(sorted(set(rows.values())))
     for upper, lower in neighbors:  # an arrow stands for at least one import
-        assert any(rows.get(importer) == upper and rows.get(imported) >= lower for importer, imported in found)
+        assert any(rows.get(importer) == upper and rows.get(imported, 0) >= lower for importer, imported in found)

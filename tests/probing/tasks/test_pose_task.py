@@ -119,5 +119,5 @@ def test_a_readout_learns_the_poses_of_frames(overfit):
 def test_protocols_that_a_task_does_not_have_are_kind_errors():
     with pytest.raises(UserError, match='take frame pose'):
         ClipPose(streaming=True)
-    with pytest.raises(UserError, match='take streaming'):
+    with pytest.raises(UserError, match='set streaming, or take clip pose'):
         FramePose(streaming=False)
