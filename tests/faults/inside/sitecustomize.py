@@ -35,9 +35,9 @@ class AfterImport(importlib.abc.MetaPathFinder):
         return spec
 
 
-def strike_batches(run_log):
+def strike_batches(batch_feed):
     """Training's own batches, not those of evaluations."""
-    real = run_log.sharding
+    real = batch_feed.sharding
     poison, jumps = numbers_by_step('RVM_POISON'), numbers_by_step('RVM_CLOCK')
 
     def place_batch(mesh, batch):
@@ -55,7 +55,7 @@ def strike_batches(run_log):
             batch = batch | {'target_BFHWC': batch['target_BFHWC'].astype('float32') * 0 + poison[step]}
         return real.place_batch(mesh, batch)
 
-    run_log.sharding = types.SimpleNamespace(**vars(real) | {'place_batch': place_batch})
+    batch_feed.sharding = types.SimpleNamespace(**vars(real) | {'place_batch': place_batch})
 
 
 def hold(path, step):
@@ -90,7 +90,7 @@ def open_full(path, mode='r', *args, **options):
 
 
 if {'RVM_SEEN', 'RVM_POISON', 'RVM_CLOCK'} & set(os.environ):
-    HOOKS['rvm_jax.training.run_log'] = strike_batches
+    HOOKS['rvm_jax.training.batch_feed'] = strike_batches
 if 'RVM_DELETE' in os.environ:
     HOOKS['rvm_jax.training.checkpoint_files'] = strike_deletion
 if 'RVM_FULL' in os.environ:
