@@ -12,8 +12,14 @@ import posixpath
 import re
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from rvm_jax import cli
+
+if TYPE_CHECKING:
+    from mkdocs.config.defaults import MkDocsConfig
+    from mkdocs.structure.files import Files
+    from mkdocs.structure.pages import Page
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 ROOT_PAGES = {
@@ -35,7 +41,7 @@ LOADS = (  # what makes a browser fetch something, not what a reader may click o
 )
 
 
-def on_config(config):
+def on_config(config: 'MkDocsConfig') -> 'MkDocsConfig':
     """Add a page for each command to the navigation."""
     for section in config['nav']:
         if 'Commands' in section:
@@ -43,7 +49,7 @@ def on_config(config):
     return config
 
 
-def on_files(files, config):
+def on_files(files: 'Files', config: 'MkDocsConfig') -> 'Files':
     """Add all pages that are made rather than written."""
     from mkdocs.structure.files import File
 
@@ -61,19 +67,19 @@ def on_files(files, config):
     return files
 
 
-def on_page_markdown(markdown, page, **_):
+def on_page_markdown(markdown: str, page: 'Page', **_: Any) -> str:
     """Lead links to files of the repository to their pages."""
     return rewrite_links(markdown, page.file.src_uri)
 
 
-def on_page_content(html, page, **_):
+def on_page_content(html: str, page: 'Page', **_: Any) -> str:
     """Call `load` in its signature by its public name."""
     if page.file.src_uri != 'api/index.md':
         return html
     return html.replace('<span class="nf">load</span>', '<span class="nf">from_pretrained</span>')
 
 
-def on_post_build(config):
+def on_post_build(config: 'MkDocsConfig') -> None:
     """Refuse a site that loads anything from another host."""
     from mkdocs.exceptions import PluginError
 
@@ -81,13 +87,13 @@ def on_post_build(config):
         raise PluginError('pages load files from other hosts:\n' + '\n'.join(foreign))
 
 
-def commands_page():
+def commands_page() -> str:
     """The commands in a table."""
     rows = (f'| [`rvm {name}`]({name}.md) | {text} |' for name, text in cli.COMMANDS.items())
     return '\n'.join(['# Commands', '', '| command | what it does |', '| --- | --- |', *rows, ''])
 
 
-def command_page(name):
+def command_page(name: str) -> str:
     """The page of a command: its --help, the description as text and the flags as they are printed."""
     os.environ['COLUMNS'] = '80'
     printed = io.StringIO()
@@ -99,7 +105,7 @@ def command_page(name):
     return f'# rvm {name}\n\n{prose}\n\n## Flags\n\n```text\n{usage.strip()}\n\n{flags.strip()}\n```\n'
 
 
-def notebook_page(notebook, name):
+def notebook_page(notebook: dict[str, Any], name: str) -> dict[str, str | bytes]:
     """{file: content} of a notebook's page and its pictures, with the outputs that are stored in it."""
     parts, files = [], {}
     for cell in notebook['cells']:
@@ -119,13 +125,13 @@ def notebook_page(notebook, name):
     return files | {f'{name}.md': '\n\n'.join(parts) + '\n'}
 
 
-def source_page(path):
+def source_page(path: str) -> str:
     """A file of the repository as a page."""
     language = LANGUAGES.get(posixpath.splitext(path)[1], 'text')
     return f'# {path}\n\n````{language}\n{(REPOSITORY / path).read_text()}````\n'
 
 
-def rewrite_links(markdown, page):
+def rewrite_links(markdown: str, page: str) -> str:
     """The text of a page with links to files outside docs/ led to their pages in the site."""
 
     def rewrite(match):
@@ -137,7 +143,7 @@ def rewrite_links(markdown, page):
     return LINK.sub(rewrite, markdown)
 
 
-def foreign_loads(folder):
+def foreign_loads(folder: str | Path) -> list[str]:
     """'file: address' of everything in a built site that a browser would fetch from another host."""
     found = []
     for path in sorted(Path(folder).rglob('*')):
