@@ -83,7 +83,7 @@ def run(args: argparse.Namespace) -> None:
         with work.begin():
             outcomes, entries = run_beam(work, args) if args.runner else run_here(work, args)
             manifest = work.finish(outcomes, entries)
-    print(summary(args.output, manifest))
+    print(summary(args.output, manifest, args.val))
 
 
 def checked_settings(args: argparse.Namespace) -> 'Settings':
@@ -183,7 +183,7 @@ def run_beam(work: 'PrepareJob', args: argparse.Namespace) -> tuple[list[dict], 
             raise
 
 
-def summary(output: str, manifest: dict[str, Any]) -> str:
+def summary(output: str, manifest: dict[str, Any], val_fraction: float) -> str:
     """A few lines: what there is, what was left out, and what to do next."""
     splits = {name: split for name, split in manifest['splits'].items() if split['videos']}
     size, count = sum(shard['bytes'] for shard in manifest['shards']), len(manifest['shards'])
@@ -196,6 +196,9 @@ def summary(output: str, manifest: dict[str, Any]) -> str:
     ]  # fmt: skip
     if manifest['skipped']:
         lines.append(f'{manifest["skipped"]:,} left out; {os.path.join(output, "skipped.json")} says why')
+    if val_fraction and 'val' not in splits:
+        reason = f'no video is held out: by chance, --val {val_fraction:g} took none of them'
+        lines.append(f'{reason}; raise it, or prepare held-out videos apart')
     path = shlex.quote(output)  # the line is there to be copied
     held_out = f' --config.data.eval_path={path}' if 'val' in splits else ''
     lines.append(f'train on it: --config.data.path={path}{held_out} --config.data.fps={manifest["settings"]["fps"]:g}')

@@ -217,3 +217,12 @@ def test_work_that_an_older_version_began_is_resumed(tmp_path, videos):
 def test_shards_in_a_bucket_are_refused(videos, capsys):
     assert prepare(videos, 'gs://bucket/shards') == 2
     assert 'gs://bucket/shards: is in a bucket, and shards are written to a disk' in capsys.readouterr().err
+
+
+def test_a_split_that_got_no_video_is_named(tmp_path, write_video, capsys):
+    (tmp_path / 'videos').mkdir()
+    write_video(tmp_path / 'videos' / 'a.mp4', 20)
+    assert prepare(tmp_path / 'videos', tmp_path / 'shards', '--val', '1e-9') == 0
+    printed = capsys.readouterr().out
+    assert 'no video is held out: by chance, --val 1e-09 took none of them; raise it' in printed
+    assert '--config.data.eval_path' not in printed
