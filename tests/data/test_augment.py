@@ -2,17 +2,12 @@ import cv2
 import numpy as np
 import pytest
 
+from rvm_jax import config as configs
 from rvm_jax.data.augment import augment_clip, center_crop_resize, crop_resize, draw_crop
+from rvm_jax.data.loader import AUGMENTATION
 from rvm_jax.data.video.lazy_frames import decoded
 
-HOW = {
-    'image_size': 32,
-    'flip': 0.5,
-    'crop_area': (0.3, 1.0),
-    'crop_ratio': (0.75, 1.25),
-    'crop_level': 'clip',
-    'resize': 'auto',
-}
+HOW = {'image_size': 32} | {name: configs.default().data[name] for name in AUGMENTATION}
 
 
 def ramp(num_frames=3, height=60, width=80):

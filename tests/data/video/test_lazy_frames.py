@@ -6,19 +6,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from rvm_jax import config as configs
 from rvm_jax.data.augment import augment_clip, center_crop_resize
+from rvm_jax.data.loader import AUGMENTATION
 from rvm_jax.data.video import lazy_frames
 from rvm_jax.data.video.lazy_frames import decoded, encoded
 from rvm_jax.errors import DataError
 
-HOW = {
-    'image_size': 32,
-    'flip': 0.5,
-    'crop_area': (0.3, 1.0),
-    'crop_ratio': (0.75, 1.25),
-    'crop_level': 'clip',
-    'resize': 'auto',
-}
+HOW = {'image_size': 32} | {name: configs.default().data[name] for name in AUGMENTATION}
 
 
 def soft_frames(num_frames=3, height=150, width=203):
