@@ -27,10 +27,14 @@ is_count() {
 
 processes=2 devices=1 grace=180
 while (($#)); do
+  if [[ $1 == --[a-z]*=* ]]; then # as two words
+    set -- "${1%%=*}" "${1#*=}" "${@:2}"
+    [[ $1 == --@(processes|devices|grace) ]] || fail "$1=$2: is not known; the command of rvm comes after --, see --help"
+  fi
   case $1 in
     --processes | --devices | --grace)
       (($# > 1)) || fail "$1: has no value; give a number"
-      is_count "$2" || fail "$1 $2: is not a whole number from 1 to 9999; give something like $1 2"
+      is_count "$2" || fail "$1 '$2': is not a whole number from 1 to 9999; give something like $1 2"
       printf -v "${1#--}" %s "$2"
       shift 2
       ;;
@@ -89,11 +93,13 @@ rank() {
 port=$(free_port)
 export RVM_COORDINATOR=127.0.0.1:$port RVM_NUM_PROCESSES=$processes JAX_PLATFORMS=cpu PYTHONUNBUFFERED=1
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_force_host_platform_device_count=$devices"
-pids=() shows=() index=()
+unset JAX_NUM_CPU_DEVICES # JAX would take this number instead
+pids=() shows=() index=() asked=''
 
 # shellcheck disable=SC2329  # traps call it
 signal_all() {
   local pid
+  asked=$1
   for pid in "${pids[@]}"; do
     kill "-$1" -- "$2$pid" 2>/dev/null || true
   done
@@ -115,6 +121,7 @@ for ((i = 0; i < processes; i++)); do
   RVM_PROCESS_ID=$i "$rvm" "$@" 1>&"${out}" 2>&"${err}" </dev/null &
   set +m
   pids+=($!) index[$!]=$i
+  [[ -z $asked ]] || kill "-$asked" "$!" 2>/dev/null || true # it came while the processes were being started
   exec {out}>&- {err}>&-
 done
 exec {own}>&2 2> /dev/null # bash would announce whom a signal ended; we do, below
@@ -134,6 +141,9 @@ while ((${#left[@]})); do
     if ((code > 128 && code < 193 && code != 130)); then
       echo "launch/local.sh: process ${index[$pid]} was ended by SIG$(kill -l "$code")" >&"$own"
       code=75
+    elif ((code == 126 || code == 127)); then
+      echo "launch/local.sh: $rvm: cannot be started, the reason is above; make .venv/package makes it anew" >&"$own"
+      code=2
     fi
     (($(rank "$code") <= $(rank "$worst"))) || worst=$code
     ((code == 0)) || : "${deadline:=$((SECONDS + grace))}"

@@ -1,4 +1,4 @@
-"""A checkout, a Google Cloud and a Slurm to launch in: the real scripts, with stand-ins for the programs they call."""
+"""A checkout and a Google Cloud to launch in: the real scripts, with stand-ins for the programs they call."""
 
 import contextlib
 import json
@@ -28,7 +28,7 @@ class Launcher:
             subprocess.run(['git', '-C', self.checkout, *command], check=True)
         (folder / 'home').mkdir()
         self.env = {
-            'PATH': f'{STANDINS}:{STANDINS / "slurm"}:{pathlib.Path(sys.executable).parent}:/usr/bin:/bin',
+            'PATH': f'{STANDINS}:{pathlib.Path(sys.executable).parent}:/usr/bin:/bin',
             'HOME': str(folder / 'home'),
             'STANDIN': str(self.root),
             'RVM_LAUNCH_POLL': '0',
@@ -74,8 +74,6 @@ class Launcher:
                 process.kill()
                 process.communicate()
         pids = [int(path.read_text()) for path in self.root.glob('hosts/*/*/rvm_jax/run/pid')]
-        if (self.root / 'tasks').exists():
-            pids += map(int, (self.root / 'tasks').read_text().split())
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(pid, signal.SIGKILL)

@@ -55,6 +55,18 @@ def test_each_process_knows_its_number_and_where_to_meet(launch):
     assert code == 0
 
 
+def test_values_can_follow_an_equals_sign(launch):
+    code, lines, _ = end(launch('echo "${XLA_FLAGS##* }"', '--processes=1', '--devices=3', '--grace=9', '--', 'train'))
+    assert (code, lines) == (0, ['--xla_force_host_platform_device_count=3'])
+
+
+def test_the_number_of_devices_is_the_one_that_is_given(launch, monkeypatch):
+    monkeypatch.setenv('JAX_NUM_CPU_DEVICES', '5')
+    monkeypatch.setenv('XLA_FLAGS', ' ')
+    body = f'{sys.executable} -c "import jax; print(len(jax.devices()))"'
+    assert end(launch(body, '--processes', '1', '--devices', '2', '--', 'train'))[:2] == (0, ['2'])
+
+
 @pytest.mark.parametrize(
     'codes, expected',
     [
@@ -80,6 +92,24 @@ def test_a_signal_reaches_all_processes(launch, tmp_path, number, code):
     assert end(process)[:2] == (code, ['[1] got it', 'got it'])
 
 
+def test_a_signal_while_starting_reaches_all_processes(launch, tmp_path):
+    body = 'trap "exit 75" TERM; touch "$MARK/ready$i"; for _ in {1..200}; do sleep 0.1; done; exit 9'
+    process = launch(body, '--processes', '60', '--', 'train')
+    wait_for(tmp_path / 'ready0')
+    process.terminate()
+    assert end(process)[0] == 75
+
+
+def test_an_rvm_without_its_python_is_named(launch, tmp_path):
+    binary = tmp_path / '.venv' / 'bin' / 'rvm'
+    binary.parent.mkdir(parents=True)
+    binary.write_text('#!/moved/python\n')
+    binary.chmod(0o755)
+    code, _, err = end(launch('exit 0', '--processes', '1', '--', 'train'))
+    assert code == 2
+    assert f'{binary}: cannot be started, the reason is above' in err
+
+
 def test_a_process_that_does_not_end_is_killed_with_its_children(launch, tmp_path):
     body = """if ((i == 0)); then kill -KILL $$; fi
         trap '' TERM INT
@@ -100,8 +130,12 @@ def test_a_process_that_does_not_end_is_killed_with_its_children(launch, tmp_pat
 @pytest.mark.parametrize(
     'options, message',
     [
-        (['--processes', '0', '--', 'train'], '--processes 0: is not a whole number from 1 to 9999'),
+        (['--processes', '0', '--', 'train'], "--processes '0': is not a whole number from 1 to 9999"),
         (['--processes'], '--processes: has no value'),
+        (['--grace=', '--', 'train'], "--grace '': is not a whole number"),
+        (['--devices', ' ', '--', 'train'], "--devices ' ': is not a whole number"),
+        (['--processes', '--devices', '2'], "--processes '--devices': is not a whole number"),
+        (['--procs=2', '--', 'train'], '--procs=2: is not known'),
         (['--procs', '2'], '--procs: is not known'),
         (['--processes', '2'], 'no command; give one after --'),
     ],

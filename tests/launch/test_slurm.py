@@ -1,139 +1,107 @@
+"""What launch/slurm.sh says without a Slurm; tests/slurm has the rest."""
+
 import shlex
-import sys
-from itertools import islice
+import shutil
 
 import pytest
 
 NODES = ('--nodes', '2', '--gpus-per-node', '2', '--partition', 'gpu', '--time', '24:00:00')
+TRAINING = ('--', 'train', '--workdir', 'w')
 
 
 @pytest.fixture
 def slurm(launcher):
-    """A checkout with its .venv, and a workdir that all nodes share."""
-    binaries = launcher.checkout / '.venv' / 'bin'
-    binaries.mkdir(parents=True)
-    (binaries / 'rvm').symlink_to(launcher.standins / 'host' / 'rvm')
-    write_python(launcher, f'exec {sys.executable} "$@"')
-    workdir = launcher.root / 'run'
-    workdir.mkdir()
-    (workdir / 'checkpoints').symlink_to(launcher.root / 'bucket')
-    launcher.training = ('--', 'train', '--config', 'configs/rvm_l.py', '--workdir', str(workdir))
-    launcher.submit = lambda *options: launcher.run('slurm.sh', *NODES, *options, *launcher.training)
+    """A checkout with an `rvm`, on a machine without Slurm."""
+    rvm = launcher.checkout / '.venv' / 'bin' / 'rvm'
+    rvm.parent.mkdir(parents=True)
+    rvm.symlink_to('/bin/true')
+    tools = launcher.root / 'tools'
+    tools.mkdir()
+    for name in ('bash', 'dirname', 'grep', 'head', 'sed', 'tail', 'mkdir', 'cat'):
+        (tools / name).symlink_to(shutil.which(name))
+    launcher.env['PATH'] = str(tools)
     return launcher
 
 
-def write_python(slurm, body):
-    python = slurm.checkout / '.venv' / 'bin' / 'python'
-    python.write_text(f'#!/bin/sh\n{body}\n')
-    python.chmod(0o755)
-
-
-def starts(slurm):
-    return len((slurm.root / 'starts.0').read_text().split())
-
-
-@pytest.mark.parametrize('command', ['train', 'doctor'])
-def test_one_task_per_gpu_runs_the_same_command(slurm, command):
-    slurm.plan(runs='0 0 0 0\n')
-    slurm.training = ('--', command, *slurm.training[2:])
-    slurm.training += ("--config.data.path=/data/it's a clip",)
-    done = slurm.submit('--flags', 'overlap')
-    assert done.returncode == 0, done.stderr
-    (call,) = slurm.calls('sbatch')
-    assert {'--nodes=2', '--ntasks-per-node=2', '--gpus-per-node=2', '--partition=gpu', '--time=24:00:00'} <= set(call)
-    assert {'--signal=TERM@120', '--requeue'} <= set(call)
-    for task in range(4):
-        folder, distributed, _, *arguments = (slurm.root / f'started.1.{task}').read_text().splitlines()
-        assert (folder, distributed) == (str(slurm.checkout), 'auto')
-        assert arguments == list(slurm.training[1:])
-
-
-def test_a_job_that_stops_early_is_queued_again(slurm):
-    slurm.plan(runs='75@10 75 75 75\n137@20 75 75 75\n0@30 0 0 0\n')
-    done = slurm.submit()
-    assert done.returncode == 0, done.stderr
-    assert starts(slurm) == 3
-
-
-@pytest.mark.parametrize('code', [2, 65, 76, 130])
-def test_a_final_error_names_the_task_and_is_not_queued_again(slurm, code):
-    slurm.plan(runs=f'75@10 75 {code} 75\n')
-    done = slurm.submit()
-    assert done.returncode == code
-    assert f'task 2 ended with exit code {code}' in done.stdout
-    assert starts(slurm) == 1
-
-
-def test_a_program_that_breaks_does_not_queue_again(slurm):
-    slurm.plan(runs='1 1 1 1\n')
-    assert slurm.submit().returncode == 1
-    assert starts(slurm) == 1
-
-
-def test_starts_without_a_new_checkpoint_are_bounded(slurm):
-    slurm.env['RVM_LAUNCH_RETRIES'] = '2'
-    slurm.plan(runs='75@10 75 75 75\n' * 2 + '75@20 75 75 75\n' * 9)
-    done = slurm.submit()
-    assert done.returncode == 75
-    assert '2 starts without a new checkpoint' in done.stdout
-    assert starts(slurm) == 5
-
-
-def test_starts_with_unlisted_checkpoints_do_not_count(slurm):
-    slurm.env['RVM_LAUNCH_RETRIES'] = '2'
-    write_python(slurm, 'echo "the bucket does not answer"; exit 1')
-    slurm.plan(runs='75 75 75 75\n' * 4 + '0 0 0 0\n')
-    done = slurm.submit()
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count('cannot be listed') == 4
-    assert starts(slurm) == 5
-
-
-def test_stop_saves_and_the_job_does_not_queue_again(slurm):
-    slurm.plan(runs='hang@10 hang hang hang\n')
-    process = slurm.start('slurm.sh', *NODES, *slurm.training)
-    started = (line for line in process.stdout if 'start 1' in line)
-    assert len(list(islice(started, 4))) == 4
-    done = slurm.run('slurm.sh', 'stop', '7')
-    assert done.returncode == 0, done.stderr
-    stdout = process.communicate(timeout=60)[0]
-    assert process.returncode == 75
-    assert stdout.count('saved on SIGTERM') == 4
-    assert starts(slurm) == 1
-
-
-def test_stop_and_status_pass_on_the_job(slurm):
-    assert slurm.run('slurm.sh', 'status', '7').stdout.startswith('7 rvm RUNNING')
-    (slurm.checkout / 'runs' / 'slurm').mkdir(parents=True)
-    done = slurm.run('slurm.sh', 'stop', '8')
-    assert done.returncode == 2
-    assert 'job 8 could not be asked' in done.stderr
+def is_one_line(done, message):
+    return done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (('--nodes', '2', '--', 'train', '--workdir', 'w'), "--gpus-per-node ''"),
-        (('--gpus-per-node', '2', '--', 'train', '--workdir', 'w'), "--nodes ''"),
+        (('--nodes', '2', *TRAINING), "--gpus-per-node ''"),
+        (('--gpus-per-node', '2', *TRAINING), "--nodes ''"),
+        (('--nodes=two', '--gpus-per-node=2', *TRAINING), "--nodes 'two'"),
+        (('--nodes=2', '--gpus-per-node=h100', *TRAINING), "--gpus-per-node 'h100'"),
+        ((*NODES, '--cpus-per-gpu', '0', *TRAINING), "--cpus-per-gpu '0'"),
+        ((*NODES, '--grace=5m', *TRAINING), "--grace '5m'"),
+        ((*NODES, '--grace=86400', *TRAINING), "--grace '86400'"),
+        ((*NODES, '--partition=', *TRAINING), '--partition has a blank value'),
+        ((*NODES, '--account', ' ', *TRAINING), '--account has a blank value'),
+        (('--nodes', '--gpus-per-node', '2', *TRAINING), '--nodes needs a value, but --gpus-per-node follows'),
+        ((*NODES, '--name'), '--name needs a value'),
+        ((*NODES, '--dry-run=yes', *TRAINING), '--dry-run does not take a value'),
+        ((*NODES, '--setup', 'none.sh', *TRAINING), 'none.sh: there is no such file that can be read'),
+        ((*NODES, '--logs=100%', *TRAINING), 'Slurm takes % and \\ in the path of a log for something else'),
+        ((*NODES, '--sbatch', 'exclusive', *TRAINING), '--sbatch exclusive: give the option as sbatch takes it'),
+        ((*NODES, '--sbatch=--signal=TERM@9', *TRAINING), '--sbatch --signal=TERM@9: launch/slurm.sh sets this itself'),
+        ((*NODES, '--sbatch', '--no-requeue', *TRAINING), '--sbatch --no-requeue: launch/slurm.sh sets this itself'),
         ((*NODES, '--', 'train', '--config', 'c'), '--workdir is missing'),
         (NODES, 'the command to run is missing'),
         ((*NODES, '--flags', 'vmem'), '--flags vmem: unknown set of flags'),
-        (('stop',), 'which job?'),
         (('--gpus', '2'), '--gpus: unknown option'),
+        ((*NODES, *TRAINING), 'sbatch is not installed here, or not on PATH'),
+        (('stop',), 'which job?'),
+        (('stop', '7'), 'scontrol is not installed here, or not on PATH'),
+        (('status', '7'), 'scontrol is not installed here, or not on PATH'),
+        (('logs', '7'), 'scontrol is not installed here, or not on PATH'),
     ],
 )
-def test_a_mistake_is_one_line_and_submits_nothing(slurm, arguments, message):
+def test_a_mistake_is_one_line(slurm, arguments, message):
     done = slurm.run('slurm.sh', *arguments)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert not slurm.calls()
+    assert is_one_line(done, message), done.stderr
+
+
+@pytest.mark.parametrize('limit', ['2', '3', '1:30', '0:02:59', '0-0:3', '00:00:08'])
+def test_a_time_limit_that_leaves_no_time_to_save_is_refused(slurm, limit):
+    done = slurm.run('slurm.sh', '--nodes=1', '--gpus-per-node=1', '--time', limit, *TRAINING)
+    assert is_one_line(done, f'--time {limit}: the time limit {limit} is too short'), done.stderr
+
+
+@pytest.mark.parametrize('limit', ['4', '3:01', '1:00:00', '1-0', '0-0:4', '08:08:08', '0', 'UNLIMITED'])
+def test_longer_time_limits_are_accepted(slurm, limit):
+    done = slurm.run('slurm.sh', '--nodes=1', '--gpus-per-node=1', '--time', limit, '--dry-run', *TRAINING)
+    assert done.returncode == 0, done.stderr
+    assert f'--time={limit}' in done.stdout
+
+
+def test_a_checkout_without_an_environment_is_named(slurm):
+    (slurm.checkout / '.venv' / 'bin' / 'rvm').unlink()
+    assert is_one_line(slurm.run('slurm.sh', *NODES, *TRAINING), '.venv/bin/rvm is missing: run make .venv/package')
 
 
 def test_a_dry_run_prints_commands_that_can_be_pasted(slurm):
-    slurm.training += ('--config.data.path=/data/two words',)
-    shown = slurm.submit('--dry-run').stdout.splitlines()
-    assert not slurm.calls() and not (slurm.checkout / 'runs').exists()
-    slurm.plan(runs='0 0 0 0\n')
-    slurm.submit()
-    assert [shlex.split(line) for line in shown if line.startswith('sbatch')] == slurm.calls('sbatch')
+    path = '--config.data.path=/data/two words'
+    done = slurm.run('slurm.sh', *NODES, '--logs', 'my logs', '--sbatch', '--mem=0', '--dry-run', *TRAINING, path)
+    make, submit = map(shlex.split, done.stdout.splitlines())
+    logs = str(slurm.checkout / 'my logs')
+    assert make == ['mkdir', '-p', logs]
+    assert submit[0] == 'sbatch'
+    assert {'--nodes=2', '--ntasks-per-node=2', '--gpus-per-node=2', '--partition=gpu', '--time=24:00:00'} <= set(
+        submit
+    )
+    assert {'--signal=TERM@120', '--requeue', '--mem=0', f'--output={logs}/%j.log'} <= set(submit)
+    script = submit.index(str(slurm.checkout / 'launch' / 'slurm_job.sh'))
+    assert submit[script + 1 :] == [str(slurm.checkout), logs, '120', '', '', *TRAINING[1:], path]
+    assert not (slurm.checkout / 'my logs').exists()
+
+
+def test_help_names_every_option(slurm):
+    text = slurm.run('slurm.sh', '--help').stdout
+    script = (slurm.checkout / 'launch' / 'slurm.sh').read_text()
+    options = script[script.index('read_value() {') : script.index('absolute() {')]
+    names = {word for word in options.replace(')', ' ').split() if word.startswith('--')}
+    assert len(names) > 10
+    assert all(f'{name} ' in text for name in names)
+    assert slurm.run('slurm.sh').stdout == text
