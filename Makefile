@@ -8,7 +8,7 @@ SUITE := pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 CUDA := jax-cuda13-plugin jax-cuda13-pjrt nvidia-cublas nvidia-cuda-nvcc nvidia-cuda-nvrtc nvidia-cuda-runtime \
 	nvidia-cudnn-cu13 nvidia-nvjitlink
 
-.PHONY: demo test test-faults test-newest test-oldest check-accelerators check-accelerators-quick lint docs
+.PHONY: demo test test-faults test-slurm test-newest test-oldest check-accelerators check-accelerators-quick lint docs
 
 demo: .venv/package
 	$(BIN)/rvm demo
@@ -19,6 +19,12 @@ test: .venv/test
 # Also what is too slow for `make test`; ends with one table of all faults.
 test-faults: .venv/test
 	$(BIN)/python -m pytest tests/faults tests/hostile --override-ini=addopts=--import-mode=importlib --numprocesses=2
+
+# launch/slurm.sh and `rvm train` on a real Slurm of two pretended nodes, in about three minutes. Skipped, with the reason,
+# where Slurm's Debian packages are missing and cannot be installed.
+test-slurm: .venv/test
+	tests/slurm/install.sh
+	$(BIN)/python -m $(SUITE) tests/slurm -m slurm -rs --durations=0 --durations-min=1
 
 # The newest of everything, also where Apache Beam wants older packages than a plain install takes (pip says so). What
 # the suite passes with is noted: it is what a user is pointed to when a newer package breaks something.

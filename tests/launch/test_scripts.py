@@ -18,7 +18,8 @@ def flags(kind):
 
 
 def test_shellcheck_finds_nothing():
-    shell = [path for path in STANDINS if path.read_text().startswith('#!/usr/bin/env bash')]
+    shell = [REPO / 'tests' / 'slurm' / 'install.sh']
+    shell += [path for path in STANDINS if path.read_text().startswith('#!/usr/bin/env bash')]
     shellcheck = pathlib.Path(sys.executable).with_name('shellcheck')
     done = subprocess.run(
         [shellcheck, '--external-sources', *SCRIPTS, *shell], capture_output=True, text=True, cwd=REPO

@@ -21,6 +21,7 @@ import time
 import pytest
 
 REPO = pathlib.Path(__file__).parents[2]
+PROGRAMS = ('munged', 'slurmctld', 'slurmd', 'sbatch', 'setpriv')
 NODES = ('127.0.0.1', '127.0.0.2')  # names that need no line in /etc/hosts
 # Less than five seconds for a credential is not accepted, and a requeued job waits that long.
 SETTINGS = """
@@ -177,6 +178,9 @@ class Cluster:
 
 @pytest.fixture(scope='session')
 def cluster():
+    missing = [name for name in PROGRAMS if not shutil.which(name, path=f'{os.environ["PATH"]}:/usr/sbin')]
+    if missing:
+        pytest.skip(f'no Slurm here: {", ".join(missing)} not found; make test-slurm installs it as root')
     with tempfile.TemporaryDirectory(prefix='slurm') as folder:  # the path of a socket has at most 107 characters
         cluster = Cluster(pathlib.Path(folder))
         try:
@@ -226,6 +230,8 @@ class Launcher:
 
 class Job:
     """A job that was submitted, and what launch/slurm.sh said."""
+
+    wait_until = staticmethod(wait_until)
 
     def __init__(self, cluster, number, reply):
         self._cluster, self.number, self.reply = cluster, number, reply
