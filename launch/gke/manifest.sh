@@ -18,6 +18,7 @@ variable() { printf '              - {name: %s, value: %s}\n' "$1" "$(kept "$2")
 
 variables() {
     local pair
+    variable RVM_LAUNCH_NAME "$name"
     variable RVM_LAUNCH_HOSTS "$((hosts * slices))"
     variable RVM_LAUNCH_ID "$1"
     variable RVM_LAUNCH_RETRIES "$retries"

@@ -9,21 +9,23 @@ source "$here/../common.sh"
 dry_run=false
 least=${RVM_LAUNCH_LEAST:-60}  # seconds
 
-first="${RVM_LAUNCH_SLICE:-0} ${JOB_COMPLETION_INDEX:-0}"  # '0 0' on the one host that counts
+slice=${RVM_LAUNCH_SLICE:-0} host=${JOB_COMPLETION_INDEX:-0}  # numbers that JobSet gives
 
-check_hosts() {  # a host that takes itself for the whole slice would train alone
+check_hosts() {  # without these names each host would take itself for the whole slice
     local given=${TPU_PROCESS_ADDRESSES:-${TPU_WORKER_HOSTNAMES-}} names
     IFS=, read -r -a names <<< "$given"
     ((${#names[@]} * ${MEGASCALE_NUM_SLICES:-1} == RVM_LAUNCH_HOSTS)) ||
         die 2 "$RVM_LAUNCH_HOSTS hosts were asked for, but GKE names ${#names[@]} (TPU_WORKER_HOSTNAMES=$given)" \
             "in each of ${MEGASCALE_NUM_SLICES:-1} slices (MEGASCALE_NUM_SLICES)"
-    export RVM_DISTRIBUTED=auto
+    # JAX would find these itself, but asks the metadata server for what a single slice does not have.
+    export RVM_COORDINATOR=$RVM_LAUNCH_NAME-slice-0-0.$RVM_LAUNCH_NAME:8482 RVM_NUM_PROCESSES=$RVM_LAUNCH_HOSTS
+    export RVM_PROCESS_ID=$((slice * ${#names[@]} + host))
 }
 
 main() {
     local code=0
     if ((RVM_LAUNCH_HOSTS > 1)); then check_hosts; fi
-    run_and_forward python "$here/count_start.py" "$(value_of --workdir "$@")" "$first" || return
+    run_and_forward python "$here/count_start.py" "$(value_of --workdir "$@")" "$slice $host" || return
     cd "$here/../.."
     if [[ -n ${RVM_LAUNCH_PREPARE-} ]]; then
         run_and_forward bash -ec "$RVM_LAUNCH_PREPARE" || code=$?

@@ -1,9 +1,9 @@
 """A stand-in for a GKE cluster: the part of the Kubernetes interface that the real kubectl uses for launch/gke.sh.
 
-It refuses what a cluster refuses: kinds it does not have, fields that are not in jobset_schema.json (JobSet's own fields
-from kubernetes-sigs/jobset, those of Job and Pod from Kubernetes' published schema), names that are there already. Its
-JobSet controller is run by each request: pods are processes on this machine, which get command, arguments and
-environment as Kubernetes would expand them, and whose exit codes go through podFailurePolicy and failurePolicy.
+It refuses what a cluster refuses: kinds it does not have, names that are there already, fields that are not in
+jobset_schema.json (JobSet's own fields from kubernetes-sigs/jobset, those of Job and Pod from Kubernetes' published
+schema). Its JobSet controller is run by each request: pods are processes on this machine, which get command, arguments
+and environment as Kubernetes would expand them, and whose exit codes go through podFailurePolicy and failurePolicy.
 """
 
 import contextlib
@@ -143,12 +143,17 @@ class Cluster:
         self.url = f'http://127.0.0.1:{self.server.server_address[1]}'
 
     def close(self):
-        self.server.shutdown()
+        self.disconnect()
         for pod in self.pods:
             if pod.process:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(pod.process.pid, signal.SIGKILL)
                 pod.process.wait()
+
+    def disconnect(self):
+        """From now on nothing answers."""
+        self.server.shutdown()
+        self.server.server_close()
 
     def control(self):
         """What the controllers of JobSet, Job and the scheduler do now."""
@@ -318,6 +323,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get('Content-Length', 0)))
         url = urllib.parse.urlsplit(self.path)
         query = dict(urllib.parse.parse_qsl(url.query))
+        if url.path.endswith('/pods'):
+            time.sleep(0.2)  # whoever looks again and again leaves the processor to the pods
         try:
             with self.cluster.lock:
                 self.cluster.control()
