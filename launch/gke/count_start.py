@@ -39,7 +39,7 @@ def count(workdir: str, launch: str, most: int) -> int:
     step, path = newest_step(workdir), os.path.join(workdir, NAME)
     try:
         last = files.read_json(path)
-    except FileNotFoundError:
+    except (FileNotFoundError, ValueError):
         last = {}
     barren = last['starts'] if last.get('launch') == launch and last['step'] >= step else 0
     if barren >= most:
@@ -54,10 +54,10 @@ def main(workdir: str, place: str) -> int:
     deadline, told = time.monotonic() + BUCKET_WAIT, ''
     while True:
         try:
-            if place == '0 0':
-                barren = count(workdir, os.environ['RVM_LAUNCH_ID'], int(os.environ['RVM_LAUNCH_RETRIES']))
-            else:
-                barren = newest_step(workdir) * 0
+            if place != '0 0':
+                newest_step(workdir)
+                return 0
+            barren = count(workdir, os.environ['RVM_LAUNCH_ID'], int(os.environ['RVM_LAUNCH_RETRIES']))
             break
         except (OSError, Unavailable) as error:
             if time.monotonic() > deadline:

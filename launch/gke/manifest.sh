@@ -44,6 +44,7 @@ spec:
     maxRestarts: $most_restarts
     rules:
     - {name: final, action: FailJobSet, onJobFailureReasons: [PodFailurePolicy]}
+  network: {enableDNSHostnames: true}  # pod.sh names the first host by it
   replicatedJobs:
   - name: slice
     replicas: $slices

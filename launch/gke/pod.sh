@@ -25,7 +25,12 @@ check_hosts() {  # without these names each host would take itself for the whole
 main() {
     local code=0
     if ((RVM_LAUNCH_HOSTS > 1)); then check_hosts; fi
-    run_and_forward python "$here/count_start.py" "$(value_of --workdir "$@")" "$slice $host" || return
+    run_and_forward python "$here/count_start.py" "$(value_of --workdir "$@")" "$slice $host" || code=$?
+    case $code in
+        0) ;;
+        1 | 2) return 77 ;;  # a start that cannot be counted could come again for ever
+        *) return "$code" ;;
+    esac
     cd "$here/../.."
     if [[ -n ${RVM_LAUNCH_PREPARE-} ]]; then
         run_and_forward bash -ec "$RVM_LAUNCH_PREPARE" || code=$?
