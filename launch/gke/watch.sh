@@ -68,6 +68,7 @@ watch() {  # until the run has ended; ends this script
                 NONE) leave 75 "$name was deleted by someone; the same command starts it again" ;;
                 STOPPED) leave 75 'stopped by launch/gke.sh stop; the same command resumes' ;;
                 FINISHED)
+                    if [[ $followed != "$restarts" ]] && read_pods; then follow_logs "$(count_pods 4 Succeeded)"; fi
                     let_follower_end
                     leave 0 'finished; its nodes still cost money, unless the node pool makes itself smaller'
                     ;;
@@ -125,7 +126,7 @@ follow_logs() {  # follow_logs STARTED: shows what the pods print, once all have
 }
 
 let_follower_end() {  # it ends by itself when all pods have; what they printed last is on its way
-    local tries=50
+    local tries=300
     while ((tries-- > 0)) && [[ -n $follower ]] && kill -0 "$follower" 2> /dev/null; do sleep 0.1; done
 }
 
