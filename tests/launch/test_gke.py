@@ -48,7 +48,13 @@ def gke(launcher, store):
         f'clusters: [{{name: c, cluster: {{server: "{launcher.cluster.url}"}}}}]\nusers: [{{name: u, user: {{}}}}]\n'
     )
     launcher.training = ('--', 'train', '--config', 'configs/rvm_h.py', '--workdir', store.path)
-    launcher.gke = lambda verb, *arguments: launcher.run('gke.sh', verb, *arguments)
+
+    def run(*arguments):
+        process = launcher.start('gke.sh', *arguments)
+        output, messages = process.communicate(timeout=300)  # a busy machine takes minutes for several starts
+        return subprocess.CompletedProcess(arguments, process.returncode, output, messages)
+
+    launcher.gke = run
     launcher.train = lambda *options: launcher.gke('train', *SLICE, *options, *launcher.training)
     yield launcher
     launcher.cluster.close()
@@ -283,7 +289,7 @@ def test_the_cluster_starts_again_until_the_steps_are_done(gke):
     process = gke.start('gke.sh', 'train', *SLICE, *prepare, *gke.training)
     read_until(process.stderr, '0 of 2 hosts run, 0 have a node')
     gke.cluster.capacity = True
-    message = process.communicate(timeout=60)[1]
+    message = process.communicate(timeout=300)[1]
     assert process.returncode == 0, message
     assert starts(gke) == 3
     assert gke.cluster.jobsets['rvm']['status']['restarts'] == 3
@@ -350,7 +356,7 @@ def test_the_run_goes_on_without_its_follower(gke):
     process = gke.start('gke.sh', 'train', *SLICE, *gke.training)
     read_until(process.stdout, 'host 0 start 1: run')
     process.send_signal(signal.SIGINT)
-    message = process.communicate(timeout=30)[1]
+    message = process.communicate(timeout=300)[1]
     assert process.returncode == 130
     assert 'the training continues in the cluster' in message
     assert [pod.phase for pod in gke.cluster.pods] == ['Running', 'Running']
@@ -371,7 +377,7 @@ def test_the_run_goes_on_without_its_follower(gke):
     assert done.returncode == 2 and 'there are 2 hosts' in done.stderr
 
     assert gke.gke('delete', *NAME).returncode == 0
-    message = again.communicate(timeout=30)[1]
+    message = again.communicate(timeout=300)[1]
     assert again.returncode == 75 and 'deleted by someone' in message
     assert all('saved on SIGTERM' in log.read_text() for log in (gke.root / 'cluster').glob('*.log'))
 
@@ -387,7 +393,7 @@ def test_stop_saves_and_the_same_command_resumes(gke):
     done = gke.gke('stop', *NAME)
     assert done.returncode == 0, done.stderr
     assert 'saved and ended on every host' in done.stderr
-    assert 'stopped by launch/gke.sh stop' in process.communicate(timeout=30)[1]
+    assert 'stopped by launch/gke.sh stop' in process.communicate(timeout=300)[1]
     assert process.returncode == 75
     assert all('saved on SIGTERM' in log.read_text() for log in (gke.root / 'cluster').glob('*.log'))
     assert 'STOPPED' in gke.gke('status', *NAME).stdout
@@ -438,5 +444,5 @@ def test_processes_meet_where_jax_sees_a_gke_host():
         )
         for host in '01'
     ]  # fmt: skip
-    assert [process.communicate(timeout=60)[0] for process in processes] == ['0 2\n', '1 2\n']
+    assert [process.communicate(timeout=300)[0] for process in processes] == ['0 2\n', '1 2\n']
     assert [process.returncode for process in processes] == [0, 0]
