@@ -8,7 +8,8 @@ SUITE := pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile
 CUDA := jax-cuda13-plugin jax-cuda13-pjrt nvidia-cublas nvidia-cuda-nvcc nvidia-cuda-nvrtc nvidia-cuda-runtime \
 	nvidia-cudnn-cu13 nvidia-nvjitlink
 
-.PHONY: demo test test-faults test-slurm test-newest test-oldest check-accelerators check-accelerators-quick lint docs
+.PHONY: demo test test-long test-faults test-slurm test-newest test-oldest check-accelerators check-accelerators-quick \
+	lint docs
 
 demo: .venv/package
 	$(BIN)/rvm demo
@@ -16,7 +17,11 @@ demo: .venv/package
 test: .venv/test
 	$(BIN)/python -m $(SUITE)
 
-# Also what is too slow for `make test`; ends with one table of all faults.
+# What takes so long that `make test` leaves it out; CI runs it after that.
+test-long: .venv/test
+	$(BIN)/python -m $(SUITE) -m long
+
+# Also what is too slow for both; ends with one table of all faults.
 test-faults: .venv/test
 	$(BIN)/python -m pytest tests/faults tests/hostile --override-ini=addopts=--import-mode=importlib --numprocesses=2
 
@@ -32,7 +37,7 @@ test-newest:
 	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python -m $(PIP) --editable '.[test]'
 	.venv-newest/bin/python -m $(PIP) --upgrade --upgrade-strategy eager --editable .
-	.venv-newest/bin/python -m $(SUITE)
+	.venv-newest/bin/python -m $(SUITE) -m 'not slow'
 	.venv-newest/bin/python -m rvm_jax.tested_versions > rvm_jax/tested.txt
 
 # Every package at the lower bound that pyproject.toml gives it; for the oldest Python, 3.11.
@@ -40,7 +45,7 @@ test-oldest:
 	$(PYTHON) -m venv --clear .venv-oldest
 	grep -oE '"[A-Za-z0-9_-]+>=[0-9.]+"' pyproject.toml | sed 's/"//g; s/>=/==/' > .venv-oldest/constraints.txt
 	.venv-oldest/bin/python -m $(PIP) --constraint .venv-oldest/constraints.txt --editable '.[test]'
-	.venv-oldest/bin/python -m $(SUITE)
+	.venv-oldest/bin/python -m $(SUITE) -m 'not slow'
 
 # Compiles every recipe for a GPU and a TPU that need not be there, as training does; see benchmarks/check_accelerators.py.
 check-accelerators: .venv-cuda/ready .venv-tpu/ready

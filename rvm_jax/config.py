@@ -15,10 +15,12 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rvm_jax.errors import ConfigErrors, UserError
-from rvm_jax.models.catalog import CORES, ENCODERS, FROZEN_ENCODERS, MAMBA_CORES
+from rvm_jax.models.catalog import CORES, ENCODERS, FROZEN_ENCODERS
 from rvm_jax.storage import files
 from rvm_jax.values import in_type_of, parse_value
 
+# Objectives by name, each a function like `pixel_loss`; imported only when it is asked for, because it needs JAX.
+OBJECTIVES = {'pixels': 'rvm_jax.training.loss:pixel_loss'}
 SIZES = ('tiny', 's', 'b', 'l', 'h')
 CHOICES = {
     'model.size': SIZES,
@@ -36,7 +38,7 @@ CHOICES = {
     'model.block_order': ('cross_mlp_self', 'self_mlp_cross'),
     'model.gelu': ('tanh', 'erf'),
     'model.position_resize': ('jax', 'torch'),
-    'objective.name': ('pixels',),
+    'objective.name': OBJECTIVES,
     'objective.region': ('all', 'masked'),
     'data.source_start': ('first', 'random'),
     'data.delta_from': ('first', 'last'),
@@ -125,7 +127,7 @@ def _model():
 def _objective():
     """What the loss compares."""
     o = ConfigDict()
-    o.name = 'pixels'  # what training minimizes, see OBJECTIVES in training/loss.py; the other keys are its settings
+    o.name = 'pixels'  # what training minimizes, see OBJECTIVES; the other keys are its settings
     o.region = 'all'  # pixels that count: all (paper) or masked
     o.patch_norm = False  # targets normalized patch by patch, as in MAE
     o.feature_weight = 0.0  # frozen encoders: weight of predicting the encoder's own features of the target
@@ -423,14 +425,17 @@ def _check_model(flat, expect):
            'leaves nothing hidden for objective.region=masked', 'raise it')  # fmt: skip
     expect(flat['model.softmax_dtype'] == 'float32' or flat['model.precision'] == 'official_mixed',
            'model.softmax_dtype', 'works only with model.precision=official_mixed', 'leave it at float32')  # fmt: skip
-    encoder, core, usual = flat['model.encoder'], flat['model.core'], flatten(default())
+    encoder, usual = flat['model.encoder'], flatten(default())
+    with_key = collections.defaultdict(list)
+    for core, entry in CORES.items():
+        for key in entry.keys:
+            with_key[key].append(core)
     for keys, has_effect, why in (
         (('taps', 'adapter_norm', 'aggregator'), encoder not in ENCODERS, 'works only with a frozen encoder'),
         (('adapter_norm', 'aggregator'), flat['model.taps'] != 'last', 'has no effect with model.taps=last'),
-        (('output_norm', 'gate_bias', 'state_norm'), core == 'rvmrnn', 'works only with model.core=rvmrnn'),
-        (('core_mlp',), core not in MAMBA_CORES, f'has no effect with model.core={core}'),
-        (('core_dropout',), core in MAMBA_CORES, f'works only with model.core={", ".join(MAMBA_CORES)}'),
-    ):
+        *(((key,), flat['model.core'] in cores, f'works only with model.core={", ".join(cores)}')
+          for key, cores in with_key.items()),
+    ):  # fmt: skip
         for key in keys:
             is_usual = flat[f'model.{key}'] == usual[f'model.{key}']
             expect(has_effect or is_usual, f'model.{key}', why, f'leave it at {usual[f"model.{key}"]}')

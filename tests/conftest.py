@@ -1,6 +1,7 @@
 """Eight CPU devices for every test, and programs compiled once a session; set before JAX is first imported."""
 
 import dataclasses
+import gc
 import importlib.metadata
 import json
 import logging
@@ -26,6 +27,7 @@ FLAGS = (
     *(['--xla_cpu_use_fusion_emitters=false'] if importlib.metadata.version('jaxlib') < '0.12' else []),
 )
 os.environ['XLA_FLAGS'] = ' '.join([os.environ.get('XLA_FLAGS', ''), *FLAGS])
+gc.set_threshold(100_000, 20, 20)  # JAX's heap is large: collections at the usual rate are a twentieth of the suite
 COMPILED = tempfile.TemporaryDirectory(prefix='rvm_jax_compiled_')
 os.environ.setdefault('JAX_COMPILATION_CACHE_DIR', COMPILED.name)
 os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')

@@ -140,6 +140,7 @@ def test_propagation_resumes_after_the_last_finished_video(export, davis, tmp_pa
     assert rvm(*line) == 0 and loaded == [0, 1]
 
 
+@pytest.mark.long
 def test_the_demo_runs_every_task_on_every_backbone(export, tmp_path, capsys, monkeypatch):
     for name in ('NUM_TRAIN', 'NUM_HELD_OUT', 'NOISE_TRAIN', 'NOISE_HELD_OUT'):
         monkeypatch.setattr(demo_suite, name, 16)

@@ -76,6 +76,7 @@ def sweep(path, output, *words):
     return ['--config', str(path), '--output', str(output), *words, *flags]
 
 
+@pytest.mark.long
 def test_cells_are_workdirs_with_exports_one_table_and_one_plot(trained):
     _, output, asked, table = trained
     assert '| flip | davis ↑ |' in table
@@ -88,6 +89,7 @@ def test_cells_are_workdirs_with_exports_one_table_and_one_plot(trained):
     assert len(asked) == 2
 
 
+@pytest.mark.long
 def test_trained_cells_stay_and_another_config_is_refused(trained, probes, capsys):
     path, output, *_ = trained
     line = sweep(path, output, '--task', 'davis', '--data', 'x')
@@ -101,6 +103,7 @@ def test_trained_cells_stay_and_another_config_is_refused(trained, probes, capsy
     assert 'was trained with another config; choose another --output' in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_cells_share_the_clips_of_the_demo_suite(trained, monkeypatch):
     asked, (path, output, *_) = [], trained
     monkeypatch.setattr(demo_suite, 'Clips', lambda folder, size, **_: asked.append((folder, size)))

@@ -23,7 +23,7 @@ LARGEST = 65_536  # of any size in an architecture; a config.json beyond it is d
 MOST_LAYERS = 128  # the largest image encoders have 48
 # What config.py offers, and what only an image encoder by itself has.
 TEXTS = {name.rpartition('.')[2]: choices for name, choices in CHOICES.items()} | {
-    'core': collections.ChainMap({NO_CORE: ''}, CORES),
+    'core': collections.ChainMap[str, Any]({NO_CORE: ''}, CORES),
     'family': image_architecture.FAMILIES,
     'activation': image_vit.ACTIVATIONS,
     'interpolation': (*image_architecture.INTERPOLATIONS, ''),

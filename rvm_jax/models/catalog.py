@@ -1,12 +1,12 @@
 """Encoders and cores by the names that a config gives them. A class is imported only when it is asked for.
 
-To add one, write a file in encoders/ or cores/, and a line here: 'module:class'. What a core has to state is in
-cores/core.py; encoders have the same shape, see encoders/vit.py. This module imports none of them, so that config.py,
+To add one, write a file in encoders/ or cores/, and a line here. What a core has to state is in cores/core.py; encoders
+have the same shape, see encoders/vit.py. This module imports none of them, so that config.py,
 which needs the names alone, does not import JAX.
 """
 
 import pkgutil
-from typing import Any
+from typing import Any, NamedTuple
 
 # Trained together with the rest of the model; source and target frames share it.
 ENCODERS = {'vit': 'rvm_jax.models.encoders.vit:ViT'}
@@ -21,14 +21,21 @@ FROZEN_ENCODERS = {
     'clip': 'rvm_jax.models.encoders.image_vit:ImageEncoder',
 }
 
+
+class CoreEntry(NamedTuple):
+    """Where a core is, and which keys of config.model it has besides those that all cores have."""
+
+    path: str  # module:class
+    keys: tuple[str, ...] = ()
+
+
 CORES = {
-    'rvmrnn': 'rvm_jax.models.cores.rvmrnn:RVMRNN',
-    'mamba': 'rvm_jax.models.cores.mamba:Mamba',
-    'mambamix': 'rvm_jax.models.cores.mambamix:MambaMix',
-    'gmmix': 'rvm_jax.models.cores.gmmix:GMMix',
-    'self_attention': 'rvm_jax.models.cores.self_attention:SelfAttention',
+    'rvmrnn': CoreEntry('rvm_jax.models.cores.rvmrnn:RVMRNN', ('core_mlp', 'output_norm', 'gate_bias', 'state_norm')),
+    'mamba': CoreEntry('rvm_jax.models.cores.mamba:Mamba', ('core_dropout',)),
+    'mambamix': CoreEntry('rvm_jax.models.cores.mambamix:MambaMix', ('core_dropout',)),
+    'gmmix': CoreEntry('rvm_jax.models.cores.gmmix:GMMix', ('core_dropout',)),
+    'self_attention': CoreEntry('rvm_jax.models.cores.self_attention:SelfAttention', ('core_mlp',)),
 }
-MAMBA_CORES = ('mamba', 'mambamix', 'gmmix')  # they have config.model.core_dropout, and no core_mlp
 NO_CORE = 'identity'  # of an image encoder by itself; no config can name it
 IDENTITY = 'rvm_jax.models.cores.identity:Identity'
 
@@ -40,4 +47,4 @@ def encoder_class(name: str) -> Any:
 
 def core_class(name: str) -> Any:
     """The class of the core that a config calls so, or of no core."""
-    return pkgutil.resolve_name(IDENTITY if name == NO_CORE else CORES[name])
+    return pkgutil.resolve_name(IDENTITY if name == NO_CORE else CORES[name].path)

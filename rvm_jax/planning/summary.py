@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from rvm_jax.models.catalog import NO_CORE, core_class
+from rvm_jax.models.catalog import CORES, NO_CORE
 
 if TYPE_CHECKING:
     from rvm_jax.models.architecture import Architecture
@@ -94,7 +94,7 @@ def preset(arch: 'Architecture') -> str:
         released = [size for (_, size), image in STANDARD.items() if image == arch.image_encoder]
         return released[0] if released else 'none of the presets'
     ignored = CIRCUMSTANCES + CHOICES + (OF_ENCODER if arch.is_frozen else ())
-    has_mlp = core_class(arch.core).has_core_mlp
+    has_mlp = 'core_mlp' in CORES[arch.core].keys
 
     def differences(size):
         expected = dataclasses.asdict(_with_core(size, arch.core))

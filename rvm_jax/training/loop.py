@@ -38,7 +38,7 @@ def train(
     """Train until config.steps are done; the same call resumes after any interruption.
 
     load_initial(path) opens config.init_from. objective replaces the one that config.objective describes, see
-    `loss.OBJECTIVES`. Raises UserError, before anything is compiled, if config, data, devices and workdir do not fit
+    `loss.objective_of`. Raises UserError, before anything is compiled, if config, data, devices and workdir do not fit
     together; Stopped or Interrupted after a signal, with everything saved; Diverged when steps stay non-finite;
     DataError when too many videos fail.
     """

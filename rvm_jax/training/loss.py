@@ -3,11 +3,11 @@
 The paper's objective is the mean squared error between reconstructed and true pixels of the target frames (RVM, section
 3.1). For a frozen encoder the error of its predicted features can be added.
 
-To add an objective, write a function with the arguments of `pixel_loss`, add it to `OBJECTIVES`, and its name to the
-choices of `objective.name` in config.py.
+To add an objective, write a function with the arguments of `pixel_loss`, and a line in `OBJECTIVES` in config.py.
 """
 
 import functools
+import pkgutil
 from collections.abc import Callable, Mapping
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from rvm_jax.config import OBJECTIVES
 from rvm_jax.models import masking, patches
 from rvm_jax.models.dropout import TrainContext
 from rvm_jax.models.rvm import RVM, Reconstruction, to_unit_range
@@ -62,15 +63,14 @@ def feature_loss(model: RVM, target_BFHWC: jax.Array, predicted_BFND: jax.Array)
     return jnp.where(error < 1, jnp.square(error) / 2, error - 0.5).mean()
 
 
-# What `config.objective.name` chooses from. Each takes a model, a batch, the visible patches and `learning`, and the
-# other keys of `config.objective` by name; it returns a mean over clips, and the Reconstruction.
-OBJECTIVES: dict[str, Objective] = {'pixels': pixel_loss}
-
-
 def objective_of(settings: ml_collections.ConfigDict) -> Objective:
-    """The function that a config's `objective` describes, with its settings filled in."""
+    """The function of a config's `objective.name`, with the other keys of `objective` filled in by name.
+
+    Its other arguments are a model, a batch, the visible patches and `learning`; it returns a mean over clips, and the
+    Reconstruction.
+    """
     keys = settings.to_dict()
-    return functools.partial(OBJECTIVES[keys.pop('name')], **keys)
+    return functools.partial(pkgutil.resolve_name(OBJECTIVES[keys.pop('name')]), **keys)
 
 
 def compared_losses(

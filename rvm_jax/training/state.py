@@ -62,7 +62,7 @@ def make_programs(
 
     arch is the config's Architecture, see `conversion.frozen.resolve`. attention replaces config.model.attention, see
     `attention_check.choose`. by_process: see `sharding.make_mesh`. objective replaces the one that config.objective
-    describes, see `loss.OBJECTIVES`. Raises UserError if config and devices do not fit together.
+    describes, see `loss.objective_of`. Raises UserError if config and devices do not fit together.
     """
     mesh = sharding.make_mesh(config.mesh, devices, by_process)
     sharding.check_batch(mesh.devices.size, config.batch_size)

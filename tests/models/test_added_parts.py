@@ -78,7 +78,7 @@ class Linear(nnx.Module):
 @pytest.fixture
 def planned(monkeypatch):
     """planned(part) -> (config, Architecture) of the tiny recipe with Sum for its core, or Linear for its encoder."""
-    monkeypatch.setitem(catalog.CORES, 'sum', f'{__name__}:Sum')
+    monkeypatch.setitem(catalog.CORES, 'sum', catalog.CoreEntry(f'{__name__}:Sum'))
     monkeypatch.setitem(catalog.ENCODERS, 'linear', f'{__name__}:Linear')
 
     def make(part):

@@ -230,7 +230,7 @@ def test_weights_without_a_decoder_cost_nothing_there():
 
 
 # Without XLA's newer kernels, as the tests compile, 'none' needs a little less: 1 / 1.43.
-@pytest.mark.parametrize(('remat', 'most'), [('none', 1.5), ('dots', 1.3)])
+@pytest.mark.parametrize(('remat', 'most'), [pytest.param('none', 1.5, marks=pytest.mark.long), ('dots', 1.3)])
 def test_memory_is_near_what_the_compiler_allots(remat, most):
     execution = layers.Execution(implementation='xla', remat=remat)
     allotted = compiled(gradients, execution, batch_of(16)).memory_analysis()
@@ -244,7 +244,7 @@ def test_memory_is_near_what_the_compiler_allots(remat, most):
     ('remat', 'arch'),
     [
         pytest.param('none', frozen(image={'layers': 12}), id='adapters', marks=pytest.mark.slow),
-        pytest.param('dots', frozen(image={'layers': 12}), id='adapters, dots'),
+        pytest.param('dots', frozen(image={'layers': 12}), id='adapters, dots', marks=pytest.mark.long),
         pytest.param('none', MODELS['gated dinov3, mamba, predicted features'], id='mamba', marks=pytest.mark.slow),
         pytest.param('dots', MODELS['siglip2, xattn, mambamix, frozen_visible'], id='mambamix', marks=pytest.mark.slow),
     ],

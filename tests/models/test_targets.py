@@ -58,7 +58,11 @@ def hidden_pixels():
     return np.asarray(patches.to_pixels(mask, (6, 6), 8))
 
 
-@pytest.mark.parametrize(('encoder', 'target'), PATHS)
+# Each way to encode a target once; with every encoder in the long tests.
+@pytest.mark.parametrize(
+    ('encoder', 'target'),
+    [*PATHS[:3], PATHS[4], *(pytest.param(*path, marks=pytest.mark.long) for path in (PATHS[3], *PATHS[5:]))],
+)
 def test_no_hidden_pixel_reaches_the_prediction(programs, encoder, target):
     painted, (_, gradient) = programs(encoder, target)
     hidden = hidden_pixels()

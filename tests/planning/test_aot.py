@@ -44,6 +44,7 @@ def test_the_step_that_is_compiled_is_that_of_training():
     assert found['needs'] > found['arguments'] > 583_808 * 12 / 4 and found['traffic'] > found['arguments']
 
 
+@pytest.mark.long
 def test_data_parallel_training_gathers_nothing():
     found = aot.figures(aot.trace_step(*planned(tiny('model.unroll=false')), jax.devices()).lower().compile(), 8)
     assert set(found['collectives']) == {'all-reduce'}

@@ -136,6 +136,7 @@ def choose(config, folder):
     return attention_check.choose(config, architecture.from_config(config), mesh, ALONE, str(folder))
 
 
+@pytest.mark.long
 def test_training_falls_back_from_a_wrong_kernel_and_remembers(
     fused_on_cpu, use_kernel, videos, tmp_path, capfd, monkeypatch
 ):

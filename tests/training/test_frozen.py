@@ -168,6 +168,7 @@ def test_a_stopped_run_resumes_as_if_it_had_not_stopped(recipe, run, tmp_path):
     assert all(np.array_equal(left[name], right[name]) for name in right)
 
 
+@pytest.mark.long
 def test_eight_devices_learn_what_one_does(recipe):
     options = 'model.core=mamba', 'model.core_dropout=0.5'
 
@@ -253,6 +254,7 @@ def test_a_run_starts_from_all_that_another_has_trained(recipe, run):
     assert all(np.array_equal(array, expected[name]) for name, array in arrays.items())
 
 
+@pytest.mark.long
 def test_adapters_of_another_encoder_or_use_start_fresh(recipe, run, deep, tmp_path):
     other = deep()
     other.arrays['embeddings.cls_token'] = other.arrays['embeddings.cls_token'] + 1
@@ -297,6 +299,7 @@ def command(name, *words):
     return cli.run(name, [str(word) for word in words])
 
 
+@pytest.mark.long
 def test_workdir_export_and_encoder_work_in_every_command(run, encoder, videos, tmp_path, capsys):
     video = sorted(pathlib.Path(videos).glob('*.mp4'))[0]
     export = tmp_path / 'export'

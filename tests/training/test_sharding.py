@@ -122,5 +122,5 @@ def test_weights_are_never_split_across_slices():
     mesh = make_mesh(-1, 16, chips)
     assert mesh.devices.shape == (2, 4)
     assert all(len({chip.slice_index for chip in row}) == 1 for row in mesh.devices)
-    with pytest.raises(UserError, match='splits weights across 2 slices or hosts; make config.mesh.data a multiple of 2'):
+    with pytest.raises(UserError, match=r'across 2 slices or hosts; make config\.mesh\.data a multiple of 2'):
         make_mesh(1, 8, chips)

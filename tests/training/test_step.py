@@ -95,8 +95,8 @@ def host(tree):
         # Weights are gathered one layer at a time, and each gradient goes to the device that has its part.
         (1, 8, 'params', 'none', LAYER, LAYER / 8, BIASES),
         # What is added up across slices is in parts already.
-        (2, 4, 'params', 'dots', LAYER, LAYER / 4, 3 * LAYER / 4),
-        (2, 4, 'params', 'full', LAYER, LAYER / 4, 3 * LAYER / 4),
+        pytest.param(2, 4, 'params', 'dots', LAYER, LAYER / 4, 3 * LAYER / 4, marks=pytest.mark.long),
+        pytest.param(2, 4, 'params', 'full', LAYER, LAYER / 4, 3 * LAYER / 4, marks=pytest.mark.long),
         (2, 4, 'optimizer', 'dots', 3 * LAYER, 3 * LAYER / 4, 3 * LAYER / 4),
     ],
 )
@@ -108,6 +108,7 @@ def test_eight_devices_equal_one_and_send_little(one, losses, data, fsdp, sharde
     assert moved['all-reduce'] == added or moved['all-reduce'] <= added == BIASES
 
 
+@pytest.mark.long
 def test_sharded_weights_learn_like_whole_ones_in_bfloat16(one):
     options = {'precision': PRECISIONS['bf16']}
     whole, split = (Run(1, fsdp, one.fresh, **options).losses() for fsdp in (1, 4))

@@ -15,7 +15,7 @@ import av
 from av.stream import Disposition
 
 from rvm_jax.data.video.lazy_frames import MAX_PIXELS, check_size
-from rvm_jax.data.video.mp4_tables import check_tables, has_jumps
+from rvm_jax.data.video.mp4_tables import check_tables, has_jumps, has_ragged_end
 from rvm_jax.errors import DataError
 from rvm_jax.storage import files
 
@@ -96,6 +96,11 @@ def is_joined(path: str) -> bool:
 def is_edited(path: str) -> bool:
     """Whether an MP4 shows several parts of a video, one after the other. FFmpeg searches them as if they were one."""
     return _read(path, lambda number: has_jumps(path, number))
+
+
+def is_ragged(path: str) -> bool:
+    """Whether an MP4 of constant frame rate lacks some of its last frames."""
+    return _read(path, lambda number: has_ragged_end(path, number))
 
 
 def _read_at(path, place, count):

@@ -28,16 +28,14 @@ from av.video.reformatter import VideoReformatter
 
 from rvm_jax.data.video.container import FIX
 from rvm_jax.data.video.lazy_frames import LazyFrames, check_clip, decoded
-from rvm_jax.data.video.orientation import orientation, upright
-from rvm_jax.data.video.packets import PacketReader, from_keyframe
+from rvm_jax.data.video.orientation import check_messages, orientation, upright
+from rvm_jax.data.video.packets import BEGIN_ANYWHERE, PacketReader, from_keyframe
 from rvm_jax.data.video.timestamps import EPSILON, Unreliable, VideoTimes
 from rvm_jax.errors import DataError
 
 # Decoders whose 'non-reference' flag is strict: such a frame is used by no other one. In H.265 it may be used by a
 # higher temporal layer, so there every frame is decoded.
 SKIPPABLE = ('h264',)
-# Decoders that begin at frames which are not keyframes, and give none before it is whole. Others decode onto nothing.
-BEGIN_ANYWHERE = ('h264', 'hevc')
 EARLIER_S = (0, 2, 10)  # before the time asked for, where decoding is begun in turn, before it begins at the start
 
 
@@ -97,6 +95,8 @@ class Video:
     def __init__(self, reader: PacketReader) -> None:
         self.path = reader.path
         self._reader = reader
+        if reader.stream.codec_context.name in BEGIN_ANYWHERE:
+            check_messages(self.path, next(reader.peek()))
         self._times = VideoTimes(reader)
         self._can_skip = reader.stream.codec_context.name in SKIPPABLE
         self._can_search = True
@@ -215,7 +215,7 @@ class Video:
             raise Unreliable('ends earlier after a search')  # a search may know of the first of joined files alone
         if last is not None:
             shown_s = (last[1].duration or 0) * self._times.tick_s
-            end_s = last[0] + max(self._times.half_frame(10), shown_s)
+            end_s = last[0] + max(self._times.half_frame(1), shown_s)
         if last is None or times_s[-1] > end_s + EPSILON:
             raise DataError(self.path, f'ends before it should (at {end_s:.2f} s)', FIX)
         return images + [self._to_rgb(last[1])] * (len(times_s) - len(images))

@@ -19,13 +19,15 @@ import av
 import numpy as np
 
 from rvm_jax.data.video.container import FIX
-from rvm_jax.data.video.packets import PacketReader, from_keyframe, tick_seconds
+from rvm_jax.data.video.packets import PacketReader, before_whole, from_keyframe, tick_seconds
 from rvm_jax.errors import DataError
 
+HEAD = 24  # packets: no sound encoder puts fewer between two B-frames from the start of a video on
 REMEMBERED = 128  # files of each process: some 10 MB
 LONGEST_GAP_S = 10.0  # in a stream that may be joined of several: a longer one is another clock, as in FFmpeg's program
 LONGEST_BACK_S = 0.5  # by which times go back because they were given to the wrong pictures, and not by a new clock
 CLOCKS = {'mpegts': 0.0, 'mov': 0.0}  # the same for formats that state the times
+FEW = 2, 0.1  # times that go back, and of all: more than that are mixed up, and no clock began again
 JOINED = ('mpegts', 'mpeg')  # formats of which files may be put one after another
 DECODING_TIMES = ('avi', 'asf')  # formats that have these alone
 NO_TAG = '\0\0\0\0'
@@ -70,6 +72,12 @@ class FrameTable:
         first = next(packets)
         found = self._numbers.get((first.pos, first.size), len(self.size))
         return (found, itertools.chain([first], packets)) if found <= number else None
+
+    @functools.cached_property
+    def usual_s(self) -> float:
+        """Seconds from a picture to the next; 0 if there is one alone."""
+        steps_s = np.diff(np.sort(self.time_s[np.isfinite(self.time_s)]))
+        return float(np.median(steps_s)) if len(steps_s) else 0.0
 
     @functools.cached_property
     def _numbers(self):
@@ -126,25 +134,32 @@ def _from_packets(reader):
         or len(set(pts.tolist())) < len(pts)
     ):
         return None
+    may_be_made_up = len(set((pts - dts).tolist())) == 1  # all of them, from the times of decoding
     reader.restart()
-    first = _first_picture(reader, rows)
+    first, *others = _first_pictures(reader, HEAD if may_be_made_up else 1)
+    if (np.diff(pts[[first, *others]]) < 0).any():
+        return None
     times_s = (pts - pts[first]) * tick_seconds(reader.stream)
     times_s[times_s < 0] = np.nan  # what is shown before the first picture cannot be decoded
     return _table(rows, times_s)
 
 
-def _first_picture(reader, rows):
-    for number, frame, _ in _decoded(reader, rows=[]):
-        if not frame.is_corrupt and number is not None:
-            return number
-    raise DataError(reader.path, 'has no frame that can be decoded', FIX)
+def _first_pictures(reader, count):
+    """Numbers of the packets of the first whole pictures, in their order."""
+    is_too_early = before_whole(reader.stream.codec_context.name)
+    whole = itertools.dropwhile(lambda picture: is_too_early(picture[1]), _decoded(reader, rows=[]))
+    numbers = [number for number, _, _ in itertools.islice(whole, count) if number is not None]
+    if not numbers:
+        raise DataError(reader.path, 'has no frame that can be decoded', FIX)
+    return numbers
 
 
 def _from_frames(reader):
     """The table by decoding every frame."""
     rows: list[_Row] = []
+    is_too_early = before_whole(reader.stream.codec_context.name)
     shown = [
-        (number, output_dts, frame.is_corrupt)
+        (number, output_dts, is_too_early(frame))
         for number, frame, output_dts in _decoded(reader, rows)
         if number is not None
     ]
@@ -162,9 +177,10 @@ def _from_frames(reader):
     may_be_joined = any(name in JOINED for name in formats)
     longest_s = LONGEST_GAP_S if may_be_joined else np.inf
     seconds = [None if stamp is None else stamp * tick_s for stamp in stamps]
-    back_s = next((CLOCKS[name] for name in formats if name in CLOCKS), LONGEST_BACK_S)
+    clocks = [] if _are_mixed(stamps) else [CLOCKS[name] for name in formats if name in CLOCKS]
+    back_s = clocks[0] if clocks else LONGEST_BACK_S
     seconds, starts = in_order(seconds, back_s, longest_s)
-    shown_s = running_times(seconds, 1 / rate if rate else None, longest_s)
+    shown_s = running_times(seconds, 1 / rate if rate else _usual_step(rows) * tick_s, longest_s)
     times_s = np.full(len(rows), np.nan)
     times_s[list(numbers)] = _even(shown_s, starts, rate) if may_be_joined and rate else shown_s
     return _table(rows, times_s)
@@ -218,6 +234,12 @@ def _numbered(reader, rows):
         yield packet
 
 
+def _usual_step(rows):
+    """Ticks from one packet to the next; 0 if they do not say."""
+    times = sorted({row.dts for row in rows if row.dts is not None})
+    return float(np.median(np.diff(times))) if len(times) > 1 else 0.0
+
+
 def _row(packet):
     return _Row(packet.pts, packet.dts, packet.pos, packet.size, packet.is_keyframe)
 
@@ -234,7 +256,11 @@ def real_stamps(pts: Sequence[int | None], output_dts: Sequence[int | None]) -> 
     That order is the order of showing. Times of showing that do not keep to it were made up, by FFmpeg or by the
     program that wrote the file: then the times of decoding count, as in FFmpeg's best-effort timestamps.
     """
-    return output_dts if _steps_back(pts) > _steps_back(output_dts) else pts
+    return output_dts if _steps_back(pts) > _steps_back(output_dts) and not _are_mixed(output_dts) else pts
+
+
+def _are_mixed(stamps):
+    return _steps_back(stamps) > max(FEW[0], FEW[1] * len(stamps))
 
 
 def _steps_back(stamps):

@@ -32,6 +32,7 @@ UNFINISHED = {b'free', b'hoov'}
 TABLES = re.compile(rb'cmov|mvhd|trak|mdhd|trun|stsz|stz2|stts|stss|ctts|stsc|stco|co64|elst|hdlr')
 CHUNK = 1024  # samples of plain sound that FFmpeg takes for one
 EXACT = 2**52  # ticks, which are counted in floats of 53 bits
+LAST_DECODED, LAST_SHOWN = 32, 8  # frames at the end that are looked at
 FIX = 'remove or re-encode this video'
 
 
@@ -45,6 +46,9 @@ class _File:
     number: int = dataclasses.field(compare=False)  # descriptor
 
 
+_Found = collections.namedtuple('_Found', 'has_jumps has_ragged_end')
+
+
 def check_tables(path: str | os.PathLike, number: int) -> None:
     """DataError if the file of this descriptor is an MP4 whose tables would fill the memory.
 
@@ -55,7 +59,12 @@ def check_tables(path: str | os.PathLike, number: int) -> None:
 
 def has_jumps(path: str | os.PathLike, number: int) -> bool:
     """Whether an MP4 shows several parts of a video, one after the other. Errors as in `check_tables`."""
-    return _check(_file(path, number))
+    return _check(_file(path, number)).has_jumps
+
+
+def has_ragged_end(path: str | os.PathLike, number: int) -> bool:
+    """Whether an MP4 of constant frame rate lacks some of its last frames: cut in the order of decoding."""
+    return _check(_file(path, number)).has_ragged_end
 
 
 def _file(path, number):
@@ -65,9 +74,9 @@ def _file(path, number):
 
 @functools.lru_cache(REMEMBERED)
 def _check(file):
-    """Whether it shows several parts of a video; DataError as in `check_tables`."""
+    """The _Found of a file; DataError as in `check_tables`."""
     samples, most = 0, min(MAX_SAMPLES, max(FEW_SAMPLES, file.size))
-    has_jumps = False
+    has_jumps = has_ragged_end = False
     for header in _headers(file):
         movie, *tracks = _tracks(header)
         if any('cmov' in track for track in (movie, *tracks)):
@@ -76,14 +85,32 @@ def _check(file):
         if samples > most:
             reason = f'declares {samples:,} frames, more than {most:,} in {file.size:,} bytes'
             raise DataError(file.path, reason, FIX)
-        has_jumps = has_jumps or any(_shown_parts(track) > 1 for track in tracks)
-    return has_jumps
+        has_jumps = has_jumps or any(_shown_parts(file, track) > 1 for track in tracks)
+        has_ragged_end = has_ragged_end or any(_is_ragged(track) for track in tracks)
+    return _Found(has_jumps, has_ragged_end)
 
 
-def _shown_parts(track):
-    """Edits of a video's track that show something; 0 for sound."""
-    kinds = {bytes(table[8:12]) for table in track['hdlr']}
-    return sum(int((_edits(table)[:, 1] != -1).sum()) for table in track['elst']) if b'vide' in kinds else 0
+def _shown_parts(file, track):
+    """Edits of a video's track that show something; 0 for sound. DataError if others leave a gap between them."""
+    if not any(table[8:12] == b'vide' for table in track['hdlr']):
+        return 0
+    edits = np.concatenate([_edits(table) for table in track['elst']]) if track['elst'] else np.empty((0, 2))
+    shows = edits[:, 1] != -1
+    if (np.logical_or.accumulate(shows) & ~shows & (edits[:, 0] > 0)).any():
+        reason = 'shows nothing for a while after it has begun, where FFmpeg shows its first frames'
+        raise DataError(file.path, reason, FIX)
+    return int(shows.sum())
+
+
+def _is_ragged(track):
+    """Whether a video's last frames, each shown later than decoded by what its track says, are not a frame apart."""
+    if not any(table[8:12] == b'vide' for table in track['hdlr']) or len(track['ctts']) != 1 or len(track['stts']) != 1:
+        return False
+    frame = _rows(track['stts'][0], 2)[:1, 1].max(initial=0)
+    rows = _rows(track['ctts'][0], 2)[-LAST_DECODED:].astype(np.uint32)
+    delays = np.repeat(rows[:, 1].astype(np.int32), np.minimum(rows[:, 0], LAST_DECODED))[-LAST_DECODED:]
+    shown = np.sort(delays + np.arange(len(delays)) * frame)[-LAST_SHOWN:]
+    return bool((np.abs(np.diff(shown) - frame) > 1).any())
 
 
 def _headers(file):

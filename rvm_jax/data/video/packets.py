@@ -9,14 +9,17 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import av
 
 from rvm_jax.data.video.container import DECODERS, FIX, describe, first_video_stream, open_container, raise_if_passing
 from rvm_jax.errors import DataError
 
+AVI_HEADER = 8  # bytes before each packet
 FARTHEST = 2**62  # of timestamps: what FFmpeg can add to
+# Decoders that begin at frames which are not keyframes, and give none before it is whole. Others decode onto nothing.
+BEGIN_ANYWHERE = ('h264', 'hevc')
 
 
 class PacketReader:
@@ -83,20 +86,26 @@ class PacketReader:
         return DataError(self.path, f'is damaged ({where}{describe(error)})', FIX)
 
     def _demux(self) -> Generator[av.Packet]:
-        where = None
-        try:
-            # Closed by hand: PyAV's own generator, left before its end, never gives back what it holds.
-            with contextlib.closing(self.container.demux(self.stream)) as packets:  # type: ignore[type-var]
-                for packet in packets:
-                    if time.monotonic() > self.deadline:
-                        reason = f'takes too long to decode (more than {self.timeout_s:g} s)'
-                        raise DataError(self.path, reason, FIX)
-                    where = where if packet.dts is None else packet.dts
-                    if packet.size or packet.dts is None:  # an empty one with a time: the same picture again
-                        yield packet
-        except (av.FFmpegError, OSError) as error:
-            raise_if_passing(self.path, error)
-            raise self.damaged(self._seconds(where), error) from error
+        where, is_to_end = None, False
+        while not is_to_end:
+            try:
+                # Closed by hand: PyAV's own generator, left before its end, never gives back what it holds.
+                with contextlib.closing(self.container.demux(self.stream)) as packets:  # type: ignore[type-var]
+                    for packet in packets:
+                        if time.monotonic() > self.deadline:
+                            reason = f'takes too long to decode (more than {self.timeout_s:g} s)'
+                            raise DataError(self.path, reason, FIX)
+                        where = where if packet.dts is None else packet.dts
+                        if self._is_counted and packet.is_keyframe and self._is_elsewhere(packet):
+                            raise self.damaged(self._seconds(where), 'the frames before this one are not all there')
+                        if packet.size or packet.dts is None:  # an empty one with a time: the same picture again
+                            yield packet
+                is_to_end = True
+            except av.BlockingIOError:
+                pass  # a long stretch of a transport stream holds nothing: FFmpeg searches no farther at once
+            except (av.FFmpegError, OSError) as error:
+                raise_if_passing(self.path, error)
+                raise self.damaged(self._seconds(where), error) from error
 
     def _open(self):
         self.container = self._opened.enter_context(open_container(self.path, self.timeout_s))
@@ -104,6 +113,13 @@ class PacketReader:
         context = self.stream.codec_context
         context.options, context.thread_count, context.thread_type = DECODERS, 1, 'NONE'
         self._head = []
+        self._is_counted = self.container.format.name == 'avi'  # its packets' times are how many came before
+
+    def _is_elsewhere(self, packet):
+        """Whether the file's index has another place for the packet of this time."""
+        entries = self.stream.index_entries
+        i = entries.search_timestamp(packet.dts) if packet.dts is not None else -1
+        return i >= 0 and entries[i].timestamp == packet.dts and entries[i].pos + AVI_HEADER != packet.pos
 
     def _stop_reading(self):
         if self._reading is not None:
@@ -133,3 +149,16 @@ def tick_seconds(stream: av.VideoStream) -> float:
 def from_keyframe(packets: Iterator[av.Packet]) -> Iterator[av.Packet]:
     """Leave out what comes before the first keyframe: decoders make gray pictures of it, or old ones."""
     return itertools.dropwhile(lambda packet: packet.size and not packet.is_keyframe, packets)
+
+
+def before_whole(codec: str) -> Callable[[av.VideoFrame], bool]:
+    """A test of frames in their order from a start: whether each is damaged, or predicted from one that is."""
+    is_damaged = False
+
+    def test(frame: av.VideoFrame) -> bool:
+        nonlocal is_damaged
+        ends = frame.key_frame or codec in BEGIN_ANYWHERE
+        is_damaged = bool(frame.is_corrupt or (is_damaged and not ends))
+        return is_damaged
+
+    return test

@@ -10,15 +10,14 @@ import math
 
 import av
 
-from rvm_jax.data.video.container import FIX, is_cut_off, is_edited, is_joined
-from rvm_jax.data.video.frame_table import holds_decoding_times, table_of
-from rvm_jax.data.video.packets import PacketReader, from_keyframe, tick_seconds
+from rvm_jax.data.video.container import FIX, is_cut_off, is_edited, is_joined, is_ragged
+from rvm_jax.data.video.frame_table import HEAD, holds_decoding_times, table_of
+from rvm_jax.data.video.packets import PacketReader, before_whole, from_keyframe, tick_seconds
 from rvm_jax.errors import DataError
 
 LONGEST_S = 48 * 3600.0  # a few bytes can say that a picture is shown for years, and each tick of them is a frame
 EPSILON = 1e-6  # seconds: timestamps closer than this are the same
 HOLD_TIMES = ('mov', 'matroska', 'gif', 'ivf', 'yuv4mpegpipe')  # formats with a time of showing for every frame
-HEAD = 24  # packets: no sound encoder puts fewer between two B-frames from the start of a video on
 EDGE = 8  # packets at either end of an MP4 by which its frame rate is found to be constant
 
 
@@ -69,7 +68,9 @@ class VideoTimes:
         return self._checked(time_s) if time_s > -EPSILON else None
 
     def half_frame(self, fps: float) -> float:
-        """Seconds that half a frame is shown; fps is for a file that states no rate."""
+        """Seconds that half a frame is shown, by the file's rate or by what is usual in it; fps is for one without."""
+        if self.rate is None and self.table is not None and self.table.usual_s:
+            return self.table.usual_s / 2
         return 0.5 / (self.rate or fps)
 
     def ticks(self, last_s: float, fps: float) -> int:
@@ -88,7 +89,7 @@ class VideoTimes:
         return self.last() + (1 / self.rate if self.rate else 0)
 
     def _find_last(self):
-        last_s = _regular_last(self._reader.stream) if self.table is None else None
+        last_s = _regular_last(self._reader) if self.table is None else None
         if last_s is None:
             last_s = self._read_last() if self.table is None else self.table.last_s
             if is_cut_off(self._reader.path):
@@ -157,11 +158,12 @@ def _first_decoded(reader, count):
     """The same by decoding packets: until there is a frame, and count of them at least."""
     reader.restart()
     stamps: list[int | None] = []
+    is_too_early = before_whole(reader.stream.codec_context.name)
     for number, packet in enumerate(from_keyframe(reader.packets())):
         if number >= count and stamps:
             break
         try:
-            stamps += [frame.pts for frame in packet.decode() if stamps or not frame.is_corrupt]
+            stamps += [frame.pts for frame in packet.decode() if stamps or not is_too_early(frame)]
         except av.FFmpegError as error:
             if not stamps:
                 raise reader.damaged(None, error) from error
@@ -172,11 +174,12 @@ def _first_decoded(reader, count):
     return known[0] if len(known) == len(stamps) and known == sorted(known) else None
 
 
-def _regular_last(stream):
+def _regular_last(reader):
     """When the last frame of an MP4 of constant frame rate is shown, from its tables; None if it may be another file.
 
     MP4 states the length of each track by itself; those of other containers include the sound.
     """
+    stream = reader.stream
     entries, count = stream.index_entries, stream.frames
     if not count or count != len(entries) or not stream.duration or count < 2 or not entries[0].is_keyframe:
         return None
@@ -184,6 +187,6 @@ def _regular_last(stream):
     span, frame = entries[count - 1].timestamp - entries[0].timestamp, stream.duration / count
     steps = [b.timestamp - a.timestamp for end in ends for a, b in itertools.pairwise(end)]
     is_regular = abs(span + frame - stream.duration) <= frame / 4 and all(abs(step - frame) <= 1 for step in steps)
-    if not is_regular or any(entry.is_discard for end in ends for entry in end):
+    if not is_regular or any(entry.is_discard for end in ends for entry in end) or is_ragged(reader.path):
         return None
     return span * tick_seconds(stream)

@@ -22,7 +22,6 @@ class Core(nnx.Module):
     """
 
     is_streaming: ClassVar[bool] = True  # False: each call of `scan` is a window by itself, and the state is ()
-    has_core_mlp: ClassVar[bool] = False  # config.model.core_mlp is the width of its MLP
     sizes: ClassVar[dict[str, tuple[int, int]]] = {}  # model size -> (layers, heads), if not those of the size itself
 
     @classmethod

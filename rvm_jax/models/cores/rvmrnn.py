@@ -31,8 +31,6 @@ class RVMRNN(Core):
     LayerNorm on the output, not on the state.
     """
 
-    has_core_mlp = True
-
     def __init__(
         self, *, width, depth, heads, head_dim, mlp, gelu, block_order, gate_bias, state_norm, output_norm=False,
         execution, rngs,

@@ -28,7 +28,7 @@ class SelfAttention(Core):
     one frame at a time.
     """
 
-    is_streaming, has_core_mlp = False, True
+    is_streaming = False
     # As many parameters, about, as the core that it replaces has (RVM, supplement 9, gives no number).
     sizes: ClassVar = {'s': (7, 6), 'b': (6, 12), 'l': (6, 16), 'h': (6, 16), 'tiny': (3, 2)}
 

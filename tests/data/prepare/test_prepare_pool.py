@@ -87,6 +87,7 @@ def test_what_is_there_at_the_end(tmp_path, videos, write_video, capsys):
     assert 'nothing to do, all 14 videos are prepared' in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_ten_kills_and_a_last_start_give_the_same_shards(tmp_path, videos):
     folder, output, whole = (str(tmp_path / name) for name in ('videos', 'shards', 'whole'))
     for copy in 'abcd':
@@ -143,6 +144,7 @@ def test_videos_that_hang_or_crash_their_process_are_skipped(tmp_path, videos, b
     assert shard_format.read_manifest(tmp_path / 'shards')['skipped'] == 2
 
 
+@pytest.mark.long
 def test_after_a_full_disk_it_resumes_when_there_is_room(tmp_path, videos, undisturbed):
     output = tmp_path / 'shards'
     line = command(videos, output, *FOUR_SHARDS)

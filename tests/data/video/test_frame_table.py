@@ -9,7 +9,7 @@ import pytest
 from rvm_jax.data.video import container, frame_table
 from rvm_jax.data.video.container import is_cut_off, is_joined
 from rvm_jax.data.video.decode import open_video, probe, read_frames
-from rvm_jax.data.video.frame_table import _even, in_order, running_times
+from rvm_jax.data.video.frame_table import _even, in_order, real_stamps, running_times
 from rvm_jax.errors import DataError
 
 B_FRAMES = {'options': {'bf': '2', 'b_strategy': '0', 'sc_threshold': '0'}}
@@ -286,3 +286,80 @@ def test_an_empty_packet_shows_the_same_picture_again(tmp_path, write_video, rea
     with open_video(path) as video:
         expected = [4 if tick == 5 else 8 if tick == 9 else tick for tick in range(20)]
         assert [read_number(frame) for frame in video.read(range(20), 10)] == expected
+
+
+def test_a_stream_begins_after_what_is_predicted_from_damage(tmp_path, write_video, read_number):
+    path = tmp_path / 'a.avi'
+    write_video(path, 40, codec='mpeg4', options={'bf': '0', 'qscale': '2'})
+    first, second = (place for _, _, place, _ in packets_of(path)[:2])
+    data = bytearray(path.read_bytes())
+    data[(first + second) // 2 : second - 20] = bytes(second - 20 - (first + second) // 2)
+    path.write_bytes(data)
+    assert numbers_of(path, read_number) == (list(range(12, 40)), list(range(12, 40)))
+
+
+@pytest.mark.parametrize('frames', [2, 46])
+def test_the_end_is_known_of_a_file_without_a_rate(tmp_path, write_video, read_number, frames):
+    path = write_video(tmp_path / 'a.wmv', frames, codec='mpeg4', fps=25, options={'bf': '2', 'qscale': '1'})
+    with av.open(path) as container:
+        assert container.streams.video[0].average_rate is None
+    assert numbers_of(path, read_number, 25) == (list(range(frames)), list(range(frames)))
+    numbers_of(path, read_number, 7)  # the last tick lies between two frames
+
+
+@pytest.mark.parametrize('name, codec', [('a.ts', 'libx264'), ('a.flv', 'libx264'), ('a.ts', 'mpeg4')])
+def test_times_that_a_copy_made_up_are_found_out(tmp_path, write_video, read_number, name, codec):
+    """What FFmpeg's program makes of a file with times of decoding alone, for a format that states both."""
+    options = B_FRAMES['options'] if codec == 'libx264' else {'bf': '2', 'qscale': '1'}
+    source, path = write_video(tmp_path / 'a.avi', 50, codec=codec, options=options), tmp_path / name
+    with av.open(source) as video, av.open(str(path), 'w') as output:
+        stream = output.add_stream_from_template(video.streams.video[0])
+        for number, packet in enumerate(packet for packet in video.demux(video=0) if packet.size):
+            packet.stream, packet.pts, packet.dts = stream, number, number
+            output.mux(packet)
+    assert numbers_of(path, read_number) == (list(range(50)), list(range(50)))
+
+
+def test_many_steps_back_are_no_new_clocks():
+    made_up, mixed = list(range(12)), [0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 12]
+    assert real_stamps(mixed, made_up) == made_up
+    few, many = [0, 3, 2, 5, 4, *range(6, 13)], [0, 3, 2, 5, 4, 7, 6, *range(8, 13)]
+    assert real_stamps(mixed, few) == few
+    assert real_stamps(mixed, many) == mixed  # times of decoding that go back tell nothing
+
+
+def test_a_video_cut_in_the_order_of_decoding_has_its_end(tmp_path, write_video, read_number):
+    source, path = (
+        write_video(tmp_path / 'a.mp4', 40, fps=25, options={'bf': '3', 'b_strategy': '0'}),
+        tmp_path / 'b.mp4',
+    )
+    with av.open(source) as video, av.open(str(path), 'w') as output:
+        stream = output.add_stream_from_template(video.streams.video[0])
+        for packet in [packet for packet in video.demux(video=0) if packet.size][:-2]:
+            packet.stream = stream
+            output.mux(packet)
+    every, streamed = numbers_of(path, read_number, 25)
+    assert len(every) == 38 and every[-1] == 39
+    assert len(streamed) == 40
+
+
+def test_nothing_for_a_while_is_not_the_end(tmp_path, write_video, read_number):
+    path = tmp_path / 'a.ts'
+    write_video(path, 40, **B_FRAMES)
+    path.write_bytes(path.read_bytes() + bytes(100_000))
+    assert numbers_of(path, read_number) == (list(range(40)), list(range(40)))
+
+
+def test_frames_behind_a_lost_one_are_not_taken_for_earlier_ones(tmp_path, write_video, read_number):
+    """AVI has no times: its frames are counted."""
+    path = tmp_path / 'a.avi'
+    write_video(path, 40, codec='mjpeg', pix_fmt='yuvj420p')
+    data, place = bytearray(path.read_bytes()), packets_of(path)[20][2]
+    data[place - 8 : place] = bytes(8)
+    path.write_bytes(data)
+    assert read_number(read_frames(path, [30], 10)[0]) == 30
+    with open_video(path) as video:
+        frames = video.stream()
+        assert [read_number(next(frames)) for _ in range(20)] == list(range(20))
+        with pytest.raises(DataError, match='the frames before this one are not all there'):
+            next(frames)

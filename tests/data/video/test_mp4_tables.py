@@ -104,6 +104,18 @@ def test_a_video_cut_into_pieces_counts_once_not_once_a_piece(tmp_path, write_vi
     assert declared(path) == 20 * 2400
 
 
+def test_a_gap_in_what_an_mp4_shows_is_named(tmp_path, write_video):
+    path = tmp_path / 'gap.mp4'
+    data = open(write_video(path, 40), 'rb').read()
+    late = with_edits(data, [(300, -1), (300, -1), (2000, 0), (0, -1)])  # only begins later
+    path.write_bytes(late)
+    check(path)
+    for edits in ([(1000, 0), (500, -1), (1000, 20_000)], [(1000, 0), (500, -1)]):
+        path.write_bytes(with_edits(data, edits))
+        with pytest.raises(DataError, match='shows nothing for a while after it has begun'):
+            check(path)
+
+
 @pytest.mark.parametrize('gop, frames', [(12, 0), (30, 3), (400, 2)])
 def test_the_count_is_never_below_what_ffmpeg_makes(tmp_path, write_video, limit, gop, frames):
     rng, path = random.Random(gop), tmp_path / 'edits.mp4'

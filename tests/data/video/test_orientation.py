@@ -1,5 +1,6 @@
 import struct
 
+import av
 import numpy as np
 import pytest
 
@@ -56,3 +57,28 @@ def test_a_matrix_of_zeros_says_nothing(tmp_path, write_video):
     write_video(path, 3)
     set_matrix(path, 0, 0, 0, 0)
     assert probe(path).rotation == 0
+
+
+@pytest.mark.parametrize('codec, message', [('libx264', '062f03080060'), ('libx265', '4e012f03080060')])
+@pytest.mark.parametrize('name', ['a.mkv', 'a.ts'])
+def test_orientation_said_in_pictures_is_named(tmp_path, write_video, codec, message, name):
+    source = write_video(tmp_path / 'source.mp4', 12, codec=codec, options={'x265-params': 'log-level=none'})
+    message = bytes.fromhex(message + '80')
+    with av.open(source) as video, av.open(str(tmp_path / name), 'w') as output:
+        stream = output.add_stream_from_template(video.streams.video[0])
+        for number, packet in enumerate(packet for packet in video.demux(video=0) if packet.size):
+            if number == 0:
+                packet = with_data(packet, struct.pack('>I', len(message)) + message)
+            packet.stream = stream
+            output.mux(packet)
+    probe(source)
+    with pytest.raises(DataError, match='says in single pictures which way up all are'):
+        probe(tmp_path / name)
+
+
+def with_data(packet, data):
+    """A packet with some more data in front."""
+    changed = av.Packet(data + bytes(packet))
+    changed.pts, changed.dts, changed.time_base = packet.pts, packet.dts, packet.time_base
+    changed.is_keyframe = packet.is_keyframe
+    return changed
