@@ -111,7 +111,7 @@ class Cluster:
 
     def start_node(self, node):
         self._daemon(node, '-D', '-f', self.env['SLURM_CONF'], '-N', node, program='slurmd')
-        wait_until(lambda: self.ask('sinfo', '-h', '-n', node, '-o', '%t') == 'idle')
+        wait_until(lambda: self.ask('sinfo', '-h', '-n', node, '-o', '%t') in ('idle', 'mix', 'alloc'))
 
     def lose_node(self, node):
         """Everything that runs on the node is gone at once."""

@@ -86,13 +86,13 @@ def test_a_signal_and_a_lost_node_queue_the_job_again_and_it_resumes(training, c
     assert [step for step, _ in training.losses('signaled')][: resumed + 1] == list(range(1, resumed + 2))
 
     cluster.lose_node('127.0.0.2')
+    job.wait_until(lambda: cluster.ask('sinfo', '-h', '-n', '127.0.0.2', '-o', '%t').startswith('down'), 120)
     job.wait_until(lambda: job.field('JobState') == 'PENDING', 120)
-    assert cluster.ask('sinfo', '-h', '-n', '127.0.0.2', '-o', '%t').startswith('down')
     cluster.start_node('127.0.0.2')
     resumed = wait_for_steps(job, 3)
     assert resumed in training.saved('signaled') or resumed < min(training.saved('signaled'))
     training.stop(job)
-    assert job.field('Restarts') == '2'
+    assert int(job.field('Restarts')) >= 2  # 3 if it was started once more before Slurm knew that the node was gone
 
 
 def test_a_time_limit_saves_and_queues_the_job_again(training):
