@@ -19,9 +19,7 @@ NAME = 'gke_starts.json'
 GIVE_UP = 77
 FIRST_WAIT = float(os.environ.get('RVM_LAUNCH_POLL', '15'))  # seconds, doubled with each start
 LONGEST_WAIT = 240.0  # below config.hosts.start_timeout, for which the other hosts wait
-BUCKET_WAIT = float(
-    os.environ.get('RVM_LAUNCH_BUCKET_WAIT', '600')
-)  # a new node gets its rights some time after its start
+BUCKET_WAIT = float(os.environ.get('RVM_LAUNCH_BUCKET_WAIT', '600'))  # seconds; a new node gets its rights late
 
 
 def say(text: str) -> None:

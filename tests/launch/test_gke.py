@@ -73,11 +73,14 @@ def manifest(done):
     return yaml.safe_load(re.search(r"<< 'END'\n(.*?)^END$", done.stdout, re.DOTALL | re.MULTILINE)[1])
 
 
-def read_until(stream, text):
+def read_until(stream, *texts):
+    """Until each has been in a line."""
+    missing = set(texts)
     for line in stream:
-        if text in line:
+        missing -= {text for text in missing if text in line}
+        if not missing:
             return
-    raise AssertionError(f'{text!r} did not come')
+    raise AssertionError(f'{missing} did not come')
 
 
 # the JobSet
@@ -278,14 +281,16 @@ def test_words_arrive_unchanged_in_every_pod(gke):
         assert seen['LIBTPU_INIT_ARGS'].startswith('--xla_tpu_scoped_vmem_limit_kib=')
         assert (seen['RVM_PROCESS_ID'], seen['RVM_NUM_PROCESSES']) == (str(host), '4')
         assert seen['RVM_COORDINATOR'] == 'rvm-slice-0-0.rvm:8482'
-    assert done.stdout.count('"B$" )DI_HCNUAL_MVR($') == 4
+    assert done.stdout.count('"B$" )DI_HCNUAL_MVR($') == 4, done.stdout
 
 
 @needs_kubectl
 def test_the_cluster_starts_again_until_the_steps_are_done(gke):
     gke.cluster.capacity = False
     gke.plan(runs='75@10 1\n137@20 75\n0@30 0\n')
-    prepare = ('--prepare', 'mkdir "$STANDIN/tried.$TPU_WORKER_ID" 2> /dev/null && exit 65; true')  # fails once
+    # It fails once, on both hosts: one that fails earlier has the other ended before its own first try.
+    both = 'until [[ -d $STANDIN/tried.0 && -d $STANDIN/tried.1 ]]; do sleep 0.01; done'
+    prepare = ('--prepare', f'mkdir "$STANDIN/tried.$TPU_WORKER_ID" 2> /dev/null && {{ {both}; exit 65; }}; true')
     process = gke.start('gke.sh', 'train', *SLICE, *prepare, *gke.training)
     read_until(process.stderr, '0 of 2 hosts run, 0 have a node')
     gke.cluster.capacity = True
@@ -389,7 +394,7 @@ def test_the_run_goes_on_without_its_follower(gke):
 def test_stop_saves_and_the_same_command_resumes(gke):
     gke.plan(runs='run@10 run\n0@20 0\n')
     process = gke.start('gke.sh', 'train', *SLICE, *gke.training)
-    read_until(process.stdout, 'host 1 start 1: run')
+    read_until(process.stdout, 'host 0 start 1: run', 'host 1 start 1: run')
     done = gke.gke('stop', *NAME)
     assert done.returncode == 0, done.stderr
     assert 'saved and ended on every host' in done.stderr
