@@ -34,6 +34,16 @@ os.environ.setdefault('JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS', '0.3')
 
 
 GOLDENS = pathlib.Path(__file__).parent / 'goldens'
+MOST_OBJECTS = 1_000_000  # of Python; a run of the tiny recipe leaves half of that
+
+
+@pytest.fixture(scope='module', autouse=True)
+def small_heap():
+    """Forget traced programs when there are many: Python's collector walks through all that they hold, again and again."""
+    yield
+    if len(gc.get_objects()) > MOST_OBJECTS and 'jax' in sys.modules:
+        sys.modules['jax'].clear_caches()
+        gc.collect()
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from rvm_jax import cli, demo, pretrained
 from rvm_jax.synthetic import demo_videos
 
 
+@pytest.mark.long
 def test_the_demo_writes_model_and_report_and_prints_losses(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo_videos, 'NUM_TRAIN', 8)
     monkeypatch.setattr(demo_videos, 'NUM_HELD_OUT', 8)

@@ -59,6 +59,7 @@ def test_a_mistake_in_the_command_is_one_line(capsys):
     assert len(capsys.readouterr().err.strip().splitlines()) == 2
 
 
+@pytest.mark.long
 def test_processes_of_a_launch_report_together(videos, tmp_path):
     environment = os.environ | {
         'PYTHONPATH': str(REPO),
