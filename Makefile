@@ -37,7 +37,7 @@ test-newest:
 	$(PYTHON) -m venv --clear .venv-newest
 	.venv-newest/bin/python -m $(PIP) --editable '.[test]'
 	.venv-newest/bin/python -m $(PIP) --upgrade --upgrade-strategy eager --editable .
-	.venv-newest/bin/python -m $(SUITE) -m 'not slow'
+	.venv-newest/bin/python -m $(SUITE) -m 'not slow and not slurm'
 	.venv-newest/bin/python -m rvm_jax.tested_versions > rvm_jax/tested.txt
 
 # Every package at the lower bound that pyproject.toml gives it; for the oldest Python, 3.11.
@@ -45,7 +45,7 @@ test-oldest:
 	$(PYTHON) -m venv --clear .venv-oldest
 	grep -oE '"[A-Za-z0-9_-]+>=[0-9.]+"' pyproject.toml | sed 's/"//g; s/>=/==/' > .venv-oldest/constraints.txt
 	.venv-oldest/bin/python -m $(PIP) --constraint .venv-oldest/constraints.txt --editable '.[test]'
-	.venv-oldest/bin/python -m $(SUITE) -m 'not slow'
+	.venv-oldest/bin/python -m $(SUITE) -m 'not slow and not slurm'
 
 # Compiles every recipe for a GPU and a TPU that need not be there, as training does; see benchmarks/check_accelerators.py.
 check-accelerators: .venv-cuda/ready .venv-tpu/ready

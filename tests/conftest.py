@@ -39,7 +39,7 @@ MOST_OBJECTS = 1_000_000  # of Python; a run of the tiny recipe leaves half of t
 
 @pytest.fixture(scope='module', autouse=True)
 def small_heap():
-    """Forget traced programs when there are many: Python's collector walks through all that they hold, again and again."""
+    """Forget traced programs when there are many: Python's collector walks through all they hold, again and again."""
     yield
     if len(gc.get_objects()) > MOST_OBJECTS and 'jax' in sys.modules:
         sys.modules['jax'].clear_caches()
