@@ -47,11 +47,12 @@ def end(process):
 
 
 def wait_for_step(process, step):
+    """What the processes print until they have done this step."""
     said = []
     for line in process.stdout:
         said.append(line)
         if line.startswith(f'step {step}/'):
-            return
+            return ''.join(said)
     raise AssertionError(f'the run ended before step {step}: {"".join(said)}')
 
 
@@ -81,7 +82,7 @@ def steps(workdir):
 
 
 @pytest.mark.slow
-@pytest.mark.fault('F1b', 'SIGTERM to one of four processes, then a bit flipped, then two processes')
+@pytest.mark.fault('F1b', 'SIGTERM to one of four processes, then a bit flipped, then two processes and SIGHUP to one')
 def test_four_stop_together_and_two_resume(some_broken, tmp_path, seen):
     reference, shared = tmp_path / 'reference', tmp_path / 'shared'
     code, output = end(start(1, some_broken, reference, devices=4))
@@ -99,10 +100,17 @@ def test_four_stop_together_and_two_resume(some_broken, tmp_path, seen):
     array = max((shared / 'checkpoints' / str(saved) / 'state').rglob('d/*'), key=lambda path: path.stat().st_size)
     array.write_bytes(array.read_bytes()[:-1] + b'?')  # damage, which every process must find
     before = steps(shared)[-2]
-    code, output = end(start(2, some_broken, shared, devices=2))
-    assert code == 0, output
+    two = start(2, some_broken, shared, devices=2)
+    output = wait_for_step(two, before + 1)
     assert f'step {saved} is damaged and not used' in output
     assert output.count(f'resuming at step {before}') == 1
+    os.kill(process_id(shared, 0), signal.SIGHUP)  # its terminal is closed
+    code, output = end(two)
+    assert code == 75, output
+    again = steps(shared)[-1]
+    assert output.count(f'SIGHUP at process 0: saved at step {again}; the same command line resumes') == 2
+    code, output = end(start(2, some_broken, shared, devices=2))
+    assert code == 0, output
     assert losses(shared) == pytest.approx(losses(reference), rel=1e-4)
     assert report(shared) == report(reference)
     assert report(shared)['failed'] > 0
