@@ -1,61 +1,82 @@
 #!/usr/bin/env bash
 # Runs on every host of a TPU slice, called by launch/tpu.sh over ssh. Each answer is one line that names the host:
-#   RVM_HOST <number> <word> [detail]
-# Layout on a host: ~/rvm_jax/src (the checkout), venv (the packages), run (pid, exit, stopped, log of the training).
+#   RVM_HOST <host> <word> <exit code or -> <process or -> <first or ->;
+# Layout on a host: ~/rvm_jax/src (the checkout), venv (the packages), run (pid, exit, stopped, process, command and log
+# of the training), data (--data). Never exits with 255: gcloud takes that for a lost connection, and runs it again.
 set -euo pipefail
 
 root=$HOME/rvm_jax
-src=$root/src venv=$root/venv state=$root/run archive=$HOME/rvm_jax.tar.gz
+src=$root/src new=$root/new venv=$root/venv state=$root/run
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # shellcheck source=launch/common.sh
-source "$(dirname "${BASH_SOURCE[0]}")/../common.sh"
+source "$here/../common.sh"
+# shellcheck source=launch/tpu/host_packages.sh
+source "$here/host_packages.sh"
+# shellcheck source=launch/tpu/host_data.sh
+source "$here/host_data.sh"
+# shellcheck source=launch/tpu/host_log.sh
+source "$here/host_log.sh"
+# shellcheck source=launch/tpu/host_tpu.sh
+source "$here/host_tpu.sh"
 
-metadata=http://metadata.google.internal/computeMetadata/v1/instance/attributes/agent-worker-number
-
-number=$(curl --fail --silent --max-time 10 --header 'Metadata-Flavor: Google' "$metadata") || number=$(hostname)
-number=${number##*-w-}  # a TPU host is also called t1v-...-w-<number>
-
-answer() { printf 'RVM_HOST %s %s\n' "$number" "$*"; }
-
-python_for_us() {  # a Python of at least 3.11; the runtime images may have an older one
-    local python
-    for python in python3.11 python3.12 python3.13 python3; do
-        if "$python" -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
-            command -v "$python"
-            return
-        fi
-    done
-    python3 -m pip install --quiet --user uv >&2 && python3 -m uv python install --quiet 3.11 >&2 &&
-        python3 -m uv python find 3.11
+metadata() {  # metadata NAME: an attribute of this machine
+    curl --fail --silent --max-time 10 --header 'Metadata-Flavor: Google' \
+        "http://metadata.google.internal/computeMetadata/v1/instance/attributes/$1"
 }
 
-install_packages() {
-    local python
-    if ! "$venv/bin/python" -m pip --version > /dev/null 2>&1; then
-        rm -rf "$venv"
-        python=$(python_for_us) && "$python" -m venv "$venv" || return
+number_here() {  # 3, or 1.3 on the second of several slices
+    local number environment slice
+    number=$(metadata agent-worker-number) || number=$(hostname)
+    number=${number##*-w-}  # a TPU host is also called t1v-...-w-<number>
+    environment=$(metadata tpu-env) || environment=''
+    slice=$(sed -n "s/^MEGASCALE_SLICE_ID: *'\([0-9]*\)'.*/\1/p" <<< "$environment")
+    echo "${slice:+$slice.}$number"
+}
+
+# It does not change as long as the machine is there, and is asked for every few seconds.
+number=$(cat "$root/number" 2> /dev/null) || { number=$(number_here) && mkdir -p "$root" && echo "$number" > "$root/number"; }
+
+answer() {  # answer WORD; the line is one write, and whole wherever others write in between
+    local process='' rank=''
+    if [[ -f $state/process && $1 =~ ^(running|ended|stopped|lost)$ ]]; then
+        read -r process rank < "$state/process" || true
     fi
-    "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --constraint "$src/constraints.txt" \
-        --editable "${src}[tpu,gcs]" && "$venv/bin/rvm" --help > /dev/null
+    printf '\nRVM_HOST %s %s %s %s %s;\n' "$number" "$1" "${2:--}" "${process:--}" "${rank:--}"
 }
 
-install() {
-    local wanted
-    wanted=$(cksum < "$archive")
-    if [[ $(cat "$root/installed" 2> /dev/null) != "$wanted" ]]; then
-        rm -f "$root/installed"
-        if ! install_packages > "$root/install.log" 2>&1; then
-            tail -n 15 "$root/install.log" | sed "s/^/[host $number] /"
+tell_why() {  # tell_why FILE: its last lines, with the host's number
+    tail -n 15 "$1" | sed "s/^/[host $number] /"
+}
+
+busy() {  # whether somebody else's words are to be kept from here: a training runs
+    running && answer busy
+}
+
+install() {  # install MARK [offline]: from ~/rvm_jax/new; MARK is the checksum of the archive that came
+    if [[ $(cksum < "$HOME/rvm_jax.tar.gz" | tr -d ' \n') != "$1" ]]; then
+        echo "[host $number] the archive is not the one that was sent"
+        answer failed
+        return 1
+    fi
+    if [[ $(cat "$root/installed" 2> /dev/null) != "$1" ]]; then
+        ! busy || return 1
+        rm -rf "$root/installed" "$src"
+        mv "$new" "$src"
+        if ! install_packages "${2-}" > "$root/install.log" 2>&1; then
+            tell_why "$root/install.log"
             answer failed
             return 1
         fi
-        printf '%s\n' "$wanted" > "$root/installed"
+        printf '%s\n' "$1" > "$root/installed"
     fi
-    answer installed "$wanted"
+    answer installed
 }
 
-prepare() {  # prepare COMMAND: what the training needs beyond its packages, such as a mount
-    if ! (cd "$src" && bash -ec "$1") > "$root/prepare.log" 2>&1 < /dev/null; then
-        tail -n 15 "$root/prepare.log" | sed "s/^/[host $number] /"
+prepare() {  # prepare DATA COMMAND: what the training needs beyond its packages: a bucket as a folder, a mount
+    wait_for_apt
+    if ! { [[ $1 == '' ]] || mount_bucket "$1"; } > "$root/prepare.log" 2>&1 < /dev/null ||
+        ! (cd "$src" && bash -ec "${2:-true}") >> "$root/prepare.log" 2>&1 < /dev/null; then
+        tell_why "$root/prepare.log"
         answer failed
         return 1
     fi
@@ -68,48 +89,66 @@ running() {  # the pid could belong to someone else after a reboot
 }
 
 report() {
-    local word=idle
     if running; then
-        word=running
+        answer running
+    elif [[ -f $state/stopped ]]; then
+        answer stopped "$(cat "$state/exit" 2> /dev/null || true)"
     elif [[ -f $state/exit ]]; then
-        word="ended $(cat "$state/exit")"
+        answer ended "$(cat "$state/exit")"
     elif [[ -f $state/pid ]]; then
-        word=lost  # rebooted, or killed together with the shell that would have noted its exit code
+        answer lost  # rebooted, or killed together with the shell that would have noted its exit code
+    else
+        answer idle
     fi
-    if [[ -f $state/stopped && $word != running ]]; then
-        word=stopped
-    fi
-    answer "$word"
 }
 
-start() {  # start LIBTPU_FLAGS ARGUMENTS...: `rvm ARGUMENTS...`, which outlives this connection
-    local flags=$1
-    shift
+start() {  # start TAKE COUNT NAME=VALUE... ARGUMENTS...: `rvm ARGUMENTS...`, which outlives this connection
+    local take=$1 count=$2 environment
+    shift 2
+    environment=("${@:1:count}")
+    shift "$count"
+    mkdir -p "$state"
+    exec 9> "$state/lock"
+    flock 9  # two people may start it at the same moment
     if ! running; then
-        mkdir -p "$state"
-        rm -f "$state/exit" "$state/stopped"
+        end_leftovers
+        free_tpu "$take" || return 1
+        rm -f "$state/exit" "$state/stopped" "$state/process"
         [[ ! -f $state/log ]] || mv "$state/log" "$state/log.before"  # tpu.sh follows each start's log from its first byte
+        quote rvm "$@" > "$state/command"
         cd "$src"
-        RVM_DISTRIBUTED=auto LIBTPU_INIT_ARGS="$flags" \
-            setsid nohup bash "$src/launch/tpu/host.sh" record "$venv/bin/rvm" "$@" >> "$state/log" 2>&1 < /dev/null &
+        env RVM_DISTRIBUTED=auto "RVM_PROCESS_FILE=$state/process" "${environment[@]}" \
+            setsid nohup bash "$src/launch/tpu/host.sh" record "$venv/bin/rvm" "$@" >> "$state/log" 2>&1 < /dev/null 9>&- &
         echo $! > "$state/pid"
     fi
     answer started
 }
 
-record() {  # runs a command and notes its exit code
-    local code=0
+record() {  # runs a command, keeps its log in the workdir, and notes its exit code
+    local code=0 keeper target
+    target=$(value_of --workdir "$@")/logs/host_${number}_$(date -u +%Y%m%d_%H%M%S).log
+    keep_log "$target" &
+    keeper=$!
     run_and_forward "$@" || code=$?
+    kill "$keeper" 2> /dev/null || true
+    copy_log "$target"
     echo "$code" > "$state/exit.new"
     mv "$state/exit.new" "$state/exit"
 }
 
-stop() {  # asks the training to save and end
+stop() {  # asks the training to save and end; what has ended is not to be started again either
     if running; then
         touch "$state/stopped"
         kill -TERM "$(cat "$state/pid")"
+        answer running
+    else
+        [[ ! -f $state/pid ]] || touch "$state/stopped"
+        report
     fi
-    report
+}
+
+halt() {  # asks what still runs to save and end, when another host has ended for good
+    if running; then stop; else report; fi
 }
 
 end() {  # ends what is left of a run whose other hosts have ended

@@ -1,92 +1,112 @@
 # shellcheck shell=bash
-# shellcheck disable=SC2154  # options come from tpu.sh
+# shellcheck disable=SC2034,SC2154  # names come from the other scripts of tpu.sh, and are used there
 # Trains until the run's steps are done: starts, follows, and starts again after a preemption. Sourced by tpu.sh.
+# Two loops, kept apart: obtain (slice.sh) waits for chips as long as it takes; train counts starts without progress.
 
-verdict='' log_at=0
+verdict='' log_at=0 failed_hosts=''
+barren=0 crashes=0  # starts in a row without a new checkpoint, and those of them that ended with an error of the program
+most_barren=5 most_crashes=3
 
-newest_step() {  # the newest checkpoint's step, 0 without one: what a restart has to beat; fails when it is not known
-    local listing
-    if ! listing=$(ask '' gcloud storage ls "${workdir%/}/checkpoints/" 2> "$scratch/listing"); then
-        if ! grep -q 'matched no objects' "$scratch/listing"; then
-            say "the checkpoints in $workdir cannot be listed: $(tail -n 1 "$scratch/listing")"
-            return 1
-        fi
+newest_step() {  # sets step: the newest checkpoint's, 0 without one; fails when it is not known
+    step=0
+    if ! google 120 gcloud storage ls "${workdir%/}/checkpoints/" && [[ $reason != *'matched no objects'* ]]; then
+        say "the checkpoints in $workdir cannot be listed: $(short_reason)"
+        return 1
     fi
-    printf '0\n%s\n' "$listing" | sed -n 's#^\(.*/\)\{0,1\}\([0-9][0-9]*\)/\{0,1\}$#\2#p' | sort -n | tail -n 1
+    step=$(printf '0\n%s\n' "$reply" | sed -n 's#^\(.*/\)\{0,1\}\([0-9][0-9]*\)/\{0,1\}$#\2#p' | sort -n | tail -n 1)
 }
 
-follow_log() {  # what the first host has written since the last time
-    on_hosts 0 "bash $host_script log_from $log_at" > "$scratch/log" || return 0
-    cat "$scratch/log"
-    log_at=$((log_at + $(wc -c < "$scratch/log")))
+follow_log() {  # what the host that shows the run has written since the last time
+    [[ $first != '' ]] || return 0
+    on_hosts "$look_limit" "$first" "bash $host_script log_from $log_at" || return 0
+    cat "$scratch/answers" || true
+    log_at=$((log_at + $(wc -c < "$scratch/answers")))
 }
 
-codes() { sed -n "s/^RVM_HOST $1 ended \([0-9]*\)\$/$2/p" "$scratch/report" | sort -n; }
+pick_ended() {  # pick_ended CODE: sets picked, the hosts that have ended with it; fails when there are none
+    local host
+    picked=()
+    for host in "${hosts[@]}"; do
+        [[ ${did[$host]-} != ended || ${code[$host]} != "$1" ]] || picked+=("$host")
+    done
+    ((${#picked[@]} > 0))
+}
 
-judge() {  # from each host's word to a verdict; fails while the training goes on
-    local ended_code
-    for ended_code in 2 65 76 130; do  # starting again would not help
-        if codes '[0-9]*' '\1' | grep -q -x "$ended_code"; then
-            verdict="failed $ended_code"
+judge() {  # from each host's answer to a verdict; fails while the training goes on
+    local one
+    for one in 2 65 76 130; do  # starting again would not help
+        if pick_ended "$one"; then
+            verdict="failed $one"
             return
         fi
     done
-    if (($(count_word running) > 0)); then
-        (($(count_word running) < hosts)) || return 1
-        first_end=${first_end:-$SECONDS}
-        ((SECONDS - first_end >= grace)) || return 1
-        say "some hosts are still running $grace s after the first one ended; they are ended too"
-        ask_hosts end || true
+    if pick running; then
+        ((${#picked[@]} < ${#hosts[@]})) || return 1
+        first_end=${first_end:-$(now)}
+        (($(now) - first_end >= grace)) || return 1
+        say "host ${picked[*]} still runs $grace s after the first one ended; it is ended too"
+        ask_hosts "$look_limit" end || true
         verdict=again
-    elif (($(count_word stopped) > 0)); then
+    elif pick stopped; then
         verdict=stopped
-    elif (($(count_word 'ended 0') == hosts)); then
+    elif pick_ended 0 && ((${#picked[@]} == ${#hosts[@]})); then
         verdict=finished
-    elif codes '[0-9]*' '\1' | grep -q -x -E '75|1[3-9][0-9]' || (($(count_word 'lost|idle') + $(count_bare) > 0)); then
-        verdict=again
+    elif pick_ended 1; then  # JAX's runtime errors among others: of a chip, of the network, of a held port
+        verdict=crashed
     else
-        verdict="failed $(codes '[0-9]*' '\1' | tail -n 1)"
+        verdict=again
     fi
 }
 
-watch_slice() {  # fails when the slice is gone, with the verdict
-    if ! read_state; then
-        state=UNKNOWN
-    fi
-    case $state in
-        ACTIVE | UNKNOWN) return 0 ;;
-        NONE | DELETING) verdict=deleted ;;
-        *)
-            say "$name in $zone is $state: preempted or broken"
+judge_slice() {  # from the state of the slice to a verdict; fails while it may be in use
+    look
+    case $word in
+        absent | leaving) verdict=deleted ;;
+        gone)
+            say "$name in $zone is $(describe_state): preempted or broken"
             verdict=recreate
             ;;
+        fading | settling)
+            settling=${settling:-$(now)}
+            if (($(now) - settling < settle_limit)) || { [[ $word == settling ]] && ! pick_silent; }; then
+                return 1
+            fi
+            say "$name in $zone has been $(describe_state) for $settle_limit s"
+            verdict=recreate
+            ;;
+        *)
+            settling=''
+            return 1
+            ;;
     esac
-    return 1
 }
 
 judge_silence() {  # a verdict once hosts have not answered for long; fails before
-    local answers
-    answers=$(count_answers)
-    unreachable=$((unreachable + 1))
-    partial=$((answers > 0 ? partial + 1 : 0))
+    pick_silent || true
+    unreachable=$((unreachable + 1)) since=${since:-$(now)}
+    if ((unreachable == 1)); then
+        ssh_reasons
+        say "host ${picked[*]} of ${#hosts[@]} ($name, $zone) does not answer; the slice is $(describe_state)"
+    fi
     ((unreachable >= patience)) || return 1
-    if ((answers == 0)) || [[ $state != ACTIVE ]]; then  # from here a healthy slice would look the same
-        say "no answer from $name $unreachable times: $answers of $hosts hosts over ssh, and Google says $state"
+    if [[ $word == unknown || $word == ready && ${picked[*]} == "${hosts[*]}" ]]; then
+        (($(now) - since >= unknown_limit)) || return 1  # it may be the way there
+        say "no answer from $name for $(($(now) - since)) s: host ${picked[*]} over ssh, and Google says $(describe_state)"
         verdict=offline
-    elif ((partial >= patience)); then
-        say "$((hosts - answers)) of $hosts hosts are gone while the others answer"
-        verdict=recreate
     else
-        return 1
+        say "host ${picked[*]} of ${#hosts[@]} is gone for $(($(now) - since)) s; the slice is $(describe_state)"
+        verdict=recreate
     fi
 }
 
 watch_run() {  # until there is a verdict
-    local unreachable=0 partial=0 first_end=''
+    local unreachable=0 since='' first_end='' settling=''
     verdict=''
-    while watch_slice; do
-        if ask_hosts; then
-            unreachable=0 partial=0
+    while ! judge_slice; do
+        if [[ $word == fading ]]; then
+            :  # its hosts are being taken away
+        elif ask_hosts; then
+            unreachable=0 since=''
             follow_log
             if $dry_run; then
                 say 'and so on; after exit code 75 or a preemption: delete if it is broken, create, install, start as above'
@@ -94,85 +114,118 @@ watch_run() {  # until there is a verdict
                 return
             fi
             judge && return
-        elif judge_silence; then
-            return
+        else
+            follow_log
+            judge_silence && return
         fi
-        pause "$poll"
+        nap "$poll"
     done
 }
 
-bring_up() {  # the slice, the packages and the training, each only where it is missing
-    case $verdict in
-        recreate) delete_here || return ;;
-        again)  # hosts that have ended may be the first that is seen of a deletion; a preempted slice stays listed
-            find_slice || return
-            if [[ $state =~ ^(NONE|DELETING)$ ]]; then
-                verdict=deleted
-                conclude
-            fi
-            ;;
-    esac
-    verdict=''
-    create_slice || return
-    count_hosts || return
+bring_up() {  # the slice, the packages and the training, each only where it is missing; fails with verdict set
+    local failed=0
+    verdict='' log_at=0
+    obtain endlessly
+    name_hosts
     if ! $dry_run; then
-        reach_hosts || return
-        if (($(count_word running) > 0)); then
-            say 'the training is already running; following it'
+        reach_hosts || { out_of_reach; return 1; }
+        if pick running; then
+            phase=running
+            say "the training is already running in $zone ($(cost)); following it"
             return
         fi
+        if ((started > 0)) && pick stopped; then  # while this script waited for its next start
+            verdict=stopped
+            return 1
+        fi
+        [[ $phase != found ]] || phase=ready  # nothing runs on it
     fi
-    log_at=0
-    install_on_hosts || return
-    if ! start_on_hosts; then
-        ask_hosts end || true
-        return 1
+    install_on_hosts || failed=$?
+    if ((failed == 0)); then
+        start_on_hosts || failed=$?
     fi
-}
-
-show_ends() {  # which host ended how, with its last words
-    local number
-    sed -n 's/^RVM_HOST \([0-9]*\) ended \([0-9]*\)$/host \1 ended with exit code \2/p' "$scratch/report" | sort -k 2 -n >&2
-    number=$(codes '\([0-9]*\)' '\2 \1' | awk -v code="$1" '$1 == code {print $2; exit}')
-    say "last lines of host ${number:-0}:"
-    on_hosts "${number:-0}" 'tail -n 20 rvm_jax/run/log' >&2 || true
-}
-
-conclude() {  # ends this script when the verdict is final
-    case $verdict in
-        finished)
-            tell "finished; the slice is still there: launch/tpu.sh delete ends its cost"
-            exit 0
+    case $failed in
+        0) phase=running ;;
+        3) busy_hosts ;;
+        4)
+            ask_hosts "$look_limit" end || true
+            verdict=busy
             ;;
-        failed*)
-            ask_hosts stop || true
-            show_ends "${verdict#failed }"
-            die "${verdict#failed }" 'the training ended, and starting it again does not help; the slice is still there'
-            ;;
-        stopped) die 75 'stopped by launch/tpu.sh stop, everything saved; the same command resumes' ;;
-        deleted) die 75 "$name was deleted by someone; the same command makes it again and resumes" ;;
-        offline) die 75 'nothing was changed: the training continues by itself; the same command follows it again' ;;
+        *) not_brought_up ;;
     esac
+    ((failed == 0)) || return 1
+    ! $dry_run || return 0
+    say "training on $(slices_text) in $zone since step $step: ${#hosts[@]} hosts, $(cost)"
+}
+
+out_of_reach() {  # sets verdict: not all hosts of a slice answer before a start
+    pick_silent || true
+    if [[ $word =~ ^(ready|unknown)$ ]] && ((${#picked[@]} == ${#hosts[@]})); then
+        verdict=unreachable
+    else
+        verdict=recreate
+    fi
+}
+
+not_brought_up() {  # sets verdict: a slice on which the training could not be installed or started
+    ask_hosts "$look_limit" end || true
+    look
+    if [[ ! $word =~ ^(ready|sick|settling|unknown)$ ]]; then
+        verdict=recreate
+    elif ((started == 0)); then
+        verdict=broken
+    else
+        verdict=again
+    fi
+}
+
+busy_hosts() {  # sets verdict: somebody else has started this training a moment before
+    ask_hosts || true
+    verdict=again
+    ! pick running || verdict=taken
+}
+
+count_start() {  # after a start: has it made progress?
+    local before=$best
+    if newest_step && ((step > best)); then
+        best=$step
+    fi
+    if ((best > before)); then
+        barren=0 crashes=0
+    else
+        barren=$((barren + 1))
+        [[ $verdict != crashed ]] || crashes=$((crashes + 1))
+    fi
+    step=$best
+    if ((crashes >= most_crashes)); then
+        show_ends 1
+        leave 1 "$crashes starts ended with exit code 1 and without a new checkpoint after step $best"
+    fi
+    ((barren < most_barren)) ||
+        leave 75 "$barren starts without a new checkpoint after step $best; see launch/tpu.sh logs"
 }
 
 train() {
-    local best barren=0 step brought
-    trap 'die 130 "the training continues by itself; the same command follows it again, launch/tpu.sh stop ends it"' INT
-    best=$(newest_step) || best=0
-    bring_up || die $? "nothing was started; the slice, if there is one, is still there"
+    local best step=0 started=0 delay
+    catch_signals
+    check_first
+    newest_step || leave 2 'nothing was created'
+    best=$step
     while :; do
-        watch_run
-        conclude
-        if step=$(newest_step); then  # not known: no mark against the run
-            barren=$((step > best ? 0 : barren + 1))
-            best=$((step > best ? step : best))
+        if bring_up; then
+            started=$((started + 1))
+            watch_run
+            phase=ready  # nothing runs, or nothing that can be reached
         fi
-        brought=false
-        until $brought; do
-            ((barren < retries)) || die 75 "$retries starts without a new checkpoint after step $best; see launch/tpu.sh logs"
-            say "starting again after step $best"
-            pause $((poll * (1 << (barren < 6 ? barren : 6))))
-            if bring_up; then brought=true; else barren=$((barren + 1)); fi
-        done
+        conclude "$verdict"
+        [[ $verdict == taken ]] || count_start
+        [[ $verdict != recreate ]] || replace_ours
+        delay=$((poll << (barren < 6 ? barren : 6)))
+        say "starting again after step $best, in $delay s"
+        nap "$delay"
+        if [[ $verdict =~ ^(again|crashed)$ ]]; then  # hosts that end may be the first that is seen of a deletion
+            look
+            [[ ! $word =~ ^(absent|leaving)$ ]] || conclude deleted
+        fi
     done
 }

@@ -3,6 +3,10 @@
 A launcher starts the same command on each host (or several times on one) with either RVM_COORDINATOR=host:port,
 RVM_NUM_PROCESSES and RVM_PROCESS_ID, or RVM_DISTRIBUTED=auto where the machine knows its own cluster (TPU pods, Slurm).
 Without them there is one process, and `connect` does nothing.
+
+A launcher that sets RVM_PROCESS_FILE=PATH learns there which process a host has, as soon as all are connected: one line
+with its number, as in messages, and the word `first` if it is the one that prints the run. That one need not be on the
+first host: on TPUs JAX takes the order from the slice.
 """
 
 import atexit
@@ -23,10 +27,12 @@ from ml_collections import ConfigDict
 from rvm_jax import errors
 from rvm_jax.distributed.process_group import ALONE, ProcessGroup
 from rvm_jax.distributed.watchdog import Watchdog
-from rvm_jax.errors import Stopped, UserError
+from rvm_jax.errors import Stopped, Unavailable, UserError
+from rvm_jax.storage import atomic
 
 EXPLICIT = ('RVM_COORDINATOR', 'RVM_NUM_PROCESSES', 'RVM_PROCESS_ID')
 AUTO = 'RVM_DISTRIBUTED'
+PROCESS_FILE = 'RVM_PROCESS_FILE'
 MARGIN = 60  # seconds by which JAX's own limits, which end in an abort, are longer than ours
 # How errors begin that a process gets when another one is gone; JAX raises them as several classes.
 BROKEN = tuple('UNKNOWN INTERNAL UNAVAILABLE ABORTED CANCELLED DEADLINE_EXCEEDED FAILED_PRECONDITION'.split())
@@ -44,12 +50,14 @@ def connect(config: ConfigDict) -> Iterator[ProcessGroup]:
     """
     arguments = _from_environment()
     if arguments is None:
+        _tell_launcher(0, True)
         yield ALONE
         return
     atexit.register(_end_early)
     lost: list[Callable[[], None]] = []  # what to do when process 0 is gone
     client = _connect(config, arguments, lost)
     state = distributed.global_state
+    _tell_launcher(state.process_id, jax.process_index() == 0)
     if state.num_processes == 1:
         yield ALONE
         return
@@ -70,13 +78,18 @@ def connect(config: ConfigDict) -> Iterator[ProcessGroup]:
     jax.distributed.shutdown()
 
 
+def _tell_launcher(number, is_first):
+    if path := os.environ.get(PROCESS_FILE):
+        atomic.write_bytes(path, f'{number} first\n'.encode() if is_first else f'{number}\n'.encode())
+
+
 def _part(watch, state, error):
     """Tell the others that this process ends early. After an error of a collective, first wait for the real cause."""
     if str(error).startswith(BROKEN):
         watch.wait_for_a_reason()
     code = 130 if isinstance(error, KeyboardInterrupt) else getattr(error, 'exit_code', 1)
     watch.goodbye(code, (str(error) or type(error).__name__).splitlines()[0][:500])
-    if state.process_id and isinstance(error, UserError | errors.ConfigErrors | Stopped | errors.Unavailable):
+    if state.process_id and isinstance(error, UserError | errors.ConfigErrors | Stopped | Unavailable):
         error.args = (f'process {state.process_id}: {error}',)
     # An orderly shutdown would wait for processes that may never come.
     _kept.append((state.client, state.service))
@@ -126,6 +139,8 @@ def _connect(config, arguments, lost):
                 heartbeat_timeout_seconds=2 * config.heartbeat + MARGIN,
                 shutdown_timeout_seconds=config.heartbeat,
             )
+    except jax.errors.JaxRuntimeError as error:  # a port that an earlier process still holds, a network that is not up
+        raise Unavailable('jax.distributed', str(error).splitlines()[0]) from error
     except (ValueError, RuntimeError) as error:
         where = arguments.get('coordinator_address') or f'{AUTO}={os.environ[AUTO]}'
         raise UserError(where, f'does not connect ({str(error).splitlines()[0]})', 'check the launcher') from error

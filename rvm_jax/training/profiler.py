@@ -1,6 +1,9 @@
 """Traces a few steps with XProf: what ran on the devices, when, and what they waited for."""
 
+import os
+import shutil
 import tempfile
+import threading
 from typing import Any, Self
 
 import jax
@@ -20,9 +23,10 @@ class Profiler:
     """
 
     def __init__(self, profile: ml_collections.ConfigDict, folder: str, first_step: int):
-        is_elsewhere = profile.steps and files.is_remote(folder)
-        self._folder = tempfile.mkdtemp('_rvm_trace') if is_elsewhere else folder
-        self._is_said = is_elsewhere or jax.process_index() == 0
+        self._folder = self._local = folder
+        if profile.steps and files.is_remote(folder):
+            self._local = tempfile.mkdtemp('_rvm_trace')
+        self._copies = threading.Thread(target=self._copy, name='trace_upload', daemon=True)
         self._start = first_step + profile.first if profile.steps else None
         self._stop = self._start + profile.steps if profile.steps else None
         self._is_running, self._extras = False, Extras('training continues')
@@ -32,6 +36,8 @@ class Profiler:
 
     def __exit__(self, *_: object) -> None:
         self._end()
+        if self._copies.is_alive():
+            self._copies.join()
 
     def before(self, step: int, state: Any) -> None:
         """Start or end the trace if it is time for it; call it before a step is started from state."""
@@ -43,7 +49,7 @@ class Profiler:
             self._end()
 
     def _begin(self):
-        jax.profiler.start_trace(self._folder)
+        jax.profiler.start_trace(self._local)
         self._is_running = True
 
     def _end(self):
@@ -53,5 +59,20 @@ class Profiler:
 
     def _write(self):
         jax.profiler.stop_trace()
-        if self._is_said:
+        if self._local != self._folder:
+            self._copies.start()
+        else:
+            self._say()
+
+    def _copy(self):
+        self._extras.attempt('profile', self._upload)
+
+    def _upload(self):
+        for name in files.files(self._local):
+            files.write(os.path.join(self._folder, name), files.read(os.path.join(self._local, name)))
+        shutil.rmtree(self._local)
+        self._say()
+
+    def _say(self):
+        if jax.process_index() == 0:
             say(f'traced from step {self._start}: tensorboard --logdir {self._folder}')

@@ -12,24 +12,24 @@ import pytest
 
 from rvm_jax.distributed.connect import connect
 from rvm_jax.distributed.process_group import ALONE
-from rvm_jax.errors import UserError
+from rvm_jax.errors import Unavailable, UserError
 
 PROGRAM = pathlib.Path(__file__).parent / 'programs' / 'process.py'
 SAVE = 'import saves; saves.run(hosts, sys.argv[3])'
 LIMIT = 3 + 10  # seconds: the heartbeat of the program, and what is allowed on top
 
 
-def start(*tasks, count=None, start_timeout=60, workdir=''):
+def start(*tasks, count=None, start_timeout=60, workdir='', port=None):
     """Start a process for each task, a piece of Python that may use `hosts`."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+        port = port or free.getsockname()[1]
     env = {name: value for name, value in os.environ.items() if name != 'XLA_FLAGS'}
     env |= {'RVM_COORDINATOR': f'127.0.0.1:{port}', 'RVM_NUM_PROCESSES': str(count or len(tasks))}
     return [
         subprocess.Popen(
             [sys.executable, PROGRAM, str(start_timeout), task, str(workdir)],
-            env=env | {'RVM_PROCESS_ID': str(index)},
+            env=env | {'RVM_PROCESS_ID': str(index), 'RVM_PROCESS_FILE': f'{workdir}/process_{index}' if workdir else ''},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for index, task in enumerate(tasks)
@@ -168,9 +168,26 @@ def test_an_environment_that_makes_no_sense_is_refused(monkeypatch):
         pass
 
 
-def test_one_process_needs_nobody():
+def test_a_launcher_learns_which_process_a_host_has(tmp_path):
+    assert [code for code, _ in end(start('pass', 'pass', workdir=tmp_path))] == [0, 0]
+    assert (tmp_path / 'process_0').read_text() == '0 first\n'
+    assert (tmp_path / 'process_1').read_text() == '1\n'
+
+
+def test_a_port_that_is_still_held_may_pass():
+    with socket.socket() as held:
+        held.bind(('', 0))
+        held.listen()
+        [(code, output)] = end(start('pass', port=held.getsockname()[1]))
+    assert code == Unavailable.exit_code
+    assert 'jax.distributed: does not answer' in output
+
+
+def test_one_process_needs_nobody(tmp_path, monkeypatch):
+    monkeypatch.setenv('RVM_PROCESS_FILE', str(tmp_path / 'process'))
     with connect(None) as hosts:
         assert hosts is ALONE
+        assert (tmp_path / 'process').read_text() == '0 first\n'
         assert hosts.broadcast_from_first(lambda: (1, 2)) == (1, 2)
         assert hosts.all_gather('a') == ['a']
         assert hosts.collect('failures') == []

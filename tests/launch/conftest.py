@@ -8,11 +8,15 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 
 REPO = pathlib.Path(__file__).parents[2]
 STANDINS = pathlib.Path(__file__).parent / 'standins'
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+
+import simulated_gcloud  # noqa: E402
 
 
 class Launcher:
@@ -37,8 +41,8 @@ class Launcher:
         self.plan()
 
     def plan(self, hosts=2, runs='', **zones):
-        """zones: what each gives; runs: how each start goes, see standins/host/rvm."""
-        plan = {'hosts': hosts, 'zones': zones or {'a': 'gives', 'b': 'gives'}}
+        """zones: what each gives; runs: how each start goes, see standins/tpu."""
+        plan = {'hosts': hosts, 'zones': zones or {'a': [{}], 'b': [{}]}}
         (self.root / 'plan.json').write_text(json.dumps(plan))
         (self.root / 'runs').write_text(runs)
 
@@ -46,14 +50,15 @@ class Launcher:
         """The script, running, with its output as it comes; for `run`, finished."""
         command = ['bash', self.checkout / 'launch' / script, *arguments]
         process = subprocess.Popen(
-            command, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.checkout
-        )
+            command, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=self.checkout,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored if pytest runs behind &
+        )  # fmt: skip
         self.started.append(process)
         return process
 
     def run(self, script, *arguments):
         process = self.start(script, *arguments)
-        stdout, stderr = process.communicate(timeout=60)
+        stdout, stderr = process.communicate(timeout=300)  # only if it hangs
         return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
 
     def calls(self, *words):
@@ -84,3 +89,58 @@ def launcher(tmp_path):
     launcher = Launcher(tmp_path)
     yield launcher
     launcher.close()
+
+
+class Tpu(Launcher):
+    """launch/tpu.sh in a simulated Google Cloud with a clock of its own, see simulated_gcloud.py."""
+
+    def __init__(self, folder):
+        super().__init__(folder)
+        self.server = simulated_gcloud.Server(self.root)
+        self.cloud = self.server.cloud
+        self.env['PATH'] = f'{STANDINS / "tpu"}:{self.env["PATH"]}'
+        self.env['STANDIN_PORT'] = str(self.server.server_address[1])
+        self.trains()
+        self.may_be_two = False
+
+    def plan(self, hosts=2, runs='', **zones):
+        """zones: what each offers, see simulated_cloud.py; runs: how each start goes, see standins/tpu/host/rvm."""
+        if hasattr(self, 'cloud'):  # not yet while it is made
+            self.cloud.hosts, self.cloud.zones = hosts, {'a': [{}], 'b': [{}], **zones}
+        (self.root / 'runs').write_text(runs)
+
+    def trains(self, steps=40, pace=5):
+        """How many steps a run has, and the seconds for one."""
+        (self.root / 'run').write_text(f'{steps} {pace}\n')
+
+    def tpu(self, verb, *arguments):
+        return self.run('tpu.sh', verb, *arguments)
+
+    def there(self):
+        """The zones where Google has a request."""
+        return [zone for zone, _ in self.cloud.requests]
+
+    def until_there(self):
+        """Wait until Google has a request."""
+        while not self.there():
+            time.sleep(0.01)
+
+    def steps(self):
+        return sorted(int(path.name) for path in (self.root / 'bucket').iterdir())
+
+    def lines(self, name):
+        path = self.root / name
+        return path.read_text().splitlines() if path.exists() else []
+
+    def close(self):
+        super().close()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def tpu(tmp_path):
+    tpu = Tpu(tmp_path)
+    yield tpu
+    tpu.close()
+    assert (not tpu.cloud.two or tpu.may_be_two) and not tpu.lines('errors')

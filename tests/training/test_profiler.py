@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import pytest
 
 from rvm_jax import config as configs
+from rvm_jax.storage import files
 from rvm_jax.training.profiler import Profiler
 
 
@@ -34,13 +35,22 @@ def test_only_the_first_process_says_where_its_trace_is(tmp_path, monkeypatch, c
     assert traces(tmp_path, 4, steps=1, first=0) and capsys.readouterr().err == ''
 
 
-def test_a_trace_of_a_run_in_a_bucket_stays_on_the_host(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv('TMPDIR', str(tmp_path))
-    monkeypatch.setattr('tempfile.tempdir', None)
-    monkeypatch.setattr(jax, 'process_index', lambda: 1)  # on whose disk nobody would look otherwise
+def test_a_trace_of_a_run_in_a_bucket_reaches_it(store, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr('tempfile.tempdir', str(tmp_path))
     profile = configs.default().profile
     profile.update(steps=1, first=0)
-    with Profiler(profile, 'gs://bucket/run/tensorboard', 1) as trace:
+    with Profiler(profile, f'{store.path}/tensorboard', 1) as trace:
         trace.before(1, jnp.zeros(4))
-    assert len(list(tmp_path.rglob('*.xplane.pb'))) == 1
-    assert f'--logdir {tmp_path}' in capsys.readouterr().err
+    names = list(files.files(f'{store.path}/tensorboard'))
+    assert any(name.startswith('plugins/profile/') and name.endswith('.xplane.pb') for name in names)
+    assert f'--logdir {store.path}/tensorboard' in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())  # nothing stays on the host
+
+
+def test_a_bucket_that_takes_no_trace_does_not_end_the_run(store, monkeypatch, capsys):
+    monkeypatch.setattr(files, 'write', lambda *_: 1 / 0)
+    profile = configs.default().profile
+    profile.update(steps=1, first=0)
+    with Profiler(profile, f'{store.path}/tensorboard', 1) as trace:
+        trace.before(1, jnp.zeros(4))
+    assert 'training continues' in capsys.readouterr().err

@@ -13,7 +13,7 @@ import numpy as np
 
 from rvm_jax.distributed.connect import connect
 from rvm_jax.distributed.step_exchange import StepExchange, warm_up_collectives
-from rvm_jax.errors import DataError, Stopped, UserError
+from rvm_jax.errors import DataError, Stopped, Unavailable, UserError
 
 
 def until_the_end():
@@ -33,6 +33,6 @@ try:
     with connect(config) as hosts:
         print('met', flush=True)
         exec(sys.argv[2])
-except (UserError, Stopped) as error:
+except (UserError, Stopped, Unavailable) as error:
     print(error, flush=True)
     sys.exit(error.exit_code)
