@@ -29,7 +29,8 @@ def start(*tasks, count=None, start_timeout=60, workdir='', port=None):
     return [
         subprocess.Popen(
             [sys.executable, PROGRAM, str(start_timeout), task, str(workdir)],
-            env=env | {'RVM_PROCESS_ID': str(index), 'RVM_PROCESS_FILE': f'{workdir}/process_{index}' if workdir else ''},
+            env=env
+            | {'RVM_PROCESS_ID': str(index), 'RVM_PROCESS_FILE': f'{workdir}/process_{index}' if workdir else ''},
             stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
         )
         for index, task in enumerate(tasks)
