@@ -128,6 +128,8 @@ def _from_environment():
 def _connect(config, arguments, lost):
     """The client of jax.distributed once all processes are there; what is in `lost` is called if process 0 is gone."""
     jax.config.update('jax_enable_preemption_service', False)  # it would take SIGTERM from us
+    if arguments and arguments['process_id'] == 0:
+        _check_port(arguments['coordinator_address'])
     late = threading.Timer(config.start_timeout, _give_up, (config.start_timeout, arguments))
     late.daemon = True
     late.start()
@@ -139,7 +141,7 @@ def _connect(config, arguments, lost):
                 heartbeat_timeout_seconds=2 * config.heartbeat + MARGIN,
                 shutdown_timeout_seconds=config.heartbeat,
             )
-    except jax.errors.JaxRuntimeError as error:  # a port that an earlier process still holds, a network that is not up
+    except jax.errors.JaxRuntimeError as error:  # such as a network that is not up
         raise Unavailable('jax.distributed', str(error).splitlines()[0]) from error
     except (ValueError, RuntimeError) as error:
         where = arguments.get('coordinator_address') or f'{AUTO}={os.environ[AUTO]}'
@@ -147,6 +149,17 @@ def _connect(config, arguments, lost):
     finally:
         late.cancel()
     return distributed.global_state.client
+
+
+def _check_port(address):
+    """Stopped if another process has the port of process 0, where JAX 0.10.2 ends with a segmentation fault."""
+    with socket.socket() as here:
+        here.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # connections of an ended process do not count
+        try:
+            here.bind(('', int(address.rpartition(':')[2])))
+        except OSError as error:
+            in_use = f'{address}: the port is in use, perhaps by an earlier run that is still ending; start again'
+            raise Stopped(in_use) from error
 
 
 def _give_up(seconds, arguments):
