@@ -2,7 +2,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 PIP := pip install --quiet --disable-pip-version-check
 # A file's tests stay together, because they share what is slow to make. One process more than cores: some tests wait.
-SUITE := pytest --numprocesses=$(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses=4 --dist=loadfile
+SUITE := pytest --numprocesses=$(shell expr $$(getconf _NPROCESSORS_ONLN) + 1) --maxprocesses=4 --dist=loadfile \
+	--no-loadscope-reorder
 
 # What XLA's compiler for GPUs loads, without a GPU; versions are in constraints.txt.
 CUDA := jax-cuda13-plugin jax-cuda13-pjrt nvidia-cublas nvidia-cuda-nvcc nvidia-cuda-nvrtc nvidia-cuda-runtime \
