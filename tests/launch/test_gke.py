@@ -32,6 +32,7 @@ api = load(STANDINS / 'api.py')
 NAME = ('--name', 'rvm')
 SLICE = (*NAME, '--accelerator', 'v6e-8', '--image', 'pkg.dev/p/rvm_jax:1')  # two hosts
 needs_kubectl = pytest.mark.skipif(not shutil.which('kubectl'), reason='kubectl is not installed')
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture

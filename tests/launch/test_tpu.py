@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.long
 NAME = ('--name', 'rvm', '--zones', 'a,b', '--project', 'p')
 SLICE = (*NAME, '--accelerator', 'v6e-256')
 RUN = ('--', 'train', '--config', 'configs/rvm_h.py', '--workdir', 'gs://bucket/runs/h')

@@ -7,6 +7,7 @@ import time
 
 import pytest
 
+pytestmark = pytest.mark.long
 COMMAND = ('--name', 'rvm', '--zones', 'a,b', '--project', 'p', '--accelerator', 'v6e-8', '--wait', '600')
 RUN = ('--', 'train', '--config', 'configs/rvm_h.py', '--workdir', 'gs://bucket/runs/h')
 STEPS = 20
