@@ -65,11 +65,11 @@ def training(make_launcher, tmp_path_factory):
 
 
 def wait_for_steps(job, start):
-    """Until the start-th start (from 1) of a job has logged some steps; the step that the newest resumed at, or 0."""
+    """Until a job's start-th start (from 1) or a later one has logged some steps; the step it resumed at, or 0."""
 
     def shown():
         starts = re.split('(?m)^tiny: ', job.log)[1:]
-        return len(starts) >= start and len(re.findall('(?m)^step ', starts[start - 1])) > 2 and job.log
+        return len(starts) >= start and len(re.findall('(?m)^step ', starts[-1])) > 2 and job.log
 
     resumed = re.findall(r'resuming at step (\d+)', job.wait_until(shown, PATIENCE))
     return int(resumed[-1]) if resumed else 0
