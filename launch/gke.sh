@@ -65,6 +65,9 @@ END
 
 read_options() {
     while (($#)); do
+        if [[ $1 == --[a-z]*=* ]]; then
+            set -- "${1%%=*}" "${1#*=}" "${@:2}"
+        fi
         case $1 in
             --name | --accelerator | --topology | --slices | --image | --data | --env | --prepare | --grace | --wait | \
                 --flags | --service-account | --namespace | --context | --worker)

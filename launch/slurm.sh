@@ -130,7 +130,7 @@ check_options() {
     [[ $cpus =~ ^[1-9][0-9]*$ ]] || die 2 "--cpus-per-gpu '$cpus': a number of CPU cores is needed"
     [[ $grace =~ ^([3-9][0-9]|[1-9][0-9]{2,3})$ ]] || die 2 "--grace '$grace': whole seconds from 30 to 9999 are needed"
     ! is_too_short "$limit" "$grace" || die 2 "--time $limit: $(too_short "$limit" "$grace")"
-    [[ -z $setup || -r $setup && -f $setup ]] || die 2 "--setup $setup: there is no such file that can be read"
+    [[ -z $setup || -r $setup && -f $setup ]] || die 2 "--setup $setup: is not a file that can be read"
     [[ $logs != *[%\\]* ]] || die 2 "--logs $logs: Slurm takes % and \\ in the path of a log for something else; use another folder"
     [[ ${training[0]-} == @(train|doctor) ]] ||
         die 2 'the command to run is missing: -- train --config RECIPE --workdir DIR, or doctor in place of train'

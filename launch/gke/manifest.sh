@@ -53,7 +53,7 @@ spec:
         parallelism: $hosts
         completions: $hosts
         completionMode: Indexed
-        backoffLimit: 0  # one host less is no slice: all start again together
+        backoffLimit: 0  # a slice cannot run without one of its hosts: all start again together
         podFailurePolicy:
           rules:
           - action: FailJob

@@ -119,6 +119,9 @@ takes_value() {  # takes_value OPTION
 read_options() {
     local tpu_flags
     while (($#)); do
+        if [[ $1 == --*=* ]] && takes_value "${1%%=*}"; then
+            set -- "${1%%=*}" "${1#*=}" "${@:2}"
+        fi
         if takes_value "$1"; then
             need_value "$1" $#
             set_option "$1" "$2"

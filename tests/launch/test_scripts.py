@@ -37,3 +37,23 @@ def test_the_compiler_knows_every_gpu_flag():
     done = subprocess.run([sys.executable, '-c', 'import jax; jax.devices()'], env=env, capture_output=True, text=True)
     assert len(flags('gpu')) > 5
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    ('script', 'words'),
+    [
+        ('tpu.sh', ['create', '--name rvm', '--zones a,b', '--accelerator v6e-8', '--create-flag --labels=a=b']),
+        ('gke.sh', ['train', '--name rvm', '--accelerator v6e-8', '--image pkg.dev/p/rvm:1', '--env A=b=c']),
+    ],
+)
+def test_a_value_may_follow_an_equals_sign(script, words):
+    run = ['--', 'train', '--config', 'configs/rvm_s.py', '--workdir', 'gs://bucket/run', '--config.steps=3']
+
+    def shown(separator):
+        options = [part for word in words for part in word.replace(' ', separator, 1).split(' ')]
+        command = ['bash', REPO / 'launch' / script, *options, '--dry-run', *run]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return re.sub(r'\d{8}T\d{6}Z-\d+', 'START', done.stdout)
+
+    assert shown('=') == shown(' ') != ''

@@ -42,7 +42,7 @@ def is_one_line(done, message):
         (('--nodes', '--gpus-per-node', '2', *TRAINING), '--nodes needs a value, but --gpus-per-node follows'),
         ((*NODES, '--name'), '--name needs a value'),
         ((*NODES, '--dry-run=yes', *TRAINING), '--dry-run does not take a value'),
-        ((*NODES, '--setup', 'none.sh', *TRAINING), 'none.sh: there is no such file that can be read'),
+        ((*NODES, '--setup', 'none.sh', *TRAINING), 'none.sh: is not a file that can be read'),
         ((*NODES, '--logs=100%', *TRAINING), 'Slurm takes % and \\ in the path of a log for something else'),
         ((*NODES, '--sbatch', 'exclusive', *TRAINING), '--sbatch exclusive: give the option as sbatch takes it'),
         ((*NODES, '--sbatch=--signal=TERM@9', *TRAINING), '--sbatch --signal=TERM@9: launch/slurm.sh sets this itself'),
