@@ -12,6 +12,7 @@ from rvm_jax.models import build
 from rvm_jax.training.loss import pixel_loss
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('recipe', ['configs/tiny.py', 'configs/frozen_tiny.py'])
 def test_both_ways_have_the_same_loss(recipe):
     config = configs.load(recipe, ['batch_size=2', 'model.mask_ratio=0.5', 'model.unroll=false'])

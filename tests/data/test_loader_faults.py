@@ -135,6 +135,7 @@ def kill_a_worker():
     os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
 
 
+@pytest.mark.long
 def test_a_killed_worker_is_replaced_once_and_then_ends_the_run(folder, data):
     data.num_workers = 0
     expected = batches(folder, data, 30)

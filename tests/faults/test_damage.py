@@ -17,6 +17,7 @@ def flip_a_bit(path):
     path.write_bytes(data)
 
 
+@pytest.mark.long
 @pytest.mark.fault('F6', 'a bit flipped in the newest step')
 def test_one_wrong_bit_is_named_and_the_step_before_is_used(training, reference, seen):
     training.take_over(reference)

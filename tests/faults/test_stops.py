@@ -56,6 +56,7 @@ def test_ctrl_c_twice_ends_at_once(training, reference, seen):
     seen('exit 130 at once, resumed', repeated)
 
 
+@pytest.mark.long
 @pytest.mark.fault('F3', 'SIGKILL of the run and its worker')
 def test_a_killed_run_goes_on_from_its_last_save(training, reference, seen):
     run = training.start(hold=[9], data__num_workers=1)

@@ -189,6 +189,7 @@ def outcomes(guard, models, tmp_path_factory):
     return dict(zip(paths, found, strict=True))
 
 
+@pytest.mark.long
 def test_hostile_configs_are_refused(outcomes):
     wrong = []
     for case, outcome in zip(CASES, outcomes.values(), strict=True):

@@ -229,6 +229,7 @@ def outcomes(guard, models, tmp_path_factory):
     return dict(zip(paths, found, strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('kind', 'table'), [
     ('npz', NPZ), ('pth', PTH), ('export', SAFETENSORS), ('dinov2', SAFETENSORS),
 ], ids=['npz', 'pth', 'export', 'dinov2'])  # fmt: skip

@@ -35,6 +35,7 @@ def run(tmp_path):
     return start
 
 
+@pytest.mark.long
 def test_the_step_that_is_compiled_is_that_of_training():
     config = tiny('mesh.data=2', 'mesh.fsdp=4', 'model.unroll=false')
     compiled = aot.trace_step(*planned(config), jax.devices()).lower().compile()

@@ -11,7 +11,10 @@ from rvm_jax.conversion.frozen import resolve
 from rvm_jax.planning import aot, program_checks
 from rvm_jax.training import sharding
 
-RECIPES = sorted(glob.glob('configs/*.py'))
+QUICK = 'configs/rvm_s.py', 'configs/dinov2_rvmrnn.py', 'configs/dinov3_gmmix.py'
+RECIPES = [
+    pytest.param(path, marks=() if path in QUICK else pytest.mark.long) for path in sorted(glob.glob('configs/*.py'))
+]
 FORWARD, BACKWARD = 'dot_product_attention_fwd_wrapper', 'dot_product_attention_bwd_wrapper'
 
 

@@ -160,6 +160,7 @@ def test_a_model_whose_encoder_has_changed_since_does_not_open(run, tmp_path, de
         pretrained.load(workdir)
 
 
+@pytest.mark.long
 def test_a_stopped_run_resumes_as_if_it_had_not_stopped(recipe, run, tmp_path):
     workdir = str(shutil.copytree(run, tmp_path / 'copy'))
     shutil.rmtree(os.path.join(workdir, 'checkpoints', '3'))
@@ -228,6 +229,7 @@ def taken(recipe_, path):
     return arrays, set(found['params']), set(programs.abstract_state['params']) - set(found['params'])
 
 
+@pytest.mark.long
 def test_core_and_decoder_start_from_released_weights(recipe, released, tmp_path, capfd):
     path, expected = released(24)
     workdir = str(tmp_path / 'run')

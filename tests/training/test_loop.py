@@ -28,6 +28,7 @@ def test_a_workdir_has_all_its_files_and_opens_as_a_model(run):
     assert pretrained.load(run).architecture.image_size == 16
 
 
+@pytest.mark.long
 def test_a_run_starts_from_the_weights_of_another(run, recipe, tmp_path):
     workdir = str(tmp_path / 'run')
     train(recipe(f'init_from={run}'), workdir, pretrained.load)
@@ -37,6 +38,7 @@ def test_a_run_starts_from_the_weights_of_another(run, recipe, tmp_path):
     assert not all(np.array_equal(last[name], array) for name, array in given.items())
 
 
+@pytest.mark.long
 def test_a_run_that_stays_nonfinite_stops_and_says_where(run, recipe, tmp_path):
     def load_broken(path):
         graphdef, params = nnx.split(pretrained.load(path))

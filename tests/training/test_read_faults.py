@@ -7,11 +7,14 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from rvm_jax.synthetic.synthetic_videos import write_videos
 
 SMALL = ['model.unroll=false', 'data.image_size=16', 'batch_size=4', 'log.every=1', 'log.images_every=0', 'steps=500']
 
 
+@pytest.mark.long
 def test_reads_that_fail_are_tried_again_then_the_run_ends_saved(tmp_path, failing_reads):
     folder, workdir = tmp_path / 'videos', tmp_path / 'run'
     write_videos(folder, 8, seed=0, num_frames=24, height=24, width=24, num_workers=0)

@@ -97,7 +97,7 @@ def host(tree):
         # What is added up across slices is in parts already.
         pytest.param(2, 4, 'params', 'dots', LAYER, LAYER / 4, 3 * LAYER / 4, marks=pytest.mark.long),
         pytest.param(2, 4, 'params', 'full', LAYER, LAYER / 4, 3 * LAYER / 4, marks=pytest.mark.long),
-        (2, 4, 'optimizer', 'dots', 3 * LAYER, 3 * LAYER / 4, 3 * LAYER / 4),
+        pytest.param(2, 4, 'optimizer', 'dots', 3 * LAYER, 3 * LAYER / 4, 3 * LAYER / 4, marks=pytest.mark.long),
     ],
 )
 def test_eight_devices_equal_one_and_send_little(one, losses, data, fsdp, sharded, remat, gathered, scattered, added):

@@ -10,6 +10,7 @@ from rvm_jax.training.loop import train
 from rvm_jax.training.writer import read_metrics
 
 
+@pytest.mark.long
 def test_a_run_in_a_bucket_that_fails_stops_and_resumes(store, recipe, monkeypatch, capsys):
     config = recipe('checkpoint.keep=3')
     save = checkpoint.Checkpoints.save
