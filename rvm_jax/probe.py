@@ -8,17 +8,18 @@ Examples:
         --set task.recurrent=true --set schedule.steps=20000
 
 The model is never trained. `demo` needs no data: it renders clips with known truth and predicts the truth from features
-of the model, of its image encoder alone, and of random weights, in minutes on a CPU for a tiny model. The folder gets
-results.json, table.md with a row for a table, curves and pictures of predictions. After a stop, the same command
-resumes: within the training of a readout (its evaluation starts again), after the last video that was propagated, or
-after the last finished model of the demo. `rvm compare` joins folders into one table.
+of the model, of its image encoder alone, and of random weights, in minutes on a CPU for a tiny model. `quick` is a part
+of it: linear readouts of the model alone, in a minute. The folder gets results.json, table.md with a row for a table,
+curves and pictures of predictions. After a stop, the same command resumes: within the training of a readout (its
+evaluation starts again), after the last video that was propagated, or after the last finished model of the demo.
+`rvm compare` joins folders into one table.
 """
 
 import argparse
 import sys
 
 from rvm_jax.errors import UserError
-from rvm_jax.probing.registry import BENCHMARKS
+from rvm_jax.probing.registry import BENCHMARKS, SUITES
 from rvm_jax.probing.settings import setting
 
 
@@ -26,8 +27,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rvm probe`."""
     parser.add_argument('--model', required=True, help='export folder, workdir, released RVM .npz, or image encoder')
     parser.add_argument('--step', type=int, help='step of a workdir (default: its newest)')
-    parser.add_argument('--task', required=True, help=f'demo, or one of: {", ".join(BENCHMARKS)}')
-    parser.add_argument('--data', help='folder of the dataset (demo: none)')
+    parser.add_argument('--task', required=True, help=f'one of: {", ".join((*SUITES, *BENCHMARKS))}')
+    parser.add_argument('--data', help='folder of the dataset (demo, quick: none)')
     parser.add_argument(
         '--train-data', help='folder of the dataset for training, if it is another one (perception_test: MOVi-E)'
     )
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     console = Console(soft_wrap=True)
     columns = (*Progress.get_default_columns(), MofNCompleteColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        lines = _demo(args, progress) if args.task == 'demo' else _benchmark(args, progress)
+        lines = _suite(args, progress) if args.task in SUITES else _benchmark(args, progress)
     for line in lines:
         console.print(line, highlight=False, markup=False)
 
@@ -82,7 +83,7 @@ def _benchmark(args, progress):
     return lines
 
 
-def _demo(args, progress):
+def _suite(args, progress):
     from rvm_jax.probing.demo.demo_suite import run_demo, table
     from rvm_jax.terminal import columns
 
@@ -90,10 +91,11 @@ def _demo(args, progress):
     given |= {'--tap': args.tap != 'core', '--random-weights': args.random_weights}
     for flag, value in given.items():
         if value:
-            raise UserError(f'{flag} with --task demo', 'the suite has settings of its own', 'leave it out')
+            raise UserError(f'{flag} with --task {args.task}', 'the suite has settings of its own', 'leave it out')
     found = run_demo(
-        args.model, args.output, step=args.step, seed=args.seed, precision=args.precision, progress=progress
-    )
+        args.model, args.output, suite=args.task, step=args.step, seed=args.seed, precision=args.precision,
+        progress=progress,
+    )  # fmt: skip
     header, rows = table(found['results'])
     return [*columns([header, *rows]), f'pictures and all scores in {args.output}']
 

@@ -5,8 +5,9 @@ Example:
 
 Each cell is an ordinary workdir, OUTPUT/cells/CELL/seed_N/train, with its export and its probe next to it; after a
 stop, the same command resumes. If neither recipe nor command name data, the videos of `rvm demo` are rendered and used.
-Each cell is probed with the demo suite: about a quarter of an hour for a cell on two CPU cores. With a public task the
-table only has the models of the cells. For the ablation of the paper, on real data:
+Each cell is probed with the quick suite: linear readouts on rendered clips, a minute for a cell on two CPU cores. With
+--task demo the table also has the other tasks and baselines, which takes a quarter of an hour for a cell. For the
+ablation of the paper, on real data:
 
     rvm sweep --config configs/ablations/source_frames.py --output runs/frames --recipe configs/rvm_s.py \\
         --config.data.path=shards --config.steps=250_000 --task ssv2 --data data/ssv2
@@ -18,6 +19,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from rvm_jax.errors import UserError
+from rvm_jax.probing.registry import SUITES
 from rvm_jax.probing.settings import setting
 
 if TYPE_CHECKING:
@@ -33,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--seeds', type=int, nargs='+', default=[0], help='each cell is trained once with each seed (0)'
     )
-    parser.add_argument('--task', default='demo', help='probe of every cell, as in `rvm probe` (demo)')
+    parser.add_argument('--task', default='quick', help='probe of every cell, as in `rvm probe` (quick)')
     parser.add_argument('--data', help='dataset of the probe')
     parser.add_argument('--train-data', help='dataset for training its readout, if it is another one')
     parser.add_argument(
@@ -61,21 +63,21 @@ def run(args: argparse.Namespace) -> None:
     for number, cell in enumerate(cells, 1):
         print(f'cell {number}/{len(cells)}: {found.question} {cell.name}, seed {cell.seed}', flush=True)
         train(cell)
-        results.setdefault(cell.name, {})[cell.seed] = probe(benchmark, cell, args.output)
+        results.setdefault(cell.name, {})[cell.seed] = probe(benchmark or args.task, cell, args.output)
     for line in write_sweep(found.question, results, args.output):
         print(line)
 
 
 def _open_benchmark(args):
-    """The benchmark of every cell; None for the demo suite."""
-    if args.task != 'demo':
+    """The benchmark of every cell; None for a suite of rendered clips."""
+    if args.task not in SUITES:
         from rvm_jax.probing import registry
 
         return registry.open_benchmark(args.task, args.data, args.train_data, args.given)
     for flag, value in {'--data': args.data, '--train-data': args.train_data, '--set': args.given}.items():
         if value:
             fix = 'leave it out; videos to train on are --config.data.path'
-            raise UserError(f'{flag} with --task demo', 'the suite has settings and clips of its own', fix)
+            raise UserError(f'{flag} with --task {args.task}', 'the suite has settings and clips of its own', fix)
     return None
 
 
@@ -110,8 +112,8 @@ def train(cell: 'Cell') -> None:
     pretrained.save_pretrained(pretrained.load(cell.workdir), cell.export, facts=facts)
 
 
-def probe(benchmark: 'OpenBenchmark | None', cell: 'Cell', output: str) -> dict[str, dict[str, Any]]:
-    """{backbone: {task: {'metric', 'value', ...}}} of a cell; without a benchmark, of the demo suite."""
+def probe(benchmark: 'OpenBenchmark | str', cell: 'Cell', output: str) -> dict[str, dict[str, Any]]:
+    """{backbone: {task: {'metric', 'value', ...}}} of a cell, for a benchmark or the name of a suite."""
     from rich.progress import Progress
 
     from rvm_jax.probing.backbone import open_backbone
@@ -120,11 +122,11 @@ def probe(benchmark: 'OpenBenchmark | None', cell: 'Cell', output: str) -> dict[
 
     folder = os.path.join(cell.folder, 'probe')
     with Progress(disable=not sys.stdout.isatty()) as progress:
-        if benchmark is not None:
+        if not isinstance(benchmark, str):
             found = run_benchmark(benchmark, open_backbone(cell.export), folder, seed=cell.seed, progress=progress)
             return {'model': {benchmark.name: found}}
         clips = os.path.join(output, 'clips')
-        found = run_demo(cell.export, folder, seed=cell.seed, clips=clips, progress=progress)
+        found = run_demo(cell.export, folder, suite=benchmark, seed=cell.seed, clips=clips, progress=progress)
     return found['results']
 
 

@@ -247,7 +247,7 @@ def test_the_output_must_not_be_a_folder(probed, compare):
 
 
 def test_metrics_of_the_demo_are_found_by_name():
-    metrics = {metric for _, metric in demo_suite.read_outs(0).values()}
+    metrics = {metric for _, metric in demo_suite.read_outs(demo_suite.SUITES['demo'], 0).values()}
     assert {registry.find_metric(metric.name) for metric in metrics} == metrics
 
 

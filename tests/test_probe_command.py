@@ -1,5 +1,6 @@
 """`rvm probe` as a user types it, on small stand-ins of the public layouts."""
 
+import dataclasses
 import json
 import shutil
 import signal
@@ -140,16 +141,30 @@ def test_propagation_resumes_after_the_last_finished_video(export, davis, tmp_pa
     assert rvm(*line) == 0 and loaded == [0, 1]
 
 
-@pytest.mark.long
-def test_the_demo_runs_every_task_on_every_backbone(export, tmp_path, capsys, monkeypatch):
-    for name in ('NUM_TRAIN', 'NUM_HELD_OUT', 'NOISE_TRAIN', 'NOISE_HELD_OUT'):
+@pytest.fixture
+def few_clips(monkeypatch):
+    """Both suites with few clips of one shape, so that one program encodes all."""
+    for name, suite in demo_suite.SUITES.items():
+        few = dataclasses.replace(suite, train=16, held_out=16, propagated=min(suite.propagated, 2))
+        monkeypatch.setitem(demo_suite.SUITES, name, few)
+    for name in ('NOISE_TRAIN', 'NOISE_HELD_OUT'):
         monkeypatch.setattr(demo_suite, name, 16)
-    monkeypatch.setattr(demo_suite, 'NUM_PROPAGATED', 2)
     monkeypatch.setattr(demo_suite, 'PROPAGATED_FRAMES', 5)
-    monkeypatch.setattr(
-        demo_suite, 'NOISE_FRAMES', demo_suite.NUM_FRAMES
-    )  # clips of one shape: one program encodes all
+    monkeypatch.setattr(demo_suite, 'NOISE_FRAMES', demo_suite.NUM_FRAMES)
     monkeypatch.setattr(demo_readouts, 'SCHEDULE', train_readout.Schedule(steps=2, batch_size=11, warmup=0))
+
+
+def test_the_quick_suite_is_a_part_of_the_demo(export, tmp_path, capsys, few_clips):
+    assert rvm('probe', '--model', export, '--task', 'quick', '--output', tmp_path) == 0
+    found = json.loads((tmp_path / 'results.json').read_text())
+    assert found['task'] == 'quick' and list(found['results']) == ['model']
+    assert list(found['results']['model']) == ['motion', 'camera', 'points', 'boxes', 'depth', 'noise square']
+    assert rvm('probe', '--model', export, '--task', 'demo', '--output', tmp_path) == 2
+    assert 'holds another probe' in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_the_demo_runs_every_task_on_every_backbone(export, tmp_path, capsys, few_clips):
     output = tmp_path / 'probe'
     line = ('probe', '--model', export, '--task', 'demo', '--output', output)
     assert rvm(*line) == 0
@@ -171,7 +186,7 @@ def test_the_demo_runs_every_task_on_every_backbone(export, tmp_path, capsys, mo
 @pytest.mark.parametrize(
     ('words', 'expected'),
     [
-        (('--task', 'ssv3'), '--task ssv3: there is no such task; take demo, ssv2, '),
+        (('--task', 'ssv3'), '--task ssv3: there is no such task; take demo, quick, ssv2, '),
         (('--task', 'davis'), '--task davis: needs its dataset; give its folder with --data'),
         (('--task', 'davis', '--data', 'nowhere'), 'DAVIS'),
         (

@@ -106,14 +106,14 @@ def test_trained_cells_stay_and_another_config_is_refused(trained, probes, capsy
 @pytest.mark.long
 def test_cells_share_the_clips_of_the_demo_suite(trained, monkeypatch):
     asked, (path, output, *_) = [], trained
-    monkeypatch.setattr(demo_suite, 'Clips', lambda folder, size, **_: asked.append((folder, size)))
+    monkeypatch.setattr(demo_suite, 'Clips', lambda suite, folder, size, **_: asked.append((folder, size)))
 
     def probe(backbone, clips, *, seed, name, **_):
         value = {'model': trained_flip(backbone.path), 'image encoder': 0.5, 'random weights': 0.125}[name]
         return {'motion': {'metric': 'top1', 'value': value, 'higher_is_better': True, 'scores': {'top1': value}}}
 
     monkeypatch.setattr(demo_suite, 'probe', probe)
-    assert cli.run('sweep', sweep(path, output)) == 0
+    assert cli.run('sweep', sweep(path, output, '--task', 'demo')) == 0
     assert asked == [(str(output / 'clips'), 64)] * 2
     table = (output / 'table.md').read_text()
     for row in ('0.25 | 0.250', '0.75 | 0.750', '0.25: image encoder | 0.500', '0.75: random weights | 0.125'):
@@ -178,7 +178,7 @@ def test_a_recipe_without_an_ablation_is_refused(tmp_path, capsys):
         (('--task', 'ssv3'), '--task ssv3: there is no such task'),
         (('--task', 'davis'), '--task davis: needs its dataset'),
         (('--task', 'davis', '--data', 'nowhere'), 'DAVIS'),
-        (('--data', 'shards'), '--data with --task demo: the suite has settings and clips of its own'),
+        (('--data', 'shards'), '--data with --task quick: the suite has settings and clips of its own'),
         (('--config.seed=5',), '--config.seed: a sweep trains each cell with each of --seeds'),
         (('--config.data.num_source=0',), 'data.num_source'),
     ],

@@ -50,7 +50,8 @@ PCK = Metric('pck_0.1', 'PCK@0.1', '%', decimals=1)  # a percentage already
 ABS_REL = Metric('abs_rel', 'AbsRel × 10', factor=10, decimals=2, higher_is_better=False)
 EPE = Metric('epe', 'EPE', higher_is_better=False)
 RPE = Metric('rpe_tr', 'RPE', 'mm', decimals=2, higher_is_better=False)
-# Only the demo suite has these.
+# Suites of rendered clips, see `demo_suite`; only they have these metrics.
+SUITES = 'demo', 'quick'
 PCK_HALF = Metric('pck_0.5', 'PCK@0.5', '%', decimals=1)
 SHARE_OF_MOTION = Metric('share_of_motion', 'share of motion', higher_is_better=False)
 
@@ -152,7 +153,7 @@ def open_benchmark(
     missing and for settings that do not exist.
     """
     if name not in BENCHMARKS:
-        raise UserError(f'--task {name}', 'there is no such task', f'take demo, {", ".join(BENCHMARKS)}')
+        raise UserError(f'--task {name}', 'there is no such task', f'take {", ".join((*SUITES, *BENCHMARKS))}')
     if root is None:
         raise UserError(f'--task {name}', 'needs its dataset', 'give its folder with --data')
     benchmark = BENCHMARKS[name]

@@ -1,4 +1,4 @@
-"""Every kind of probe on rendered clips, in minutes on a CPU: a model, its image encoder alone, and random weights.
+"""Every kind of probe on rendered clips, in minutes on a CPU: `demo`, and `quick`, a part of it for a sweep.
 
 Features are read linearly, and once with a small attentive readout (`demo_readouts`); masks and keypoints are
 propagated as in the public benchmarks. The sizes are our choice, so scores only compare models with each other.
@@ -34,16 +34,38 @@ if TYPE_CHECKING:
 
 VERSION = 2  # increase it when the same settings give other scores
 SEED = 1000  # of the clips; the videos of `rvm demo` have other seeds
-NUM_TRAIN, NUM_HELD_OUT, NUM_FRAMES = 4096, 512, 8
-NOISE_TRAIN, NOISE_HELD_OUT, NOISE_FRAMES = 256, 64, 16
-NUM_PROPAGATED, PROPAGATED_FRAMES, RADIUS = 32, 24, 8
+NUM_FRAMES, NOISE_FRAMES, PROPAGATED_FRAMES = 8, 16, 24
+NOISE_TRAIN, NOISE_HELD_OUT = 256, 64
+RADIUS = 8
 
 
-def read_outs(seed: int) -> dict[str, tuple[Callable[..., demo_readouts.Result], Metric]]:
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """How many rendered clips are used, and what is computed on them."""
+
+    name: str
+    train: int  # clips for the readouts
+    held_out: int
+    propagated: int  # clips for masks and keypoints; without any, these tasks are left out
+    attentive: bool  # also the readout that is trained by gradient steps
+    baselines: bool  # also the image encoder alone, and random weights
+
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite('demo', 4096, 512, 32, attentive=True, baselines=True),
+        Suite('quick', 1024, 512, 0, attentive=False, baselines=False),
+    )
+}
+
+
+def read_outs(suite: Suite, seed: int) -> dict[str, tuple[Callable[..., demo_readouts.Result], Metric]]:
     """{task: (function from training and held-out data to scores and pictures, its metric)}."""
+    attentive = functools.partial(demo_readouts.attentive_motion, seed=seed), registry.TOP1
     return {
         'motion': (demo_readouts.motion, registry.TOP1),
-        'motion attentive': (functools.partial(demo_readouts.attentive_motion, seed=seed), registry.TOP1),
+        **({'motion attentive': attentive} if suite.attentive else {}),
         'camera': (demo_readouts.camera, registry.SHARE_OF_MOTION),
         'points': (demo_readouts.points, registry.SHARE_OF_MOTION),
         'boxes': (demo_readouts.boxes, registry.SHARE_OF_MOTION),
@@ -55,6 +77,7 @@ def run_demo(
     path: str,
     folder: str,
     *,
+    suite: str = 'demo',
     clips: str | None = None,
     step: int | None = None,
     seed: int = 0,
@@ -63,12 +86,14 @@ def run_demo(
 ) -> dict[str, Any]:
     """The contents of results.json, with {backbone: {task: {'metric', 'value', ...}}} as 'results'.
 
-    clips: a folder for the rendered clips, which several models may use one after the other (default: a folder inside
-    `folder`). The part of each backbone is kept as soon as it is computed. Raises UserError for the folder of another
-    probe, and Stopped on SIGTERM or Ctrl-C, within some seconds: the same call resumes.
+    suite: a name of SUITES. clips: a folder for the rendered clips, which several models may use one after the other
+    (default: a folder inside `folder`). The part of each backbone is kept as soon as it is computed. Raises UserError
+    for the folder of another probe, and Stopped on SIGTERM or Ctrl-C, within some seconds: the same call resumes.
     """
-    backbones = _open_backbones(path, step, seed, precision)
-    settings = {'task': 'demo', 'model': backbones['model'].describe(), 'seed': seed, 'protocol': _protocol()}
+    chosen = SUITES[suite]
+    backbones = _open_backbones(chosen, path, step, seed, precision)
+    described = backbones['model'].describe()
+    settings = {'task': suite, 'model': described, 'seed': seed, 'protocol': _protocol(chosen)}
     found = results.open_folder(folder, settings)
     if found is not None:
         return found
@@ -78,7 +103,7 @@ def run_demo(
     with run_lock(folder, '--output'), StopRequest() as stop:
         stop.current = 'a batch'
         check = functools.partial(stop.check, 'what is finished is kept')
-        rendered = Clips(clips or os.path.join(folder, 'clips'), size, progress=progress, check=check)
+        rendered = Clips(chosen, clips or os.path.join(folder, 'clips'), size, progress=progress, check=check)
         for name, backbone in backbones.items():
             part = os.path.join(folder, f'{name.replace(" ", "_")}.json')
             parts[name] = results.read_json(part)
@@ -99,20 +124,22 @@ def run_demo(
     return found
 
 
-def _open_backbones(path, step, seed, precision):
+def _open_backbones(suite, path, step, seed, precision):
     """{name: Backbone}: the model, its image encoder if it is more than that, and the same with random weights."""
     backbones = {'model': open_backbone(path, step=step, precision=precision)}
+    if not suite.baselines:
+        return backbones
     if backbones['model'].architecture.core != 'identity':
         backbones['image encoder'] = open_backbone(path, tap='encoder', step=step, precision=precision)
     return backbones | {'random weights': open_backbone(path, random_seed=seed, precision=precision)}
 
 
-def _protocol():
-    """What must be the same for two demos to compare."""
+def _protocol(suite):
+    """What must be the same for two results of a suite to compare."""
     return {
-        'clips': [NUM_TRAIN, NUM_HELD_OUT, NUM_FRAMES],
+        'clips': [suite.train, suite.held_out, NUM_FRAMES],
         'noise': [NOISE_TRAIN, NOISE_HELD_OUT, NOISE_FRAMES],
-        'propagated': [NUM_PROPAGATED, PROPAGATED_FRAMES, RADIUS],
+        'propagated': [suite.propagated, PROPAGATED_FRAMES, RADIUS],
         'width': demo_readouts.WIDTH,
         'schedule': dataclasses.asdict(demo_readouts.SCHEDULE),
         'version': VERSION,
@@ -120,13 +147,14 @@ def _protocol():
 
 
 class Clips:
-    """The clips of all tasks, `size` pixels on a side; clips that are missing in the folder are rendered."""
+    """The clips of a suite, `size` pixels on a side; clips that are missing in the folder are rendered."""
 
     def __init__(
-        self, folder: str, size: int, *, progress: 'Progress', check: Callable[[], None] = lambda: None
+        self, suite: Suite, folder: str, size: int, *, progress: 'Progress', check: Callable[[], None] = lambda: None
     ) -> None:
-        self.size = size
-        bar = progress.add_task('rendering clips', total=NUM_TRAIN + NUM_HELD_OUT + NUM_PROPAGATED)
+        self.suite, self.size = suite, size
+        total = suite.train + suite.held_out + suite.propagated
+        bar = progress.add_task('rendering clips', total=total)
 
         def rendered(name, count, seed, num_frames, before):
             def note(done, _total):
@@ -137,10 +165,11 @@ class Clips:
             place = os.path.join(folder, f'{size}_pixels', name)
             return DemoClips(place, count, seed=seed, num_frames=num_frames, size=size, progress=note)
 
-        self.train = rendered('train', NUM_TRAIN, SEED, NUM_FRAMES, 0)
-        self.held_out = rendered('held_out', NUM_HELD_OUT, SEED + 1, NUM_FRAMES, NUM_TRAIN)
-        self.long = rendered('long', NUM_PROPAGATED, SEED + 2, PROPAGATED_FRAMES, NUM_TRAIN + NUM_HELD_OUT)
-        progress.update(bar, completed=NUM_TRAIN + NUM_HELD_OUT + NUM_PROPAGATED)
+        before = suite.train + suite.held_out
+        self.train = rendered('train', suite.train, SEED, NUM_FRAMES, 0)
+        self.held_out = rendered('held_out', suite.held_out, SEED + 1, NUM_FRAMES, suite.train)
+        self.long = rendered('long', suite.propagated, SEED + 2, PROPAGATED_FRAMES, before)
+        progress.update(bar, completed=total)
         self.noise = NoiseSquares(NOISE_TRAIN, SEED, NOISE_FRAMES, size)
         self.noise_held_out = NoiseSquares(NOISE_HELD_OUT, SEED + 1, NOISE_FRAMES, size)
 
@@ -177,11 +206,13 @@ def probe(
 
     train = demo_readouts.Data.of(backbone, clips.train, done=done)
     held_out = demo_readouts.Data.of(backbone, clips.held_out, like=train, done=done)
-    for task_name, (read_out, metric) in read_outs(seed).items():
+    for task_name, (read_out, metric) in read_outs(clips.suite, seed).items():
         note(task_name, metric, *read_out(train, held_out))
     train = demo_readouts.Data.of(backbone, clips.noise, done=done)
     held_out = demo_readouts.Data.of(backbone, clips.noise_held_out, like=train, done=done)
     note('noise square', registry.MIOU, *demo_readouts.noise_square(train, held_out))
+    if not len(clips.long):
+        return found
     settings = propagation.Settings((2 * clips.size, 2 * clips.size), radius=RADIUS)
     masks = propagate(propagation.ObjectMasks(settings), DemoMasks(clips.long), backbone, done)
     note('masks', registry.J_AND_F, *masks)
