@@ -1,6 +1,7 @@
 """Recurrent Video Masked Autoencoder: encode, step, reconstruct (RVM, arXiv 2512.13684)."""
 
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -12,9 +13,11 @@ from flax import nnx
 from rvm_jax.errors import UserError
 from rvm_jax.models import masking, patches, targets
 from rvm_jax.models.adapters import tapped_blocks
-from rvm_jax.models.decoder import flatten_time
+from rvm_jax.models.decoder import NUM_DELTAS, flatten_time
 from rvm_jax.models.dropout import TrainContext
 from rvm_jax.models.layers import compiled
+
+OVERSHOOT = 0.25  # resizing with a bicubic filter goes a little beyond [0, 1]
 
 
 class Reconstruction(NamedTuple):
@@ -64,8 +67,9 @@ class RVM(nnx.Module):
     def encode(self, frames_BTHWC: jax.Array | np.ndarray, state: Any = None) -> tuple[jax.Array, Any]:
         """Features of a video, whole or in pieces: T frames at once equal T calls that carry the state.
 
-        frames: uint8, or float in [0, 1]. Returns features (B, T, M, D) float32, M = prefix tokens + h*w with CLS
-        first, and the state for the next call. Raises UserError for another shape, or a state of another frame size.
+        frames: uint8, or float in [0, 1]; sides are multiples of the patch. Returns features (B, T, M, D) float32,
+        M = prefix tokens + h*w with CLS first, and the state for the next call. Raises UserError for another shape or
+        a state of another frame size, and, unless under jit, for floats of another range.
         A core that is not streaming (self_attention) carries nothing: each call is a window by itself.
         """
         frames_BTHWC = self._checked(frames_BTHWC, 'frames', 'B, T, H, W, 3')
@@ -95,7 +99,8 @@ class RVM(nnx.Module):
         source to target, or None to add nothing. visible (B, F, V) int: patches kept, in the order they are fed;
         without it they are drawn by key (without a key, the same draw every time). learning: given in
         training alone, see dropout.py.
-        Raises UserError for other shapes, and if the weights came without a decoder.
+        Raises UserError for other shapes, if the weights came without a decoder, and, unless under jit, for floats,
+        deltas or patches of another range.
         """
         if self.decoder is None:
             raise UserError(
@@ -104,10 +109,10 @@ class RVM(nnx.Module):
         source = self._checked(source, 'source', 'B, T, H, W, 3')
         target = self._checked(target, 'target', 'B, F, H, W, 3')
         height, width = target.shape[2:4]
-        if height % self.patch_size or width % self.patch_size or source.shape[2:4] != (height, width):
+        if source.shape[2:4] != (height, width):
             raise UserError(
                 f'source {source.shape} and target {target.shape}',
-                f'both need one frame size that is a multiple of the patch, {self.patch_size}',
+                'both need one frame size',
                 'resize or crop the frames',
             )
         if len(source) != len(target):
@@ -116,10 +121,14 @@ class RVM(nnx.Module):
             )
         if deltas is not None:
             deltas = _checked_integers(deltas, 'deltas', target.shape[:2], 'B, F')
+            if self.decoder.delta_embedder is not None:
+                _check_range(deltas, 'deltas', 0, NUM_DELTAS - 1, 'count frames from source to target')
         if visible is None:
             visible = self.random_visible(jax.random.key(0) if key is None else key, target.shape)
         else:
             visible = _checked_integers(visible, 'visible', target.shape[:2], 'B, F, V')
+            last = math.prod(patches.grid_size(height, width, patch_size=self.patch_size)) - 1
+            _check_range(visible, 'visible', 0, last, 'give indices of patches')
         return self._reconstruct(source, target, deltas, visible, learning)
 
     def random_visible(self, key: jax.Array, target_shape: tuple[int, ...]) -> jax.Array:
@@ -226,9 +235,41 @@ class RVM(nnx.Module):
                 f'expected ({axes}) with at least {self.patch_size} pixels a side',
                 'add the missing axes or enlarge the frames',
             )
+        height, width = frames.shape[2:4]
+        h, w = patches.grid_size(height, width, patch_size=self.patch_size)
+        if (height, width) != (h * self.patch_size, w * self.patch_size):
+            raise UserError(
+                f'{name} of {height} x {width} pixels',
+                f'sides must be a multiple of the patch, {self.patch_size}',
+                f'resize them, or crop them to {h * self.patch_size} x {w * self.patch_size}',
+            )
         if frames.dtype != jnp.uint8 and not jnp.issubdtype(frames.dtype, jnp.floating):
             raise UserError(f'{name} of {frames.dtype}', 'pixels are uint8, or float in [0, 1]', 'convert them')
-        return jnp.asarray(frames)
+        frames = jnp.asarray(frames)
+        if frames.dtype != jnp.uint8:
+            _check_range(
+                frames, name, -OVERSHOOT, 1 + OVERSHOOT, 'give uint8, or divide by 255; the model norms them itself'
+            )
+        return frames
+
+
+def _check_range(values, name, least, most, fix):
+    """UserError if concrete values are not all in a range; one pass. Under jit they are not known."""
+    if isinstance(values, jax.core.Tracer) or not values.size:
+        return
+    low, high = jax.device_get(_extremes(values))
+    if not (least <= low and high <= most):  # also if they are not numbers
+        wanted = (
+            'floats are pixels in [0, 1]'
+            if jnp.issubdtype(values.dtype, jnp.floating)
+            else f'expected {least} to {most}'
+        )
+        raise UserError(f'{name} from {low:.4g} to {high:.4g}', wanted, fix)
+
+
+@jax.jit
+def _extremes(values):
+    return values.min(), values.max()
 
 
 def _checked_integers(values, name, leading, axes):

@@ -185,14 +185,25 @@ def test_bytes_and_fractions_of_them_give_the_same(model, clips):
     np.testing.assert_allclose(bytes_features, features, atol=ATOL)
 
 
-def test_frames_of_any_size_from_one_patch_on_are_encoded(model):
-    frames = np.random.default_rng(0).random((1, 1, 40, 31, 3), np.float32)
+def test_frames_of_any_size_in_whole_patches_are_encoded(model):
+    frames = np.random.default_rng(0).random((1, 1, 32, 16, 3), np.float32)
     features, state = model.encode(frames)
     assert features.shape == (1, 1, 1 + 2 * 1, 32) and state.shape == (1, 3, 32)
-    whole, _ = model.encode(frames[:, :, :32, :16])
-    np.testing.assert_array_equal(features, whole)  # what is no whole patch is dropped
-    smallest, _ = model.encode(frames[:, :, :16, :16])
+    smallest, _ = model.encode(frames[:, :, :16])
     assert smallest.shape == (1, 1, 2, 32) and np.isfinite(smallest).all()
+
+
+def test_what_a_filter_adds_to_a_range_is_taken(model, clips):
+    features, _ = model.encode(clips.source * 1.4 - 0.2)
+    assert np.isfinite(features).all()
+
+
+def test_values_are_not_looked_at_under_jit(model):
+    @jax.jit
+    def encode(frames):
+        return model.encode(frames)[0]
+
+    assert np.isfinite(encode(np.full((1, 1, 16, 16, 3), 255.0, np.float32))).all()
 
 
 def test_masks_are_drawn_from_the_key(model, clips):
@@ -220,6 +231,14 @@ def test_frames_that_cannot_be_encoded_are_explained(model):
         (np.zeros((1, 1, 32, 16, 1), np.uint8), None, r'expected \(B, T, H, W, 3\)'),
         (np.zeros((1, 1, 32, 15, 3), np.uint8), None, 'at least 16 pixels a side'),
         (np.zeros((1, 1, 32, 16, 3), np.int64), None, 'frames of int64: pixels are uint8, or float'),
+        (
+            np.zeros((1, 1, 50, 70, 3), np.uint8),
+            None,
+            '50 x 70 pixels: sides must be a multiple .* crop them to 48 x 64',
+        ),
+        (np.full((1, 1, 32, 16, 3), 255.0), None, r'from 255 to 255: floats are pixels in \[0, 1\]; .*divide by 255'),
+        (np.full((1, 1, 32, 16, 3), -1.0, np.float32), None, 'frames from -1 to -1: floats are pixels'),
+        (np.full((1, 1, 32, 16, 3), np.nan), None, 'frames from nan to nan: floats are pixels'),
         (np.zeros((1, 1, 32, 32, 3), np.uint8), state, r'state of shape \(1, 3, 32\).*go with \(1, 5, 32\)'),
         (np.zeros((2, 1, 32, 16, 3), np.uint8), state, r'go with \(2, 3, 32\)'),
     ]:
@@ -235,6 +254,10 @@ def test_frames_that_cannot_be_encoded_are_explained(model):
         ({'target': np.zeros((2, 2, 64, 64, 3), int)}, 'target of int64'),
         ({'target': np.zeros((2, 2, 32, 64, 3))}, 'both need one frame size'),
         ({'source': np.zeros((2, 3, 65, 64, 3)), 'target': np.zeros((2, 2, 65, 64, 3))}, 'a multiple of the patch, 16'),
+        ({'target': np.full((2, 2, 64, 64, 3), 99.0)}, 'target from 99 to 99: floats are pixels'),
+        ({'deltas': np.full((2, 2), 99)}, 'deltas from 99 to 99: expected 0 to 63'),
+        ({'deltas': np.full((2, 2), -5)}, 'deltas from -5 to -5: expected 0 to 63'),
+        ({'visible': np.full((2, 2, 4), 16)}, 'visible from 16 to 16: expected 0 to 15'),
         ({'target': np.zeros((1, 2, 64, 64, 3))}, 'unequal numbers of clips'),
         ({'deltas': np.zeros((2, 3), int)}, r'deltas of shape \(2, 3\)'),
         ({'deltas': np.zeros((2, 2))}, 'deltas of float64'),
