@@ -69,7 +69,7 @@ def _parse(name, command, argv):
         allow_abbrev=False,
     )
     command.add_arguments(parser)
-    args, rest = parser.parse_known_args(argv)
+    args, rest = parser.parse_known_args(joined(argv))
     args.overrides = [text.removeprefix('--config.') for text in rest if text.startswith('--config.')]
     unknown = [text for text in rest if not (text.startswith('--config.') and 'config' in args)]
     for flag, value in vars(args).items():
@@ -77,8 +77,34 @@ def _parse(name, command, argv):
     if getattr(args, getattr(command, 'PASSES_ON', ''), None):
         args.passed_on = unknown
     elif unknown:
-        parser.error(f'unrecognized arguments: {" ".join(unknown)}')
+        parser.error(f'unrecognized arguments: {" ".join(unknown)}{_hint(unknown) if "config" in args else ""}')
     return args
+
+
+def joined(argv: list[str]) -> list[str]:
+    """Arguments with `--config.KEY VALUE` as `--config.KEY=VALUE`; a key without a value stays as it is."""
+    found: list[str] = []
+    is_open = False
+    for text in argv:
+        if is_open and not text.startswith('--'):
+            found[-1] += f'={text}'
+            is_open = False
+        else:
+            found.append(text)
+            is_open = text.startswith('--config.') and '=' not in text
+    return found
+
+
+def _hint(unknown):
+    """For `--data.path=x` and `--lr 1e-3`: what to write instead."""
+    from rvm_jax import config
+
+    key = unknown[0].split('=')[0].lstrip('-')
+    known = config.flatten(config.default())
+    if key in known:
+        return f'; write --config.{key}=VALUE'
+    meant = config.OTHER_NAMES.get(key) or (config.hint(key, known) if '.' in key else None)
+    return f'; keys of a recipe are set with --config.KEY=VALUE: {meant}' if meant else ''
 
 
 def expand_home(value: Any) -> Any:

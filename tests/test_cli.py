@@ -108,6 +108,39 @@ def test_config_overrides_are_handed_on(fake):
     assert seen[0].overrides == ['a.b=1', 'c='] and seen[0].number == 3 and seen[0].config == 'x.py'
 
 
+@pytest.mark.parametrize(
+    ('words', 'overrides'),
+    [
+        (['--config.a', '1', '--config.b.c=2'], ['a=1', 'b.c=2']),
+        (['--config.a', '-1', '--number', '3'], ['a=-1']),
+        (['--config.a', '--config.b', '2'], ['a', 'b=2']),  # config.py says that a has no value
+        (['--config.a', '', '--config.b=', '--number=3'], ['a=', 'b=']),
+        (['--config', 'x.py', '--config.a', 'b=c'], ['a=b=c']),
+    ],
+)
+def test_a_key_and_its_value_may_be_two_words(fake, words, overrides):
+    asked = []
+    fake(asked.append, has_config=True)
+    assert cli.run('fake', words) == 0
+    assert asked[0].overrides == overrides
+
+
+@pytest.mark.parametrize(
+    ('flag', 'hint'),
+    [
+        ('--data.path=x', 'write --config.data.path=VALUE'),
+        ('--lr', 'keys of a recipe are set with --config.KEY=VALUE: did you mean optim.peak_lr?'),
+        ('--data.paht=x', 'did you mean data.path?'),
+        ('--nonsense', '--nonsense\n'),
+    ],
+)
+def test_an_unknown_flag_that_is_a_key_has_a_hint(fake, capsys, flag, hint):
+    fake(print, has_config=True)
+    with pytest.raises(SystemExit) as ended:
+        cli.run('fake', [flag])
+    assert ended.value.code == 2 and hint in capsys.readouterr().err
+
+
 @pytest.mark.parametrize('words', [['--nonsense'], ['extra'], ['--config.a=1'], ['--number', 'x'], ['--num', '3']])
 def test_what_a_command_does_not_know_is_refused(fake, capsys, words):
     fake(lambda args: None)

@@ -1,5 +1,6 @@
 import json
 import pathlib
+import re
 
 import pytest
 
@@ -121,6 +122,11 @@ def test_an_override_takes_the_type_of_its_default(override, value):
         ('stepz=1', 'did you mean steps?'),
         ('peak_lr=1', 'did you mean optim.peak_lr?'),
         ('optim=1', '--config.optim: there is no such key'),
+        ('lr=1', 'did you mean optim.peak_lr?'),
+        ('learning_rate=1', 'did you mean optim.peak_lr?'),
+        ('model.patch=8', 'model.size sets it: tiny, s, b, l or h'),
+        ('data.num_frames=4', 'did you mean data.num_source or data.clip_frames?'),
+        ('epochs=800', 'training is counted in steps'),
         ('zzz=1', 'there is no such key; see config.py'),
         ('steps', 'steps: does not have a value; write --config.steps=VALUE'),
         ('steps=1.5', '--config.steps=1.5: expected int; give something like 1000000'),
@@ -234,3 +240,11 @@ def test_a_damaged_stored_config_is_explained(change, reason):
     for nothing in ['not a config'], {}:
         with pytest.raises(UserError, match='holds no config'):
             configs.from_dict(nothing, 'here')
+
+
+def test_what_other_names_lead_to_exists():
+    known = configs.flatten(configs.default())
+    for hint in configs.OTHER_NAMES.values():
+        words = re.findall(r'[a-z_]+[.][a-z0-9_]+', hint)
+        assert all(word in known for word in words), hint
+    assert not set(configs.OTHER_NAMES) & set(known)
