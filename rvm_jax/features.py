@@ -1,16 +1,22 @@
 """Write the features of videos, one .npz each, in constant memory.
 
-Example:
+Examples:
     rvm features --model runs/demo/export --video cat.mp4 dog.mp4 --output features
+    rvm features --model runs/demo/export --video videos --output features
 
 features/cat.npz then holds `features` (T, M, D) float32: T frames, M tokens (CLS first, then the patches row by row) of
-D numbers each; `grid`, the rows and columns of patches; `fps`, frames per second (nan if the file does not state it).
+D numbers each; `grid`, the rows and columns of patches; `fps`, frames per second (nan if the file does not state it);
+`made_with`, the model and the settings. The files of a folder keep their subfolders. After a stop, the same command
+resumes: what is there already, of the same model, settings and video, is skipped.
 """
 
 import argparse
+import glob
+import json
 import math
 import os
 import sys
+import zipfile
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rvm features`."""
     parser.add_argument('--model', required=True, help='export folder, workdir, released RVM .npz, or image encoder')
     parser.add_argument('--step', type=int, help='step of a workdir (default: its newest)')
-    parser.add_argument('--video', required=True, nargs='+', help='video files')
+    parser.add_argument(
+        '--video',
+        required=True,
+        nargs='+',
+        help='video files, folders, globs, or text files (.txt) with one path a line',
+    )
     parser.add_argument('--output', required=True, help='folder for the .npz files')
     parser.add_argument('--fps', type=float, help='frames per second to take (default: every frame)')
     parser.add_argument(
@@ -35,54 +46,100 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the features of every video that can be used; DataError afterwards if there were others."""
-    outputs = planned_outputs(args.video, args.output, args.overwrite)
+    outputs = planned_outputs(args.video, args.output)
     if args.fps is not None and not args.fps > 0:
         raise UserError(f'--fps {args.fps}', 'must be above 0', 'leave it out to take every frame')
+    there = {output: made_with(output) for output in outputs.values() if os.path.exists(output) and not args.overwrite}
     from rich.console import Console
     from rich.progress import MofNCompleteColumn, Progress
 
     from rvm_jax import pretrained
+    from rvm_jax.models import param_names
 
     model = pretrained.load(args.model, step=args.step)
     size = model.image_size if args.size is None else args.size
-    os.makedirs(args.output, exist_ok=True)
+    facts = {'model': param_names.fingerprint(model), 'size': size, 'fps': args.fps}
+    wanted = {output: facts | {'video_bytes': os.path.getsize(path)} for path, output in outputs.items()}
+    for output, found in there.items():
+        for name, value in wanted[output].items():
+            if found.get(name) != value:
+                reason = f'is there, of another {name.replace("_", " ")}: {found.get(name)}, not {value}'
+                raise UserError(output, reason, 'pass --overwrite, or another --output')
+    if there:
+        print(f'{len(there)} of {len(outputs)} videos are done already')
     console, unusable = Console(soft_wrap=True), []
     with Progress(
         *Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=not console.is_terminal
     ) as progress:
+        bar = progress.add_task('videos', total=len(outputs), completed=len(there))
         for path, output in outputs.items():
+            if output in there:
+                continue
+            os.makedirs(os.path.dirname(output), exist_ok=True)
             try:
-                num_frames = extract_video(model, path, output, size, args.fps, progress)
+                num_frames = extract_video(model, path, output, size, args.fps, wanted[output], progress)
             except DataError as error:
                 unusable.append(error)
             else:
                 line = printable(f'{output}: {num_frames} frames')
                 progress.console.print(line, highlight=False, markup=False)
+            progress.advance(bar)
     if unusable:
         reasons = ', '.join(f'{error.value} {error.reason}' for error in unusable)
         raise DataError(f'{len(unusable)} of {len(outputs)} videos', f'cannot be used ({reasons})', unusable[0].fix)
 
 
-def planned_outputs(videos: Sequence[str], folder: str, overwrite: bool) -> dict[str, str]:
+def planned_outputs(videos: Sequence[str], folder: str) -> dict[str, str]:
     """The .npz of each video, checked before anything is loaded: {video path: .npz path}.
 
-    Raises UserError if a video does not exist, if two videos would share an .npz, or if an .npz already exists.
+    Raises UserError if there is no video, or if two videos would share an .npz.
     """
     owners: dict[str, str] = {}
-    for path in videos:
-        if not os.path.isfile(path):
-            raise UserError(path, 'there is no such file', 'check --video')
-        output = os.path.join(folder, os.path.splitext(os.path.basename(path))[0] + '.npz')
+    for path, name in (found for given in videos for found in _listed(given)):
+        output = os.path.join(folder, os.path.splitext(name)[0] + '.npz')
         if output in owners:
             raise UserError(path, f'would be written to {output}, like {owners[output]}', 'use two --output folders')
-        if os.path.exists(output) and not overwrite:
-            raise UserError(output, 'already exists', 'pass --overwrite, or another --output')
         owners[output] = path
     return {path: output for output, path in owners.items()}
 
 
-def extract_video(model: Any, path: str, output: str, short_side: int, fps: float | None, progress: 'Progress') -> int:
-    """Write the features of one video. Returns the number of frames."""
+def _listed(given):
+    """(path, name below --output) of every video that a word after --video stands for."""
+    from rvm_jax.data.sources.folder import FolderSource
+
+    if os.path.isfile(given) and not given.lower().endswith('.txt'):  # a video, whatever its extension
+        return [(given, os.path.basename(given))]
+    if not os.path.exists(given) and not glob.has_magic(given):
+        raise UserError(given, 'there is no such file', 'check --video')
+    source = FolderSource(given)
+    inside = [not os.path.isabs(name) and '..' not in name.split(os.sep) for name in source.names]
+    return [
+        (video.name, name if is_inside else os.path.basename(name))
+        for video, name, is_inside in zip(source, source.names, inside, strict=True)
+    ]
+
+
+def made_with(output: str) -> dict[str, Any]:
+    """The model and the settings of an .npz that is there. UserError if it is not one of ours."""
+    import numpy as np
+
+    try:
+        with np.load(output, allow_pickle=False) as file:
+            return json.loads(str(file['made_with']))
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        raise UserError(output, 'already exists', 'pass --overwrite, or another --output') from None
+
+
+def extract_video(
+    model: Any,
+    path: str,
+    output: str,
+    short_side: int,
+    fps: float | None,
+    facts: dict[str, Any],
+    progress: 'Progress',
+) -> int:
+    """Write the features of one video, and what they were made with. Returns the number of frames."""
     from rich import markup
 
     from rvm_jax import inference
@@ -105,6 +162,7 @@ def extract_video(model: Any, path: str, output: str, short_side: int, fps: floa
             counted(inference.encode_stream(model, frames)),
             grid=(height // model.patch_size, width // model.patch_size),
             fps=fps or info.fps or math.nan,
+            made_with=json.dumps(facts),
         )
     finally:
         progress.remove_task(task)

@@ -93,8 +93,10 @@ def patch_grid(features_TMD: np.ndarray, grid: tuple[int, int], num_prefix_token
     return features_TMD[:, num_prefix_tokens:].reshape(len(features_TMD), *grid, features_TMD.shape[-1])
 
 
-def write_features(path: str, chunks: Iterable[np.ndarray], *, grid: tuple[int, int], fps: float) -> int:
-    """Write `features` (T, M, D) float32, `grid` (h, w) and `fps` to an .npz; T is only known when chunks end.
+def write_features(
+    path: str, chunks: Iterable[np.ndarray], *, grid: tuple[int, int], fps: float, made_with: str = ''
+) -> int:
+    """Write `features` (T, M, D) float32, `grid` (h, w), `fps` and `made_with` to an .npz; T is known when chunks end.
 
     Chunks first go to an unnamed temporary file in the same folder, so that T may be larger than memory; the folder
     needs space for both. The .npz appears complete or not at all. Returns T; raises ValueError if it is 0.
@@ -109,7 +111,9 @@ def write_features(path: str, chunks: Iterable[np.ndarray], *, grid: tuple[int, 
                 np.lib.format.write_array_header_1_0(member, header)
                 collected.seek(0)
                 shutil.copyfileobj(collected, member, COPY_BLOCK)
-            for name, value in (('grid', np.array(grid)), ('fps', np.array(float(fps)))):
+            described = {'grid': np.array(grid), 'fps': np.array(float(fps))}
+            described |= {'made_with': np.array(made_with)} if made_with else {}
+            for name, value in described.items():
                 with archive.open(f'{name}.npy', 'w') as member:
                     np.lib.format.write_array(member, value, allow_pickle=False)
     return num_frames

@@ -78,6 +78,28 @@ def test_a_size_below_a_patch_is_a_mistake(tmp_path, export, capsys):
     assert 'size 0: a frame needs at least one patch of 8 pixels' in capsys.readouterr().err
 
 
+def test_a_folder_is_read_to_its_bottom_and_a_stopped_command_resumes(tmp_path, export, capsys):
+    for name in ('videos/b/clip.mp4', 'videos/a/clip.mp4', 'videos/a/other.mp4'):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        make_video(tmp_path / name, num_frames=3)
+    (tmp_path / 'two.txt').write_text('videos/a/clip.mp4\nvideos/b/clip.mp4\n')
+    out = tmp_path / 'out'
+    assert command('--video', tmp_path / 'two.txt', '--output', out / 'videos', model=export) == 0
+    assert command('--video', tmp_path / 'videos', '--output', out / 'videos' / 'videos', model=export) == 0
+    assert '2 of 3 videos are done already' in capsys.readouterr().out
+    written = sorted(str(path.relative_to(out)) for path in out.rglob('*.npz'))
+    assert written == [f'videos/videos/{name}.npz' for name in ('a/clip', 'a/other', 'b/clip')]
+    line = ('--video', tmp_path / 'videos', '--output', out / 'videos' / 'videos')
+    assert command(*line, '--size', 24, model=export) == 2
+    assert 'is there, of another size: 16, not 24; pass --overwrite' in capsys.readouterr().err
+    make_video(tmp_path / 'videos/a/clip.mp4', num_frames=9)
+    assert command(*line, model=export) == 2
+    assert 'is there, of another video bytes' in capsys.readouterr().err
+    assert command(*line, '--overwrite', model=export) == 0
+    with np.load(out / 'videos/videos/a/clip.npz') as file:
+        assert len(file['features']) == 9
+
+
 def test_overwrite_replaces_and_a_bad_video_stops_no_other(tmp_path, export, capsys):
     good, bad = make_video(tmp_path / 'good.mp4', num_frames=3), tmp_path / 'bad.mp4'
     bad.write_bytes(b'this is no video')

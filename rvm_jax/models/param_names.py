@@ -3,6 +3,9 @@
 Names are paths joined by '/', with stacked layers taken apart: 'encoder/layers/3/attention/query/kernel'.
 """
 
+import dataclasses
+import hashlib
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -48,6 +51,16 @@ def tree_shapes(params: Any) -> dict[str, tuple[int, ...]]:
         else:
             shapes[name] = leaf.shape
     return shapes
+
+
+def fingerprint(model: Any, tap: str = 'core') -> str:
+    """16 hex digits that identify a model and where its features are taken: architecture, tap and all weights."""
+    facts = json.dumps([dataclasses.asdict(model.architecture), tap], sort_keys=True)
+    digest = hashlib.sha256(facts.encode())
+    for name, array in sorted(to_named(model).items()):
+        digest.update(f'{name} {array.shape} {array.dtype}'.encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
 
 
 def from_named(model: nnx.Module, named: dict[str, np.ndarray], origin: str | os.PathLike) -> Any:

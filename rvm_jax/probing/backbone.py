@@ -1,8 +1,5 @@
 """What every probe reads features from: any model path, at any depth, with its own weights or random ones."""
 
-import dataclasses
-import hashlib
-import json
 import math
 import os
 from typing import Any
@@ -103,12 +100,7 @@ class Backbone:
 
     def fingerprint(self) -> str:
         """16 hex digits that identify what is probed: architecture, tap and all weights."""
-        facts = json.dumps([dataclasses.asdict(self.architecture), self.tap], sort_keys=True)
-        digest = hashlib.sha256(facts.encode())
-        for name, array in sorted(param_names.to_named(self._model).items()):
-            digest.update(f'{name} {array.shape} {array.dtype}'.encode())
-            digest.update(np.ascontiguousarray(array).tobytes())
-        return digest.hexdigest()[:16]
+        return param_names.fingerprint(self._model, self.tap)
 
 
 def open_backbone(
