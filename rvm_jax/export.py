@@ -27,11 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--format', choices=FORMATS, default='pretrained', help='export folder (default), or released RVM layout'
     )
+    parser.add_argument('--overwrite', action='store_true', help='replace a model that is there')
 
 
 def run(args: argparse.Namespace) -> None:
     """Write the model and print where it is."""
-    check_output(args.model, args.output, args.format)
+    check_output(args.model, args.output, args.format, args.overwrite)
     from rvm_jax import pretrained
     from rvm_jax.conversion.model_card import count, count_for_features
     from rvm_jax.models.param_names import named_shapes
@@ -50,7 +51,7 @@ def run(args: argparse.Namespace) -> None:
     print(f'{args.output}: {parameters}' + (f', step {step}' if step is not None else ''))
 
 
-def check_output(model: str, output: str, form: str) -> None:
+def check_output(model: str, output: str, form: str, overwrite: bool) -> None:
     """Raise UserError if the output has the wrong kind of name, or must not be replaced; before anything is loaded."""
     from rvm_jax import pretrained
 
@@ -63,8 +64,8 @@ def check_output(model: str, output: str, form: str) -> None:
         raise UserError(f'--output {output}', 'is the model itself', 'choose another --output')
     if form == 'pretrained':
         pretrained.check_folder(output)
-    elif os.path.exists(output):
-        raise UserError(f'--output {output}', 'is already there', 'remove it, or choose another --output')
+    if not overwrite and (os.path.isfile(output) or (os.path.isdir(output) and os.listdir(output))):
+        raise UserError(f'--output {output}', 'is already there', 'pass --overwrite, or choose another --output')
 
 
 def describe(path: str, step: int | None) -> tuple[int | None, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""Say what a recipe, workdir, export folder, released RVM .npz, image encoder, folder of shards or video is.
+"""Say what a recipe, workdir, export folder, RVM .npz, image encoder, folder of shards or of videos, or a video is.
 
 Examples:
     rvm info configs/rvm_s.py
@@ -6,16 +6,18 @@ Examples:
     rvm info runs/s
     rvm info dinov2-base         # a Hugging Face folder
     rvm info cat.mp4
+    rvm info videos              # a folder, a glob or a list of videos: how many, how long, which sizes and rates
     rvm info shards              # reads every shard and compares checksums; draws shards/contact_sheet.png
     rvm info shards --quick      # sizes and numbers of records only
 """
 
 import argparse
+import collections
 import json
 import os
 import sys
 from collections.abc import Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
@@ -24,14 +26,17 @@ from rvm_jax.planning.summary import architecture_rows
 from rvm_jax.storage import files
 from rvm_jax.terminal import table
 
+if TYPE_CHECKING:
+    from rvm_jax.data.sources.folder import FolderSource
+
 MAX_JSON = 2**26  # bytes of a run's lock and of its report on data, which names every video that failed
 PICTURED = 36  # frames in the contact sheet of shards
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rvm info`."""
-    parser.add_argument('config', metavar='PATH', help='recipe, workdir, export folder, released RVM .npz, '
-                        'image encoder (Hugging Face folder or .pth), folder of shards, or video')  # fmt: skip
+    parser.add_argument('config', metavar='PATH', help='recipe, workdir, export folder, RVM .npz, image '
+                        'encoder (Hugging Face folder or .pth), folder of shards, or videos')  # fmt: skip
     parser.add_argument('--quick', action='store_true', help='shards: do not read them whole')
     parser.add_argument('--picture', help='shards: where the contact sheet goes (default: contact_sheet.png in the '
                         'folder)')  # fmt: skip
@@ -47,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
         return print(describe_recipe(path, overrides))
     if overrides:
         raise UserError(f'--config.{overrides[0]}', f'{path} is not a recipe', 'leave it out')
-    if os.path.isfile(path) and not path.endswith(('.npz', '.pth')):
+    if os.path.isfile(path) and not path.endswith(('.npz', '.pth', '.txt')):
         return print(table(video_rows(path)))
     from rvm_jax.data import shard_format
 
@@ -55,7 +60,12 @@ def run(args: argparse.Namespace) -> None:
         return show_shards(path, args.quick, args.picture or os.path.join(path, 'contact_sheet.png'))
     from rvm_jax import pretrained
 
-    kind = pretrained.model_kind(path)
+    try:
+        kind = pretrained.model_kind(path)
+    except UserError:
+        if (source := video_source(path)) is None:
+            raise
+        return print(table(folder_rows(path, source)))
     if kind == 'workdir':
         return print(table(workdir_rows(path)))
     return print(table(model_rows(path, kind)))
@@ -100,7 +110,7 @@ def model_rows(path: str, kind: str) -> list[tuple[str, str]]:
     from rvm_jax import pretrained
 
     arch = pretrained.read_architecture(path)
-    what = {'export': 'export folder', 'official': 'released RVM file', 'image': 'image encoder'}[kind]
+    what = {'export': 'export folder', 'official': 'RVM weights in the released layout', 'image': 'image encoder'}[kind]
     paths = [path]
     if os.path.isdir(path):
         paths = [os.path.join(path, name) for name in os.listdir(path) if name.endswith(('.safetensors', '.bin'))]
@@ -158,6 +168,7 @@ def workdir_rows(path: str) -> list[tuple[str, str]]:
 
 def _run_state(path, steps):
     """Rows for what may be there: numbers, a lock, videos that failed, pictures."""
+    from rvm_jax.storage.run_lock import is_stale
     from rvm_jax.training.progress import format_line
     from rvm_jax.training.writer import read_metrics
 
@@ -165,7 +176,8 @@ def _run_state(path, steps):
     if logged := [entry for entry in read_metrics(os.path.join(path, 'metrics.jsonl')) if 'loss' in entry]:
         rows.append(('last logged', format_line(logged[-1]['step'], steps, logged[-1])))
     if owner := _read_json(os.path.join(path, 'run.lock')):
-        rows.append(('run.lock', f'process {owner.get("pid")} on {owner.get("host")} since {owner.get("since")}'))
+        gone = '; it is gone, and the next start takes the lock over' if is_stale(path, owner) else ''
+        rows.append(('run.lock', f'process {owner.get("pid")} on {owner.get("host")} since {owner.get("since")}{gone}'))
     if report := _read_json(os.path.join(path, 'data_report.json')):
         failed, clips = report.get('failed'), report.get('clips')
         rows.append(('videos', f'{clips} clips read, {failed} could not be (data_report.json)'))
@@ -235,6 +247,48 @@ def shard_rows(path: str, manifest: dict[str, Any]) -> list[tuple[str, str]]:
         more = f', and {len(counts) - 6} more' if len(counts) > 6 else ''
         rows.append((what, ', '.join(f'{value} ({count:,})' for value, count in list(counts.items())[:6]) + more))
     rows.append(('left out', f'{manifest["skipped"]:,} (skipped.json)' if manifest['skipped'] else 'nothing'))
+    return rows
+
+
+def video_source(path: str) -> 'FolderSource | None':
+    """The videos of a folder, a glob or a list; None if there are none."""
+    from rvm_jax.data.sources.folder import FolderSource
+
+    try:
+        return FolderSource(path)
+    except UserError:
+        return None
+
+
+def folder_rows(path: str, source: 'FolderSource') -> list[tuple[str, str]]:
+    """Many videos: how many and how long, their sizes and rates, and those that cannot be read."""
+    from rich.progress import track
+
+    from rvm_jax.data.video import decode
+
+    infos, failed, size = [], [], 0
+    for video in track(source, 'reading', transient=True, disable=not sys.stdout.isatty()):
+        try:
+            infos.append(decode.probe(video.name))
+            size += os.path.getsize(video.name)
+        except DataError as error:
+            failed.append(error)
+    if not infos:
+        raise failed[0]
+    hours = sum(info.duration_s or 0 for info in infos) / 3600
+    unstated = sum(not info.duration_s for info in infos)
+    rows = [('videos', f'{path}: {len(infos):,} that can be read, {hours:.3g} hours, {size / 1e6:,.1f} MB')]
+    if unstated:
+        rows.append(('length', f'{unstated:,} do not state it, and are not counted in the hours'))
+    for what, texts in (
+        ('sizes', [f'{info.width} x {info.height}' for info in infos]),
+        ('rates', [f'{info.fps:.4g}' if info.fps else 'not stated' for info in infos]),
+    ):
+        counts = collections.Counter(texts).most_common()
+        more = f', and {len(counts) - 6} more' if len(counts) > 6 else ''
+        rows.append((what, ', '.join(f'{text} ({count:,})' for text, count in counts[:6]) + more))
+    if failed:
+        rows.append(('not read', f'{len(failed):,}, such as {failed[0].value}: {failed[0].reason}'))
     return rows
 
 

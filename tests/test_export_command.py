@@ -96,6 +96,14 @@ def test_a_model_is_not_written_over_itself(released, tmp_path, capsys):
     assert 'is the model itself' in capsys.readouterr().err
 
 
+def test_another_model_is_replaced_only_on_request(released, tmp_path, capsys):
+    for name, words in (('folder', ()), ('back.npz', ('--format', 'official'))):
+        assert export(released, tmp_path / name, *words) == 0
+        assert export(released, tmp_path / name, *words) == 2
+        assert f'{name}: is already there; pass --overwrite, or choose another' in capsys.readouterr().err
+        assert export(released, tmp_path / name, *words, '--overwrite') == 0
+
+
 def test_a_workdir_without_a_good_step_is_named(workdir, make_workdir, tmp_path, capsys):
     assert export(workdir, tmp_path / 'out', '--step', '15') == 2
     assert 'choose from [10, 20]' in capsys.readouterr().err
@@ -106,8 +114,8 @@ def test_a_workdir_without_a_good_step_is_named(workdir, make_workdir, tmp_path,
 def test_an_output_that_is_a_link_stays_one(released, tmp_path):
     (tmp_path / 'disk').mkdir()
     os.symlink(tmp_path / 'disk', tmp_path / 'out')
-    for _ in range(2):  # the second replaces the first
-        assert export(released, tmp_path / 'out') == 0
+    for words in ((), ('--overwrite',)):
+        assert export(released, tmp_path / 'out', *words) == 0
     assert os.path.islink(tmp_path / 'out') and sorted(os.listdir(tmp_path)) == ['disk', 'out']
     assert_same(released, tmp_path / 'disk')
 

@@ -8,6 +8,8 @@ from rvm_jax import cli, pretrained
 from rvm_jax.models import architecture, build, param_names
 from rvm_jax.models.encoders import image_architecture
 from rvm_jax.planning.summary import preset
+from rvm_jax.storage import lock_owner
+from rvm_jax.synthetic.synthetic_videos import write_videos
 from rvm_jax.visualization import movies
 
 
@@ -110,6 +112,24 @@ def test_a_workdir_before_its_first_step_is_shown_too(shown, make_workdir, tmp_p
     assert rows['run.lock'] == 'process 7 on here since today' and 'pictures' not in rows
 
 
+def test_the_lock_of_a_run_that_is_gone_says_so(shown, make_workdir, tmp_path):
+    run = make_workdir(tmp_path / 'run')
+    owner = lock_owner.describe()
+    for change, gone in (({}, False), ({'start': 'before'}, True)):
+        (run / 'run.lock').write_text(json.dumps(owner | change))
+        assert shown(run)['run.lock'].endswith('; it is gone, and the next start takes the lock over') == gone
+
+
+def test_many_videos_are_summed_up(shown, tmp_path):
+    write_videos(tmp_path / 'videos', 3, seed=0, num_frames=20, height=32, width=48, fps=10, num_workers=0)
+    (tmp_path / 'videos' / 'bad.mp4').write_bytes(b'no video')
+    (tmp_path / 'list.txt').write_text('videos/clip_00000.mp4\n')
+    rows = shown(tmp_path / 'videos')
+    assert '3 that can be read, 0.00167 hours' in rows['videos']
+    assert rows['sizes'] == '48 x 32 (3)' and rows['rates'] == '10 (3)' and '1, such as' in rows['not']
+    assert '1 that can be read' in shown(tmp_path / 'list.txt')['videos']
+
+
 def test_exports_and_released_files_tell_their_sizes(shown, tmp_path):
     arch = dataclasses.replace(architecture.SIZES['tiny'], core_layers=1, patch_size=16, image_size=48)
     model = build.abstract(arch)
@@ -117,7 +137,7 @@ def test_exports_and_released_files_tell_their_sizes(shown, tmp_path):
     model = param_names.from_named(model, named, 'zeros')
     pretrained.save_pretrained(model, tmp_path / 'export')
     pretrained.save_official(model, tmp_path / 'rvm.npz')
-    for path, what in ((tmp_path / 'export', 'export'), (tmp_path / 'rvm.npz', 'released')):
+    for path, what in ((tmp_path / 'export', 'export'), (tmp_path / 'rvm.npz', 'RVM')):
         rows = shown(path)
         assert what in rows and rows['size'] == 'tiny but patch_size 16, not 8; core_layers 1, not 2'
         assert rows['parameters'].startswith(f'{sum(array.size for array in named.values()):,} with decoder')
@@ -165,7 +185,7 @@ def test_a_video_tells_its_size_and_length(shown, tmp_path):
         (['configs/tiny.py', '--config.stepz=1'], 2, 'did you mean steps?'),
         (['nowhere'], 2, 'not a model: there is nothing'),
         (['nowhere', '--config.steps=1'], 2, '--config.steps=1: nowhere is not a recipe'),
-        (['{tmp}/text.txt'], 65, 'cannot be opened as a video'),
+        (['{tmp}/text.txt'], 65, 'cannot be read (No such file or directory)'),
         (['{tmp}/other.npz'], 2, 'not a released RVM file'),
     ],
 )

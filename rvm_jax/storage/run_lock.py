@@ -60,6 +60,16 @@ def release(workdir: str | os.PathLike) -> None:
     (gcs_lock.release if files.is_remote(workdir) else _release)(path)
 
 
+def is_stale(workdir: str, owner: dict) -> bool:
+    """Whether the run that a lock names is gone; False if that cannot be told, as in a bucket."""
+    if files.is_remote(workdir) or not lock_owner.parse(json.dumps(owner)):
+        return False
+    try:
+        return not _lives(os.path.join(workdir, NAME), owner)
+    except OSError:  # a folder that cannot be written has no clock to compare with
+        return False
+
+
 def confirm(workdir: str | os.PathLike) -> None:
     """Raise UserError unless this process holds the lock of workdir.
 
