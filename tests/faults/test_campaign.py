@@ -89,12 +89,12 @@ def test_an_export_killed_over_and_over_is_whole_or_not_there(command, reference
     kills = replaced = 0
     while kills < OF_OTHERS:
         was_there = output.exists()
-        export = command('export', '--model', reference.workdir, '--output', output)
+        export = command('export', '--model', reference.workdir, '--output', output, '--overwrite')
         time.sleep(rng.uniform(0.3, 1) * seconds)
         if strike(export, rng)[0] == -signal.SIGKILL:
             kills, replaced = kills + 1, replaced + was_there
         assert contents(output) == contents(tmp_path / 'whole') if output.exists() else not was_there
-    assert command('export', '--model', reference.workdir, '--output', output).end()[0] == 0
+    assert command('export', '--model', reference.workdir, '--output', output, '--overwrite').end()[0] == 0
     assert contents(output) == contents(tmp_path / 'whole')
     assert sorted(os.listdir(tmp_path)) == ['out', 'whole']
     seen(f'seed {seed}: {kills} kills, {replaced} while an older one was replaced')
