@@ -154,6 +154,7 @@ def few_clips(monkeypatch):
     monkeypatch.setattr(demo_readouts, 'SCHEDULE', train_readout.Schedule(steps=2, batch_size=11, warmup=0))
 
 
+@pytest.mark.long
 def test_the_quick_suite_is_a_part_of_the_demo(export, tmp_path, capsys, few_clips):
     assert rvm('probe', '--model', export, '--task', 'quick', '--output', tmp_path) == 0
     found = json.loads((tmp_path / 'results.json').read_text())

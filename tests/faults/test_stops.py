@@ -6,6 +6,7 @@ import signal
 import pytest
 
 
+@pytest.mark.long
 @pytest.mark.fault('F1', 'SIGTERM in the middle of a step')
 def test_sigterm_saves_the_step_and_the_same_line_resumes(training, reference, seen):
     run = training.start(hold=[6])

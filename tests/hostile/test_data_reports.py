@@ -144,9 +144,9 @@ def test_no_name_of_a_video_leads_out_of_the_output_folder(tmp_path):
     videos = [tmp_path / name for name in names]
     for video in videos:
         video.write_bytes(b'')
-    outputs = features.planned_outputs(list(map(str, videos)), str(tmp_path / 'out'), False)
+    outputs = features.planned_outputs(list(map(str, videos)), str(tmp_path / 'out'))
     assert len(set(outputs.values())) == len(names)
     assert {os.path.dirname(os.path.abspath(output)) for output in outputs.values()} == {str(tmp_path / 'out')}
     (tmp_path / 'a.npz.mkv').write_bytes(b'')
     with pytest.raises(UserError, match='would be written to'):
-        features.planned_outputs([*map(str, videos), str(tmp_path / 'a.npz.mkv')], str(tmp_path / 'out'), True)
+        features.planned_outputs([*map(str, videos), str(tmp_path / 'a.npz.mkv')], str(tmp_path / 'out'))

@@ -242,6 +242,7 @@ def test_hostile_weights_are_refused_for_their_reason(outcomes, kind, table):
     assert not wrong, '\n'.join(wrong)
 
 
+@pytest.mark.long
 def test_damaged_models_are_used_or_refused(outcomes):
     faults = [f'{case}: {outcome.fault}' for case, outcome in outcomes.items() if outcome.fault]
     assert not faults, '\n'.join(faults)

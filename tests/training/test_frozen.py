@@ -132,6 +132,7 @@ def test_a_checkpoint_has_no_encoder_but_its_fingerprint(recipe, run):
     assert checkpoint.read_step(run, 3)[2]['encoder'] == resolve(recipe())[1].read().fingerprint
 
 
+@pytest.mark.long
 def test_another_encoder_is_refused_but_not_a_copy_of_it(recipe, run, deep, tmp_path):
     elsewhere = deep().write(tmp_path / 'elsewhere')
     other = deep()

@@ -93,7 +93,7 @@ def host(tree):
     [
         (8, 1, 'params', 'dots', 0, 0, 3 * LAYER),
         # Weights are gathered one layer at a time, and each gradient goes to the device that has its part.
-        (1, 8, 'params', 'none', LAYER, LAYER / 8, BIASES),
+        pytest.param(1, 8, 'params', 'none', LAYER, LAYER / 8, BIASES, marks=pytest.mark.long),
         # What is added up across slices is in parts already.
         pytest.param(2, 4, 'params', 'dots', LAYER, LAYER / 4, 3 * LAYER / 4, marks=pytest.mark.long),
         pytest.param(2, 4, 'params', 'full', LAYER, LAYER / 4, 3 * LAYER / 4, marks=pytest.mark.long),
