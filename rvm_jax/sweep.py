@@ -5,7 +5,7 @@ Example:
 
 Each cell is an ordinary workdir, OUTPUT/cells/CELL/seed_N/train, with its export and its probe next to it; after a
 stop, the same command resumes. If neither recipe nor command name data, the videos of `rvm demo` are rendered and used.
-Each cell is probed with the quick suite: linear readouts on rendered clips, a minute for a cell on two CPU cores. With
+Each cell is probed with the quick suite: linear readouts on rendered clips, two minutes on two CPU cores. With
 --task demo the table also has the other tasks and baselines, which takes a quarter of an hour for a cell. For the
 ablation of the paper, on real data:
 

@@ -55,7 +55,7 @@ SUITES = {
     suite.name: suite
     for suite in (
         Suite('demo', 4096, 512, 32, attentive=True, baselines=True),
-        Suite('quick', 1024, 512, 0, attentive=False, baselines=False),
+        Suite('quick', 2048, 512, 0, attentive=False, baselines=False),
     )
 }
 
@@ -244,7 +244,7 @@ def propagate(
 
 
 def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> tuple[list[str], list[list[str]]]:
-    """(header, rows) of the results of some backbones: a row for each task, and the normalized average."""
+    """(header, rows) of the results of some backbones: a row for each task, and the normalized average of several."""
     tasks = next(iter(found.values()))
     rows = [
         [f'{task}, {facts["metric"]} {tables.arrow(facts["higher_is_better"])}']
@@ -252,7 +252,7 @@ def table(found: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> tuple[list[st
         for task, facts in tasks.items()
     ]
     values = {name: {task: facts['value'] for task, facts in of_one.items()} for name, of_one in found.items()}
-    if all(math.isfinite(value) for of_one in values.values() for value in of_one.values()):
+    if len(values) > 1 and all(math.isfinite(value) for of_one in values.values() for value in of_one.values()):
         averages = tables.normalized_average(values, {task: facts['higher_is_better'] for task, facts in tasks.items()})
         rows.append(['normalized average ↑', *(tables.number(averages[name]) for name in found)])
     return ['task', *found], rows
