@@ -112,11 +112,13 @@ def _listed(given):
     if not os.path.exists(given) and not glob.has_magic(given):
         raise UserError(given, 'there is no such file', 'check --video')
     source = FolderSource(given)
-    inside = [not os.path.isabs(name) and '..' not in name.split(os.sep) for name in source.names]
-    return [
-        (video.name, name if is_inside else os.path.basename(name))
-        for video, name, is_inside in zip(source, source.names, inside, strict=True)
-    ]
+    return [(source[index].name, _below(name)) for index, name in enumerate(source.names)]
+
+
+def _below(name):
+    """The path of a listed video below --output: its own, unless that leads elsewhere."""
+    is_inside = not os.path.isabs(name) and '..' not in name.split(os.sep)
+    return name if is_inside else os.path.basename(name)
 
 
 def made_with(output: str) -> dict[str, Any]:

@@ -267,7 +267,8 @@ def folder_rows(path: str, source: 'FolderSource') -> list[tuple[str, str]]:
     from rvm_jax.data.video import decode
 
     infos, failed, size = [], [], 0
-    for video in track(source, 'reading', transient=True, disable=not sys.stdout.isatty()):
+    videos = [source[index] for index in range(len(source))]
+    for video in track(videos, 'reading', transient=True, disable=not sys.stdout.isatty()):
         try:
             infos.append(decode.probe(video.name))
             size += os.path.getsize(video.name)

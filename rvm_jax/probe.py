@@ -9,7 +9,7 @@ Examples:
 
 The model is never trained. `demo` needs no data: it renders clips with known truth and predicts the truth from features
 of the model, of its image encoder alone, and of random weights, in minutes on a CPU for a tiny model. `quick` is a part
-of it: linear readouts of the model alone, in two minutes. The folder gets results.json, table.md with a row for a table,
+of it: linear readouts of the model alone, in two minutes. The folder gets results.json, table.md with a table row,
 curves and pictures of predictions. After a stop, the same command resumes: within the training of a readout (its
 evaluation starts again), after the last video that was propagated, or after the last finished model of the demo.
 `rvm compare` joins folders into one table.
