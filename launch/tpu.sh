@@ -24,8 +24,8 @@ source "$repo/launch/tpu/request.sh"
 source "$repo/launch/tpu/slice.sh"
 # shellcheck source=launch/tpu/packages.sh
 source "$repo/launch/tpu/packages.sh"
-# shellcheck source=launch/tpu/hosts.sh
-source "$repo/launch/tpu/hosts.sh"
+# shellcheck source=launch/tpu/tell_hosts.sh
+source "$repo/launch/tpu/tell_hosts.sh"
 # shellcheck source=launch/tpu/end.sh
 source "$repo/launch/tpu/end.sh"
 # shellcheck source=launch/tpu/watch.sh
