@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         print(overview())
         sys.exit(0)
     if argv[0] not in COMMANDS:
-        _end(f'rvm {argv[0]}: there is no such command; take one of {", ".join(COMMANDS)}', 2)
+        _end(f'rvm {argv[0]}: is not a command; take one of {", ".join(COMMANDS)}', 2)
     sys.exit(run(argv[0], argv[1:]))
 
 
@@ -97,13 +97,13 @@ def joined(argv: list[str]) -> list[str]:
 
 def _hint(unknown):
     """For `--data.path=x` and `--lr 1e-3`: what to write instead."""
-    from rvm_jax import config
+    from rvm_jax import config, key_hints
 
     key = unknown[0].split('=')[0].lstrip('-')
     known = config.flatten(config.default())
     if key in known:
         return f'; write --config.{key}=VALUE'
-    meant = config.OTHER_NAMES.get(key) or (config.hint(key, known) if '.' in key else None)
+    meant = key_hints.OTHER_NAMES.get(key) or (key_hints.hint(key, known) if '.' in key else None)
     return f'; keys of a recipe are set with --config.KEY=VALUE: {meant}' if meant else ''
 
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from rvm_jax import key_hints
 from rvm_jax.errors import ConfigErrors, UserError
 from rvm_jax.models.catalog import CORES, ENCODERS, FROZEN_ENCODERS
 from rvm_jax.storage import files
@@ -224,37 +225,6 @@ def _profile():
     return f
 
 
-# Names that other code has for a key, and for what is not a key here.
-OTHER_NAMES = {
-    **dict.fromkeys(('lr', 'learning_rate', 'blr', 'base_lr', 'max_lr'), 'did you mean optim.peak_lr?'),
-    **dict.fromkeys(('min_lr', 'final_lr'), 'did you mean optim.end_lr?'),
-    **dict.fromkeys(
-        ('epochs', 'num_epochs', 'max_epochs', 'epoch'),
-        'training is counted in steps: set steps to epochs x clips / batch_size',
-    ),
-    **dict.fromkeys(('num_steps', 'max_steps', 'total_steps', 'iterations', 'num_iterations'), 'did you mean steps?'),
-    **dict.fromkeys(('warmup_steps', 'warmup_epochs'), 'did you mean optim.warmup? It is a fraction of the steps'),
-    **dict.fromkeys(('wd', 'decay'), 'did you mean optim.weight_decay?'),
-    **dict.fromkeys(('betas', 'opt_betas'), 'did you mean optim.b1 and optim.b2?'),
-    **dict.fromkeys(('clip_grad', 'grad_clip', 'max_grad_norm'), 'did you mean optim.clip_norm?'),
-    **dict.fromkeys(('bs', 'batchsize', 'per_device_batch_size'), 'did you mean batch_size? It counts all devices'),
-    **dict.fromkeys(
-        ('patch', 'patch_size', 'tubelet_size', 'depth', 'width', 'embed_dim', 'num_heads'),
-        'model.size sets it: tiny, s, b, l or h',
-    ),
-    **dict.fromkeys(('num_frames', 'n_frames', 'clip_length'), 'did you mean data.num_source or data.clip_frames?'),
-    **dict.fromkeys(('sampling_rate', 'frame_rate', 'stride', 'frame_interval'), 'did you mean data.fps?'),
-    **dict.fromkeys(('input_size', 'img_size', 'resolution', 'crop_size'), 'did you mean data.image_size?'),
-    **dict.fromkeys(('masking_ratio', 'mask'), 'did you mean model.mask_ratio?'),
-    **dict.fromkeys(('workers', 'num_threads'), 'did you mean data.num_workers?'),
-    **dict.fromkeys(('dataset', 'data_path', 'train_path', 'data_dir'), 'did you mean data.path?'),
-    **dict.fromkeys(('val_path', 'valid_path', 'test_path'), 'did you mean data.eval_path?'),
-    **dict.fromkeys(('save_every', 'save_freq', 'save_interval'), 'did you mean checkpoint.every?'),
-    **dict.fromkeys(('log_every', 'print_freq', 'log_interval'), 'did you mean log.every?'),
-    **dict.fromkeys(('finetune', 'pretrained', 'resume_from'), 'did you mean init_from?'),
-}
-
-
 def load(
     path: str | os.PathLike,
     overrides: Iterable[str] = (),
@@ -292,7 +262,7 @@ def find_recipe(path: str | os.PathLike) -> str:
     for folder in ('', package, os.path.dirname(package)):
         if os.path.isfile(os.path.join(folder, path)):
             return os.path.join(folder, path)
-    raise UserError(path, 'there is no such recipe', 'name a file such as configs/tiny.py')
+    raise UserError(path, 'does not exist', 'name a file such as configs/tiny.py')
 
 
 def parse_override(text: str) -> tuple[str, str]:
@@ -310,20 +280,9 @@ def set_value(config: ConfigDict, key: str, value: str) -> None:
     """
     known = flatten(config)
     if key not in known:
-        raise UserError(f'--config.{key}', 'there is no such key', hint(key, known) or 'see config.py')
+        raise UserError(f'--config.{key}', 'is not a key', key_hints.hint(key, known) or 'see config.py')
     section, _, name = key.rpartition('.')
     (config[section] if section else config)[name] = _parse(key, value, known[key])
-
-
-def hint(key: str, known: Iterable[str]) -> str | None:
-    """What to write for a key that does not exist: the key of that meaning, the nearest, or None."""
-    name = key.split('.')[-1]
-    if name in OTHER_NAMES:
-        return OTHER_NAMES[name]
-    known = list(known)
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    near = near or [one for one in known if one.split('.')[-1] == name]
-    return f'did you mean {near[0]}?' if near else None
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
@@ -443,7 +402,7 @@ def _check_choices(flat, expect):
     for key, choices in CHOICES.items():
         near = difflib.get_close_matches(str(flat[key]), choices, n=1)
         fix = f'did you mean {near[0]}?' if near else f'take one of {", ".join(choices)}'
-        expect(flat[key] in choices, key, 'there is no such choice', fix)
+        expect(flat[key] in choices, key, 'is not a choice', fix)
 
 
 def _check_numbers(flat, expect):

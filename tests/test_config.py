@@ -5,6 +5,7 @@ import re
 import pytest
 
 from rvm_jax import config as configs
+from rvm_jax import key_hints
 from rvm_jax.errors import ConfigErrors, UserError
 
 RECIPES = sorted(
@@ -118,16 +119,17 @@ def test_an_override_takes_the_type_of_its_default(override, value):
 @pytest.mark.parametrize(
     ('override', 'message'),
     [
-        ('optim.peaklr=1', '--config.optim.peaklr: there is no such key; did you mean optim.peak_lr?'),
+        ('optim.peaklr=1', '--config.optim.peaklr: is not a key; did you mean optim.peak_lr?'),
         ('stepz=1', 'did you mean steps?'),
         ('peak_lr=1', 'did you mean optim.peak_lr?'),
-        ('optim=1', '--config.optim: there is no such key'),
+        ('optim=1', '--config.optim: is not a key'),
         ('lr=1', 'did you mean optim.peak_lr?'),
         ('learning_rate=1', 'did you mean optim.peak_lr?'),
         ('model.patch=8', 'model.size sets it: tiny, s, b, l or h'),
         ('data.num_frames=4', 'did you mean data.num_source or data.clip_frames?'),
+        ('resume=true', 'the command that began a run also resumes it'),
         ('epochs=800', 'training is counted in steps'),
-        ('zzz=1', 'there is no such key; see config.py'),
+        ('zzz=1', 'is not a key; see config.py'),
         ('steps', 'steps: does not have a value; write --config.steps=VALUE'),
         ('steps=1.5', '--config.steps=1.5: expected int; give something like 1000000'),
         ('steps=many', 'expected int'),
@@ -139,7 +141,7 @@ def test_an_override_takes_the_type_of_its_default(override, value):
         ('data.crop_area=(0.1,0.2,0.3)', 'expected tuple'),
         ('data.crop_area=("a","b")', 'expected tuple; give something like (0.3, 1.0)'),
         ('data.crop_area=(None,1)', 'expected tuple'),
-        ('model.size=bb', 'config.model.size=bb: there is no such choice; did you mean b?'),
+        ('model.size=bb', 'config.model.size=bb: is not a choice; did you mean b?'),
         ('model.remat=everything', 'take one of none, dots, full'),
         ('model.precision=float16', 'did you mean float32?'),
         ('steps=0', 'config.steps=0: must be above 0'),
@@ -204,7 +206,7 @@ def test_a_file_that_is_no_recipe_is_named(tmp_path):
     (tmp_path / 'empty.py').write_text('')
     with pytest.raises(UserError, match=r'does not have get_config\(\)'):
         configs.load(tmp_path / 'empty.py')
-    with pytest.raises(UserError, match='there is no such recipe'):
+    with pytest.raises(UserError, match='does not exist'):
         configs.load('configs/none.py')
 
 
@@ -244,7 +246,7 @@ def test_a_damaged_stored_config_is_explained(change, reason):
 
 def test_what_other_names_lead_to_exists():
     known = configs.flatten(configs.default())
-    for hint in configs.OTHER_NAMES.values():
+    for hint in key_hints.MEANT:
         words = re.findall(r'[a-z_]+[.][a-z0-9_]+', hint)
         assert all(word in known for word in words), hint
-    assert not set(configs.OTHER_NAMES) & set(known)
+    assert not set(key_hints.OTHER_NAMES) & set(known)
