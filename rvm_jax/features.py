@@ -59,14 +59,11 @@ def run(args: argparse.Namespace) -> None:
     model = pretrained.load(args.model, step=args.step)
     size = model.image_size if args.size is None else args.size
     facts = {'model': param_names.fingerprint(model), 'size': size, 'fps': args.fps}
-    wanted = {output: facts | {'video_bytes': os.path.getsize(path)} for path, output in outputs.items()}
+    wanted = {output: facts | {'video_bytes': size_of(path)} for path, output in outputs.items()}
     for output, found in there.items():
-        for name, value in wanted[output].items():
-            if found.get(name) != value:
-                reason = f'is there, of another {name.replace("_", " ")}: {found.get(name)}, not {value}'
-                raise UserError(output, reason, 'pass --overwrite, or another --output')
+        check_same(output, found, wanted[output])
     if there:
-        print(f'{len(there)} of {len(outputs)} videos are done already')
+        print(f'done already: {len(there)} of {len(outputs)}')
     console, unusable = Console(soft_wrap=True), []
     with Progress(
         *Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=not console.is_terminal
@@ -92,7 +89,7 @@ def run(args: argparse.Namespace) -> None:
 def planned_outputs(videos: Sequence[str], folder: str) -> dict[str, str]:
     """The .npz of each video, checked before anything is loaded: {video path: .npz path}.
 
-    Raises UserError if there is no video, or if two videos would share an .npz.
+    Raises UserError for a path that does not exist or has no videos, and if two videos would have the same .npz.
     """
     owners: dict[str, str] = {}
     for path, name in (found for given in videos for found in _listed(given)):
@@ -110,7 +107,7 @@ def _listed(given):
     if os.path.isfile(given) and not given.lower().endswith('.txt'):  # a video, whatever its extension
         return [(given, os.path.basename(given))]
     if not os.path.exists(given) and not glob.has_magic(given):
-        raise UserError(given, 'there is no such file', 'check --video')
+        raise UserError(given, 'does not exist', 'check --video')
     source = FolderSource(given)
     return [(source[index].name, _below(name)) for index, name in enumerate(source.names)]
 
@@ -119,6 +116,19 @@ def _below(name):
     """The path of a listed video below --output: its own, unless that leads elsewhere."""
     is_inside = not os.path.isabs(name) and '..' not in name.split(os.sep)
     return name if is_inside else os.path.basename(name)
+
+
+def size_of(path: str) -> int | None:
+    """Bytes of a video; None for one that is listed but missing, which decoding reports."""
+    return os.path.getsize(path) if os.path.exists(path) else None
+
+
+def check_same(output: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:
+    """Raise UserError if an .npz that is there is of another model, setting or video."""
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            reason = f'is there, of another {name.replace("_", " ")}: {found.get(name)}, not {value}'
+            raise UserError(output, reason, 'pass --overwrite, or another --output')
 
 
 def made_with(output: str) -> dict[str, Any]:

@@ -261,7 +261,7 @@ def video_source(path: str) -> 'FolderSource | None':
 
 
 def folder_rows(path: str, source: 'FolderSource') -> list[tuple[str, str]]:
-    """Many videos: how many and how long, their sizes and rates, and those that cannot be read."""
+    """Many videos: how many and how long, their sizes and rates, and those that do not open."""
     from rich.progress import track
 
     from rvm_jax.data.video import decode
@@ -276,11 +276,12 @@ def folder_rows(path: str, source: 'FolderSource') -> list[tuple[str, str]]:
             failed.append(error)
     if not infos:
         raise failed[0]
-    hours = sum(info.duration_s or 0 for info in infos) / 3600
+    seconds = sum(info.duration_s or 0 for info in infos)
+    length = f'{seconds / 3600:,.3g} hours' if seconds >= 3600 else f'{seconds / 60:.3g} minutes'
     unstated = sum(not info.duration_s for info in infos)
-    rows = [('videos', f'{path}: {len(infos):,} that can be read, {hours:.3g} hours, {size / 1e6:,.1f} MB')]
+    rows = [('videos', f'{path}: {len(infos):,} that open, {length}, {size / 1e6:,.1f} MB')]
     if unstated:
-        rows.append(('length', f'{unstated:,} do not state it, and are not counted in the hours'))
+        rows.append(('length', f'{unstated:,} do not state it, and are not counted'))
     for what, texts in (
         ('sizes', [f'{info.width} x {info.height}' for info in infos]),
         ('rates', [f'{info.fps:.4g}' if info.fps else 'not stated' for info in infos]),
@@ -289,7 +290,7 @@ def folder_rows(path: str, source: 'FolderSource') -> list[tuple[str, str]]:
         more = f', and {len(counts) - 6} more' if len(counts) > 6 else ''
         rows.append((what, ', '.join(f'{text} ({count:,})' for text, count in counts[:6]) + more))
     if failed:
-        rows.append(('not read', f'{len(failed):,}, such as {failed[0].value}: {failed[0].reason}'))
+        rows.append(('not opened', f'{len(failed):,}, such as {failed[0].value}: {failed[0].reason}'))
     return rows
 
 

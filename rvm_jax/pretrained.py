@@ -41,9 +41,7 @@ def load(path: str | os.PathLike, *, step: int | None = None, precision: str = '
     if step is not None and kind != 'workdir':
         raise UserError(f'--step {step}', f'{path} holds one model', 'leave the step out')
     if precision not in layers.PRECISIONS:
-        raise UserError(
-            f'precision={precision!r}', 'there is no such choice', f'take one of {", ".join(layers.PRECISIONS)}'
-        )
+        raise UserError(f'precision={precision!r}', 'is not a choice', f'take one of {", ".join(layers.PRECISIONS)}')
     readers = {'official': _read_official, 'export': _read_export, 'workdir': _read_workdir, 'image': _read_image}
     arch, arrays = readers[kind](path, step)
     model = build.abstract(arch, layers.Execution(layers.PRECISIONS[precision]))

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace) -> None:
     for number, cell in enumerate(cells, 1):
         print(f'cell {number}/{len(cells)}: {found.question} {cell.name}, seed {cell.seed}', flush=True)
         train(cell)
-        results.setdefault(cell.name, {})[cell.seed] = probe(benchmark or args.task, cell, args.output)
+        results.setdefault(cell.name, {})[cell.seed] = probe(args.task, benchmark, cell, args.output)
     for line in write_sweep(found.question, results, args.output):
         print(line)
 
@@ -112,8 +112,8 @@ def train(cell: 'Cell') -> None:
     pretrained.save_pretrained(pretrained.load(cell.workdir), cell.export, facts=facts)
 
 
-def probe(benchmark: 'OpenBenchmark | str', cell: 'Cell', output: str) -> dict[str, dict[str, Any]]:
-    """{backbone: {task: {'metric', 'value', ...}}} of a cell, for a benchmark or the name of a suite."""
+def probe(task: str, benchmark: 'OpenBenchmark | None', cell: 'Cell', output: str) -> dict[str, dict[str, Any]]:
+    """{backbone: {task: {'metric', 'value', ...}}} of a cell; without a benchmark, of the suite named by task."""
     from rich.progress import Progress
 
     from rvm_jax.probing.backbone import open_backbone
@@ -122,11 +122,11 @@ def probe(benchmark: 'OpenBenchmark | str', cell: 'Cell', output: str) -> dict[s
 
     folder = os.path.join(cell.folder, 'probe')
     with Progress(disable=not sys.stdout.isatty()) as progress:
-        if not isinstance(benchmark, str):
+        if benchmark is not None:
             found = run_benchmark(benchmark, open_backbone(cell.export), folder, seed=cell.seed, progress=progress)
             return {'model': {benchmark.name: found}}
         clips = os.path.join(output, 'clips')
-        found = run_demo(cell.export, folder, suite=benchmark, seed=cell.seed, clips=clips, progress=progress)
+        found = run_demo(cell.export, folder, suite=task, seed=cell.seed, clips=clips, progress=progress)
     return found['results']
 
 

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
     if args.fps is not None and not args.fps > 0:
         raise UserError(f'--fps {args.fps}', 'must be above 0', 'leave it out to take every frame')
     if not os.path.isfile(args.video):
-        raise UserError(args.video, 'there is no such file', 'check --video')
+        raise UserError(args.video, 'does not exist', 'check --video')
     from rvm_jax import inference, pretrained
 
     model = pretrained.load(args.model, step=args.step)

@@ -153,7 +153,7 @@ def test_an_unknown_command_lists_those_there_are(capsys):
     with pytest.raises(SystemExit) as ended:
         cli.main(['trian'])
     message = capsys.readouterr().err
-    assert ended.value.code == 2 and 'rvm trian: there is no such command; ' in message and 'train' in message
+    assert ended.value.code == 2 and 'rvm trian: is not a command; ' in message and 'train' in message
 
 
 @pytest.mark.parametrize('words', [[], ['--help'], ['help']])

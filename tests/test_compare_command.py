@@ -227,7 +227,7 @@ def test_probes_that_do_not_compare_are_refused(probed, compare, other, expected
         ({}, 'folder: does not hold results of a probe; name folders that `rvm probe` wrote'),
         ({'results.json': '{"question": "cores", "cells": {}}'}, 'folder: does not hold results of a probe; '),
         ({'results.json': '{"task": '}, 'folder/results.json: is not JSON ('),
-        (None, 'folder: there is no such folder; '),
+        (None, 'folder: does not exist; '),
     ],
 )
 def test_a_folder_without_results_is_one_line(probed, compare, tmp_path, files, expected):

@@ -63,7 +63,7 @@ def test_mistakes_are_found_before_the_model_is_loaded(tmp_path, capsys):
     there.write_bytes(b'')
     for words, reason in [
         (('--video', first, second), f'{second}: would be written to {out}/clip.npz, like {first}'),
-        (('--video', tmp_path / 'gone.mp4'), 'gone.mp4: there is no such file'),
+        (('--video', tmp_path / 'gone.mp4'), 'gone.mp4: does not exist'),
         (('--video', first, '--fps', 0), '--fps 0.0: must be above 0'),
         (('--video', there), 'there.npz: already exists; pass --overwrite'),
     ]:
@@ -86,7 +86,7 @@ def test_a_folder_is_read_to_its_bottom_and_a_stopped_command_resumes(tmp_path, 
     out = tmp_path / 'out'
     assert command('--video', tmp_path / 'two.txt', '--output', out / 'videos', model=export) == 0
     assert command('--video', tmp_path / 'videos', '--output', out / 'videos' / 'videos', model=export) == 0
-    assert '2 of 3 videos are done already' in capsys.readouterr().out
+    assert 'done already: 2 of 3' in capsys.readouterr().out
     written = sorted(str(path.relative_to(out)) for path in out.rglob('*.npz'))
     assert written == [f'videos/videos/{name}.npz' for name in ('a/clip', 'a/other', 'b/clip')]
     line = ('--video', tmp_path / 'videos', '--output', out / 'videos' / 'videos')
@@ -98,6 +98,14 @@ def test_a_folder_is_read_to_its_bottom_and_a_stopped_command_resumes(tmp_path, 
     assert command(*line, '--overwrite', model=export) == 0
     with np.load(out / 'videos/videos/a/clip.npz') as file:
         assert len(file['features']) == 9
+
+
+def test_a_listed_video_that_is_missing_stops_no_other(tmp_path, export, capsys):
+    make_video(tmp_path / 'good.mp4', num_frames=3)
+    (tmp_path / 'list.txt').write_text('gone.mp4\ngood.mp4\n')
+    assert command('--video', tmp_path / 'list.txt', '--output', tmp_path / 'out', model=export) == 65
+    assert '1 of 2 videos: cannot be used' in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / 'out').iterdir()] == ['good.npz']
 
 
 def test_overwrite_replaces_and_a_bad_video_stops_no_other(tmp_path, export, capsys):

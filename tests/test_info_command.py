@@ -125,9 +125,9 @@ def test_many_videos_are_summed_up(shown, tmp_path):
     (tmp_path / 'videos' / 'bad.mp4').write_bytes(b'no video')
     (tmp_path / 'list.txt').write_text('videos/clip_00000.mp4\n')
     rows = shown(tmp_path / 'videos')
-    assert '3 that can be read, 0.00167 hours' in rows['videos']
+    assert '3 that open, 0.1 minutes' in rows['videos']
     assert rows['sizes'] == '48 x 32 (3)' and rows['rates'] == '10 (3)' and '1, such as' in rows['not']
-    assert '1 that can be read' in shown(tmp_path / 'list.txt')['videos']
+    assert '1 that open' in shown(tmp_path / 'list.txt')['videos']
 
 
 def test_exports_and_released_files_tell_their_sizes(shown, tmp_path):
@@ -181,7 +181,7 @@ def test_a_video_tells_its_size_and_length(shown, tmp_path):
 @pytest.mark.parametrize(
     ('words', 'code', 'reason'),
     [
-        (['configs/none.py'], 2, 'there is no such recipe'),
+        (['configs/none.py'], 2, 'does not exist'),
         (['configs/tiny.py', '--config.stepz=1'], 2, 'did you mean steps?'),
         (['nowhere'], 2, 'not a model: there is nothing'),
         (['nowhere', '--config.steps=1'], 2, '--config.steps=1: nowhere is not a recipe'),

@@ -161,7 +161,7 @@ def test_one_line_of_a_table_that_cannot_be_timed_is_dashes(shown, compiler):
 @pytest.mark.parametrize(
     ('words', 'reason'),
     [
-        (['--config', 'configs/none.py'], 'there is no such recipe'),
+        (['--config', 'configs/none.py'], 'does not exist'),
         ([*S, '--config.stepz=1'], 'did you mean steps?'),
         (
             [*S, '--device', 'b300'],

@@ -174,7 +174,7 @@ def test_a_step_is_for_workdirs(folder):
 def test_the_precision_is_the_callers_choice(folder):
     assert pretrained.load(folder, precision='bf16').encoder.tokens_dtype == jnp.bfloat16
     assert pretrained.load(folder).encoder.tokens_dtype == jnp.float32
-    with pytest.raises(UserError, match="precision='half': there is no such choice; take one of float32"):
+    with pytest.raises(UserError, match="precision='half': is not a choice; take one of float32"):
         pretrained.load(folder, precision='half')
 
 

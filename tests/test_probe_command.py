@@ -187,7 +187,7 @@ def test_the_demo_runs_every_task_on_every_backbone(export, tmp_path, capsys, fe
 @pytest.mark.parametrize(
     ('words', 'expected'),
     [
-        (('--task', 'ssv3'), '--task ssv3: there is no such task; take demo, quick, ssv2, '),
+        (('--task', 'ssv3'), '--task ssv3: is not a task; take demo, quick, ssv2, '),
         (('--task', 'davis'), '--task davis: needs its dataset; give its folder with --data'),
         (('--task', 'davis', '--data', 'nowhere'), 'DAVIS'),
         (
@@ -203,8 +203,8 @@ def test_the_demo_runs_every_task_on_every_backbone(export, tmp_path, capsys, fe
             'settings begin task, data',
         ),
         (('--task', 'davis', '--data', 'DAVIS', '--train-data', '.'), 'does not train a readout'),
-        (('--task', 'davis', '--data', 'DAVIS', '--set', 'task.size=5'), 'there is no such setting; take one of'),
-        (('--task', 'ssv2', '--data', '.', '--set', 'schedule.step=9'), 'there is no such setting; take one of steps'),
+        (('--task', 'davis', '--data', 'DAVIS', '--set', 'task.size=5'), 'is not a setting; take one of'),
+        (('--task', 'ssv2', '--data', '.', '--set', 'schedule.step=9'), 'is not a setting; take one of steps'),
         (
             ('--task', 'scannet', '--data', '.', '--set', 'data.image_size=64'),
             'frames of the data have 64 pixels a side',

@@ -175,7 +175,7 @@ def test_a_recipe_without_an_ablation_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize(
     ('words', 'expected'),
     [
-        (('--task', 'ssv3'), '--task ssv3: there is no such task'),
+        (('--task', 'ssv3'), '--task ssv3: is not a task'),
         (('--task', 'davis'), '--task davis: needs its dataset'),
         (('--task', 'davis', '--data', 'nowhere'), 'DAVIS'),
         (('--data', 'shards'), '--data with --task quick: the suite has settings and clips of its own'),

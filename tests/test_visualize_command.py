@@ -87,7 +87,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, model, clip, capsys):
     for words, code, reason in [
         (('--video', clip, '--frames', 4), 2, '--frames 4: at least 5 frames are needed (4 source, 1 target)'),
         (('--video', clip, '--fps', -1), 2, '--fps -1.0: must be above 0'),
-        (('--video', tmp_path / 'gone.mp4'), 2, 'gone.mp4: there is no such file'),
+        (('--video', tmp_path / 'gone.mp4'), 2, 'gone.mp4: does not exist'),
         (('--video', short), 65, 'short.mp4: has 3 frames'),
     ]:
         assert command('--model', model, *words, '--output', tmp_path / 'out') == code

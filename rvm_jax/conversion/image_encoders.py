@@ -59,7 +59,7 @@ def load_image_encoder(
     misshapen.
     """
     if precision not in PRECISIONS:
-        raise UserError(f'precision={precision!r}', 'there is no such choice', f'take one of {", ".join(PRECISIONS)}')
+        raise UserError(f'precision={precision!r}', 'is not a choice', f'take one of {", ".join(PRECISIONS)}')
     path = files.expanded(path)
     found = open_encoder(path, interpolation=interpolation)
     return param_names.from_named(_abstract(found.arch, Execution(PRECISIONS[precision])), found.read(), path)

@@ -84,7 +84,7 @@ def _shards(index):
 
 def _open_torch(path):
     if not os.path.isfile(path):
-        raise UserError(path, 'there is no such file', 'check the path')
+        raise UserError(path, 'does not exist', 'check the path')
     _look_through(path)
     try:
         import torch

@@ -119,7 +119,7 @@ def open_backbone(
     if random_seed is None:
         return Backbone(pretrained.load(path, step=step, precision=precision), tap=tap, path=path, precision=precision)
     if precision not in layers.PRECISIONS:
-        raise UserError(f'--precision {precision}', 'there is no such choice', f'take {", ".join(layers.PRECISIONS)}')
+        raise UserError(f'--precision {precision}', 'is not a choice', f'take {", ".join(layers.PRECISIONS)}')
     arch = pretrained.read_architecture(path)
     execution = layers.Execution(layers.PRECISIONS[precision])
     make = jax.jit(lambda: nnx.state(build.build(arch, execution, rngs=nnx.Rngs(random_seed))))

@@ -50,10 +50,30 @@ PCK = Metric('pck_0.1', 'PCK@0.1', '%', decimals=1)  # a percentage already
 ABS_REL = Metric('abs_rel', 'AbsRel × 10', factor=10, decimals=2, higher_is_better=False)
 EPE = Metric('epe', 'EPE', higher_is_better=False)
 RPE = Metric('rpe_tr', 'RPE', 'mm', decimals=2, higher_is_better=False)
-# Suites of rendered clips, see `demo_suite`; only they have these metrics.
-SUITES = 'demo', 'quick'
+# Only the suites of rendered clips have these.
 PCK_HALF = Metric('pck_0.5', 'PCK@0.5', '%', decimals=1)
 SHARE_OF_MOTION = Metric('share_of_motion', 'share of motion', higher_is_better=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """Our own tasks on rendered clips, see `demo_suite`: how many clips, and what is computed on them."""
+
+    name: str
+    train: int  # clips for the readouts
+    held_out: int
+    propagated: int  # clips for masks and keypoints; without any, these tasks are left out
+    attentive: bool  # also the readout that is trained by gradient steps
+    baselines: bool  # also the image encoder alone, and random weights
+
+
+SUITES = {
+    suite.name: suite
+    for suite in (
+        Suite('demo', 4096, 512, 32, attentive=True, baselines=True),
+        Suite('quick', 2048, 512, 0, attentive=False, baselines=False),
+    )
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -153,7 +173,7 @@ def open_benchmark(
     missing and for settings that do not exist.
     """
     if name not in BENCHMARKS:
-        raise UserError(f'--task {name}', 'there is no such task', f'take {", ".join((*SUITES, *BENCHMARKS))}')
+        raise UserError(f'--task {name}', 'is not a task', f'take {", ".join((*SUITES, *BENCHMARKS))}')
     if root is None:
         raise UserError(f'--task {name}', 'needs its dataset', 'give its folder with --data')
     benchmark = BENCHMARKS[name]
@@ -207,7 +227,7 @@ def _by_group(given, groups):
     for key, text in given:
         group, _, name = key.partition('.')
         if group not in found:
-            raise UserError(f'--set {key}={text}', 'there is no such setting', f'settings begin {", ".join(groups)}')
+            raise UserError(f'--set {key}={text}', 'is not a setting', f'settings begin {", ".join(groups)}')
         if name in found[group]:
             raise UserError(f'--set {key}={text}', f'was set to {found[group][name]} before', 'set it once')
         found[group][name] = text

@@ -97,7 +97,7 @@ def read_scores(folder: str) -> list[Score]:
     if found is None and os.path.exists(os.path.join(folder, SETTINGS)):
         raise UserError(folder, 'its probe is not finished', 'run its `rvm probe` command again, or leave it out')
     if not (isinstance(found, dict) and {'task', 'model', 'seed'} <= found.keys()):
-        reason = 'does not hold results of a probe' if os.path.isdir(folder) else 'there is no such folder'
+        reason = 'does not hold results of a probe' if os.path.isdir(folder) else 'does not exist'
         raise UserError(folder, reason, 'name folders that `rvm probe` wrote')
     try:
         return _scores(folder, found)

@@ -26,7 +26,7 @@ def resolve(made_by: Any, overrides: Mapping[str, str], prefix: str) -> dict[str
     made_by takes the settings: a class or function (its keyword-only arguments), a dataclass (its fields), or an
     instance of a dataclass, whose values are then the defaults. A setting that is itself a dataclass is set through its
     own settings, as in 'settings.top_k'. prefix is the name of the group on the command line, such as 'data'.
-    UserError if there is no such setting, or if it does not take this value.
+    UserError if it is not a setting, or if it does not take this value.
     """
     values = _defaults(made_by)
     inner: dict[str, dict[str, str]] = {name: {} for name in values if dataclasses.is_dataclass(values[name])}
@@ -62,7 +62,7 @@ def _names(made_by):
 
 def _unknown(given, made_by):
     names = list(_names(made_by))
-    return UserError(given, 'there is no such setting', f'take one of {", ".join(names)}' if names else 'leave it out')
+    return UserError(given, 'is not a setting', f'take one of {", ".join(names)}' if names else 'leave it out')
 
 
 def _value(name, default, text, given):

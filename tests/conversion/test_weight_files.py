@@ -53,7 +53,7 @@ def test_without_torch_its_extra_is_named(tmp_path, monkeypatch):
 
 
 def test_a_torch_file_that_is_not_there_is_named(torch_file, tmp_path):
-    with pytest.raises(UserError, match='there is no such file'):
+    with pytest.raises(UserError, match='does not exist'):
         rvm_jax.load_image_encoder(tmp_path / 'nothing.pth')
 
 

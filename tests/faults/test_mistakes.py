@@ -29,9 +29,9 @@ def test_all_mistakes_are_told_at_once_a_line_each(refused, tmp_path, seen):
         data__path=missing,
     )  # fmt: skip
     expected = (
-        '--config.stepz: there is no such key; did you mean steps?',
-        '--config.optim.peek_lr: there is no such key; did you mean optim.peak_lr?',
-        '--config.model.core.layers: there is no such key; did you mean model.core_layers?',
+        '--config.stepz: is not a key; did you mean steps?',
+        '--config.optim.peek_lr: is not a key; did you mean optim.peak_lr?',
+        '--config.model.core.layers: is not a key; did you mean model.core_layers?',
         '--config.checkpoint.every=1.5: expected int; give something like 1000',
         '--config.log.every=often: expected int; give something like 100',
         '--config.model.encoder_path=None: is not text; leave it empty, --config.model.encoder_path=, for none',
@@ -70,7 +70,7 @@ def test_recipes_and_data_are_refused_as_kindly_as_values(refused, command, tmp_
     code, said = command('train', '--config', recipe, '--workdir', tmp_path / 'run').end()
     assert code == 2 and 'Did you mean "peak_lr"' in said and said.count('\n') == 1
     code, said = command('train', '--config', 'configs/tini.py', '--workdir', tmp_path / 'run').end()
-    assert code == 2 and 'configs/tini.py: there is no such recipe; name a file such as configs/tiny.py\n' in said
+    assert code == 2 and 'configs/tini.py: does not exist; name a file such as configs/tiny.py\n' in said
     code, said = command('train', '--config', 'configs/tiny.py', '--workdri', tmp_path / 'run').end()
     assert code == 2 and '--workdir' in said
     assert not (tmp_path / 'run').exists()

@@ -129,5 +129,5 @@ def test_rvm_plan_takes_added_parts(planned, part, words, capsys):
 
 
 def test_an_unknown_core_is_refused_with_the_names_there_are(planned):
-    with pytest.raises(configs.ConfigErrors, match='summ: there is no such choice; did you mean sum'):
+    with pytest.raises(configs.ConfigErrors, match='summ: is not a choice; did you mean sum'):
         planned('model.core=summ')

@@ -84,16 +84,16 @@ def test_an_unknown_setting_is_refused_with_those_that_there_are():
     with pytest.raises(UserError) as error:
         resolved(strid='2')
     names = 'num_frames, crop_area, flip, colors, camera, fps'
-    assert str(error.value) == f'--set data.strid=2: there is no such setting; take one of {names}'
+    assert str(error.value) == f'--set data.strid=2: is not a setting; take one of {names}'
 
 
 def test_root_and_split_are_no_settings():
-    with pytest.raises(UserError, match='no such setting'):
+    with pytest.raises(UserError, match='is not a setting'):
         resolved(split='train')
 
 
 def test_a_callable_without_settings_says_so():
-    with pytest.raises(UserError, match=r'data\.stride=2: there is no such setting; leave it out'):
+    with pytest.raises(UserError, match=r'data\.stride=2: is not a setting; leave it out'):
         settings.resolve(lambda root, split: None, {'stride': '2'}, 'data')
 
 

@@ -20,7 +20,7 @@ from rvm_jax.probing import registry, results, runner, tables
 from rvm_jax.probing.backbone import Backbone, open_backbone
 from rvm_jax.probing.demo import demo_readouts
 from rvm_jax.probing.demo.demo_clips import DemoClips, DemoKeypoints, DemoMasks, NoiseSquares
-from rvm_jax.probing.registry import Metric
+from rvm_jax.probing.registry import SUITES, Metric, Suite
 from rvm_jax.probing.tasks import propagation
 from rvm_jax.signals import StopRequest
 from rvm_jax.storage import atomic
@@ -37,27 +37,6 @@ SEED = 1000  # of the clips; the videos of `rvm demo` have other seeds
 NUM_FRAMES, NOISE_FRAMES, PROPAGATED_FRAMES = 8, 16, 24
 NOISE_TRAIN, NOISE_HELD_OUT = 256, 64
 RADIUS = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Suite:
-    """How many rendered clips are used, and what is computed on them."""
-
-    name: str
-    train: int  # clips for the readouts
-    held_out: int
-    propagated: int  # clips for masks and keypoints; without any, these tasks are left out
-    attentive: bool  # also the readout that is trained by gradient steps
-    baselines: bool  # also the image encoder alone, and random weights
-
-
-SUITES = {
-    suite.name: suite
-    for suite in (
-        Suite('demo', 4096, 512, 32, attentive=True, baselines=True),
-        Suite('quick', 2048, 512, 0, attentive=False, baselines=False),
-    )
-}
 
 
 def read_outs(suite: Suite, seed: int) -> dict[str, tuple[Callable[..., demo_readouts.Result], Metric]]:
@@ -86,9 +65,10 @@ def run_demo(
 ) -> dict[str, Any]:
     """The contents of results.json, with {backbone: {task: {'metric', 'value', ...}}} as 'results'.
 
-    suite: a name of SUITES. clips: a folder for the rendered clips, which several models may use one after the other
-    (default: a folder inside `folder`). The part of each backbone is kept as soon as it is computed. Raises UserError
-    for the folder of another probe, and Stopped on SIGTERM or Ctrl-C, within some seconds: the same call resumes.
+    suite: a name in registry.SUITES. clips: a folder for the rendered clips, which several models may use one after
+    the other (default: a folder inside `folder`). The part of each backbone is kept as soon as it is computed. Raises
+    UserError for the folder of another probe, and Stopped on SIGTERM or Ctrl-C, within some seconds: the same call
+    resumes.
     """
     chosen = SUITES[suite]
     backbones = _open_backbones(chosen, path, step, seed, precision)
