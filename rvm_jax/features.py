@@ -50,11 +50,9 @@ def run(args: argparse.Namespace) -> None:
     if args.fps is not None and not args.fps > 0:
         raise UserError(f'--fps {args.fps}', 'must be above 0', 'leave it out to take every frame')
     there = {output: made_with(output) for output in outputs.values() if os.path.exists(output) and not args.overwrite}
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
-
     from rvm_jax import pretrained
     from rvm_jax.models import param_names
+    from rvm_jax.terminal import progress_bars
 
     model = pretrained.load(args.model, step=args.step)
     size = model.image_size if args.size is None else args.size
@@ -64,10 +62,8 @@ def run(args: argparse.Namespace) -> None:
         check_same(output, found, wanted[output])
     if there:
         print(f'done already: {len(there)} of {len(outputs)}')
-    console, unusable = Console(soft_wrap=True), []
-    with Progress(
-        *Progress.get_default_columns(), MofNCompleteColumn(), console=console, disable=not console.is_terminal
-    ) as progress:
+    unusable = []
+    with progress_bars() as progress:
         bar = progress.add_task('videos', total=len(outputs), completed=len(there))
         for path, output in outputs.items():
             if output in there:

@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.planning.summary import architecture_rows
 from rvm_jax.storage import files
-from rvm_jax.terminal import table
+from rvm_jax.terminal import progress_bars, table
 
 if TYPE_CHECKING:
     from rvm_jax.data.sources.folder import FolderSource
@@ -197,7 +197,6 @@ def _read_json(path):
 
 def show_shards(path: str, is_quick: bool, picture: str) -> None:
     """Print what a folder of shards holds, check it, and draw some of it. DataError if shards are damaged."""
-    from rich.console import Console
     from rich.progress import DownloadColumn, Progress
 
     from rvm_jax.data import shard_format, verify_shards
@@ -206,9 +205,7 @@ def show_shards(path: str, is_quick: bool, picture: str) -> None:
     manifest = shard_format.read_manifest(path)
     rows = shard_rows(path, manifest)
     print(table(rows))
-    console = Console()
-    with Progress(*Progress.get_default_columns(), DownloadColumn(), console=console, transient=True,
-                  disable=not console.is_terminal) as progress:  # fmt: skip
+    with progress_bars(*Progress.get_default_columns(), DownloadColumn(), transient=True) as progress:
         bar = progress.add_task('reading', total=sum(shard['bytes'] for shard in manifest['shards']))
         damaged = verify_shards.damaged_shards(path, manifest, not is_quick, lambda size: progress.advance(bar, size))
     if damaged:
@@ -262,18 +259,17 @@ def video_source(path: str) -> 'FolderSource | None':
 
 def folder_rows(path: str, source: 'FolderSource') -> list[tuple[str, str]]:
     """Many videos: how many and how long, their sizes and rates, and those that do not open."""
-    from rich.progress import track
-
     from rvm_jax.data.video import decode
 
     infos, failed, size = [], [], 0
     videos = [source[index] for index in range(len(source))]
-    for video in track(videos, 'reading', transient=True, disable=not sys.stdout.isatty()):
-        try:
-            infos.append(decode.probe(video.name))
-            size += os.path.getsize(video.name)
-        except DataError as error:
-            failed.append(error)
+    with progress_bars(transient=True) as progress:
+        for video in progress.track(videos, description='reading'):
+            try:
+                infos.append(decode.probe(video.name))
+                size += os.path.getsize(video.name)
+            except DataError as error:
+                failed.append(error)
     if not infos:
         raise failed[0]
     seconds = sum(info.duration_s or 0 for info in infos)

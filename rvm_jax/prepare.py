@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from rvm_jax.errors import UserError, printable
 from rvm_jax.signals import StopRequest
-from rvm_jax.terminal import log_to_terminal
+from rvm_jax.terminal import log_to_terminal, progress_bars
 
 if TYPE_CHECKING:  # loaded when the command runs, not for its --help
     from rvm_jax.data.prepare.encode_video import Settings
@@ -130,11 +130,9 @@ def _rules(args, group, quality):
 
 def run_here(work: 'PrepareJob', args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
     """All outcomes and shards, made by processes on this machine, with a progress bar on a terminal."""
-    from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
-        Progress,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -142,12 +140,11 @@ def run_here(work: 'PrepareJob', args: argparse.Namespace) -> tuple[list[dict], 
 
     from rvm_jax.data.prepare.prepare_pool import Pool
 
-    console = Console(soft_wrap=True)
     columns = TextColumn('videos'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[skipped]} skipped'), \
         TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn()  # fmt: skip
     done = {'skipped': 0}
     with (
-        Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+        progress_bars(*columns) as progress,
         StopRequest(interrupts=True) as stop,
     ):
         bar = progress.add_task('videos', total=len(work.tasks), skipped=0)

@@ -53,15 +53,12 @@ def run(args: argparse.Namespace) -> None:
     """Run one probe and print its result."""
     if args.seed < 0:
         raise UserError(f'--seed {args.seed}', 'must not be below 0', 'take 0, for example')
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress
+    from rvm_jax.terminal import progress_bars
 
-    console = Console(soft_wrap=True)
-    columns = (*Progress.get_default_columns(), MofNCompleteColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
+    with progress_bars() as progress:
         lines = _suite(args, progress) if args.task in SUITES else _benchmark(args, progress)
     for line in lines:
-        console.print(line, highlight=False, markup=False)
+        print(line)
 
 
 def _benchmark(args, progress):

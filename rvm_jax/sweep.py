@@ -16,6 +16,7 @@ ablation of the paper, on real data:
 import argparse
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any
 
 from rvm_jax.errors import UserError
@@ -51,6 +52,7 @@ def run(args: argparse.Namespace) -> None:
     """Train, export and probe every cell, then write the table and the plot."""
     from rvm_jax import ablation
     from rvm_jax.probing.tables import write_sweep
+    from rvm_jax.training.progress import format_seconds
 
     benchmark = _open_benchmark(args)  # first, so that its mistakes are reported before anything is trained
     found = ablation.load(args.config)
@@ -60,10 +62,14 @@ def run(args: argparse.Namespace) -> None:
     shared += _demo_videos(recipe, shared, args.output)
     cells = ablation.cells(found, recipe, shared, args.seeds, args.output)
     results: dict[str, dict[int, dict]] = {}
+    longest = 0.0  # seconds of a cell that was trained in this start
     for number, cell in enumerate(cells, 1):
-        print(f'cell {number}/{len(cells)}: {found.question} {cell.name}, seed {cell.seed}', flush=True)
+        left = f', about {format_seconds(longest * (len(cells) - number + 1))} left' if longest else ''
+        print(f'cell {number}/{len(cells)}: {found.question} {cell.name}, seed {cell.seed}{left}', flush=True)
+        began, is_trained = time.monotonic(), os.path.exists(cell.export)
         train(cell)
         results.setdefault(cell.name, {})[cell.seed] = probe(args.task, benchmark, cell, args.output)
+        longest = longest if is_trained else max(longest, time.monotonic() - began)
     for line in write_sweep(found.question, results, args.output):
         print(line)
 
@@ -114,14 +120,13 @@ def train(cell: 'Cell') -> None:
 
 def probe(task: str, benchmark: 'OpenBenchmark | None', cell: 'Cell', output: str) -> dict[str, dict[str, Any]]:
     """{backbone: {task: {'metric', 'value', ...}}} of a cell; without a benchmark, of the suite named by task."""
-    from rich.progress import Progress
-
     from rvm_jax.probing.backbone import open_backbone
     from rvm_jax.probing.demo.demo_suite import run_demo
     from rvm_jax.probing.runner import run_benchmark
+    from rvm_jax.terminal import progress_bars
 
     folder = os.path.join(cell.folder, 'probe')
-    with Progress(disable=not sys.stdout.isatty()) as progress:
+    with progress_bars() as progress:
         if benchmark is not None:
             found = run_benchmark(benchmark, open_backbone(cell.export), folder, seed=cell.seed, progress=progress)
             return {'model': {benchmark.name: found}}

@@ -8,12 +8,17 @@ import io
 import logging
 import os
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rvm_jax.errors import printable
 
+if TYPE_CHECKING:
+    from rich.progress import Progress, ProgressColumn
+
 PACKAGE = 'rvm_jax'  # the logger above those of all modules
+LINE_EVERY = 60.0  # seconds between lines about progress where no terminal shows bars
 WIDEST = 100_000  # characters of a line of a table: it is never wrapped, because what is copied must stay whole
 
 
@@ -67,6 +72,40 @@ def silence(stream: TextIO) -> None:
     null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, stream.fileno())
     os.close(null)
+
+
+def progress_bars(*columns: 'ProgressColumn | str', transient: bool = False) -> 'Progress':
+    """Bars of work that takes a while, on a terminal; elsewhere a line on standard error every LINE_EVERY seconds.
+
+    columns: those of rich, by default what, a bar, done of all and the time left. transient: bars vanish at the end.
+    """
+    from rich.console import Console
+    from rich.progress import MofNCompleteColumn, Progress
+
+    class Lines(Progress):
+        """Bars for a log file: what is done is told now and then, so short work tells nothing."""
+
+        told = time.monotonic()
+
+        def update(self, task_id, **changes):
+            super().update(task_id, **changes)
+            self._tell(task_id)
+
+        def advance(self, task_id, advance=1):
+            super().advance(task_id, advance)
+            self._tell(task_id)
+
+        def _tell(self, task_id):
+            task = self._tasks[task_id]
+            if time.monotonic() - self.told > LINE_EVERY and not task.finished:
+                self.told = time.monotonic()
+                total = '' if task.total is None else f' of {task.total:,.0f}'
+                say(printable(f'{task.description}: {task.completed:,.0f}{total}'))
+
+    console = Console(soft_wrap=True)
+    kind = Progress if console.is_terminal else Lines
+    chosen = columns or (*Progress.get_default_columns(), MofNCompleteColumn())
+    return kind(*chosen, console=console, transient=transient, disable=not console.is_terminal)
 
 
 class Extras:

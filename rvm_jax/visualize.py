@@ -11,7 +11,7 @@ ones, up to frame 63, from the few patches that stay visible. Videos play at 16 
 import argparse
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
@@ -134,11 +134,12 @@ def rebuild(
     return np.concatenate(pixels), np.concatenate(visible)
 
 
-def progress(items: Sequence[Item], description: str) -> Iterable[Item]:
-    """The items, with a progress bar if somebody is watching."""
-    from rich.progress import track
+def progress(items: Sequence[Item], description: str) -> Iterator[Item]:
+    """The items, one by one, with a progress bar."""
+    from rvm_jax.terminal import progress_bars
 
-    return track(items, description, disable=not sys.stdout.isatty())
+    with progress_bars() as bars:
+        yield from bars.track(items, description=description)
 
 
 if __name__ == '__main__':

@@ -48,3 +48,20 @@ def test_numbers_are_aligned_to_the_right():
     rows = ('model', 'J&F', 'PCK'), ('S', '9.5', '–'), ('a large one', '10.25', '3')
     assert columns(rows) == ['model          J&F  PCK', 'S              9.5    –', 'a large one  10.25    3']
     assert markdown(rows[0], rows[1:2], right=2) == '| model | J&F | PCK |\n| --- | ---: | ---: |\n| S | 9.5 | – |\n'
+
+
+def test_work_without_a_terminal_tells_now_and_then_what_is_done(monkeypatch, capfd):
+    monkeypatch.setattr(terminal, 'LINE_EVERY', 0.0)
+    with terminal.progress_bars() as bars:
+        bar = bars.add_task('reading', total=3)
+        bars.update(bar, completed=1)
+        bars.advance(bar)
+        bars.advance(bar)
+    assert capfd.readouterr().err.splitlines() == ['reading: 1 of 3', 'reading: 2 of 3']
+
+
+def test_short_work_without_a_terminal_is_silent(capfd):
+    with terminal.progress_bars() as bars:
+        bar = bars.add_task('reading', total=2)
+        bars.update(bar, completed=1)
+    assert capfd.readouterr() == ('', '')

@@ -1,10 +1,10 @@
 """Videos to train on where there are no others: for the demo, and for ablations without data of their own."""
 
 import os
-import sys
 
 from rvm_jax.signals import StopRequest
 from rvm_jax.synthetic.synthetic_videos import write_videos
+from rvm_jax.terminal import progress_bars
 
 NUM_TRAIN, NUM_HELD_OUT = 400, 64
 SIDE = 64  # pixels of the rendered videos; the model sees crops
@@ -26,9 +26,7 @@ def render(folder: str, *, seed: int, fps: float) -> None:
 
 
 def _render(folder, count, *, seed, fps):
-    from rich.progress import Progress
-
-    with StopRequest() as stop, Progress(disable=not sys.stdout.isatty()) as progress:
+    with StopRequest() as stop, progress_bars() as progress:
         stop.current = 'a video'
         task = progress.add_task(f'rendering {count} videos', total=count)
 

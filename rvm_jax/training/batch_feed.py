@@ -154,9 +154,9 @@ class DataWait:
         """Fraction of these seconds that the slowest process has waited."""
         return min(float(self._waited_s.max()) / seconds, 1.0)
 
-    def advice(self, share: float) -> str | None:
-        """One line, once, if the share is too large; else None."""
-        if share <= MOST_WAITING or self._is_said:
+    def advice(self, share: float, most: float = MOST_WAITING) -> str | None:
+        """One line, once, if the share is above `most`; else None."""
+        if share <= most or self._is_said:
             return None
         self._is_said = True
         where = f' of process {self._waited_s.argmax()}' if len(self._waited_s) > 1 else ''

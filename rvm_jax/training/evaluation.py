@@ -24,7 +24,10 @@ EVAL_KEY = 0  # the same masks at every evaluation
 
 
 class Evaluation:
-    """Evaluates on held-out videos, and draws held-out clips, or training clips if there are no held-out ones."""
+    """Evaluates on held-out videos, and draws held-out clips, or training clips if there are no held-out ones.
+
+    announce() is called before an evaluation or a picture, which may compile for a minute.
+    """
 
     def __init__(
         self,
@@ -33,9 +36,10 @@ class Evaluation:
         hosts: ProcessGroup,
         writer: Writer,
         held_out: Mixture | None,
+        announce: Callable[[], None] = lambda: None,
     ):
         self._config, self._programs, self._hosts = config, programs, hosts
-        self._writer, self._held_out = writer, held_out
+        self._writer, self._held_out, self._announce = writer, held_out, announce
 
     def maybe(
         self, step: int, state: dict[str, Any], frozen: dict[str, Any], train_batch: dict[str, jax.Array]
@@ -46,6 +50,7 @@ class Evaluation:
         draws = is_last or (log.images_every and step % log.images_every == 0)
         if not (draws or (evaluates and self._held_out is not None)):
             return {}
+        self._announce()
         params, scalars = trainable.of_model(state, frozen), {}
         if evaluates and self._held_out is not None:
             losses, batch, out = held_out_losses(

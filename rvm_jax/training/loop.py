@@ -86,7 +86,7 @@ def _train(config, workdir, load_initial, objective, hosts, stack):
     feed = stack.enter_context(_open_feed(config, workdir, programs, source, first, hosts))
     writer = stack.enter_context(Writer(workdir, first))
     log = stack.enter_context(RunLog(config, programs, hosts, feed, writer, stop))
-    evaluation = Evaluation(config, programs, hosts, writer, held_out)
+    evaluation = Evaluation(config, programs, hosts, writer, held_out, log.evaluating)
     profiler = stack.enter_context(Profiler(config.profile, os.path.join(workdir, 'tensorboard'), first + 1))
 
     # ---- Steps ----
@@ -96,6 +96,7 @@ def _train(config, workdir, load_initial, objective, hosts, stack):
             stop.current = f'step {step}, then saving and stopping'
             profiler.before(step, state)
             batch = feed.next_batch()
+            log.starting()
             # This returns at once: the devices compute while the host prepares the next batch. Reading a metric now
             # would make the host wait for them, so the log reads it when the next step has been started.
             state, metrics = programs.train_step(state, batch, frozen)

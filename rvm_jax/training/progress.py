@@ -1,4 +1,4 @@
-"""What a person sees while a run trains: one line or bar with the numbers of the latest step."""
+"""What a person sees while a run trains: a bar with the numbers of the latest step, or lines; held-out losses."""
 
 import collections
 import sys
@@ -9,6 +9,7 @@ from typing import Any, Self, TextIO
 from rvm_jax.terminal import silence, write_line
 
 WINDOW = 500  # updates that the pace is averaged over
+HELD_OUT = {'eval_loss': 'loss', 'eval_copy_last': 'copy the last frame', 'eval_mean_color': 'mean color'}
 LONGEST = 999 * 3600  # seconds; a longer time left means nothing
 
 
@@ -31,6 +32,12 @@ def format_line(step: int, total: int, scalars: Mapping[str, Any], seconds_left:
     if seconds_left is not None:
         parts.append(f'left {format_seconds(seconds_left)}')
     return '  '.join(parts)
+
+
+def format_held_out(step: int, total: int, held_out: Mapping[str, float]) -> str:
+    """One line about an evaluation: the loss on held-out clips, and what the two trivial predictors have there."""
+    found = [f'{text} {held_out[name]:.4g}' for name, text in HELD_OUT.items() if name in held_out]
+    return f'step {step}/{total}  held-out clips: {", ".join(found)}'
 
 
 def format_seconds(seconds: float) -> str:
@@ -65,17 +72,32 @@ class _Terminal:
             silence(self._stream)
 
 
-class Progress:
-    """A live bar on a terminal; elsewhere a plain line at each logged step; nothing if it is not shown.
+def _seconds_column():
+    """How long the run has waited for what the bar names; nothing while steps are done."""
+    from rich.progress import ProgressColumn
+    from rich.text import Text
 
-    The pace is measured from the end of the first step on, so that the compilation is not part of it, and with the
-    monotonic clock, so that a change of the wall clock does not matter.
+    class Seconds(ProgressColumn):
+        def render(self, task):
+            since = task.fields.get('since')
+            return Text('' if since is None else format_seconds(time.monotonic() - since))
+
+    return Seconds()
+
+
+class Progress:
+    """A live bar on a terminal; elsewhere a plain line at the first and each logged step; nothing if it is not shown.
+
+    Before the first step it names what is waited for, on a terminal with the seconds. The pace is measured from the end
+    of the first step on, so that the compilation is not part of it, and with the monotonic clock, so that a change of
+    the wall clock does not matter.
     """
 
     def __init__(self, total: int, stream: TextIO | None = None, is_shown: bool = True):
         self._total, self._is_shown = total, is_shown
         self._stream: Any = sys.stdout if stream is None else stream
         self._seen: collections.deque[tuple[float, int]] = collections.deque(maxlen=WINDOW)
+        self._scalars: Mapping[str, Any] = {}  # of the latest logged step
         self._bar: Any = None  # the one of rich, which is imported on a terminal only
         self._task: Any = None
 
@@ -85,10 +107,10 @@ class Progress:
             from rich.progress import BarColumn, TextColumn
             from rich.progress import Progress as Bar
 
-            columns = BarColumn(bar_width=20), TextColumn('{task.description}', markup=False)
+            columns = BarColumn(bar_width=20), TextColumn('{task.description}', markup=False), _seconds_column()
             console = Console(file=_Terminal(self._stream))  # type: ignore[arg-type]  # it has what rich calls
             self._bar = Bar(*columns, console=console, redirect_stderr=sys.stderr.isatty())  # not from `2> log`
-            self._task = self._bar.add_task('compiling', total=self._total)
+            self._task = self._bar.add_task('starting', total=self._total)
             self._bar.start()
         return self
 
@@ -96,15 +118,34 @@ class Progress:
         if self._bar is not None:
             self._bar.stop()
 
+    def waiting(self, what: str) -> None:
+        """Name what the next step waits for: the first batch, compiling, an evaluation.
+
+        Without a terminal only before the first step, where it may take minutes.
+        """
+        if self._bar is not None:
+            self._bar.update(self._task, description=what, since=time.monotonic())
+        elif self._is_shown and not self._seen:
+            write_line(what, self._stream)
+
     def update(self, step: int, scalars: Mapping[str, Any] | None = None) -> None:
-        """Show that a step is done; scalars are given at logged steps only."""
+        """Show that a step is done; scalars are given at the first step and at logged ones."""
         if not self._is_shown:
             return
         self._seen.append((time.monotonic(), step))
-        text = None if scalars is None else format_line(step, self._total, scalars, self.seconds_left())
+        self._scalars = self._scalars if scalars is None else scalars
+        text = format_line(step, self._total, self._scalars, self.seconds_left())
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, **({} if text is None else {'description': text}))
-        elif text is not None:
+            self._bar.update(self._task, completed=step, description=text, since=None)
+        elif scalars is not None:
+            write_line(text, self._stream)
+
+    def held_out(self, step: int, held_out: Mapping[str, float]) -> None:
+        """Print the losses of an evaluation as a line that stays."""
+        text = format_held_out(step, self._total, held_out)
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+        elif self._is_shown:
             write_line(text, self._stream)
 
     def seconds_left(self) -> float | None:

@@ -14,13 +14,14 @@ from rvm_jax.models import cost
 from rvm_jax.signals import StopRequest
 from rvm_jax.terminal import say
 from rvm_jax.training import hardware
-from rvm_jax.training.batch_feed import BatchFeed
+from rvm_jax.training.batch_feed import MOST_WAITING, BatchFeed
 from rvm_jax.training.optimizer import learning_rate
 from rvm_jax.training.progress import Progress
 from rvm_jax.training.state import Programs
 from rvm_jax.training.writer import SKIPPED, Writer
 
 MOST_SKIPPED = 100  # videos that are listed for a skipped step
+EARLY = 10.0, 0.2  # seconds, and the share of them spent waiting for data, after which advice does not wait for the log
 
 
 class RunLog:
@@ -52,6 +53,7 @@ class RunLog:
 
     def __enter__(self) -> Self:
         self._progress.__enter__()
+        self._progress.waiting('waiting for the first batch')
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -62,12 +64,23 @@ class RunLog:
         finally:
             self._progress.__exit__(*error)
 
+    def starting(self) -> None:
+        """Say before the first step that it is compiled."""
+        if self._clock_step is None and self._pending is None:
+            self._progress.waiting('compiling the training step')
+
+    def evaluating(self) -> None:
+        """Say that steps wait for an evaluation, or for a picture."""
+        self._progress.waiting('evaluating')
+
     def finish(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Take note of a step that was just started, and read the metrics of the one before it.
 
         Tells the other processes which signal this one got, and how many videos failed here. Raises as `flush`.
         """
         self._log_pending()
+        if self._clock_step is None:
+            self._progress.waiting('running the first step')
         self._pending = step, metrics
         self._feed.wait.watch(metrics)
         self._hosts.stepped(step)
@@ -95,20 +108,23 @@ class RunLog:
         (step, metrics), self._pending = self._pending, None
         if in_a_row := int(metrics['skipped_in_a_row']):
             self._note_skipped(step, in_a_row)
-        if self._clock_step is None:
+        is_first = self._clock_step is None
+        if is_first:
             self._start_clock(step)
         if held_out or step % self._config.log.every == 0 or step == self._config.steps:
             self._log(step, metrics, held_out or {})
             self._start_clock(step)
         else:
-            self._progress.update(step)
+            self._progress.update(step, self._scalars(step, metrics) if is_first else None)
+            self._advise(*EARLY)
 
     def _log(self, step, metrics, held_out):
         """Show and write the numbers of a step."""
         scalars = self._scalars(step, metrics)
         self._progress.update(step, scalars)
-        if self._hosts.is_first and (advice := self._feed.wait.advice(scalars.get('data_wait', 0))):
-            say(advice)
+        if held_out:
+            self._progress.held_out(step, held_out)
+        self._advise()
         self._writer.scalars(step, scalars | held_out)
         self._report_failures()
 
@@ -127,6 +143,12 @@ class RunLog:
             scalars['read_retries'] = self._read_retries
         steps, seconds = step - self._clock_step, self._feed.wait.done_at() - self._clock
         return scalars | self._pace.scalars(steps, seconds, self._feed.wait.share(seconds)) if steps else scalars
+
+    def _advise(self, least_s=0.0, most=MOST_WAITING):
+        """Say once what to do if the devices have waited too long for data since the clock started."""
+        wait, seconds = self._feed.wait, self._feed.wait.done_at() - self._clock
+        if self._hosts.is_first and seconds > least_s and (advice := wait.advice(wait.share(seconds), most)):
+            say(advice)
 
     def _start_clock(self, step):
         self._clock, self._clock_step = self._feed.wait.done_at(), step

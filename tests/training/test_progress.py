@@ -57,6 +57,20 @@ def test_without_a_terminal_only_logged_steps_make_a_line():
     assert stream.getvalue().count('\n') == 1
 
 
+def test_a_log_file_tells_what_the_first_step_waits_for():
+    stream = io.StringIO()
+    with Progress(3, stream) as progress:
+        progress.waiting('compiling the training step')
+        progress.update(1, {'loss': 0.5})
+        progress.waiting('evaluating')  # short, and at every evaluation
+        progress.held_out(1, {'eval_loss': 0.02, 'eval_copy_last': 0.0127, 'eval_mean_color': 0.0233})
+    assert stream.getvalue().splitlines() == [
+        'compiling the training step',
+        'step 1/3  loss 0.5',
+        'step 1/3  held-out clips: loss 0.02, copy the last frame 0.0127, mean color 0.0233',
+    ]
+
+
 def read_terminal(descriptor):
     """All that was written to the other end, which is closed by now; one read may give only a part of it."""
     shown = b''
@@ -66,14 +80,29 @@ def read_terminal(descriptor):
     return shown.decode()
 
 
+def read_until(descriptor, text):
+    """Read what is written to the other end until a text has come; an empty read is its end."""
+    shown = ''
+    while text not in shown:
+        part = os.read(descriptor, 4096)
+        assert part, shown
+        shown += part.decode(errors='replace')
+
+
 def test_a_terminal_shows_a_live_bar(monkeypatch):
     monkeypatch.setenv('TERM', 'xterm')
     monkeypatch.setenv('COLUMNS', '120')
     ours, theirs = os.openpty()
     with open(theirs, 'w') as stream, Progress(3, stream) as progress:
+        progress.waiting('compiling the training step')
+        read_until(ours, 'compiling the training step 0:01')
         progress.update(1, {'loss': 0.5})
+        progress.update(2)
+        read_until(ours, 'step 2/3  loss 0.5')  # the step of now, with the numbers of the last one that was logged
+        progress.held_out(2, {'eval_loss': 0.02, 'eval_copy_last': 0.0127, 'eval_mean_color': 0.0233})
         progress.update(3, {'loss': 0.25})
     shown = read_terminal(ours)
+    assert 'held-out clips: loss 0.02' in shown
     assert 'step 3/3  loss 0.25' in shown
     assert '\x1b[' in shown
 

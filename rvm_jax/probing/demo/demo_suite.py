@@ -166,7 +166,7 @@ def probe(
 ) -> dict[str, dict[str, Any]]:
     """{task: {'metric', 'value', 'higher_is_better', 'scores'}} of one backbone; pictured: a folder for pictures."""
     read: tuple[Any, ...] = (clips.train, clips.held_out, clips.noise, clips.noise_held_out, clips.long, clips.long)
-    bar = progress.add_task(name, total=sum(len(source) for source in read))
+    bar = progress.add_task(f'{name}, features', total=sum(len(source) for source in read))
     found = {}
 
     def done(count):
@@ -187,12 +187,15 @@ def probe(
     train = demo_readouts.Data.of(backbone, clips.train, done=done)
     held_out = demo_readouts.Data.of(backbone, clips.held_out, like=train, done=done)
     for task_name, (read_out, metric) in read_outs(clips.suite, seed).items():
+        progress.update(bar, description=f'{name}, {task_name}')
         note(task_name, metric, *read_out(train, held_out))
+    progress.update(bar, description=f'{name}, noise square')
     train = demo_readouts.Data.of(backbone, clips.noise, done=done)
     held_out = demo_readouts.Data.of(backbone, clips.noise_held_out, like=train, done=done)
     note('noise square', registry.MIOU, *demo_readouts.noise_square(train, held_out))
     if not len(clips.long):
         return found
+    progress.update(bar, description=f'{name}, masks and keypoints')
     settings = propagation.Settings((2 * clips.size, 2 * clips.size), radius=RADIUS)
     masks = propagate(propagation.ObjectMasks(settings), DemoMasks(clips.long), backbone, done)
     note('masks', registry.J_AND_F, *masks)
