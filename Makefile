@@ -63,17 +63,23 @@ check-accelerators-quick: .venv-cuda/ready
 	$(@D)/bin/python -m $(PIP) --constraint constraints.txt --editable . $(if $(findstring cuda,$@),$(CUDA),libtpu)
 	touch $@
 
-lint: .venv/dev
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-	$(BIN)/mypy
+# Needs ruff and mypy alone. Where the package's environment is there, mypy also reads the types of its libraries.
+lint: .venv-lint/ready
+	.venv-lint/bin/ruff check .
+	.venv-lint/bin/ruff format --check .
+	.venv-lint/bin/mypy $(if $(wildcard .venv/test),--python-executable $(BIN)/python)
+
+.venv-lint/ready: constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m $(PIP) --constraint constraints.txt ruff mypy
+	touch $@
 
 # The site, in site/; any warning is an error. docs/hooks.py makes the pages that are not written by hand.
 docs: .venv/docs
 	$(BIN)/mkdocs build --quiet
 
 # Constraints make installs repeatable; a package index may be set in pip's own configuration.
-.venv/package .venv/test .venv/dev .venv/docs: pyproject.toml constraints.txt
+.venv/package .venv/test .venv/docs: pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m $(PIP) --constraint constraints.txt \
 		--editable '.$(if $(filter-out package,$(notdir $@)),[$(notdir $@)])'

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
@@ -197,6 +199,10 @@ def print_table(losses: dict[str, float], report: str) -> None:
     console = Console(soft_wrap=True)
     console.print(table)
     console.print(f'report: {os.path.abspath(report)}', highlight=False, markup=False)
+    activate = os.path.join(sys.prefix, 'bin', 'activate')
+    if shutil.which('rvm') is None and os.path.exists(activate):  # as after `make demo`
+        line = f'to use the command rvm in this terminal: . {shlex.quote(os.path.relpath(activate))}'
+        console.print(line, highlight=False, markup=False)
 
 
 if __name__ == '__main__':

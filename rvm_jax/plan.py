@@ -2,8 +2,8 @@
 
 With --topology the real training step is compiled for that TPU slice (v6e:16x16), or for NVIDIA GPUs, hosts x GPUs of
 each (h100:8, h100:4x8; also a100, h200, b200). None of them need be there; it takes a minute or two, and the compiler's
-packages: pip install 'rvm_jax[tpu]' or 'rvm_jax[cuda13]', each in an environment of its own. With --device it is an
-estimate. Several recipes, topologies or numbers of devices give a table.
+packages, in an environment of its own: where they are missing, the command says how to install them. With --device it
+is an estimate. Several recipes, topologies or numbers of devices give a table.
 
 Examples:
     rvm plan --config configs/rvm_s.py --device h100 --devices 8 --config.batch_size=512

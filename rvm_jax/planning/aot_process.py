@@ -59,7 +59,7 @@ def _check_packages(topology, platform):
         if importlib.util.find_spec('libtpu') is None:
             raise UserError(
                 f'--topology {topology}', 'needs libtpu, which is not installed here',
-                "pip install 'rvm_jax[tpu]', in an environment of its own, or leave --topology out for an estimate",
+                "python -m venv tpu && tpu/bin/pip install -e '.[tpu]'; or leave --topology out for an estimate",
             )  # fmt: skip
         return
     if missing := missing_packages():

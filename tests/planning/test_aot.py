@@ -10,7 +10,7 @@ from rvm_jax.conversion.frozen import resolve
 from rvm_jax.errors import UserError
 from rvm_jax.planning import aot, aot_process
 
-LIBTPU = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason="needs pip install 'rvm_jax[tpu]'")
+LIBTPU = pytest.mark.skipif(importlib.util.find_spec('libtpu') is None, reason='needs libtpu')
 
 
 def planned(config):
@@ -71,7 +71,7 @@ def test_what_is_not_about_memory_is_no_shortage():
 
 def test_without_libtpu_the_extra_to_install_is_named(monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-    with pytest.raises(UserError, match=r"--topology v6e:2x2: needs libtpu.*pip install 'rvm_jax\[tpu\]', in an env"):
+    with pytest.raises(UserError, match=r"--topology v6e:2x2: needs libtpu.*tpu/bin/pip install -e '.\[tpu\]'"):
         aot_process.compile_ahead(tiny(), 'v6e:2x2', 'tiny')
 
 
