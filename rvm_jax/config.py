@@ -257,11 +257,12 @@ def _expand_home(config):
 
 
 def find_recipe(path: str | os.PathLike) -> str:
-    """A recipe where it is named, or among those shipped with the package."""
+    """A recipe where it is named, or among those shipped with the package, where 'rvm_s' is configs/rvm_s.py."""
     package = os.path.dirname(os.path.abspath(__file__))
-    for folder in ('', package, os.path.dirname(package)):
-        if os.path.isfile(os.path.join(folder, path)):
-            return os.path.join(folder, path)
+    for name in (path, os.path.join('configs', f'{path}.py')):
+        for folder in ('', package, os.path.dirname(package)):
+            if os.path.isfile(os.path.join(folder, name)):
+                return os.path.join(folder, name)
     raise UserError(path, 'does not exist', 'name a file such as configs/tiny.py')
 
 

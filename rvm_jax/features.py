@@ -21,6 +21,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from rvm_jax.errors import DataError, UserError, printable
+from rvm_jax.values import frame_rate
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -37,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='video files, folders, globs, or text files (.txt) with one path a line',
     )
     parser.add_argument('--output', required=True, help='folder for the .npz files')
-    parser.add_argument('--fps', type=float, help='frames per second to take (default: every frame)')
+    parser.add_argument('--fps', help='frames per second to take, or all (default: as in the training)')
     parser.add_argument(
         '--size', type=int, help='shorter side in pixels, with the aspect kept (default: the size of the training)'
     )
@@ -47,8 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the features of every video that can be used; DataError afterwards if there were others."""
     outputs = planned_outputs(args.video, args.output)
-    if args.fps is not None and not args.fps > 0:
-        raise UserError(f'--fps {args.fps}', 'must be above 0', 'leave it out to take every frame')
+    fps = frame_rate(args.fps)
     there = {output: made_with(output) for output in outputs.values() if os.path.exists(output) and not args.overwrite}
     from rvm_jax import pretrained
     from rvm_jax.models import param_names
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
 
     model = pretrained.load(args.model, step=args.step)
     size = model.image_size if args.size is None else args.size
-    facts = {'model': param_names.fingerprint(model), 'size': size, 'fps': args.fps}
+    facts = {'model': param_names.fingerprint(model), 'size': size, 'fps': fps or model.architecture.fps}
     wanted = {output: facts | {'video_bytes': size_of(path)} for path, output in outputs.items()}
     for output, found in there.items():
         check_same(output, found, wanted[output])
@@ -70,11 +70,12 @@ def run(args: argparse.Namespace) -> None:
                 continue
             os.makedirs(os.path.dirname(output), exist_ok=True)
             try:
-                num_frames = extract_video(model, path, output, size, args.fps, wanted[output], progress)
+                num_frames, fps = extract_video(model, path, output, size, fps, wanted[output], progress)
             except DataError as error:
                 unusable.append(error)
             else:
-                line = printable(f'{output}: {num_frames} frames')
+                rate = '' if math.isnan(fps) else f', {fps:.4g} per second'
+                line = printable(f'{output}: {num_frames} frame{"s" * (num_frames != 1)}{rate}')
                 progress.console.print(line, highlight=False, markup=False)
             progress.advance(bar)
     if unusable:
@@ -143,35 +144,29 @@ def extract_video(
     path: str,
     output: str,
     short_side: int,
-    fps: float | None,
+    fps: float | str | None,
     facts: dict[str, Any],
     progress: 'Progress',
-) -> int:
-    """Write the features of one video, and what they were made with. Returns the number of frames."""
+) -> tuple[int, float]:
+    """Write the features of one video, and what they were made with. Returns the number of frames, and their rate."""
     from rich import markup
 
     from rvm_jax import inference
-    from rvm_jax.data.video import decode
 
-    info = decode.probe(path)
-    height, width = inference.working_size(info.height, info.width, short_side=short_side, patch_size=model.patch_size)
-    total = info.num_frames if fps is None else info.duration_s and math.ceil(info.duration_s * fps)
-    task = progress.add_task(markup.escape(printable(os.path.basename(path))), total=total)
+    stream = inference.open_stream(model, path, short_side=short_side, fps=fps)
+    task = progress.add_task(markup.escape(printable(os.path.basename(path))), total=stream.num_frames)
 
     def counted(chunks):
         for features_TMD in chunks:
             progress.advance(task, len(features_TMD))
             yield features_TMD
 
-    frames = inference.video_frames(path, short_side=short_side, patch_size=model.patch_size, fps=fps)
     try:
+        chunks = counted(inference.encode_stream(model, stream.frames))
+        made_with = json.dumps(facts)
         return inference.write_features(
-            output,
-            counted(inference.encode_stream(model, frames)),
-            grid=(height // model.patch_size, width // model.patch_size),
-            fps=fps or info.fps or math.nan,
-            made_with=json.dumps(facts),
-        )
+            output, chunks, grid=stream.grid, fps=stream.fps, made_with=made_with
+        ), stream.fps
     finally:
         progress.remove_task(task)
 

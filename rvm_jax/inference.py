@@ -1,12 +1,13 @@
 """Features of a video of any length, frame by frame, in constant memory (RVM, section 3.2)."""
 
+import math
 import os
 import shutil
 import tempfile
 import zipfile
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,6 +67,36 @@ def video_frames(
             check_size(os.fspath(path), height, width)
         shape = frame_HWC.shape
         yield fit(frame_HWC, short_side, patch_size)
+
+
+class VideoStream(NamedTuple):
+    """Frames of a video as a model takes them."""
+
+    frames: Iterator[np.ndarray]  # (H, W, 3) uint8, whole patches
+    grid: tuple[int, int]  # patches of a frame, (h, w)
+    fps: float  # frames per second; nan where every frame is taken and the file does not state its rate
+    num_frames: int | None  # as the file states it
+
+
+def open_stream(
+    model: Any, path: str | os.PathLike, *, short_side: int | None = None, fps: float | str | None = None
+) -> VideoStream:
+    """The frames of a video file for a model.
+
+    short_side: pixels, by default those of the model's training. fps: frames per second, or 'all'. By default the
+    rate of the model's training, and every frame where that is not known or the video has fewer. Raises DataError for
+    a video that cannot be decoded.
+    """
+    info = decode.probe(path)
+    short_side = model.image_size if short_side is None else short_side
+    rate = model.architecture.fps if fps is None else 0.0 if isinstance(fps, str) else fps
+    if fps is None and info.fps and info.fps <= rate:
+        rate = 0.0
+    num_frames = math.ceil(info.duration_s * rate) if rate and info.duration_s else info.num_frames
+    patch = model.patch_size
+    height, width = working_size(info.height, info.width, short_side=short_side, patch_size=patch)
+    frames = video_frames(path, short_side=short_side, patch_size=patch, fps=rate or None)
+    return VideoStream(frames, (height // patch, width // patch), rate or info.fps or math.nan, num_frames)
 
 
 def encode_stream(model: Any, frames: Iterable[np.ndarray], chunk: int = CHUNK) -> Iterator[np.ndarray]:

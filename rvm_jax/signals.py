@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from types import FrameType
 from typing import Self
@@ -21,7 +22,8 @@ class StopRequest:
 
     The loop keeps `current` at the work that it will finish first, tells the kinds of all processes after each step,
     asks `agreed` ('' or what came to any of them), saves, and raises `ended(what is saved)`. Work of one process alone
-    calls `check(what is saved)` now and then. Enter it in the main thread: Python delivers signals nowhere else.
+    calls `check(what is saved)` now and then. Python delivers signals to the main thread alone: in another one, which
+    a program may start for training, this context leaves them as they are.
 
     Work that waits in somebody else's code and cannot look at a flag takes `interrupts=True`: then the first signal
     also raises KeyboardInterrupt, and the handler of that calls `check`.
@@ -80,6 +82,8 @@ class StopRequest:
 
 def _heeded() -> list[signal.Signals]:
     """The signals that end a run here: all that have a name, except SIGHUP where it is ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
     is_ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     return [number for number in NAMES if not (number == signal.SIGHUP and is_ignored)]
 

@@ -1,7 +1,12 @@
 """Values that are typed on a command line: one parser for the keys of a config and the settings of a probe."""
 
 import ast
+import math
 from typing import Any
+
+from rvm_jax.errors import UserError
+
+EVERY_FRAME = 'all'  # in place of frames per second
 
 
 def parse_value(text: str) -> Any:
@@ -23,3 +28,16 @@ def in_type_of(default: Any, value: Any) -> Any:
     if type(default) is float and type(value) is int:
         return float(value)
     return value
+
+
+def frame_rate(given: str | None) -> float | str | None:
+    """What --fps gives: frames per second, EVERY_FRAME, or None where it is left out. UserError for anything else."""
+    if given is None or given == EVERY_FRAME:
+        return given
+    try:
+        fps = float(given)
+    except ValueError:
+        fps = math.nan
+    if not 0 < fps < math.inf:
+        raise UserError(f'--fps {given}', 'is not a number above 0', f'leave it out, or give --fps {EVERY_FRAME}')
+    return fps

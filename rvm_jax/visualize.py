@@ -5,10 +5,11 @@ Example:
 
 pca and kmeans (.png, .mp4) color each patch by its features, frame after frame through the core.
 reconstruction (.png, .mp4) shows the model as many first frames as it was trained to watch (4) and has it rebuild later
-ones, up to frame 63, from the few patches that stay visible. Videos play at 16 frames a second.
+ones, as far away as in its training, from the few patches that stay visible. Videos play at 16 frames a second.
 """
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from rvm_jax.errors import DataError, UserError
+from rvm_jax.values import frame_rate
 
 if TYPE_CHECKING:
     from rvm_jax.models.rvm import RVM
@@ -35,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--video', required=True, help='video file')
     parser.add_argument('--output', required=True, help='folder for the pictures')
     parser.add_argument('--frames', type=int, default=64, help='frames to use, from the first on (default: 64)')
-    parser.add_argument('--fps', type=float, help='frames a second to take (default: every frame)')
+    parser.add_argument('--fps', help='frames per second to take, or all (default: as in the training)')
     parser.add_argument(
         '--size', type=int, help='short side in pixels, aspect kept (default: the size the model was trained at)'
     )
@@ -43,8 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Write the pictures and print where they are."""
-    if args.fps is not None and not args.fps > 0:
-        raise UserError(f'--fps {args.fps}', 'must be above 0', 'leave it out to take every frame')
+    fps = frame_rate(args.fps)
     if not os.path.isfile(args.video):
         raise UserError(args.video, 'does not exist', 'check --video')
     from rvm_jax import inference, pretrained
@@ -54,9 +55,8 @@ def run(args: argparse.Namespace) -> None:
     if args.frames <= num_source:
         reason = f'at least {num_source + 1} frames are needed ({num_source} source, 1 target)'
         raise UserError(f'--frames {args.frames}', reason, 'raise it')
-    size = model.image_size if args.size is None else args.size
-    video = inference.video_frames(args.video, short_side=size, patch_size=model.patch_size, fps=args.fps)
-    frames = list(islice(video, args.frames))
+    video = inference.open_stream(model, args.video, short_side=args.size, fps=fps)
+    frames = list(islice(video.frames, args.frames))
     if len(frames) <= num_source:
         raise DataError(args.video, f'has {len(frames)} frames', f'use a video of at least {num_source + 1}')
     frames_THWC = np.stack(frames)
@@ -66,7 +66,8 @@ def run(args: argparse.Namespace) -> None:
         print(f'{args.model}: these weights have no decoder, so there is no reconstruction', file=sys.stderr)
     else:
         write_reconstructions(model, frames_THWC, args.output)
-    print(f'pictures of {len(frames_THWC)} frames are in {args.output}')
+    rate = '' if math.isnan(video.fps) else f', {video.fps:.4g} per second,'
+    print(f'pictures of {len(frames_THWC)} frames{rate} are in {args.output}')
 
 
 def write_feature_pictures(model: 'RVM', frames_THWC: np.ndarray, folder: str) -> None:
@@ -98,7 +99,8 @@ def write_reconstructions(model: 'RVM', frames_THWC: np.ndarray, folder: str) ->
     side = min(frames_THWC.shape[1:3])  # the model was trained on squares, and so are its decoder's positions
     frames_THWC = inference.cut(frames_THWC, side, side)
     num_source = model.architecture.num_source
-    source_THWC, target_FHWC = frames_THWC[:num_source], frames_THWC[num_source:NUM_DELTAS]
+    farthest = num_source - 1 + (model.architecture.max_gap or NUM_DELTAS - num_source)
+    source_THWC, target_FHWC = frames_THWC[:num_source], frames_THWC[num_source : farthest + 1]
     counted_from = 0 if model.architecture.delta_from == 'first' else num_source - 1
     deltas_F = np.arange(num_source, num_source + len(target_FHWC)) - counted_from
     pixels_FHWC, visible_FV = rebuild(model, source_THWC, target_FHWC, deltas_F)

@@ -64,7 +64,7 @@ def test_mistakes_are_found_before_the_model_is_loaded(tmp_path, capsys):
     for words, reason in [
         (('--video', first, second), f'{second}: would be written to {out}/clip.npz, like {first}'),
         (('--video', tmp_path / 'gone.mp4'), 'gone.mp4: does not exist'),
-        (('--video', first, '--fps', 0), '--fps 0.0: must be above 0'),
+        (('--video', first, '--fps', 0), '--fps 0: is not a number above 0'),
         (('--video', there), 'there.npz: already exists; pass --overwrite'),
     ]:
         assert command(*words, '--output', out) == 2

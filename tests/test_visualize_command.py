@@ -86,7 +86,7 @@ def test_mistakes_are_one_line_and_leave_nothing(tmp_path, model, clip, capsys):
     movies.write_video(short, np.zeros((3, 32, 32, 3), np.uint8))
     for words, code, reason in [
         (('--video', clip, '--frames', 4), 2, '--frames 4: at least 5 frames are needed (4 source, 1 target)'),
-        (('--video', clip, '--fps', -1), 2, '--fps -1.0: must be above 0'),
+        (('--video', clip, '--fps', -1), 2, '--fps -1: is not a number above 0'),
         (('--video', tmp_path / 'gone.mp4'), 2, 'gone.mp4: does not exist'),
         (('--video', short), 65, 'short.mp4: has 3 frames'),
     ]:

@@ -12,7 +12,7 @@ from rvm_jax.config import CHOICES
 from rvm_jax.conversion.safetensors import read_safetensors
 from rvm_jax.errors import UserError
 from rvm_jax.models import build
-from rvm_jax.models.architecture import Architecture
+from rvm_jax.models.architecture import HOW_USED, Architecture
 from rvm_jax.models.catalog import CORES, ENCODERS, NO_CORE
 from rvm_jax.models.encoders import image_architecture, image_vit
 from rvm_jax.storage import files
@@ -50,6 +50,7 @@ def architecture_from(values: Any, origin: str | os.PathLike) -> Architecture:
     """An Architecture from a config.json, every value checked for its type and size."""
     if not isinstance(values, dict):
         raise UserError(origin, f'its {CONFIG} lacks or adds architecture', 'was it written by rvm_jax?')
+    values = {name: getattr(Architecture, name) for name in HOW_USED} | values
     image = values.get('image_encoder')
     image = None if image is None else _checked(image_architecture.ImageArchitecture, image, origin)
     arch = _checked(Architecture, values | {'image_encoder': None}, origin)

@@ -9,12 +9,15 @@ from rvm_jax.models import adapters
 from rvm_jax.models.catalog import ENCODERS, NO_CORE, core_class
 from rvm_jax.models.encoders.image_architecture import ImageArchitecture, standard
 
+HOW_USED = ('fps', 'max_gap')  # fields that decide nothing about parameters and outputs; older files lack them
+
 
 @dataclasses.dataclass(frozen=True)
 class Architecture:
     """All that decides which parameters a model has and what it computes from them; stored with the weights.
 
-    Sizes and switches as in the released S model. The switches are explained in `config.py`.
+    Also which clips it was trained on (HOW_USED). Sizes and switches as in the released S model. The switches are
+    explained in `config.py`.
     """
 
     patch_size: int = 16
@@ -56,6 +59,8 @@ class Architecture:
     image_size: int = 256
     num_source: int = 4
     delta_from: str = 'first'
+    fps: float = 0.0  # frames per second of its training clips, of most of them in a mixture; 0: not known
+    max_gap: int = 0  # frames from the last source frame to the farthest target of its training; 0: not known
 
     @property
     def is_frozen(self) -> bool:
@@ -135,7 +140,17 @@ def from_config(config: ConfigDict, imported: 'ImageArchitecture | Architecture 
         image_size=data.image_size,
         num_source=data.num_source,
         delta_from=data.delta_from,
+        fps=_usual_fps(data),
+        max_gap=data.max_gap,
     )
+
+
+def _usual_fps(data):
+    """The frame rate of most clips."""
+    weights: dict[float, float] = {data.fps: 0.0}
+    for _, fps, weight in data.mixture:
+        weights[fps] = weights.get(fps, 0.0) + weight
+    return float(max(weights, key=lambda fps: weights[fps]))
 
 
 def _frozen(sizes, model, imported):

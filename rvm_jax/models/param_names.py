@@ -15,6 +15,7 @@ import numpy as np
 from flax import nnx
 
 from rvm_jax.errors import UserError
+from rvm_jax.models.architecture import HOW_USED
 
 STACK = '/blocks/'  # models/layers.py: Stack keeps its layers under this attribute, on a leading axis
 SHOWN = 6  # names of each kind that an error lists
@@ -55,7 +56,8 @@ def tree_shapes(params: Any) -> dict[str, tuple[int, ...]]:
 
 def fingerprint(model: Any, tap: str = 'core') -> str:
     """16 hex digits that identify a model and where its features are taken: architecture, tap and all weights."""
-    facts = json.dumps([dataclasses.asdict(model.architecture), tap], sort_keys=True)
+    sizes = {k: v for k, v in dataclasses.asdict(model.architecture).items() if k not in HOW_USED}
+    facts = json.dumps([sizes, tap], sort_keys=True)
     digest = hashlib.sha256(facts.encode())
     for name, array in sorted(to_named(model).items()):
         digest.update(f'{name} {array.shape} {array.dtype}'.encode())

@@ -87,13 +87,13 @@ def preset(arch: 'Architecture') -> str:
     """The preset that an architecture is, or the nearest one with what differs; which encoder, core and target path
     it has is another matter. Of an image encoder by itself: the released size.
     """
-    from rvm_jax.models.architecture import SIZES
+    from rvm_jax.models.architecture import HOW_USED, SIZES
     from rvm_jax.models.encoders.image_architecture import STANDARD
 
     if arch.core == NO_CORE:
         released = [size for (_, size), image in STANDARD.items() if image == arch.image_encoder]
         return released[0] if released else 'none of the presets'
-    ignored = CIRCUMSTANCES + CHOICES + (OF_ENCODER if arch.is_frozen else ())
+    ignored = CIRCUMSTANCES + HOW_USED + CHOICES + (OF_ENCODER if arch.is_frozen else ())
     has_mlp = 'core_mlp' in CORES[arch.core].keys
 
     def differences(size):

@@ -172,9 +172,14 @@ def loss_facts(workdir: str | os.PathLike, step: int) -> dict[str, str]:
 
 
 def recipe_line(command: str) -> str:
-    """A command line without the folder of its program and without options that name files of the machine it ran on."""
+    """A command line without the folder of its program and without options that name files of the machine it ran on.
+
+    Only that training was called from Python, if another program did it.
+    """
     program, *words = command.split() or ['']
     name = os.path.splitext(_basename(program))[0]
+    if command and name != 'rvm' and _basename(os.path.dirname(program)) != 'rvm_jax':
+        return 'rvm_jax.train, called from Python'
     kept, is_kept = ([] if name == 'rvm' else [name]), True  # run as `python -m rvm_jax.train`
     for word in words:
         if word.startswith('-'):

@@ -1,6 +1,7 @@
 """JSON that a workdir or a folder of results holds, written by somebody else or cut off; and the names of outputs."""
 
 import copy
+import importlib
 import json
 import os
 
@@ -8,12 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rvm_jax import features
 from rvm_jax.data.dataset_manifest import check_unchanged
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.probing import results
 from rvm_jax.training.data_report import FailureLog, read_report
 
+features = importlib.import_module('rvm_jax.features')  # the command; rvm_jax.features is the call
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=20) | st.just('\x1b[2J\n')
 DOCUMENTS = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3)

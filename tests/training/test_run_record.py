@@ -21,6 +21,7 @@ from rvm_jax.training.run_record import loss_facts, recipe_line, run_facts
         ),
         ('rvm demo --output /home/me/demo', 'rvm demo'),
         ('/home/me/rvm_jax/train.py --config configs/b.py', 'rvm train --config configs/b.py'),
+        ('/home/me/study.py --mine 3', 'rvm_jax.train, called from Python'),
         ('', ''),
     ],
 )
