@@ -18,6 +18,7 @@ from rvm_jax import key_hints
 from rvm_jax.errors import ConfigErrors, UserError
 from rvm_jax.models.catalog import CORES, ENCODERS, FROZEN_ENCODERS
 from rvm_jax.storage import files
+from rvm_jax.terminal import say
 from rvm_jax.values import in_type_of, parse_value
 
 # Objectives by name, each a function like `pixel_loss`; imported only when it is asked for, because it needs JAX.
@@ -51,7 +52,8 @@ CHOICES = {
 MASK_TOKEN = ('dinov3', 'dinov2')  # encoders whose training put a token in place of masked patches
 
 POSITIVE = (
-    'steps', 'batch_size', 'data.num_source', 'data.num_target', 'data.fps', 'data.image_size', 'data.clip_frames',
+    'steps', 'batch_size', 'accumulate', 'data.num_source', 'data.num_target', 'data.fps', 'data.image_size',
+    'data.clip_frames',
     'data.min_gap', 'data.decode_timeout', 'optim.eps', 'optim.max_nonfinite', 'checkpoint.every', 'checkpoint.keep',
     'log.every', 'log.eval_every', 'log.eval_clips',
     'hosts.start_timeout', 'hosts.heartbeat', 'hosts.step_timeout', 'profile.first',
@@ -62,9 +64,10 @@ NOT_NEGATIVE = (
     'profile.steps',
 )  # fmt: skip
 FRACTIONS = (
-    'model.mask_ratio', 'model.core_dropout', 'data.flip', 'data.max_failures', 'optim.warmup', 'optim.b1', 'optim.b2',
+    'ema', 'model.mask_ratio', 'model.core_dropout', 'data.flip', 'data.max_failures', 'optim.warmup', 'optim.b1',
+    'optim.b2',
 )  # fmt: skip
-BELOW_ONE = ('model.mask_ratio', 'model.core_dropout', 'optim.b1', 'optim.b2')
+BELOW_ONE = ('ema', 'model.mask_ratio', 'model.core_dropout', 'optim.b1', 'optim.b2')
 
 
 def default() -> ConfigDict:
@@ -73,6 +76,8 @@ def default() -> ConfigDict:
     c.seed = 0  # everything random follows from it
     c.steps = 1_000_000  # optimizer steps
     c.batch_size = 2048  # clips a step, over all devices
+    c.accumulate = 1  # parts that a device computes its clips in, one after the other: less memory, the same step
+    c.ema = 0.0  # decay of a moving average of the weights, which evaluation and export then use; 0: none
     c.init_from = ''  # any model path to start a fresh run from; resuming needs no key
     c.model = _model()
     c.objective = _objective()
@@ -166,7 +171,8 @@ def _data():
 def _optim():
     """AdamW and its schedule."""
     t = ConfigDict()
-    t.peak_lr = 1.2e-3  # 1.5e-4 x batch / 256 (MAE, VideoMAE); ours: 6e-4 for l and h
+    t.peak_lr = 1.2e-3  # 1.5e-4 x batch / 256 (MAE, VideoMAE); ours: 6e-4 for l and h. On the command line also auto:
+    # the recipe's own rate x batch_size / the recipe's own batch_size
     t.end_lr = 0.0  # cosine ends here (MAE)
     t.warmup = 0.025  # fraction of the steps (VideoMAE)
     t.weight_decay = 0.05  # not on biases, norm scales and learned tokens (MAE, VideoMAE)
@@ -235,17 +241,31 @@ def load(
     preflight(config), if given, adds UserErrors about data and sizes; it is called even if values are wrong.
     """
     config = _run_recipe(find_recipe(path))
-    problems = []
+    problems, usual, is_auto = [], (config.optim.peak_lr, config.batch_size), False
     for override in overrides:
         try:
-            set_value(config, *parse_override(override))
+            key, value = parse_override(override)
+            is_auto = value == 'auto' if key == 'optim.peak_lr' else is_auto
+            if not (is_auto and key == 'optim.peak_lr'):
+                set_value(config, key, value)
         except UserError as error:
             problems.append(error)
+    if is_auto:
+        _scale_peak_lr(config, *usual)
     _expand_home(config)
     problems += check(config) + (preflight(config) if preflight else [])
     if problems:
         raise ConfigErrors(problems)
     return config
+
+
+def _scale_peak_lr(config, recipe_lr, recipe_batch):
+    """Peak learning rate in proportion to the batch, as in MAE and VideoMAE, from the pair that the recipe has."""
+    config.optim.peak_lr = recipe_lr * config.batch_size / recipe_batch
+    say(
+        f'optim.peak_lr=auto: {config.optim.peak_lr:.3g}, the {recipe_lr:g} of the recipe for {recipe_batch:,} clips a '
+        f'step x {config.batch_size:,} / {recipe_batch:,}'
+    )
 
 
 def _expand_home(config):

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
+import math
 import os
 import socket
 import sys
@@ -103,8 +104,8 @@ def _check_all(args, hosts, report):
     arch, _ = resolve(config)
     report.check('open files', machine.check_open_files)
     _check_workdir(args.workdir, config, arch, report)
-    fitted, pace = _check_training(config, arch, hosts, report)
-    _check_data(config, fitted, pace, hosts, report)
+    pace = _check_training(config, arch, hosts, report)
+    _check_data(config, pace, hosts, report)
 
 
 def _recipe(args, platform, report):
@@ -125,12 +126,14 @@ def _recipe(args, platform, report):
 def _check_workdir(workdir, config, arch, report):
     from rvm_jax.checkup import machine, steps
 
-    room = functools.partial(machine.check_disk, workdir, steps.checkpoint_bytes(arch), config.checkpoint.keep)
+    room = functools.partial(
+        machine.check_disk, workdir, steps.checkpoint_bytes(arch, config.ema > 0), config.checkpoint.keep
+    )
     report.check('disk', room, 'writing and reading')
 
 
 def _check_training(config, arch, hosts, report):
-    """Lines about attention, network and steps; (the recipe as it fits these devices, its Pace), None if not known."""
+    """Lines about attention, network and steps; the Pace of the recipe as it fits these devices, None if not known."""
     from rvm_jax.checkup import steps
 
     found: dict[str, Any] = {}
@@ -149,17 +152,16 @@ def _check_training(config, arch, hosts, report):
     if report.all_have('attention' in found):
         report.check('network', lambda: steps.check_network(found['mesh'], hosts), 'summing over all devices')
         report.check('steps', a_few_steps, 'compiling and running a few steps')
-    return found.get('fitted'), found.get('pace')
+    return found.get('pace')
 
 
-def _check_data(config, fitted, pace, hosts, report):
+def _check_data(config, pace, hosts, report):
     """Lines about shared memory and decoding: whether workers can feed the devices."""
-    from rvm_jax.checkup import decoding, machine, steps
+    from rvm_jax.checkup import decoding, machine
     from rvm_jax.data.loader import shared_bytes
 
     here = hosts.all_gather(report.host).count(report.host)  # processes on this host
-    clips = steps.clips_here(config, fitted, hosts.count)
-    needed = here * shared_bytes(config.data, clips)
+    needed = here * shared_bytes(config.data, math.ceil(config.batch_size / hosts.count))
     report.check('shared memory', functools.partial(machine.check_shared_memory, needed))
     clips_per_s = pace and pace.clips / hosts.count
     decode = functools.partial(decoding.check_decoding, config, clips_per_s, decoding.cores_each(here))

@@ -111,7 +111,8 @@ def as_lines(path: str, forecast: 'Forecast', utilization: float) -> str:
         ('recipe', f'{path}: {cost.num_parameters(arch):,} parameters, {config.steps:,} steps of '
                    f'{config.batch_size:,} clips'),
         *part_rows(arch),
-        ('on', f'{on}: mesh data {data} x fsdp {fsdp}, {config.batch_size // forecast.devices} clips a device'),
+        ('on', f'{on}: mesh data {data} x fsdp {fsdp}, {config.batch_size // forecast.devices} clips a device'
+               + (f' in {config.accumulate} parts' if config.accumulate > 1 else '')),
         ('training', f'{_number(sum(flops.values()) / 1e9)} GFLOP a clip: ' + ', '.join(
             f'{part} {_number(value / 1e9)}' for part, value in flops.items())),
         ('memory', _memory(forecast)),

@@ -1,6 +1,7 @@
 """Training, features and batches called from Python, as docs/python.md shows them."""
 
 import importlib
+import json
 import pathlib
 import re
 import subprocess
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 
 import rvm_jax
-from rvm_jax import api, pretrained
+from rvm_jax import api, demo, pretrained
 from rvm_jax.errors import ConfigErrors, UserError
 from rvm_jax.synthetic.synthetic_videos import write_videos
 from rvm_jax.version import version
@@ -29,9 +30,9 @@ def videos(tmp_path_factory):
     return folder / 'videos'
 
 
-def small(videos, **changes):
+def small(videos, batch_size=8, **changes):
     data = {'path': videos / 'train', 'eval_path': videos / 'held_out', 'num_workers': 0}
-    return rvm_jax.load_config('tiny', steps=2, batch_size=8, data=data, log={'eval_clips': 8}, **changes)
+    return rvm_jax.load_config('tiny', steps=2, batch_size=batch_size, data=data, log={'eval_clips': 8}, **changes)
 
 
 @pytest.mark.long
@@ -80,6 +81,25 @@ def test_training_in_a_thread_of_a_program(videos, tmp_path):
     assert (model.architecture.fps, model.architecture.max_gap) == (10.0, 7)
     found = pretrained.read_run(tmp_path / 'run')['config']
     assert found['steps'] == 2 and found['data']['path'] == str(videos / 'train')
+
+
+@pytest.mark.long
+def test_the_average_of_weights_is_what_is_evaluated_and_opened(videos, tmp_path):
+    config = small(videos, 16, ema=0.5, accumulate=2)
+    rvm_jax.train(config, tmp_path / 'run')
+    evaluated = json.loads((tmp_path / 'run' / 'metrics.jsonl').read_text().splitlines()[-1])['eval_loss']
+    model = rvm_jax.from_pretrained(tmp_path / 'run')
+    assert demo.evaluate(model, config)[0]['loss'] == pytest.approx(evaluated, rel=1e-2)  # bf16 in the run
+
+    continued = small(videos, 16, ema=0.5, optim={'allow_change': True})  # in one part now, and for one more step
+    continued.steps = 3
+    rvm_jax.train(continued, tmp_path / 'run')
+    started = small(videos, init_from=str(tmp_path / 'run'), ema=0.9)
+    started.steps = 1
+    rvm_jax.train(started, tmp_path / 'from_it')
+    continued.ema, continued.steps = 0.0, 4
+    with pytest.raises(UserError, match=r'ema was 0.5, now 0.0; set it back, or start a new run'):
+        rvm_jax.train(continued, tmp_path / 'run')
 
 
 def test_batches_are_those_of_training_at_each_step(videos):

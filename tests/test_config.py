@@ -250,3 +250,12 @@ def test_what_other_names_lead_to_exists():
         words = re.findall(r'[a-z_]+[.][a-z0-9_]+', hint)
         assert all(word in known for word in words), hint
     assert not set(key_hints.OTHER_NAMES) & set(known)
+
+
+def test_the_peak_learning_rate_follows_the_batch_and_says_so(capsys):
+    for overrides in (['optim.peak_lr=auto', 'batch_size=64'], ['batch_size=64', 'optim.peak_lr=auto']):
+        assert configs.load('configs/rvm_s.py', overrides).optim.peak_lr == pytest.approx(1.5e-4 * 64 / 256)
+        said = 'optim.peak_lr=auto: 3.75e-05, the 0.0012 of the recipe for 2,048 clips a step x 64 / 2,048\n'
+        assert capsys.readouterr().err == said
+    assert configs.load('configs/rvm_l.py', ['optim.peak_lr=auto']).optim.peak_lr == 6e-4
+    assert configs.load('configs/rvm_s.py', ['optim.peak_lr=auto', 'optim.peak_lr=1e-3']).optim.peak_lr == 1e-3

@@ -38,20 +38,22 @@ def mesh_of(config: ml_collections.ConfigDict) -> Mesh:
 
 
 def fitting(config: ml_collections.ConfigDict, arch: Architecture, mesh: Mesh) -> ml_collections.ConfigDict:
-    """The recipe with as many clips a step, at most its own, as fit these devices by an estimate of their memory.
+    """The recipe with as many clips as fit these devices at once, by an estimate of their memory.
 
-    On a CPU a step has few clips. Raises UserError if one clip a device does not fit.
+    They are a whole part of the recipe's own clips; on a CPU they are few. Raises UserError if one clip a device does
+    not fit.
     """
     device, devices = mesh.local_devices[0], mesh.size
-    most = max(1, config.batch_size // devices)
+    most = max(1, config.batch_size // devices // config.accumulate)
     found = config.copy_and_resolve_references()
+    found.accumulate = 1
     stats = device.memory_stats() or {}
     if device.platform == 'cpu' or 'bytes_limit' not in stats:
         found.batch_size = devices * min(most, CPU_CLIPS)
         return found
     slices = len({getattr(one, 'slice_index', 0) for one in mesh.devices.flat})
     doubt, needs = forecast.DOUBT.get(device.platform, 1.0), 0.0
-    for clips in (most, *(2**n for n in range(int(math.log2(most)), -1, -1))):
+    for clips in (clips for clips in range(most, 0, -1) if most % clips == 0):
         found.batch_size = devices * clips
         needs = doubt * sum(estimate.memory(found, arch, device.platform, devices, slices).values())
         if needs <= stats['bytes_limit']:
@@ -62,18 +64,10 @@ def fitting(config: ml_collections.ConfigDict, arch: Architecture, mesh: Mesh) -
     )  # fmt: skip
 
 
-def clips_here(config: ml_collections.ConfigDict, fitted: ml_collections.ConfigDict | None, processes: int) -> int:
-    """Clips that each process makes for a step: of the recipe, or of `fitted` if the recipe does not fit."""
-    batch_size = config.batch_size
-    if fitted is not None and jax.default_backend() != 'cpu':  # on a CPU it is smaller for speed, not for memory
-        batch_size = min(batch_size, fitted.batch_size)
-    return math.ceil(batch_size / processes)
-
-
-def checkpoint_bytes(arch: Architecture) -> int:
-    """Bytes of a checkpoint: the weights that train, and the optimizer's two moments of each."""
+def checkpoint_bytes(arch: Architecture, has_ema: bool) -> int:
+    """Bytes of a checkpoint: the weights that train, their average if there is one, and two moments of each."""
     trained, statistics, _ = trainable.split(cost.parameters(arch), arch)
-    return 3 * cost.num_bytes(trained) + cost.num_bytes(statistics)
+    return (3 + has_ema) * cost.num_bytes(trained) + cost.num_bytes(statistics)
 
 
 def check_attention(
@@ -175,11 +169,10 @@ def check_steps(
     values |= {'batch_size': fitted.batch_size, 'recipe_batch_size': config.batch_size}
     if loss is None:
         return Finding('steps', 'red', f'{text}; the loss is {pace.loss}', 'try --config.model.attention=xla', values)
-    if platform != 'cpu' and fitted.batch_size < config.batch_size:
+    if platform != 'cpu' and fitted.batch_size * config.accumulate < config.batch_size:
         text += f'; the {config.batch_size:,} clips a step of the recipe do not fit these devices, by estimate'
-        return Finding(
-            'steps', 'yellow', text, f'take more devices, or --config.batch_size={fitted.batch_size}', values
-        )
+        parts = config.batch_size // fitted.batch_size
+        return Finding('steps', 'yellow', text, f'compute a step in parts: --config.accumulate={parts}', values)
     if share is not None and share < SLOW:
         fix = 'find what takes the time: train with --config.profile.steps=3 and open the trace in TensorBoard'
         return Finding('steps', 'yellow', text, fix, values)

@@ -37,8 +37,13 @@ def joined(*trees: Tree) -> Tree:
 
 
 def of_model(state: Tree, held: Tree) -> Tree:
-    """All parameters of the model of a train state."""
+    """All parameters of the model that a train state trains."""
     return joined(state['params'], state.get('statistics', {}), held)
+
+
+def in_use(state: Tree) -> list[Tree]:
+    """The trees of a train state that are the model to evaluate and to export: the average of weights if it has one."""
+    return [state[name] for name in ('ema' if 'ema' in state else 'params', 'statistics') if name in state]
 
 
 def stored(held: Tree, precision: Precision) -> Tree:

@@ -38,6 +38,7 @@ PASSES = {
 }
 PASSES_OF_SCORES, RECOMPUTED_SCORES = 7, 2  # of plain attention: a softmax and its gradient; if computed again
 STATE_PASSES = 8  # AdamW: weights, gradients and two moments read, three of them and the gradients written
+PASSES_OF_SUM = 3  # adding up gradients: the sum and those of a part read, the sum written
 # What travels between GPUs: whole weights are written; whole gradients written, made float32, and read.
 PASSES_OF_GATHERED, PASSES_OF_SCATTERED = 1, 3
 
@@ -76,13 +77,14 @@ def mesh_sizes(config: ConfigDict, devices: int, slices: int = 1) -> tuple[int, 
     slices: see `chips.slices`; weights are never split across them.
     """
     sizes = sharding.mesh_sizes(config.mesh, devices, slices)
-    sharding.check_batch(devices, config.batch_size)
+    sharding.check_batch(devices, config.batch_size, config.accumulate)
     data, fsdp = sizes.values()
     return data, fsdp
 
 
 def memory(config: ConfigDict, arch: Architecture, platform: str, devices: int, slices: int = 1) -> dict[str, float]:
-    """Bytes on one device by part: 'weights', 'gradients', 'optimizer' as the mesh splits them, 'activations'.
+    """Bytes on one device by part: 'weights', 'gradients', 'optimizer' (and the average of weights) as the mesh splits
+    them, 'activations'.
 
     On an H100 within 15 % of the compiler's, see tests/planning/test_estimate.py, with remat 'dots'; on a CPU within
     1.3 times it. A TPU pads odd sizes and small head dims: there the compiler's need was 1.1 to 1.9 times this (v6e; S
@@ -97,10 +99,12 @@ def memory(config: ConfigDict, arch: Architecture, platform: str, devices: int, 
         _bytes_here(tree, AbstractMesh(sizes, ('data', 'fsdp')), config.mesh.sharded)
         for tree in ({'params': trained}, {'params': held, 'statistics': statistics}, {'opt_state': opt_state})
     )
-    kept = activations.of_batch(arch, execution, config.batch_size // devices, **clip(config))
+    kept = activations.of_batch(arch, execution, config.batch_size // devices // config.accumulate, **clip(config))
+    if config.ema:
+        optimizer += _bytes_here({'ema': trained}, AbstractMesh(sizes, ('data', 'fsdp')), config.mesh.sharded)
     return {
         'weights': gradients + others,
-        'gradients': gradients,
+        'gradients': gradients * (2 if config.accumulate > 1 else 1),  # the sum, and those of a part
         'optimizer': optimizer,
         'activations': kept,
     }
@@ -121,7 +125,10 @@ def traffic(config: ConfigDict, arch: Architecture, platform: str, devices: int,
     passes, fused, again = PASSES[platform], kept('auto'), execution.remat != 'none'
     scores = kept('xla') - fused if execution.implementation == 'xla' else 0
     trained, held = weight_bytes(arch, execution)
-    state = STATE_PASSES * memory(config, arch, platform, devices, slices)['optimizer'] / 2 + (2 + again) * trained
+    parts = memory(config, arch, platform, devices, slices)
+    state = STATE_PASSES * parts['optimizer'] / 2 + config.accumulate * (2 + again) * trained
+    if config.accumulate > 1:
+        state += config.accumulate * PASSES_OF_SUM * parts['gradients'] / 2
     gathered, scattered = travelling(config, arch, devices, slices)
     between = PASSES_OF_GATHERED * gathered + PASSES_OF_SCATTERED * scattered if platform == 'gpu' else 0
     return (
@@ -129,7 +136,7 @@ def traffic(config: ConfigDict, arch: Architecture, platform: str, devices: int,
         + (PASSES_OF_SCORES + RECOMPUTED_SCORES * again) * scores
         + passes.frozen * clips * activations.of_frozen_clip(arch, execution, **clip(config))
         + passes.memory * clips * activations.memories_of_clip(arch, **clip(config))
-        + len(frozen_parts(arch)) * held
+        + config.accumulate * len(frozen_parts(arch)) * held
         + state
         + between
     )
@@ -163,7 +170,8 @@ def travelling(config: ConfigDict, arch: Architecture, devices: int, slices: int
     uses = {'encoder': 2 if arch.target == 'shared' else 1}
     uses['core'] = core_class(arch.core).shapes(arch, config.data.num_source, 1).passes // max(arch.core_layers, 1)
     scattered = sum(uses.get(part, 1) * size for part, size in counts.items())
-    return 2 * scattered * trained / whole + len(frozen_parts(arch)) * held, scattered
+    gathered = 2 * scattered * trained / whole + len(frozen_parts(arch)) * held
+    return config.accumulate * gathered, config.accumulate * scattered
 
 
 def link_seconds(config: ConfigDict, arch: Architecture, chip: chips.Chip, devices: int) -> float:

@@ -129,7 +129,7 @@ def remedies(forecast: Forecast) -> tuple:
     """Changes of the config that would make it fit, each with the bytes it would then need; empty if it fits.
 
     By the estimate, scaled by how far it is from what this forecast needs: recomputing everything, splitting over the
-    fewest devices, the largest batch that is left; each alone if that is enough, else together.
+    fewest devices, computing a step in the fewest parts; each alone if that is enough, else together.
     """
     if forecast.fits != 'no':
         return ()
@@ -137,15 +137,15 @@ def remedies(forecast: Forecast) -> tuple:
     remat = [('model.remat', 'full')] if config.model.remat != 'full' else []
     most = forecast.devices // forecast.slices
     splits = [2**n for n in range(1, 1 + int(math.log2(most))) if 2**n > config.mesh.fsdp > 0]
-    batches = [clips * forecast.devices for clips in (2**n for n in range(20, -1, -1)) if clips < batch]
+    parts = [[('accumulate', n)] for n in range(config.accumulate + 1, batch + 1) if batch % n == 0]
     meshes = [[('mesh.data', -1), ('mesh.fsdp', size)] for size in splits]
     found = [_first(forecast, [remat] if remat else []), _first(forecast, meshes)]
-    found.append(_first(forecast, [[('batch_size', size)] for size in batches]))
+    found.append(_first(forecast, parts))
     if not any(found[:2]) and remat:
         found.append(_first(forecast, [remat + mesh for mesh in meshes]))
     if not any(found):
         largest = meshes[-1] if meshes else []
-        found = [_first(forecast, [remat + largest + [('batch_size', size)] for size in batches])]
+        found = [_first(forecast, [remat + largest + part for part in parts])]
     return tuple(one for one in found if one)
 
 

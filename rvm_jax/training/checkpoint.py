@@ -235,6 +235,8 @@ def read_step(
 ) -> tuple[int, dict[str, Any], dict[str, Any]]:
     """Read the parameters of a workdir's newest undamaged step (or the given one); the optimizer need not be known.
 
+    With config.ema they are the moving average of the weights.
+
     Returns (step, nested dicts of numpy arrays, the data identity saved with them). check, if given, is called before
     any array is read, with the same dicts of shapes. Raises UserError if there is nothing good to read.
     """
@@ -264,7 +266,8 @@ def _read_items(path, check):
     with quiet_orbax(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as reader:
         state = os.path.join(path, 'state')
         saved = reader.metadata(state).item_metadata.tree
-        wanted = {name: saved[name] for name in ('params', 'statistics') if name in saved}
+        names = 'ema' if 'ema' in saved else 'params', 'statistics'
+        wanted = {name: saved[name] for name in names if name in saved}
         if check is not None:
             check(joined(*wanted.values()))
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), wanted)

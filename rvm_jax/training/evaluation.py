@@ -51,7 +51,7 @@ class Evaluation:
         if not (draws or (evaluates and self._held_out is not None)):
             return {}
         self._announce()
-        params, scalars = trainable.of_model(state, frozen), {}
+        params, scalars = trainable.joined(*trainable.in_use(state), frozen), {}
         if evaluates and self._held_out is not None:
             losses, batch, out = held_out_losses(
                 self._config, self._programs.mesh, self._programs.eval_step, params, self._held_out, self._hosts

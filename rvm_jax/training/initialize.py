@@ -97,7 +97,8 @@ def create(
     )
     for kind, tree in taken.items():
         for part, arrays in tree.items():
-            state[kind][part] = state[kind][part] | trainable.place(arrays, abstract_state[kind][part])
+            for copy in [kind, *(['ema'] if kind == 'params' and 'ema' in state else [])]:
+                state[copy][part] = state[copy][part] | trainable.place(arrays, abstract_state[copy][part])
     return state, 0
 
 
@@ -149,9 +150,10 @@ def summary(config: ml_collections.ConfigDict, programs: Programs, source: Mixtu
         image_size=config.data.image_size,
     )
     device = mesh.devices.flat[0].device_kind
+    parts = f', in {config.accumulate} parts,' if config.accumulate > 1 else ''
     return (
         f'{config.model.size}: {parameters}, {len(source)} videos, {flops / 1e9:.3g} GFLOP a clip, '
-        f'{config.batch_size} clips a step on {mesh.devices.size} x {device}'
+        f'{config.batch_size} clips a step{parts} on {mesh.devices.size} x {device}'
     )
 
 

@@ -29,10 +29,10 @@ from rvm_jax.training.writer import read_metrics
 from rvm_jax.version import version
 
 # What may change when a run resumes: it changes neither the clips nor, beyond rounding, the arithmetic.
-MAY_CHANGE = ('log.', 'checkpoint.', 'mesh.', 'hosts.', 'profile.', 'model.attention', 'model.remat', 'model.unroll',
-              'model.encoder_path', 'init_from', 'data.path', 'data.mixture', 'data.eval_path', 'data.num_workers',
-              'data.decode_timeout', 'data.max_failures', 'data.allow_change', 'optim.max_nonfinite',
-              'optim.allow_change')  # fmt: skip
+MAY_CHANGE = ('log.', 'checkpoint.', 'mesh.', 'hosts.', 'profile.', 'accumulate', 'model.attention', 'model.remat',
+              'model.unroll', 'model.encoder_path', 'init_from', 'data.path', 'data.mixture', 'data.eval_path',
+              'data.num_workers', 'data.decode_timeout', 'data.max_failures', 'data.allow_change',
+              'optim.max_nonfinite', 'optim.allow_change')  # fmt: skip
 
 # What else may change if a key allows it: the clips, or the schedule.
 ALLOWED = {'data.allow_change': ('data.', 'seed', 'batch_size'), 'optim.allow_change': ('optim.', 'steps')}
@@ -148,6 +148,7 @@ def run_facts(
         'Data': _data(workdir, config),
         'Trained for': f'{step:,} of {config.steps:,} steps, {step * config.batch_size:,} clips',
         **loss_facts(workdir, step),
+        'Weights': f'moving average with decay {config.ema:g}' if config.ema else '',
         'Written by': f'rvm_jax {run.get("version")}',
     }
     return {what: text for what, text in facts.items() if text}

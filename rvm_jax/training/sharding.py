@@ -190,12 +190,13 @@ def mean(tree: Any, axes: Sequence[str] = AXES) -> Any:
     return jax.lax.pmean(tree, axes) if axes else tree
 
 
-def check_batch(devices: int, batch_size: int) -> None:
-    """Raise UserError unless every device gets the same number of clips of a step."""
-    if batch_size % devices:
+def check_batch(devices: int, batch_size: int, accumulate: int = 1) -> None:
+    """Raise UserError unless every device gets the same number of clips of a step, and of each part of it."""
+    if batch_size % (devices * accumulate):
+        parts = f' and {accumulate} parts' if accumulate > 1 else ''
         raise UserError(
-            f'config.batch_size={batch_size}', f'cannot be split evenly over {devices} devices',
-            f'take a multiple of {devices}',
+            f'config.batch_size={batch_size}', f'cannot be split evenly over {devices} devices{parts}',
+            f'take a multiple of {devices * accumulate}',
         )  # fmt: skip
 
 

@@ -65,7 +65,7 @@ def make_programs(
     describes, see `loss.objective_of`. Raises UserError if config and devices do not fit together.
     """
     mesh = sharding.make_mesh(config.mesh, devices, by_process)
-    sharding.check_batch(mesh.devices.size, config.batch_size)
+    sharding.check_batch(mesh.devices.size, config.batch_size, config.accumulate)
     execution = build.execution(config.model, sharding.platform(mesh))
     check_device(execution)
     if attention is not None:
@@ -74,11 +74,14 @@ def make_programs(
     execution = dataclasses.replace(execution, gather=gather)
     optimizer = make_optimizer(config.optim, config.steps)
     graphdef, abstract_state, abstract_frozen, create = make_state(
-        arch, execution, optimizer, config.seed, mesh, config.mesh.sharded
+        arch, execution, optimizer, config.seed, mesh, config.mesh.sharded, has_ema=config.ema > 0
     )
     objective = objective or objective_of(config.objective)
     options = COMPILER_OPTIONS.get(execution.platform)
-    train_step = make_train_step(graphdef, optimizer, objective, abstract_state, gather, abstract_frozen, options)
+    train_step = make_train_step(
+        graphdef, optimizer, objective, abstract_state, gather, abstract_frozen, options,
+        accumulate=config.accumulate, ema=config.ema,
+    )  # fmt: skip
     all_params = trainable.of_model(abstract_state, abstract_frozen)
     eval_step = make_eval_step(graphdef, comparison_of(config.objective), all_params, gather)
     return Programs(arch, mesh, abstract_state, abstract_frozen, create, train_step, eval_step)
@@ -91,12 +94,14 @@ def make_state(
     seed: int,
     mesh: Mesh,
     sharded: str = 'params',
+    has_ema: bool = False,
 ) -> tuple[nnx.GraphDef, dict[str, Any], dict[str, Any], Callable[[], dict[str, Any]]]:
     """(graphdef, abstract state, abstract frozen parameters, function that creates the state on the mesh).
 
-    The shardings of the abstract ones say where everything lies. 'params' of the state are those that train, and batch
-    norms add 'statistics'. Frozen parameters are not in the state, {} if there are none, see trainable.py. sharded:
-    'params' or 'optimizer', what the mesh axis 'fsdp' splits, see `sharding.state_shardings`.
+    The shardings of the abstract ones say where everything lies. 'params' of the state are those that train; has_ema
+    adds 'ema', their moving average, and batch norms add 'statistics'. Frozen parameters are not in the state, {} if
+    there are none, see trainable.py. sharded: 'params' or 'optimizer', what the mesh axis 'fsdp' splits, see
+    `sharding.state_shardings`.
     """
 
     def create():
@@ -109,7 +114,8 @@ def make_state(
             'opt_state': optimizer.init(params),
             'key': jax.random.key_data(train_key),
         }
-        return state | ({'statistics': statistics} if statistics else {})
+        state |= {'statistics': statistics} if statistics else {}
+        return state | ({'ema': jax.tree.map(jnp.copy, params)} if has_ema else {})
 
     def placed(tree):
         shardings = sharding.state_shardings(mesh, tree, sharded)

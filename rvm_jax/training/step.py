@@ -27,6 +27,9 @@ def make_train_step(
     gather: Gather | None = None,
     abstract_frozen: dict[str, Any] | None = None,
     compiler_options: dict[str, Any] | None = None,
+    *,
+    accumulate: int = 1,
+    ema: float = 0.0,
 ) -> Callable[..., tuple[dict[str, Any], dict[str, jax.Array]]]:
     """train_step(state, batch, frozen=None) -> (state, metrics), jitted; the buffers of the old state are reused.
 
@@ -35,11 +38,16 @@ def make_train_step(
     like the batch, without a gradient. What step s draws follows from the run's key and s alone, on any number of
     devices. The shardings of abstract_state say where everything lies; the optimizer works on parts of the weights if
     its state lies in parts. compiler_options are those of `jax.jit`.
+
+    accumulate: parts that each device computes its clips in, one after the other; gradients are summed in float32, so
+    only memory and rounding change. Batch norms are the exception: they see a part at a time. ema: decay of the moving
+    average of the weights in the state, if it has one; the decay of step s is at most (1 + s) / (10 + s), so that the
+    first weights are soon forgotten.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state)
     gradient_shardings = sharding.state_shardings(shardings['step'].mesh, abstract_state['params'])
     loss_and_gradients = _make_loss_and_gradients(
-        graphdef, objective, abstract_state, gather, abstract_frozen or {}, gradient_shardings
+        graphdef, objective, abstract_state, gather, abstract_frozen or {}, gradient_shardings, accumulate
     )
 
     @functools.partial(jax.jit, donate_argnums=0, out_shardings=(shardings, None), compiler_options=compiler_options)
@@ -67,6 +75,9 @@ def make_train_step(
         params = optax.apply_updates(params, updates)
 
         state = state | {'step': state['step'] + 1, 'params': params, 'opt_state': opt_state}
+        if 'ema' in state:
+            decay = jnp.minimum(ema, (1 + state['step']) / (10 + state['step']))
+            state['ema'] = jax.tree.map(lambda old, new: old + (1 - decay) * (new - old), state['ema'], params)
         if statistics:  # a skipped step does not change them either
             state['statistics'] = jax.tree.map(functools.partial(jnp.where, in_a_row > 0), statistics, new_statistics)
         return state, metrics
@@ -104,7 +115,9 @@ def make_eval_step(
     return eval_step
 
 
-def _make_loss_and_gradients(graphdef, objective, abstract_state, gather, abstract_frozen, gradient_shardings):
+def _make_loss_and_gradients(
+    graphdef, objective, abstract_state, gather, abstract_frozen, gradient_shardings, accumulate
+):
     """(params, statistics, frozen, batch, visible_BFV, keys_B2) -> (loss, new statistics, gradients).
 
     The loss is a mean over all devices. Gradients lie as gradient_shardings say: parts of them, where the optimizer
@@ -122,16 +135,44 @@ def _make_loss_and_gradients(graphdef, objective, abstract_state, gather, abstra
         check_vma=False,  # the sums over devices are written by hand, see sharding.py
     )
     def loss_and_gradients(params, statistics, frozen, batch, visible_BFV, keys_B2):
-        def loss_of(params):
-            model = _merge(graphdef, trainable.joined(params, statistics, frozen), gather)
-            loss, out = objective(model, batch, visible_BFV, learning=TrainContext(keys_B2, sharding.AXES))
-            return loss, out.statistics
+        def of_clips(statistics, clips):
+            batch, visible_BFV, keys_B2 = clips
 
-        (loss, statistics), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+            def loss_of(params):
+                model = _merge(graphdef, trainable.joined(params, statistics, frozen), gather)
+                loss, out = objective(model, batch, visible_BFV, learning=TrainContext(keys_B2, sharding.AXES))
+                return loss, out.statistics or {}  # () without batch norms
+
+            (loss, statistics_after), gradients = jax.value_and_grad(loss_of, has_aux=True)(params)
+            return statistics_after, (loss, gradients)
+
+        clips = batch, visible_BFV, keys_B2
+        if accumulate == 1:
+            statistics, (loss, gradients) = of_clips(statistics, clips)
+        else:
+            statistics, (loss, gradients) = _mean_over_parts(of_clips, statistics, clips, accumulate)
         gradients = sharding.mean_gradients(gradients, weight_specs, gradient_specs)
         return sharding.mean(loss), statistics, gradients
 
     return loss_and_gradients
+
+
+def _mean_over_parts(of_clips, statistics, clips, accumulate):
+    """What of_clips(statistics, clips) gives, as means over so many equal parts of the clips, computed in turn.
+
+    Statistics go from part to part; everything else is summed up in float32.
+    """
+    parts = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), clips)
+    _, shapes = jax.eval_shape(of_clips, statistics, jax.tree.map(lambda x: x[0], parts))
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), shapes)
+
+    def add(carry, part):
+        statistics, total = carry
+        statistics, found = of_clips(statistics, part)
+        return (statistics, jax.tree.map(jnp.add, total, found)), None
+
+    (statistics, total), _ = jax.lax.scan(add, (statistics, zeros), parts)
+    return statistics, jax.tree.map(lambda x: x / accumulate, total)
 
 
 def _specs(abstract):

@@ -377,7 +377,8 @@ def test_the_run_goes_on_without_its_follower(gke):
     assert 'rvm: RUNNING, started again 0 times' in status
     assert '8 chips in use' in status and 'chip-hours' in status
     assert 'slice 0 host 1: Running on node-0-1' in status
-    assert gke.gke('logs', *NAME, '--worker', '1').stdout == 'host 1 start 1: run\n'
+    of_one = gke.gke('logs', *NAME, '--worker', '1').stdout  # old packages of Google add warnings about their age
+    assert of_one.endswith('host 1 start 1: run\n') and 'host 0' not in of_one
     assert gke.gke('logs', *NAME).stdout.count('start 1: run') == 2
     done = gke.gke('logs', *NAME, '--worker', '2')
     assert done.returncode == 2 and 'there are 2 hosts' in done.stderr

@@ -33,7 +33,9 @@ BATCH = {
 class Run:
     """A mesh, its compiled step, and one fresh state kept on the host, because a step uses up the one it is given."""
 
-    def __init__(self, data, fsdp, fresh=None, sharded='params', objective=pixel_loss, **options):
+    def __init__(
+        self, data, fsdp, fresh=None, sharded='params', objective=pixel_loss, accumulate=1, ema=0.0, **options
+    ):
         config = configs.default()
         config.mesh.data, config.mesh.fsdp = data, fsdp
         config.optim.warmup = 0.0
@@ -42,9 +44,13 @@ class Run:
         execution = Execution(**options)
         gather = sharding.make_gather(self.mesh, sharded, execution.precision)
         execution = dataclasses.replace(execution, gather=gather)
-        self.graphdef, self.abstract, _, create = make_state(ARCHITECTURE, execution, optimizer, 0, self.mesh, sharded)
+        self.graphdef, self.abstract, _, create = make_state(
+            ARCHITECTURE, execution, optimizer, 0, self.mesh, sharded, has_ema=ema > 0
+        )
         self.fresh = jax.device_get(create()) if fresh is None else fresh
-        step = make_train_step(self.graphdef, optimizer, objective, self.abstract, gather)
+        step = make_train_step(
+            self.graphdef, optimizer, objective, self.abstract, gather, accumulate=accumulate, ema=ema
+        )
         self.compiled = step.lower(self.abstract, self._place(BATCH)).compile()
 
     def _place(self, batch):
@@ -106,6 +112,37 @@ def test_eight_devices_equal_one_and_send_little(one, losses, data, fsdp, sharde
     moved = many.moved()
     assert (moved['all-gather'], moved['reduce-scatter']) == (gathered, scattered)
     assert moved['all-reduce'] == added or moved['all-reduce'] <= added == BIASES
+
+
+@pytest.mark.parametrize(
+    ('data', 'fsdp', 'sharded', 'accumulate'),
+    [
+        (1, 1, 'params', 4),
+        pytest.param(2, 2, 'params', 2, marks=pytest.mark.long),
+        pytest.param(1, 2, 'optimizer', 4, marks=pytest.mark.long),
+    ],
+)
+def test_a_step_in_parts_equals_the_step_at_once(one, losses, data, fsdp, sharded, accumulate):
+    parts = Run(data, fsdp, one.fresh, sharded, accumulate=accumulate)
+    np.testing.assert_allclose(parts.losses(), losses, rtol=1e-5)
+
+
+def test_a_step_in_parts_keeps_less(one):
+    parts = Run(1, 1, one.fresh, accumulate=8)
+    whole, part = (run.compiled.memory_analysis().temp_size_in_bytes for run in (one, parts))
+    assert part < 0.8 * whole  # the rest is gradients, of which there are now two sets, because the model is tiny
+
+
+def test_the_average_of_weights_follows_them(one):
+    run = Run(1, 1, ema=0.24)
+    state, expected = run.state(), run.fresh['params']
+    for step in (1, 2, 3):
+        state, _ = run.step(state)
+        decay = min(0.24, (1 + step) / (10 + step))  # 0.18, 0.24, 0.24
+        expected = jax.tree.map(lambda old, new, d=decay: d * old + (1 - d) * new, expected, state['params'])
+    for found, wanted in zip(host(state['ema']), host(expected), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-4, atol=1e-6)
+    assert any((a != b).any() for a, b in zip(host(state['ema']), host(state['params']), strict=True))
 
 
 @pytest.mark.long
