@@ -23,7 +23,7 @@ from rvm_jax.values import in_type_of, parse_value
 
 # Objectives by name, each a function like `pixel_loss`; imported only when it is asked for, because it needs JAX.
 OBJECTIVES = {'pixels': 'rvm_jax.training.loss:pixel_loss'}
-SIZES = ('tiny', 's', 'b', 'l', 'h')
+SIZES = ('tiny', 'mini', 's', 'b', 'l', 'h')
 CHOICES = {
     'model.size': SIZES,
     'model.encoder': collections.ChainMap(FROZEN_ENCODERS, ENCODERS),  # by name, as they are when a config is checked
@@ -94,7 +94,7 @@ def default() -> ConfigDict:
 def _model():
     """Which model, and how it is computed."""
     m = ConfigDict()
-    m.size = 's'  # tiny, s, b, l, h: widths and depths, see models/architecture.py
+    m.size = 's'  # tiny, mini, s, b, l, h: widths and depths, see models/architecture.py
     # Encoder: the image encoder, and how its tokens are used.
     m.encoder = 'vit'  # vit: trained, shared by source and target frames; dinov3, dinov2, siglip2, mae, clip: imported
     # and frozen; rvm: the ViT of another RVM, frozen
@@ -161,6 +161,8 @@ def _data():
     d.crop_ratio = (0.75, 1.25)  # width / height
     d.crop_level = 'clip'  # one crop a clip (ours, as in V-JEPA); frame: one a frame, as supplement 7 says
     d.resize = 'auto'  # averages over areas where a crop shrinks by more than 1.2 (ours); bicubic: always, as the paper
+    d.prepare_gb = 1.0  # a folder of at most so many gigabytes of videos becomes shards in the workdir before training,
+    # where each video is read 10 times or more; 0: never. Shards are read many times faster
     d.num_workers = 8  # decoding processes on each host; 0 decodes in the training process
     d.decode_timeout = 30.0  # seconds a clip may take before it is given up
     d.max_failures = 0.1  # share of clips that may fail before the run stops

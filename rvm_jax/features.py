@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     there = {output: made_with(output) for output in outputs.values() if os.path.exists(output) and not args.overwrite}
     from rvm_jax import pretrained
     from rvm_jax.models import param_names
-    from rvm_jax.terminal import progress_bars
+    from rvm_jax.terminal import counted, progress_bars
 
     model = pretrained.load(args.model, step=args.step)
     size = model.image_size if args.size is None else args.size
@@ -75,12 +75,12 @@ def run(args: argparse.Namespace) -> None:
                 unusable.append(error)
             else:
                 rate = '' if math.isnan(fps) else f', {fps:.4g} per second'
-                line = printable(f'{output}: {num_frames} frame{"s" * (num_frames != 1)}{rate}')
+                line = printable(f'{output}: {counted(num_frames, "frame")}{rate}')
                 progress.console.print(line, highlight=False, markup=False)
             progress.advance(bar)
     if unusable:
         reasons = ', '.join(f'{error.value} {error.reason}' for error in unusable)
-        raise DataError(f'{len(unusable)} of {len(outputs)} videos', f'cannot be used ({reasons})', unusable[0].fix)
+        raise DataError(f'{len(unusable)} of {counted(len(outputs), "video")}', f'cannot be used ({reasons})', unusable[0].fix)
 
 
 def planned_outputs(videos: Sequence[str], folder: str) -> dict[str, str]:

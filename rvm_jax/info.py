@@ -24,7 +24,7 @@ from ml_collections import ConfigDict
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.planning.summary import architecture_rows
 from rvm_jax.storage import files
-from rvm_jax.terminal import progress_bars, table
+from rvm_jax.terminal import counted, duration, progress_bars, table
 
 if TYPE_CHECKING:
     from rvm_jax.data.sources.folder import FolderSource
@@ -232,8 +232,8 @@ def shard_rows(path: str, manifest: dict[str, Any]) -> list[tuple[str, str]]:
         count, size = 0, 0
         for shard in manifest['shards']:
             count, size = count + (shard['split'] == name), size + shard['bytes'] * (shard['split'] == name)
-        rows.append((name, f'{split["videos"]:,} videos, {split["clips"]:,} clips of {settings["clip_frames"]} frames, '
-                           f'{split["hours"]:.3g} hours, {size / 1e6:,.1f} MB in {count} shard{"s" * (count > 1)}'
+        rows.append((name, f'{counted(split["videos"], "video")}, {counted(split["clips"], "clip")} of {settings["clip_frames"]} frames, '
+                           f'{duration(3600 * split["hours"])}, {size / 1e6:,.1f} MB in {counted(count, "shard")}'
                      if split['videos'] else 'nothing'))  # fmt: skip
     group = f', {settings["group"]} frames together' if settings['group'] > 1 else ''
     side = f'shorter side {settings["short_side"]} pixels at most' if settings['short_side'] else 'original size'
@@ -273,9 +273,8 @@ def folder_rows(path: str, source: 'FolderSource') -> list[tuple[str, str]]:
     if not infos:
         raise failed[0]
     seconds = sum(info.duration_s or 0 for info in infos)
-    length = f'{seconds / 3600:,.3g} hours' if seconds >= 3600 else f'{seconds / 60:.3g} minutes'
     unstated = sum(not info.duration_s for info in infos)
-    rows = [('videos', f'{path}: {len(infos):,} that open, {length}, {size / 1e6:,.1f} MB')]
+    rows = [('videos', f'{path}: {len(infos):,} that open, {duration(seconds)}, {size / 1e6:,.1f} MB')]
     if unstated:
         rows.append(('length', f'{unstated:,} do not state it, and are not counted'))
     for what, texts in (

@@ -7,6 +7,7 @@ is an estimate. Several recipes, topologies or numbers of devices give a table.
 
 Examples:
     rvm plan --config configs/rvm_s.py --device h100 --devices 8 --config.batch_size=512
+    rvm plan --config configs/one_gpu.py --device rtx4090
     rvm plan --config configs/rvm_l.py --topology h100:4x8
     rvm plan --config configs/rvm_h.py --topology v6e:16x16
     rvm plan --config configs/rvm_s.py configs/rvm_l.py --topology v6e:4x4 v5e:4x4 --config.batch_size=128
@@ -33,9 +34,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--topology', nargs='+', default=[], metavar='NAME', help='TPU slices and hosts x '
                         'GPUs: v6e:16x16 | h100:8 | h100:4x8')  # fmt: skip
     parser.add_argument('--device', nargs='+', default=[], metavar='KIND', help='estimate: v5e, v5p, v6e, a100, h100, '
-                        'h200, b200 (default: v6e)')  # fmt: skip
+                        'h200, b200, rtx3090, rtx4090, rtx5090, a10, l4, l40s, t4 (default: v6e)')  # fmt: skip
     parser.add_argument('--devices', nargs='+', type=int, default=[], metavar='N', help='estimate: how many of them '
-                        '(default: 256, or fewer if the batch does not divide)')  # fmt: skip
+                        '(default: one GPU; 256 TPU chips, or fewer if the batch does not divide)')  # fmt: skip
     parser.add_argument(
         '--utilization', type=float, default=0.4, help='share of the peak FLOP/s that compute reaches; memory and '
         'interconnect count at their peak rates (default: 0.4)'
@@ -77,13 +78,20 @@ def _forecasts(recipes, args):
         (path, forecast.estimated(config, arch, kind, devices))
         for path, config, arch in recipes
         for kind in kinds
-        for devices in args.devices or [math.gcd(config.batch_size, 256)]
+        for devices in args.devices or [_usual_devices(kind, config)]
     ]
     for path, config, arch in recipes:
         for topology in args.topology:
             outcome = compile_ahead(config, topology, f'{path} for {topology}')
             yield path, forecast.compiled(config, arch, topology, outcome)
     yield from estimates
+
+
+def _usual_devices(kind, config):
+    from rvm_jax.planning import chips
+
+    is_gpu = chips.platform(chips.find(kind)) == 'gpu'
+    return 1 if is_gpu else math.gcd(config.batch_size // config.accumulate, 256)
 
 
 def _check_topology(config, name):

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from rvm_jax.errors import UserError, printable
 from rvm_jax.signals import StopRequest
-from rvm_jax.terminal import log_to_terminal, progress_bars
+from rvm_jax.terminal import counted, duration, log_to_terminal
 
 if TYPE_CHECKING:  # loaded when the command runs, not for its --help
     from rvm_jax.data.prepare.encode_video import Settings
@@ -70,6 +70,7 @@ def run(args: argparse.Namespace) -> None:
     from rich.console import Console
 
     from rvm_jax.data.prepare.prepare_job import PrepareJob
+    from rvm_jax.data.prepare.prepare_pool import run_here
 
     with Console().status('looking at every video'):  # shown on a terminal only
         work = PrepareJob(args.input, args.output, settings, args.val)
@@ -79,9 +80,9 @@ def run(args: argparse.Namespace) -> None:
     else:
         if work.outside:
             first = printable(work.outside[0])
-            print(f'{len(work.outside):,} videos of {args.input} are in other folders; the first is {first}')
+            print(f'{args.input}: {counted(len(work.outside), "video")} in other folders; the first is {first}')
         with work.begin():
-            outcomes, entries = run_beam(work, args) if args.runner else run_here(work, args)
+            outcomes, entries = run_beam(work, args) if args.runner else run_here(work, args.workers, args.timeout)
             manifest = work.finish(outcomes, entries)
     print(summary(args.output, manifest, args.val))
 
@@ -128,38 +129,6 @@ def _rules(args, group, quality):
     ]  # fmt: skip
 
 
-def run_here(work: 'PrepareJob', args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
-    """All outcomes and shards, made by processes on this machine, with a progress bar on a terminal."""
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    from rvm_jax.data.prepare.prepare_pool import Pool
-
-    columns = TextColumn('videos'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[skipped]} skipped'), \
-        TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn()  # fmt: skip
-    done = {'skipped': 0}
-    with (
-        progress_bars(*columns) as progress,
-        StopRequest(interrupts=True) as stop,
-    ):
-        bar = progress.add_task('videos', total=len(work.tasks), skipped=0)
-
-        def on_done(_task, outcome):
-            done['skipped'] += 'skipped' in outcome
-            progress.update(bar, advance=1, skipped=done['skipped'])
-
-        try:
-            return Pool(work, args.workers, args.timeout, on_done).run()
-        except KeyboardInterrupt:
-            stop.check(f'{int(progress.tasks[0].completed):,} of {len(work.tasks):,} videos are done')
-            raise
-
-
 def run_beam(work: 'PrepareJob', args: argparse.Namespace) -> tuple[list[dict], list[dict]]:
     """The same, made by a Beam pipeline; its runner shows the progress."""
     if importlib.util.find_spec('apache_beam') is None:
@@ -186,10 +155,10 @@ def summary(output: str, manifest: dict[str, Any], val_fraction: float) -> str:
     size, count = sum(shard['bytes'] for shard in manifest['shards']), len(manifest['shards'])
     lines = [
         f'{output}: ' + ', '.join(
-            f'{name} {split["videos"]:,} videos, {split["clips"]:,} clips, {split["hours"]:.3g} hours'
+            f'{name} {counted(split["videos"], "video")}, {counted(split["clips"], "clip")}, {duration(3600 * split["hours"])}'
             for name, split in splits.items()
         )
-        + f', {size / 1e6:,.1f} MB in {count:,} shard{"s" * (count != 1)}'
+        + f', {size / 1e6:,.1f} MB in {counted(count, "shard")}'
     ]  # fmt: skip
     if manifest['skipped']:
         lines.append(f'{manifest["skipped"]:,} left out; {os.path.join(output, "skipped.json")} says why')

@@ -131,6 +131,18 @@ class Extras:
             say(f'{what}: not written ({reason}); {self._outcome}, this is printed once')
 
 
+def counted(number: int, noun: str) -> str:
+    """'1 video', '1,200 videos': a number and a noun that takes an s."""
+    return f'{number:,} {noun}' + ('' if number == 1 else 's')
+
+
+def duration(seconds: float) -> str:
+    """'12 s', '3.5 minutes', '1,200 hours'."""
+    if seconds < 60:
+        return f'{seconds:.3g} s'
+    return f'{seconds / 60:.3g} minutes' if seconds < 3600 else f'{seconds / 3600:,.3g} hours'
+
+
 def table(rows: Iterable[tuple[str, object]], width: int = 0) -> str:
     """[(what, text)] as aligned lines, the first column at least `width` characters wide; text comes from outside."""
     return '\n'.join(columns([(what, printable(text)) for what, text in rows], left=2, width=width))

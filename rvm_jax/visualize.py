@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, TypeVar
 import numpy as np
 
 from rvm_jax.errors import DataError, UserError
+from rvm_jax.terminal import counted
 from rvm_jax.values import frame_rate
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def run(args: argparse.Namespace) -> None:
     video = inference.open_stream(model, args.video, short_side=args.size, fps=fps)
     frames = list(islice(video.frames, args.frames))
     if len(frames) <= num_source:
-        raise DataError(args.video, f'has {len(frames)} frames', f'use a video of at least {num_source + 1}')
+        raise DataError(args.video, f'has {counted(len(frames), "frame")}', f'use a video of at least {num_source + 1}')
     frames_THWC = np.stack(frames)
     os.makedirs(args.output, exist_ok=True)
     write_feature_pictures(model, frames_THWC, args.output)
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     else:
         write_reconstructions(model, frames_THWC, args.output)
     rate = '' if math.isnan(video.fps) else f', {video.fps:.4g} per second,'
-    print(f'pictures of {len(frames_THWC)} frames{rate} are in {args.output}')
+    print(f'pictures of {counted(len(frames_THWC), "frame")}{rate} are in {args.output}')
 
 
 def write_feature_pictures(model: 'RVM', frames_THWC: np.ndarray, folder: str) -> None:

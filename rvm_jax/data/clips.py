@@ -10,6 +10,8 @@ import numpy as np
 
 from rvm_jax.errors import DataError
 
+TOO_FEW = 'has too few frames'  # reason of videos without damage
+
 
 class TooShort(DataError):
     """A video without damage that has fewer frames than one clip needs."""
@@ -45,7 +47,7 @@ def choose_clip(
     TooShort if num_frames < num_source + min_gap.
     """
     if num_frames < num_source + min_gap:
-        reason = f'has too few frames ({num_frames}, a clip needs {num_source + min_gap})'
+        reason = f'{TOO_FEW} ({num_frames}, a clip needs {num_source + min_gap})'
         raise TooShort('this video', reason, 'raise data.fps, or lower data.num_source or data.min_gap')
     span = min(num_frames, clip_frames)
     start = int(rng.integers(num_frames - span, endpoint=True))

@@ -81,23 +81,28 @@ def _size(width, layers, heads, core_heads, core_mlp=None):
     )
 
 
+def _small(width, layers, heads, *, core_layers, decoder_layers):
+    """Ours, for CPUs: patch 8, so that 48 x 48 pixels are a 6 x 6 grid."""
+    return dataclasses.replace(
+        _size(width, layers, heads=heads, core_heads=heads),
+        patch_size=8,
+        core_layers=core_layers,
+        target_heads=heads,
+        target_mlp=4 * width,
+        decoder_width=width,
+        decoder_layers=decoder_layers,
+        decoder_heads=heads,
+        decoder_mlp=4 * width,
+    )
+
+
 SIZES = {  # RVM, supplement Tables 5 and 6; core MLP of S and head counts of the core read off the released files
     's': _size(384, 12, heads=6, core_heads=8, core_mlp=2048),
     'b': _size(768, 12, heads=12, core_heads=12),
     'l': _size(1024, 24, heads=16, core_heads=16),
     'h': _size(1280, 32, heads=16, core_heads=16),
-    # Ours, for a CPU: patch 8 so that 48 x 48 pixels are a 6 x 6 grid.
-    'tiny': dataclasses.replace(
-        _size(64, 4, heads=2, core_heads=2),
-        patch_size=8,
-        core_layers=2,
-        target_heads=2,
-        target_mlp=256,
-        decoder_width=64,
-        decoder_layers=3,
-        decoder_heads=2,
-        decoder_mlp=256,
-    ),
+    'tiny': _small(64, 4, heads=2, core_layers=2, decoder_layers=3),
+    'mini': _small(128, 6, heads=4, core_layers=3, decoder_layers=4),
 }
 
 

@@ -5,7 +5,9 @@ joined in a torus, GPUs by NVLink within a host and by one network card each acr
 TPU v5e, v5p and v6e (half of the bidirectional bandwidth between chips), machine types ct5lp-hightpu-8t,
 ct5p-hightpu-4t, ct6e-standard-4t (slices of 16 chips or more; a slice of 8 is one ct6e-standard-8t with as many vCPUs),
 a2-ultragpu-8g, a3-highgpu-8g, a3-ultragpu-8g and a4-highgpu-8g (vCPUs), NVIDIA's data sheets of A100 80GB SXM, H100
-SXM, H200 SXM and HGX B200.
+SXM, H200 SXM and HGX B200, and of the cards for workstations and inference (RTX 3090, 4090, 5090, A10, L4, L40S, T4).
+The memory of these cards is what CUDA reports of them. They are joined by PCIe. For a host of them we assume 4 cards, 8
+cores each and a network of 10 Gb/s; the machines that Google (G2: L4) and AWS (G6e: L40S, G4dn: T4) rent have more.
 """
 
 import math
@@ -38,6 +40,13 @@ CHIPS = {
     'h100': Chip(TARGETS['h100'].device_kind, TARGETS['h100'].memory, 3350e9, 450e9, 50e9, 8, 208),
     'h200': Chip(TARGETS['h200'].device_kind, TARGETS['h200'].memory, 4800e9, 450e9, 50e9, 8, 224),
     'b200': Chip(TARGETS['b200'].device_kind, TARGETS['b200'].memory, 7700e9, 900e9, 50e9, 8, 224),
+    'rtx3090': Chip('NVIDIA GeForce RTX 3090', 23.6 * GIB, 936e9, 31.5e9, 1.25e9, 4, 32),
+    'rtx4090': Chip('NVIDIA GeForce RTX 4090', 23.6 * GIB, 1008e9, 31.5e9, 1.25e9, 4, 32),
+    'rtx5090': Chip('NVIDIA GeForce RTX 5090', 31.3 * GIB, 1792e9, 63e9, 1.25e9, 4, 32),
+    'a10': Chip('NVIDIA A10', 22.0 * GIB, 600e9, 31.5e9, 1.25e9, 4, 32),
+    'l4': Chip('NVIDIA L4', 22.0 * GIB, 300e9, 15.75e9, 12.5e9, 8, 96),
+    'l40s': Chip('NVIDIA L40S', 44.4 * GIB, 864e9, 31.5e9, 50e9, 8, 192),
+    't4': Chip('Tesla T4', 14.6 * GIB, 320e9, 15.75e9, 6.25e9, 4, 48),
 }
 SHARE = 0.75  # of a GPU's memory that JAX takes unless XLA_PYTHON_CLIENT_MEM_FRACTION says otherwise
 

@@ -22,6 +22,9 @@ def parse(name: str) -> Topology:
     """The Topology of a name; raises UserError for hosts of GPUs that cannot be. libtpu judges slices of TPUs."""
     kind, _, shape = name.partition(':')
     sizes = [int(size) for size in shape.split('x')] if re.fullmatch(r'[1-9]\d*(x[1-9]\d*)*', shape) else None
+    if kind in chips.CHIPS and kind not in TARGETS and chips.platform(chips.CHIPS[kind]) == 'gpu':
+        reason = 'is not a GPU that XLA compiles for here'
+        raise UserError(f'--topology {name}', reason, f'give --device {kind} for an estimate, or one of {", ".join(TARGETS)}')
     if kind not in TARGETS:
         return Topology(name, 'tpu', math.prod(sizes) if sizes and kind in chips.CHIPS else None, 1)
     most = chips.CHIPS[kind].host_chips

@@ -13,7 +13,7 @@ from rvm_jax.data.mixture import Mixture
 from rvm_jax.distributed.process_group import ALONE, ProcessGroup
 from rvm_jax.models import trainable
 from rvm_jax.models.rvm import Reconstruction
-from rvm_jax.terminal import say
+from rvm_jax.terminal import counted, say
 from rvm_jax.training import sharding
 from rvm_jax.training.state import Programs
 from rvm_jax.training.writer import Writer
@@ -104,7 +104,7 @@ def _say_failures(hosts, failures):
     failures = [failure for of_one in hosts.all_gather(failures) for failure in of_one]
     if failures:
         _, path, reason = failures[0]
-        hosts.say(f'held-out clips: {len(failures)} videos gave no clip and were replaced, the first {path} ({reason})')
+        hosts.say(f'held-out clips: {counted(len(failures), "video")} gave no clip and were replaced, the first {path} ({reason})')
 
 
 def picture(batch: Mapping[str, jax.Array], out: Reconstruction, patch_size: int) -> np.ndarray:

@@ -5,7 +5,7 @@ import jaxlib
 
 from rvm_jax.training import run_record
 
-# device_kind -> dense FLOP/s in bfloat16, and in float32 at JAX's default precision for matrix products, which is TF32
+# device_kind -> dense FLOP/s in bfloat16 with sums in float32, and in float32 at JAX's default precision for matrix products, which is TF32
 # on GPUs and one bfloat16 pass on TPUs. From the data sheets of NVIDIA and Google.
 PEAKS = {
     'NVIDIA A100': (312e12, 156e12),
@@ -14,6 +14,14 @@ PEAKS = {
     'NVIDIA H200': (989e12, 495e12),
     'NVIDIA GH200': (989e12, 495e12),
     'NVIDIA B200': (2250e12, 1100e12),
+    'NVIDIA GeForce RTX 3090': (71e12, 35.6e12),
+    'NVIDIA GeForce RTX 4090': (165e12, 82.6e12),
+    'NVIDIA GeForce RTX 5090': (209.5e12, 104.8e12),
+    'NVIDIA A10': (125e12, 62.5e12),
+    'NVIDIA A10G': (70e12, 35e12),
+    'NVIDIA L4': (121e12, 60.5e12),
+    'NVIDIA L40S': (362e12, 183e12),
+    'Tesla T4': (8.1e12, 8.1e12),  # it has neither bfloat16 nor TF32: XLA computes both in float32
     'TPU v4': (275e12, 275e12),
     'TPU v5 lite': (197e12, 197e12),
     'TPU v5e': (197e12, 197e12),

@@ -19,6 +19,7 @@ from rvm_jax.models import cost, param_names, trainable
 from rvm_jax.models.architecture import Architecture
 from rvm_jax.models.rvm import RVM
 from rvm_jax.storage import files
+from rvm_jax.terminal import counted
 from rvm_jax.training.checkpoint import Checkpoints
 from rvm_jax.training.state import Programs
 
@@ -152,7 +153,7 @@ def summary(config: ml_collections.ConfigDict, programs: Programs, source: Mixtu
     device = mesh.devices.flat[0].device_kind
     parts = f', in {config.accumulate} parts,' if config.accumulate > 1 else ''
     return (
-        f'{config.model.size}: {parameters}, {len(source)} videos, {flops / 1e9:.3g} GFLOP a clip, '
+        f'{config.model.size}: {parameters}, {counted(len(source), "video")}, {flops / 1e9:.3g} GFLOP a clip, '
         f'{config.batch_size} clips a step{parts} on {mesh.devices.size} x {device}'
     )
 

@@ -10,11 +10,13 @@ from rvm_jax.arithmetic import our_settings
 from rvm_jax.conversion.frozen import resolve
 from rvm_jax.data.loader import make_loader
 from rvm_jax.data.open_data import open_held_out, open_training
+from rvm_jax.data.prepare.small_folder import with_shards
 from rvm_jax.distributed.connect import connect
 from rvm_jax.distributed.step_exchange import warm_up_collectives
 from rvm_jax.errors import DataError, Stopped
 from rvm_jax.models.rvm import RVM
 from rvm_jax.signals import StopRequest
+from rvm_jax.storage import files
 from rvm_jax.storage.run_lock import release, run_lock
 from rvm_jax.training import attention_check, initialize, run_record, sharding
 from rvm_jax.training.batch_feed import BatchFeed, DataWait
@@ -49,7 +51,9 @@ def train(
 
 def _train(config, workdir, load_initial, objective, hosts, stack):
     # ---- Data and frozen encoder: the same in all processes ----
-    source, held_out = open_training(config.data), open_held_out(config.data)
+    is_begun = files.exists(os.path.join(workdir, run_record.CONFIG))
+    data = with_shards(config, workdir, is_begun, is_alone=hosts.count == 1)
+    source, held_out = open_training(data), open_held_out(config.data)
     arch, encoder_files = resolve(config)
     encoder = encoder_files.read()
     del encoder_files  # it may hold a second copy of the arrays

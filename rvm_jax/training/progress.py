@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any, Self, TextIO
 
-from rvm_jax.terminal import silence, write_line
+from rvm_jax.terminal import counted, silence, write_line
 
 WINDOW = 500  # updates that the pace is averaged over
 HELD_OUT = {'eval_loss': 'loss', 'eval_copy_last': 'copy the last frame', 'eval_mean_color': 'mean color'}
@@ -28,7 +28,7 @@ def format_line(step: int, total: int, scalars: Mapping[str, Any], seconds_left:
             parts.append(template.format(float(scalars[name])).replace('%', ' %'))
     for name, unit in (('skipped_videos', 'video'), ('skipped_steps', 'step')):
         if count := int(scalars.get(name) or 0):
-            parts.append(f'skipped {count} {unit}{"s" * (count > 1)}')
+            parts.append(f'skipped {counted(count, unit)}')
     if seconds_left is not None:
         parts.append(f'left {format_seconds(seconds_left)}')
     return '  '.join(parts)

@@ -24,14 +24,14 @@ from rvm_jax.distributed.process_group import ProcessGroup
 from rvm_jax.errors import UserError
 from rvm_jax.models.architecture import Architecture
 from rvm_jax.storage import files, run_lock
-from rvm_jax.terminal import say
+from rvm_jax.terminal import counted, say
 from rvm_jax.training.writer import read_metrics
 from rvm_jax.version import version
 
 # What may change when a run resumes: it changes neither the clips nor, beyond rounding, the arithmetic.
 MAY_CHANGE = ('log.', 'checkpoint.', 'mesh.', 'hosts.', 'profile.', 'accumulate', 'model.attention', 'model.remat',
               'model.unroll', 'model.encoder_path', 'init_from', 'data.path', 'data.mixture', 'data.eval_path',
-              'data.num_workers', 'data.decode_timeout', 'data.max_failures', 'data.allow_change',
+              'data.num_workers', 'data.decode_timeout', 'data.prepare_gb', 'data.max_failures', 'data.allow_change',
               'optim.max_nonfinite', 'optim.allow_change')  # fmt: skip
 
 # What else may change if a key allows it: the clips, or the schedule.
@@ -146,7 +146,7 @@ def run_facts(
         'Recipe': recipe_line(str(run.get('command'))),
         'Encoder weights': _basename(config.model.encoder_path),
         'Data': _data(workdir, config),
-        'Trained for': f'{step:,} of {config.steps:,} steps, {step * config.batch_size:,} clips',
+        'Trained for': f'{step:,} of {counted(config.steps, "step")}, {counted(step * config.batch_size, "clip")}',
         **loss_facts(workdir, step),
         'Weights': f'moving average with decay {config.ema:g}' if config.ema else '',
         'Written by': f'rvm_jax {run.get("version")}',
@@ -222,7 +222,7 @@ def _data(workdir, config):
     name = ' + '.join(map(_basename, paths))
     try:
         count = files.read_json(os.path.join(workdir, 'data_manifest.json'))['videos']
-        return f'{name}, {count:,} video{"s" * (count != 1)}'
+        return f'{name}, {counted(count, "video")}'
     except (OSError, ValueError, LookupError, TypeError):  # only people read these facts: leave out what is missing
         return name
 

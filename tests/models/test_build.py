@@ -72,8 +72,9 @@ def test_a_config_becomes_an_architecture_and_an_execution():
     config.data.image_size, config.data.delta_from = 48, 'last'
     arch, execution = architecture.from_config(config), build.execution(config.model)
     expected = dataclasses.replace(
-        architecture.SIZES['tiny'], gate_bias=True, shared_mask=True, mask_ratio=0.5, image_size=48, delta_from='last'
-    )
+        architecture.SIZES['tiny'], gate_bias=True, shared_mask=True, mask_ratio=0.5, image_size=48, delta_from='last',
+        fps=10.0, max_gap=48,
+    )  # fmt: skip
     assert arch == expected
     assert (execution.implementation, execution.remat, execution.unroll) == ('xla', 'full', True)
     assert execution.precision == dataclasses.replace(layers.PRECISIONS['official_mixed'], weights='input')

@@ -27,6 +27,11 @@ def test_hosts_that_cannot_be_are_refused_with_examples(name):
         parse(name)
 
 
+def test_gpus_that_have_an_estimate_alone_say_so():
+    with pytest.raises(UserError, match=r'rtx4090:1: is not a GPU that XLA compiles for here; give --device rtx4090 for'):
+        parse('rtx4090:1')
+
+
 def test_every_gpu_that_can_be_compiled_for_has_rates():
     for name, target in gpu_targets.TARGETS.items():
         chip = chips.CHIPS[name]

@@ -16,6 +16,7 @@ from typing import Any
 import cv2
 import numpy as np
 
+from rvm_jax.data.clips import TOO_FEW
 from rvm_jax.data.prepare.inputs import Task
 from rvm_jax.data.shard_format import SEQUENCE, write_shard
 from rvm_jax.data.video.decode import open_video
@@ -123,7 +124,7 @@ def choose_pieces(task: Task, settings: Settings, num_frames: int) -> list[tuple
     last = num_frames if task.end_s is None else min(num_frames, round(task.end_s * settings.fps))
     found, wanted = last - first, settings.clips_per_video
     if found < settings.min_frames:
-        raise DataError(task.path, f'has too few frames ({max(found, 0)}, at least {settings.min_frames} are kept)', '')
+        raise DataError(task.path, f'{TOO_FEW} ({max(found, 0)}, at least {settings.min_frames} are kept)', '')
     if not wanted or found <= wanted * settings.clip_frames:
         return [(first, found)]
     room = found - settings.clip_frames

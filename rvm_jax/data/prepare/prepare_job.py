@@ -41,15 +41,28 @@ class PrepareJob:
         self._plan = json.loads(json.dumps(plan))
         self.digest = hashlib.sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()[:16]
 
+    def is_made(self) -> bool:
+        """Whether the output folder holds the finished shards of these videos and settings."""
+        if not os.path.exists(os.path.join(self.output, shard_format.MANIFEST)):
+            return False
+        return shard_format.read_manifest(self.output).get('made_from') == self.digest
+
+    def is_begun(self) -> bool:
+        """Whether the output folder holds unfinished work on these videos, with these settings."""
+        if os.path.exists(os.path.join(self.output, shard_format.MANIFEST)):
+            return False
+        with contextlib.suppress(OSError, ValueError):
+            return files.read_json(os.path.join(self.output, shard_format.PLAN)) == self._plan
+        return False
+
     def finished(self) -> dict[str, Any] | None:
         """The manifest, if an earlier start has finished this same work; None if some is still to be done."""
         if not os.path.exists(os.path.join(self.output, shard_format.MANIFEST)):
             return None
-        manifest = shard_format.read_manifest(self.output)
-        if manifest.get('made_from') != self.digest:
+        if not self.is_made():
             raise UserError(self.output, 'holds shards of other videos or settings', ELSEWHERE)
         self._clear()
-        return manifest
+        return shard_format.read_manifest(self.output)
 
     def _clear(self):
         if os.path.isdir(self.folder):

@@ -19,10 +19,35 @@ from rvm_jax.data.prepare.join_shards import ShardPlanner, join_shard, joined
 from rvm_jax.data.prepare.prepare_job import PrepareJob
 from rvm_jax.data.shard_manifest import SPLITS
 from rvm_jax.errors import Stopped
+from rvm_jax.signals import StopRequest
 from rvm_jax.storage import files
+from rvm_jax.terminal import progress_bars
 
 LIVES = 2  # times that a video may crash its process before it is skipped
 HUNG = 1  # exit code of a process whose timer ran out
+TIMEOUT = 60.0  # seconds without a frame after which a video is given up
+
+
+def run_here(work: PrepareJob, num_workers: int, timeout_s: float) -> tuple[list[dict], list[dict]]:
+    """All outcomes and shards of a job that has begun, with a progress bar. Raises Stopped on a signal; see `Pool`."""
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = TextColumn('videos'), BarColumn(), MofNCompleteColumn(), TextColumn('{task.fields[skipped]} skipped'), \
+        TimeElapsedColumn(), TextColumn('left'), TimeRemainingColumn()  # fmt: skip
+    skipped = 0
+    with progress_bars(*columns) as progress, StopRequest(interrupts=True) as stop:
+        bar = progress.add_task('videos', total=len(work.tasks), skipped=skipped)
+
+        def on_done(_task, outcome):
+            nonlocal skipped
+            skipped += 'skipped' in outcome
+            progress.update(bar, advance=1, skipped=skipped)
+
+        try:
+            return Pool(work, num_workers, timeout_s, on_done).run()
+        except KeyboardInterrupt:
+            stop.check(f'{int(progress.tasks[0].completed):,} of {len(work.tasks):,} videos are done')
+            raise
 
 
 class Pool:

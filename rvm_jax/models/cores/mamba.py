@@ -29,7 +29,8 @@ class MambaCore(Core):
     in front, float32.
     """
 
-    sizes: ClassVar = {'s': (4, 16), 'b': (4, 16), 'l': (4, 16), 'h': (4, 16), 'tiny': (2, 4)}  # arXiv 2605.19137
+    sizes: ClassVar = {'s': (4, 16), 'b': (4, 16), 'l': (4, 16), 'h': (4, 16), 'tiny': (2, 4),
+                      'mini': (3, 8)}  # arXiv 2605.19137; small ones ours  # fmt: skip
 
     def __init__(self, make_block, *, width, depth, d_state, d_conv, expand, execution, rngs):
         self.tokens_dtype = execution.precision.tokens

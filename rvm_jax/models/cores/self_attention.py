@@ -30,7 +30,8 @@ class SelfAttention(Core):
 
     is_streaming = False
     # As many parameters, about, as the core that it replaces has (RVM, supplement 9, gives no number).
-    sizes: ClassVar = {'s': (7, 6), 'b': (6, 12), 'l': (6, 16), 'h': (6, 16), 'tiny': (3, 2)}
+    sizes: ClassVar = {'s': (7, 6), 'b': (6, 12), 'l': (6, 16), 'h': (6, 16), 'tiny': (3, 2),
+                      'mini': (5, 4)}  # fmt: skip
 
     def __init__(self, *, width, depth, heads, head_dim, mlp, gelu, time_code, execution, rngs):
         self.tokens_dtype, self.time_code = execution.precision.tokens, time_code
