@@ -80,7 +80,8 @@ def run(args: argparse.Namespace) -> None:
             progress.advance(bar)
     if unusable:
         reasons = ', '.join(f'{error.value} {error.reason}' for error in unusable)
-        raise DataError(f'{len(unusable)} of {counted(len(outputs), "video")}', f'cannot be used ({reasons})', unusable[0].fix)
+        share = f'{len(unusable)} of {counted(len(outputs), "video")}'
+        raise DataError(share, f'cannot be used ({reasons})', unusable[0].fix)
 
 
 def planned_outputs(videos: Sequence[str], folder: str) -> dict[str, str]:

@@ -232,7 +232,8 @@ def shard_rows(path: str, manifest: dict[str, Any]) -> list[tuple[str, str]]:
         count, size = 0, 0
         for shard in manifest['shards']:
             count, size = count + (shard['split'] == name), size + shard['bytes'] * (shard['split'] == name)
-        rows.append((name, f'{counted(split["videos"], "video")}, {counted(split["clips"], "clip")} of {settings["clip_frames"]} frames, '
+        rows.append((name, f'{counted(split["videos"], "video")}, {counted(split["clips"], "clip")} of '
+                           f'{settings["clip_frames"]} frames, '
                            f'{duration(3600 * split["hours"])}, {size / 1e6:,.1f} MB in {counted(count, "shard")}'
                      if split['videos'] else 'nothing'))  # fmt: skip
     group = f', {settings["group"]} frames together' if settings['group'] > 1 else ''

@@ -155,7 +155,8 @@ def summary(output: str, manifest: dict[str, Any], val_fraction: float) -> str:
     size, count = sum(shard['bytes'] for shard in manifest['shards']), len(manifest['shards'])
     lines = [
         f'{output}: ' + ', '.join(
-            f'{name} {counted(split["videos"], "video")}, {counted(split["clips"], "clip")}, {duration(3600 * split["hours"])}'
+            f'{name} {counted(split["videos"], "video")}, {counted(split["clips"], "clip")}, '
+            f'{duration(3600 * split["hours"])}'
             for name, split in splits.items()
         )
         + f', {size / 1e6:,.1f} MB in {counted(count, "shard")}'

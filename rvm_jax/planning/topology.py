@@ -23,8 +23,8 @@ def parse(name: str) -> Topology:
     kind, _, shape = name.partition(':')
     sizes = [int(size) for size in shape.split('x')] if re.fullmatch(r'[1-9]\d*(x[1-9]\d*)*', shape) else None
     if kind in chips.CHIPS and kind not in TARGETS and chips.platform(chips.CHIPS[kind]) == 'gpu':
-        reason = 'is not a GPU that XLA compiles for here'
-        raise UserError(f'--topology {name}', reason, f'give --device {kind} for an estimate, or one of {", ".join(TARGETS)}')
+        fix = f'give --device {kind} for an estimate, or one of {", ".join(TARGETS)}'
+        raise UserError(f'--topology {name}', 'is not a GPU that XLA compiles for here', fix)
     if kind not in TARGETS:
         return Topology(name, 'tpu', math.prod(sizes) if sizes and kind in chips.CHIPS else None, 1)
     most = chips.CHIPS[kind].host_chips

@@ -104,7 +104,8 @@ def _say_failures(hosts, failures):
     failures = [failure for of_one in hosts.all_gather(failures) for failure in of_one]
     if failures:
         _, path, reason = failures[0]
-        hosts.say(f'held-out clips: {counted(len(failures), "video")} gave no clip and were replaced, the first {path} ({reason})')
+        count = counted(len(failures), 'video')
+        hosts.say(f'held-out clips: {count} gave no clip and were replaced, the first {path} ({reason})')
 
 
 def picture(batch: Mapping[str, jax.Array], out: Reconstruction, patch_size: int) -> np.ndarray:

@@ -5,8 +5,8 @@ import jaxlib
 
 from rvm_jax.training import run_record
 
-# device_kind -> dense FLOP/s in bfloat16 with sums in float32, and in float32 at JAX's default precision for matrix products, which is TF32
-# on GPUs and one bfloat16 pass on TPUs. From the data sheets of NVIDIA and Google.
+# device_kind -> dense FLOP/s in bfloat16 with sums in float32, and in float32 at JAX's default precision for matrix
+# products, which is TF32 on GPUs and one bfloat16 pass on TPUs. From the data sheets of NVIDIA and Google.
 PEAKS = {
     'NVIDIA A100': (312e12, 156e12),
     'NVIDIA H100 PCIe': (756e12, 378e12),

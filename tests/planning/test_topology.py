@@ -28,7 +28,7 @@ def test_hosts_that_cannot_be_are_refused_with_examples(name):
 
 
 def test_gpus_that_have_an_estimate_alone_say_so():
-    with pytest.raises(UserError, match=r'rtx4090:1: is not a GPU that XLA compiles for here; give --device rtx4090 for'):
+    with pytest.raises(UserError, match=r'rtx4090:1: is not a GPU that XLA compiles for here; give --device rtx4090'):
         parse('rtx4090:1')
 
 

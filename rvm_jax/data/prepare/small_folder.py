@@ -39,12 +39,15 @@ def with_shards(
     is_wanted = os.path.isdir(shards) if is_begun else is_alone and _is_worth_it(config, workdir)
     if not is_wanted:
         return data
-    job = PrepareJob(data.path, shards, _settings(data), val_fraction=0.0) if _is_folder(data) else None
-    if is_begun and not (job and job.is_made()):
+    if not _is_folder(data):
         _check_may_change(data, shards)
-        if not (job and is_alone):
-            return data
+        return data
+    job = PrepareJob(data.path, shards, _settings(data), val_fraction=0.0)
     if not job.is_made():
+        if is_begun:
+            _check_may_change(data, shards)
+        if not is_alone:
+            return data
         with run_lock(workdir):
             _make(job, data)
     _check_damage(job, data)

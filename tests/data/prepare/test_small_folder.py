@@ -63,7 +63,7 @@ def test_other_videos_make_other_shards_where_that_is_allowed(videos, tmp_path):
     shutil.copytree(videos, folder)
     fresh(recipe(folder), tmp_path)
     (folder / 'clip_00000.mp4').unlink()
-    with pytest.raises(UserError, match='is not what .*shards were made of.*allow_change=true, or start a new run'):
+    with pytest.raises(UserError, match=r'is not what .*shards were made of.*allow_change=true, or start a new run'):
         resumed(recipe(folder), tmp_path)
     changed = recipe(folder, 'data.allow_change=true')
     assert len(open_training(resumed(changed, tmp_path))) == 2
