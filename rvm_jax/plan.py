@@ -173,9 +173,9 @@ def _number(value):
 
 
 def _duration(days):
-    units = {'days': 1, 'hours': 24, 'minutes': 1440, 'seconds': 86400}
-    unit = next((unit for unit, per_day in units.items() if days * per_day >= 1), 'seconds')
-    return f'{_number(days * units[unit])} {unit}'
+    from rvm_jax.terminal import duration
+
+    return f'{_number(days)} days' if days >= 1 else duration(86400 * days)
 
 
 def _source(forecast):

@@ -137,9 +137,9 @@ def counted(number: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """'12 s', '3.5 minutes', '1,200 hours'."""
+    """'12 seconds', '3.5 minutes', '1,200 hours'."""
     if seconds < 60:
-        return f'{seconds:.3g} s'
+        return f'{seconds:.3g} seconds'
     return f'{seconds / 60:.3g} minutes' if seconds < 3600 else f'{seconds / 3600:,.3g} hours'
 
 

@@ -31,7 +31,7 @@ def test_shards_are_summed_up_checked_and_drawn(folder, capsys):
     assert cli.run('info', [str(folder)]) == 0
     rows = dict(line.split('  ', 1) for line in capsys.readouterr().out.splitlines())
     rows = {what: text.strip() for what, text in rows.items()}
-    assert rows['train'].startswith('8 videos, 8 clips of 64 frames, 0.00522 hours') and rows['val'] == 'nothing'
+    assert rows['train'].startswith('8 videos, 8 clips of 64 frames, 18.8 seconds') and rows['val'] == 'nothing'
     assert rows['original sizes'] == '64x96 (4), 96x64 (4)' and rows['original rates'] == '10 (8)'
     assert rows['left out'] == '1 (skipped.json)'
     assert rows['checked'] == 'checksums of all shards are right, 1 in number'
