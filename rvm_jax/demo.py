@@ -13,6 +13,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from rvm_jax.errors import UserError
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
     from rvm_jax.models.rvm import RVM
     from rvm_jax.visualization.report import Row
 
-FRAMES_SHOWN = 24
+FEATURE_CLIPS, FRAMES_SHOWN, FIRST_SHOWN = 3, 24, 4  # the state needs some frames to see motion
+GUESS = 0.37  # mean IoU of a guess that knows only that the square is a quarter of the frame
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +41,7 @@ def run(args: argparse.Namespace) -> None:
     from rvm_jax.synthetic import demo_videos
     from rvm_jax.training.loop import train
     from rvm_jax.training.run_record import run_facts
+    from rvm_jax.visualization.report import write_report
 
     folders = {name: os.path.join(args.output, name) for name in ('videos', 'train', 'export')}
     recipe = config.load(args.config, [*demo_videos.overrides(folders['videos']), *args.overrides])
@@ -49,9 +52,21 @@ def run(args: argparse.Namespace) -> None:
     pretrained.save_pretrained(model, folders['export'], facts=facts)
     model = pretrained.load(folders['export'])
     losses, panel_HWC = evaluate(model, recipe)
+    squares, squares_HWC = find_noise_square(model)
+    results = rows(losses, squares)
+    pictures = [
+        *_loss_curve(folders['train']),
+        _reconstruction(recipe, panel_HWC),
+        *_held_out_features(model, recipe),
+        _noise_square(squares, squares_HWC),
+    ]
+    summary = (
+        f'{recipe.steps:,} steps of {recipe.batch_size} clips; held-out error '
+        f'{losses["loss"] / better(losses):.2f} of the better trivial predictor'
+    )
     report = os.path.join(args.output, 'report.html')
-    write_page(report, model, recipe, losses, panel_HWC, folders)
-    print_table(losses, report)
+    write_report(report, title='RVM demo', summary=summary, rows=results, pictures=pictures)
+    print_table(results, report)
 
 
 def evaluate(model: RVM, recipe: ml_collections.ConfigDict) -> tuple[dict[str, float], np.ndarray]:
@@ -75,42 +90,16 @@ def evaluate(model: RVM, recipe: ml_collections.ConfigDict) -> tuple[dict[str, f
     return losses, evaluation.picture(batch, out, model.patch_size)
 
 
-def features_picture(model: RVM, frames_THWC: np.ndarray, truth_THWC: np.ndarray | None = None) -> np.ndarray:
-    """PCA and K-means of the features of a video, which the model reads frame by frame, uint8 HWC."""
-    import numpy as np
+def features_picture(model: RVM, frames_THWC: np.ndarray) -> np.ndarray:
+    """PCA and K-means of the features of a video, which the model reads frame by frame, uint8 HWC.
 
+    What they owe to the place of a patch alone, most of their variance, is taken out.
+    """
     from rvm_jax import inference
     from rvm_jax.visualization.feature_maps import feature_panel
 
-    features_TMD = np.concatenate(list(inference.encode_stream(model, frames_THWC)))
-    height, width = frames_THWC.shape[1:3]
-    grid = height // model.patch_size, width // model.patch_size
-    features_ThwD = inference.patch_grid(features_TMD, grid, model.num_prefix_tokens)
-    return feature_panel(frames_THWC, features_ThwD, truth_THWC, first=4)
-
-
-def write_page(
-    path: str,
-    model: RVM,
-    recipe: ml_collections.ConfigDict,
-    losses: dict[str, float],
-    panel_HWC: np.ndarray,
-    folders: dict[str, str],
-) -> None:
-    """Write report.html to path: losses, a reconstruction panel, and pictures of features."""
-    from rvm_jax.visualization.report import write_report
-
-    pictures = [
-        *_loss_curve(folders['train']),
-        _reconstruction(recipe, panel_HWC),
-        _held_out_features(model, recipe),
-        _noise_features(model, recipe),
-    ]
-    summary = (
-        f'{recipe.steps:,} steps of {recipe.batch_size} clips; held-out error '
-        f'{losses["loss"] / better(losses):.2f} of the better trivial predictor'
-    )
-    write_report(path, title='RVM demo', summary=summary, rows=rows(losses), pictures=pictures)
+    features_ThwD = inference.video_grid(model, frames_THWC, frames_THWC.shape[1:3])
+    return feature_panel(frames_THWC, features_ThwD - inference.position_of(model, frames_THWC), first=FIRST_SHOWN)
 
 
 def _loss_curve(workdir):
@@ -142,31 +131,56 @@ def _held_out_features(model, recipe):
     from rvm_jax.synthetic.demo_videos import SIDE
     from rvm_jax.visualization.report import Picture
 
-    video = FolderSource(recipe.data.eval_path)[0].name
-    frames = inference.video_frames(video, short_side=SIDE, patch_size=model.patch_size)
-    frames_THWC = np.stack(list(frames))[:FRAMES_SHOWN]
     caption = (
         'The first three principal components of the features as colors, and K-means with five clusters; both are '
-        'fitted to all frames of the clip at once.'
+        'fitted to all frames of the clip at once. What a feature owes to its place in the frame is taken out. Frames '
+        'are enlarged to twice the size of the training, for a finer grid.'
     )
-    return Picture('Features of a held-out clip', caption, features_picture(model, frames_THWC))
+    pictures = []
+    for index in range(FEATURE_CLIPS):
+        video = FolderSource(recipe.data.eval_path)[index].name
+        frames = inference.video_frames(video, short_side=2 * SIDE, patch_size=model.patch_size)
+        picture_HWC = features_picture(model, np.stack(list(frames))[:FRAMES_SHOWN])
+        pictures.append(Picture(f'Features of held-out clip {index + 1}', caption if not index else '', picture_HWC))
+    return pictures
 
 
-def _noise_features(model, recipe):
+def find_noise_square(model: RVM) -> tuple[dict[str, float], np.ndarray]:
+    """How well linear readouts find squares of noise: {'model', 'image encoder': mIoU}, and a picture, uint8 HWC."""
     import numpy as np
 
-    from rvm_jax.synthetic.demo_videos import SIDE
-    from rvm_jax.synthetic.render import noise_square
-    from rvm_jax.visualization.canvas import tint
-    from rvm_jax.visualization.report import Picture
+    from rvm_jax.probing.backbone import Backbone
+    from rvm_jax.probing.demo import demo_suite
+    from rvm_jax.probing.demo.demo_clips import NoiseSquares
+    from rvm_jax.probing.demo.demo_readouts import FIRST_FRAME, GRID, Data, find_squares
+    from rvm_jax.probing.metrics import segmentation
+    from rvm_jax.terminal import progress_bars
+    from rvm_jax.visualization.canvas import blend, tint
+    from rvm_jax.visualization.movies import contact_sheet
 
-    noise_THWC, mask_THW = noise_square(np.random.default_rng(recipe.seed), FRAMES_SHOWN, size=2 * SIDE)
-    caption = (
-        'A square of noise moves over noise: it cannot be seen in a single frame, only by its motion. The last row is '
-        'the truth. This model is small and never saw noise in training: do not expect it to find the square.'
+    size = GRID * model.patch_size
+    train, held_out = (
+        NoiseSquares(count, demo_suite.SEED + n, demo_suite.NOISE_FRAMES, size)
+        for n, count in enumerate((demo_suite.NOISE_TRAIN, demo_suite.NOISE_HELD_OUT))
     )
-    truth_THWC = tint(noise_THWC, mask_THW)
-    return Picture('Features of the noise square', caption, features_picture(model, noise_THWC, truth_THWC))
+    scores, rows = {}, []
+    with progress_bars(transient=True) as progress:
+        bar = progress.add_task('noise square', total=2 * (len(train) + len(held_out)))
+        for name, tap in (('image encoder', 'encoder'), ('model', 'core')):
+            backbone = Backbone(model, tap=tap)
+            data = Data.of(backbone, train, done=lambda count: progress.advance(bar, count))
+            asked = Data.of(backbone, held_out, like=data, done=lambda count: progress.advance(bar, count))
+            truth_NTHW = asked.truth['masks_THW'][:, FIRST_FRAME:]
+            found_NTHW = find_squares(data, asked)
+            scores[name] = segmentation.mean_iou(segmentation.confusion(found_NTHW, truth_NTHW, 2))
+            rows.append((name, found_NTHW))
+    right_N = (found_NTHW == truth_NTHW).mean((1, 2, 3))
+    shown = int(np.argsort(right_N)[len(held_out) // 2])  # neither the best nor the worst
+    noise_THWC = held_out.example(shown)['video_THWC'][FIRST_FRAME:]
+    pale_THWC = blend(noise_THWC, np.full(3, 255, np.uint8))  # else the color of the square is hard to see
+    masks = [*((name, found_NTHW[shown]) for name, found_NTHW in rows), ('truth', truth_NTHW[shown])]
+    videos = [('video', noise_THWC), *((name, tint(pale_THWC, mask_THW)) for name, mask_THW in masks)]
+    return scores, contact_sheet(videos, 8)
 
 
 def better(losses: dict[str, float]) -> float:
@@ -174,7 +188,19 @@ def better(losses: dict[str, float]) -> float:
     return min(losses['copy_last'], losses['mean_color'])
 
 
-def rows(losses: dict[str, float]) -> list[Row]:
+def _noise_square(scores, picture_HWC):
+    from rvm_jax.visualization.report import Picture
+
+    caption = (
+        'A square of noise moves over noise: no single frame shows it, only motion does. A linear readout of each patch '
+        'says whether the patch is in the square. It was trained on other such clips; the model never saw noise. '
+        f'Mean IoU of square and surroundings: {scores["model"]:.2f} from the model, {scores["image encoder"]:.2f} from '
+        f'its image encoder, which sees each frame by itself; a guess has {GUESS}. This clip is the median one.'
+    )
+    return Picture('The noise square', caption, picture_HWC)
+
+
+def rows(losses: dict[str, float], squares: dict[str, float]) -> list[Row]:
     """The results as rows of the report and of the terminal."""
     from rvm_jax.visualization.report import Row
 
@@ -183,18 +209,20 @@ def rows(losses: dict[str, float]) -> list[Row]:
         Row('copy the last source frame', f'{losses["copy_last"]:.5f}', 'as if nothing moved'),
         Row('mean color', f'{losses["mean_color"]:.5f}', 'the mean color of the source frames'),
         Row('model / better of the two', f'{losses["loss"] / better(losses):.3f}', 'below 1: it learned to see motion'),
+        Row('noise square, model', f'{squares["model"]:.3f}', f'mean IoU of a linear readout; a guess has {GUESS}'),
+        Row('noise square, image encoder', f'{squares["image encoder"]:.3f}', 'the same without the core'),
     ]
 
 
-def print_table(losses: dict[str, float], report: str) -> None:
+def print_table(results: Sequence[Row], report: str) -> None:
     """Print the results and where the report is."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title='held-out clips')
-    table.add_column('predictor')
-    table.add_column('error', justify='right')
-    for row in rows(losses):
+    table.add_column('result')
+    table.add_column('value', justify='right')
+    for row in results:
         table.add_row(row.name, row.value)
     console = Console(soft_wrap=True)
     console.print(table)

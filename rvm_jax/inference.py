@@ -17,6 +17,7 @@ from rvm_jax.errors import DataError, UserError
 from rvm_jax.storage.atomic import atomic_write
 
 CHUNK = 16  # frames encoded at once
+PLACES, POSITION_FRAMES = 12, 8  # how often a clip is moved, and how much of it, to find what position adds
 COPY_BLOCK = 1 << 20  # bytes
 
 
@@ -122,6 +123,32 @@ def encode_stream(model: Any, frames: Iterable[np.ndarray], chunk: int = CHUNK) 
 def patch_grid(features_TMD: np.ndarray, grid: tuple[int, int], num_prefix_tokens: int) -> np.ndarray:
     """Patch features as (T, h, w, D), without prefix tokens; grid is (h, w)."""
     return features_TMD[:, num_prefix_tokens:].reshape(len(features_TMD), *grid, features_TMD.shape[-1])
+
+
+def video_grid(model: Any, frames: Iterable[np.ndarray], size: tuple[int, int]) -> np.ndarray:
+    """Patch features (T, h, w, D) of frames, uint8 HWC, that the model reads one after the other; size is (H, W)."""
+    features_TMD = np.concatenate(list(encode_stream(model, frames)))
+    grid = size[0] // model.patch_size, size[1] // model.patch_size
+    return patch_grid(features_TMD, grid, model.num_prefix_tokens)
+
+
+def position_of(model: Any, frames_THWC: np.ndarray) -> np.ndarray:
+    """What features owe to the place of a patch alone: (h, w, D), their mean over a clip that is moved around.
+
+    The first frames of the clip are moved to PLACES random places, where what leaves the frame on one side comes in on
+    the other: so each patch shows all parts of the picture alike. Our choice, for pictures of small models.
+    """
+    rng, moved = np.random.default_rng(0), frames_THWC[:POSITION_FRAMES]
+    places = rng.integers(moved.shape[1:3], size=(PLACES, 2))
+    size = moved.shape[1:3]
+    grids = [video_grid(model, np.roll(moved, tuple(place), axis=(1, 2)), size).mean(0) for place in places]
+    return np.mean(grids, axis=0)
+
+
+def share_of_position(features_ThwD: np.ndarray, position_hwD: np.ndarray) -> float:
+    """Fraction of the features' variance that their position explains, at most 1."""
+    left = (features_ThwD - position_hwD).var((0, 1, 2)).sum()
+    return max(0.0, 1 - float(left / features_ThwD.var((0, 1, 2)).sum()))
 
 
 def write_features(

@@ -3,7 +3,8 @@
 Example:
     rvm visualize --model runs/demo/export --video cat.mp4 --output pictures
 
-pca and kmeans (.png, .mp4) color each patch by its features, frame after frame through the core.
+pca and kmeans (.png, .mp4) color each patch by its features, frame after frame through the core. Features of small models
+say above all where a patch is; if that is most of their variance, it is taken out first, and the command says so.
 reconstruction (.png, .mp4) shows the model as many first frames as it was trained to watch (4) and has it rebuild later
 ones, as far away as in its training, from the few patches that stay visible. Videos play at 16 frames a second.
 """
@@ -29,6 +30,7 @@ Item = TypeVar('Item')
 NUM_DELTAS = 64  # distances that the decoder can tell apart
 TARGETS_AT_ONCE = 4
 PANEL_COLUMNS = 8
+POSITIONS = ('auto', 'keep', 'remove')
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--output', required=True, help='folder for the pictures')
     parser.add_argument('--frames', type=int, default=64, help='frames to use, from the first on (default: 64)')
     parser.add_argument('--fps', help='frames per second to take, or all (default: as in the training)')
+    parser.add_argument('--position', choices=POSITIONS, default='auto', help='what features owe to the place of a '
+                        'patch alone: keep it, remove it, or remove it if it is most of their variance (auto, the '
+                        'default)')  # fmt: skip
     parser.add_argument(
         '--size', type=int, help='short side in pixels, aspect kept (default: the size the model was trained at)'
     )
@@ -62,7 +67,7 @@ def run(args: argparse.Namespace) -> None:
         raise DataError(args.video, f'has {counted(len(frames), "frame")}', f'use a video of at least {num_source + 1}')
     frames_THWC = np.stack(frames)
     os.makedirs(args.output, exist_ok=True)
-    write_feature_pictures(model, frames_THWC, args.output)
+    write_feature_pictures(model, frames_THWC, args.output, args.position)
     if model.decoder is None:
         print(f'{args.model}: these weights have no decoder, so there is no reconstruction', file=sys.stderr)
     else:
@@ -71,17 +76,23 @@ def run(args: argparse.Namespace) -> None:
     print(f'pictures of {counted(len(frames_THWC), "frame")}{rate} are in {args.output}')
 
 
-def write_feature_pictures(model: 'RVM', frames_THWC: np.ndarray, folder: str) -> None:
-    """Write pca and kmeans, .png (moments spread over the video) and .mp4 (the video beside its features)."""
+def write_feature_pictures(model: 'RVM', frames_THWC: np.ndarray, folder: str, position: str = 'auto') -> None:
+    """Write pca and kmeans, .png (moments spread over the video) and .mp4 (the video beside its features).
+
+    position: 'keep' or 'remove' what features owe to their place alone, or 'auto', see `inference.position_of`.
+    """
     from rvm_jax import inference
     from rvm_jax.visualization import canvas, feature_maps, movies
     from rvm_jax.visualization.canvas import blend
 
     size = frames_THWC.shape[1:3]
-    frames = progress(list(frames_THWC), 'features')
-    features_TMD = np.concatenate(list(inference.encode_stream(model, frames)))
-    grid = (size[0] // model.patch_size, size[1] // model.patch_size)
-    features_ThwD = inference.patch_grid(features_TMD, grid, model.num_prefix_tokens)
+    features_ThwD = inference.video_grid(model, progress(list(frames_THWC), 'features'), size)
+    if position != 'keep':
+        position_hwD = inference.position_of(model, frames_THWC)
+        share = inference.share_of_position(features_ThwD, position_hwD)
+        if position == 'remove' or share > 0.5:
+            features_ThwD -= position_hwD
+            print(f'the place of a patch explains {share:.0%} of the variance of its features: it is taken out')
     pca_THWC = feature_maps.pca_colors(features_ThwD, size)
     kmeans_THWC = feature_maps.label_colors(feature_maps.kmeans_labels(features_ThwD), size)
     videos = [('video', frames_THWC), ('PCA', pca_THWC)]

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from rvm_jax import cli, demo, pretrained
+from rvm_jax.probing.demo import demo_suite
 from rvm_jax.synthetic import demo_videos
 
 
@@ -15,6 +16,8 @@ def test_the_demo_writes_model_and_report_and_prints_losses(tmp_path, monkeypatc
     monkeypatch.setattr(demo_videos, 'NUM_TRAIN', 8)
     monkeypatch.setattr(demo_videos, 'NUM_HELD_OUT', 8)
     monkeypatch.setattr(demo, 'FRAMES_SHOWN', 8)
+    monkeypatch.setattr(demo_suite, 'NOISE_TRAIN', 16)
+    monkeypatch.setattr(demo_suite, 'NOISE_HELD_OUT', 3)
     # The numbers of tests/training/conftest.py, so that the program compiled there can be used here.
     small = ['steps=5', 'optim.warmup=0.2', 'data.image_size=16', 'data.num_workers=0', 'model.unroll=false']
     small += ['log.eval_clips=8', 'log.every=1']
@@ -24,9 +27,9 @@ def test_the_demo_writes_model_and_report_and_prints_losses(tmp_path, monkeypatc
     card = (tmp_path / 'demo' / 'export' / 'README.md').read_text()
     assert '5 of 5 steps' in card and 'Held-out loss' in card
     page = (tmp_path / 'demo' / 'report.html').read_text()
-    assert page.count('data:image/png') >= 3
+    assert page.count('data:image/png') >= 5 and 'The noise square' in page
     printed = capsys.readouterr().out
-    assert 'copy the last source frame' in printed and os.path.join('demo', 'report.html') in printed
+    assert 'copy the last source frame' in printed and 'noise square, image encoder' in printed and os.path.join('demo', 'report.html') in printed
 
 
 @pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])

@@ -130,3 +130,30 @@ def test_patch_grid_drops_prefix_tokens_and_is_row_major():
     features_TMD = np.arange(2 * 7 * 1).reshape(2, 7, 1)
     grid = inference.patch_grid(features_TMD, (2, 3), num_prefix_tokens=1)
     assert grid[0, :, :, 0].tolist() == [[1, 2, 3], [4, 5, 6]]
+
+
+class WithPlaces(RunningMean):
+    """Features that also say where their patch is, up to 100 times as loud."""
+
+    patch_size, num_prefix_tokens = 8, 0
+
+    def __init__(self, loud):
+        super().__init__()
+        self.loud = loud
+
+    def encode(self, frames_BTHWC, state=None):
+        features_BTMD, state = super().encode(frames_BTHWC, state)
+        return features_BTMD + self.loud * np.arange(features_BTMD.shape[2])[:, None], state
+
+
+def test_what_features_owe_to_their_place_is_found():
+    frames_THWC = np.repeat(noise(1, size=64), 12, axis=0)  # nothing moves: the mean over time is of no use
+    plain_ThwD = inference.video_grid(WithPlaces(0), frames_THWC, (64, 64))
+    for loud, least, most in ((100, 0.95, 1.0), (0, 0.0, 0.05)):
+        model = WithPlaces(loud)
+        features_ThwD = inference.video_grid(model, frames_THWC, (64, 64))
+        position_hwD = inference.position_of(model, frames_THWC)
+        assert position_hwD.shape == (8, 8, 4)
+        assert least <= inference.share_of_position(features_ThwD, position_hwD) <= most
+        left_ThwD = features_ThwD - position_hwD
+        assert np.corrcoef(left_ThwD.ravel(), plain_ThwD.ravel())[0, 1] > 0.9

@@ -245,7 +245,21 @@ def depth(train: Data, held_out: Data) -> Result:
 
 
 def noise_square(train: Data, held_out: Data) -> Result:
-    """Mean IoU of the noise square and of its surroundings, patch by patch; frames before FIRST_FRAME do not count.
+    """Mean IoU of the noise square and of its surroundings, as `find_squares` finds them."""
+    truth_NTHW = held_out.truth['masks_THW'][:, FIRST_FRAME:]
+    found_NTHW = find_squares(train, held_out)
+    drawn = (
+        drawing.picture(
+            held_out.source.example(index)['video_THWC'][FIRST_FRAME:],
+            {'patches_Thw': found_NTHW[index]}, {'masks_THW': truth_NTHW[index]},
+        )
+        for index in range(PICTURED)
+    )  # fmt: skip
+    return {'miou': segmentation.mean_iou(segmentation.confusion(found_NTHW, truth_NTHW, 2))}, drawn
+
+
+def find_squares(train: Data, held_out: Data) -> np.ndarray:
+    """1 where a linear readout of each patch sees the noise square, int8 NTHW; without the frames before FIRST_FRAME.
 
     The threshold is chosen so that in training the predicted square covers as many patches as the true one.
     """
@@ -257,19 +271,10 @@ def noise_square(train: Data, held_out: Data) -> Result:
     shares_P1 = reduce(masks_NTHW, 'n t (h r) (w c) -> (n t h w) 1', 'mean', h=GRID, w=GRID)
     readout = linear_probe.fit(vectors(train), shares_P1)
     least = np.quantile(readout.predict(vectors(train)), 1 - shares_P1.mean())
-    truth_NTHW = held_out.truth['masks_THW'][:, FIRST_FRAME:]
     shape = held_out.features_NThwD[:, FIRST_FRAME:].shape[:4]
     found_NThw = (readout.predict(vectors(held_out)) > least).reshape(shape)
-    patch = truth_NTHW.shape[-1] // GRID
-    found_NTHW = repeat(found_NThw, 'n t h w -> n t (h r) (w c)', r=patch, c=patch).astype(np.int8)
-    drawn = (
-        drawing.picture(
-            held_out.source.example(index)['video_THWC'][FIRST_FRAME:],
-            {'patches_Thw': found_NTHW[index]}, {'masks_THW': truth_NTHW[index]},
-        )
-        for index in range(PICTURED)
-    )  # fmt: skip
-    return {'miou': segmentation.mean_iou(segmentation.confusion(found_NTHW, truth_NTHW, 2))}, drawn
+    patch = masks_NTHW.shape[-1] // GRID
+    return repeat(found_NThw, 'n t h w -> n t (h r) (w c)', r=patch, c=patch).astype(np.int8)
 
 
 def _share_of_motion(found_NQTC, truth_NQTC, counted_NQT):
