@@ -29,7 +29,11 @@ def test_the_demo_writes_model_and_report_and_prints_losses(tmp_path, monkeypatc
     page = (tmp_path / 'demo' / 'report.html').read_text()
     assert page.count('data:image/png') >= 5 and 'The noise square' in page
     printed = capsys.readouterr().out
-    assert 'copy the last source frame' in printed and 'noise square, image encoder' in printed and os.path.join('demo', 'report.html') in printed
+    assert (
+        'copy the last source frame' in printed
+        and 'noise square, image encoder' in printed
+        and os.path.join('demo', 'report.html') in printed
+    )
 
 
 @pytest.mark.parametrize(('number', 'code'), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])

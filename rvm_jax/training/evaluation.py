@@ -59,11 +59,26 @@ class Evaluation:
             scalars = {f'eval_{name}': value for name, value in losses.items()}
         else:
             batch = train_batch
-            _, out = self._programs.eval_step(params, batch, jax.random.key(EVAL_KEY))
+            found, out = self._programs.eval_step(params, batch, jax.random.key(EVAL_KEY))
+            losses = jax.device_get(found)
+        if is_last and (advice := judged(losses)):
+            self._hosts.say(advice)
         if draws:
             arrays = first_clips(batch, out)  # all processes take part in this; the first one alone draws
             self._writer.image(step, 'reconstruction', lambda: draw(arrays, self._programs.arch.patch_size))
         return scalars
+
+
+def judged(losses: Mapping[str, float]) -> str | None:
+    """A line about a model that predicts no better than the trivial predictors, None for a better one."""
+    if losses['loss'] < min(losses['copy_last'], losses['mean_color']):
+        return None
+    return (
+        f'the model does not predict better than the trivial predictors yet (error {losses["loss"]:.4f}; copying the '
+        f'last source frame {losses["copy_last"]:.4f}, mean color {losses["mean_color"]:.4f}), so its pictures are gray '
+        'or blurred: it needs more steps. The same command with a larger --config.steps and '
+        '--config.optim.allow_change=true adds them'
+    )
 
 
 def held_out_losses(

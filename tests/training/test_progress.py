@@ -5,6 +5,7 @@ import subprocess
 import sys
 import time
 
+from rvm_jax.training import evaluation
 from rvm_jax.training.progress import Progress, format_line, format_seconds
 
 SCALARS = {
@@ -123,3 +124,13 @@ open(sys.argv[1], 'w').write('reached the end')
     process = subprocess.run([sys.executable, '-c', code, '/dev/null'], stdout=writer, stderr=writer)
     os.close(writer)
     assert process.returncode == 0
+
+
+def test_a_model_that_predicts_no_better_than_nothing_is_told_as_such():
+    losses = {'loss': 0.0316, 'copy_last': 0.0127, 'mean_color': 0.0233}
+    line = evaluation.judged(losses)
+    assert (
+        '(error 0.0316; copying the last source frame 0.0127, mean color 0.0233)' in line and '--config.steps' in line
+    )
+    assert evaluation.judged(losses | {'loss': 0.012}) is None
+    assert evaluation.judged(losses | {'loss': 0.02}) is not None  # one of the two is better
