@@ -192,10 +192,10 @@ def _noise_square(scores, picture_HWC):
     from rvm_jax.visualization.report import Picture
 
     caption = (
-        'A square of noise moves over noise: no single frame shows it, only motion does. A linear readout of each patch '
-        'says whether the patch is in the square. It was trained on other such clips; the model never saw noise. '
-        f'Mean IoU of square and surroundings: {scores["model"]:.2f} from the model, {scores["image encoder"]:.2f} from '
-        f'its image encoder, which sees each frame by itself; a guess has {GUESS}. This clip is the median one.'
+        'A square of noise moves over noise: no single frame shows it, only motion does. A linear readout of each '
+        'patch says whether the patch is in the square. It was trained on other such clips; the model never saw noise. '
+        f'Mean IoU of square and surroundings: {scores["model"]:.2f} from the model, {scores["image encoder"]:.2f} '
+        f'from its image encoder, which sees each frame by itself; a guess has {GUESS}. This clip is the median one.'
     )
     return Picture('The noise square', caption, picture_HWC)
 

@@ -75,8 +75,8 @@ def judged(losses: Mapping[str, float]) -> str | None:
         return None
     return (
         f'the model does not predict better than the trivial predictors yet (error {losses["loss"]:.4f}; copying the '
-        f'last source frame {losses["copy_last"]:.4f}, mean color {losses["mean_color"]:.4f}), so its pictures are gray '
-        'or blurred: it needs more steps. The same command with a larger --config.steps and '
+        f'last source frame {losses["copy_last"]:.4f}, mean color {losses["mean_color"]:.4f}), so its pictures are '
+        'gray or blurred: it needs more steps. The same command with a larger --config.steps and '
         '--config.optim.allow_change=true adds them'
     )
 
