@@ -4,7 +4,7 @@ Example:
     rvm visualize --model runs/demo/export --video cat.mp4 --output pictures
 
 pca and kmeans (.png, .mp4) color each patch by its features, frame after frame through the core. Features of small
-models say above all where a patch is; if that is most of their variance, it is taken out first, as the command then says.
+models say above all where a patch is. If that is most of their variance, it is taken out, and the command says so.
 reconstruction (.png, .mp4) shows the model as many first frames as it was trained to watch (4) and has it rebuild later
 ones, as far away as in its training, from the few patches that stay visible. Videos play at 16 frames a second.
 """
