@@ -10,10 +10,14 @@ CUDA := jax-cuda13-plugin jax-cuda13-pjrt nvidia-cublas nvidia-cuda-nvcc nvidia-
 	nvidia-cudnn-cu13 nvidia-nvjitlink
 
 .PHONY: demo test test-long test-faults test-slurm test-newest test-oldest check-accelerators check-accelerators-quick \
-	lint docs
+	figures lint docs
 
 demo: .venv/package
 	$(BIN)/rvm demo
+
+# The demo with three seeds; its figures and pictures go into README.md and docs/. Half an hour on two cores.
+figures: .venv/package
+	$(BIN)/python benchmarks/figures.py
 
 test: .venv/test
 	$(BIN)/python -m $(SUITE)

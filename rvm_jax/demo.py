@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from rvm_jax.visualization.report import Row
 
 FEATURE_CLIPS, FRAMES_SHOWN, FIRST_SHOWN = 3, 24, 4  # the state needs some frames to see motion
+RESULTS = 'results.json'
 GUESS = 0.37  # mean IoU of a guess that knows only that the square is a quarter of the frame
 
 
@@ -38,9 +39,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Run all parts; files of an earlier start are used again."""
     from rvm_jax import config, pretrained
+    from rvm_jax.storage import files
     from rvm_jax.synthetic import demo_videos
     from rvm_jax.training.loop import train
     from rvm_jax.training.run_record import run_facts
+    from rvm_jax.visualization import canvas
     from rvm_jax.visualization.report import write_report
 
     folders = {name: os.path.join(args.output, name) for name in ('videos', 'train', 'export')}
@@ -54,18 +57,18 @@ def run(args: argparse.Namespace) -> None:
     losses, panel_HWC = evaluate(model, recipe)
     squares, squares_HWC = find_noise_square(model)
     results = rows(losses, squares)
-    pictures = [
-        *_loss_curve(folders['train']),
-        _reconstruction(recipe, panel_HWC),
-        *_held_out_features(model, recipe),
-        _noise_square(squares, squares_HWC),
-    ]
+    shown = {'reconstruction': _reconstruction(recipe, panel_HWC)}
+    shown |= {f'features_{n}': picture for n, picture in enumerate(_held_out_features(model, recipe), 1)}
+    shown |= {'noise_square': _noise_square(squares, squares_HWC)}
     summary = (
         f'{recipe.steps:,} steps of {recipe.batch_size} clips; held-out error '
         f'{losses["loss"] / better(losses):.2f} of the better trivial predictor'
     )
     report = os.path.join(args.output, 'report.html')
-    write_report(report, title='RVM demo', summary=summary, rows=results, pictures=pictures)
+    write_report(report, title='RVM demo', summary=summary, rows=results, pictures=[*_loss_curve(folders['train']), *shown.values()])
+    for name, picture in shown.items():
+        canvas.write_png(os.path.join(args.output, f'{name}.png'), picture.image)
+    files.write_json(os.path.join(args.output, RESULTS), losses | {'noise_square': squares}, indent=1)
     print_table(results, report)
 
 
