@@ -6,7 +6,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from rvm_jax.data.mixture import Mixture, Part
-from rvm_jax.data.sources.folder import FolderSource
+from rvm_jax.data.sources.folder import FolderSource, warn_of_rates
 from rvm_jax.data.sources.shard_source import ShardSource
 from rvm_jax.data.sources.source import Source
 from rvm_jax.data.sources.tfds import TfdsSource
@@ -49,4 +49,6 @@ def _part(path, split, fps, weight, key):
     if source.fps and fps > source.fps + 1e-6:
         reason = f'holds {source.fps:g} frames per second, fewer than the {fps:g} of {key}'
         raise UserError(path, reason, f'set {key} to {source.fps:g} or less, or prepare the data with --fps {fps:g}')
+    if isinstance(source, FolderSource):
+        warn_of_rates(path, [source[index].name for index in range(len(source))], fps, key)
     return Part(source, fps, weight)

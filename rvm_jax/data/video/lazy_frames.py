@@ -16,6 +16,7 @@ JPEG_START = b'\xff\xd8'
 START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers
 ALONE = {0x00, 0x01, *range(0xD0, 0xD8)}  # what stands for no segment of a JPEG
 ENDS = {0xD8, 0xD9, 0xDA}  # markers before which the size must have come
+WEBP_LOSSLESS, WEBP_LOSSY = 0x2F, b'\x9d\x01\x2a'  # how the pictures in a WebP begin
 PNG_START = b'\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR'
 # JPEG can be decoded at these fractions of its size, saving work; in cv2, gray at a fraction means the fraction alone.
 AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # the size in the header is that of the frame
@@ -57,7 +58,7 @@ def decoded(frames_THWC: np.ndarray) -> LazyFrames:
 
 
 def encoded(name: str, blobs: Collection[bytes]) -> LazyFrames:
-    """LazyFrames of JPEG or PNG files in memory, as they are stored; name says whose, in errors.
+    """LazyFrames of JPEG, PNG or WebP files in memory, as they are stored; name says whose, in errors.
 
     DataError if one is no picture, too large, or of another size than the others; from decode, if it is damaged.
     """
@@ -71,9 +72,9 @@ def encoded(name: str, blobs: Collection[bytes]) -> LazyFrames:
 
 def image_size(name: str, blob: bytes) -> tuple[int, int]:
     """(height, width) from a picture's header. DataError if it has none or one that is too large."""
-    size = _jpeg_size(blob) if blob.startswith(JPEG_START) else _png_size(blob)
+    size = _jpeg_size(blob) if blob.startswith(JPEG_START) else _png_size(blob) or _webp_size(blob)
     if size is None:
-        raise DataError(name, 'holds something that is no picture (neither JPEG nor PNG)', FIX)
+        raise DataError(name, 'holds something that is no picture (neither JPEG, PNG nor WebP)', FIX)
     check_size(name, *size)
     return size
 
@@ -100,6 +101,23 @@ def _png_size(blob):
     if not blob.startswith(PNG_START) or len(blob) < len(PNG_START) + 8:
         return None
     width, height = (int.from_bytes(blob[start : start + 4], 'big') for start in (16, 20))
+    return height, width
+
+
+def _webp_size(blob):
+    """(height, width) by the first part of a WebP: that of the whole, of a lossless or of a lossy picture."""
+    if not (blob.startswith(b'RIFF') and blob[8:12] == b'WEBP' and len(blob) >= 26):
+        return None
+    kind, body = blob[12:16], blob[20:30]
+    if kind == b'VP8X':
+        width, height = (int.from_bytes(body[start : start + 3], 'little') + 1 for start in (4, 7))
+    elif kind == b'VP8L' and body[0] == WEBP_LOSSLESS:
+        bits = int.from_bytes(body[1:5], 'little')
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    elif kind == b'VP8 ' and body[3:6] == WEBP_LOSSY:
+        width, height = (int.from_bytes(body[start : start + 2], 'little') & 0x3FFF for start in (6, 8))
+    else:
+        return None
     return height, width
 
 
