@@ -143,7 +143,8 @@ def _objective():
 def _data():
     """Which videos, and how a clip is cut out of one."""
     d = ConfigDict()
-    d.path = ''  # folder, glob, or text file with a list of videos; folder of shards; TFDS name or folder
+    d.path = ''  # folder, glob, or text file with a list of videos (files, or folders of numbered pictures); folder of
+    # shards; TFDS name or folder
     d.mixture = ()  # several of these instead: ((path, frames per second, weight), ...), or a recipe that has them
     d.eval_path = ''  # held-out videos, same forms as path; empty: no evaluation
     d.num_source = 4  # consecutive frames watched

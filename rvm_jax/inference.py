@@ -91,7 +91,7 @@ def open_stream(
     info = decode.probe(path)
     if not info.has_times and isinstance(fps, float | int):
         reason = f'is a folder of frames without {RATE}, so that {fps:g} of them per second cannot be chosen'
-        raise DataError(path, reason, 'write its frames per second there, or take every frame')
+        raise DataError(path, reason, 'write its frames per second there, or take every frame (all)')
     short_side = model.image_size if short_side is None else short_side
     rate = model.architecture.fps if fps is None else 0.0 if isinstance(fps, str) else fps
     if not info.has_times or (fps is None and info.fps and info.fps <= rate):

@@ -277,8 +277,9 @@ def folder_rows(path: str, source: 'FolderSource') -> list[tuple[str, str]]:
     seconds = sum(info.duration_s or 0 for info in infos)
     length = f'{seconds / 3600:,.3g} hours' if seconds >= 3600 else f'{seconds / 60:.3g} minutes'
     unstated = sum(not info.duration_s for info in infos)
+    length = length if unstated < len(infos) else 'length not stated'
     rows = [('videos', f'{path}: {len(infos):,} that open, {length}, {size / 1e6:,.1f} MB')]
-    if unstated:
+    if 0 < unstated < len(infos):
         rows.append(('length', f'{unstated:,} do not state it, and are not counted'))
     for what, texts in (
         ('sizes', [f'{info.width} x {info.height}' for info in infos]),
@@ -306,7 +307,7 @@ def video_rows(path: str) -> list[tuple[str, str]]:
             ', mirrored' if info.is_mirrored else '')),
         ('frames', f'{info.num_frames:,}' if info.num_frames else unknown),
         ('rate', f'{info.fps:.3f} frames per second' if info.fps else unknown if info.has_times else
-                 f'{unknown} in a {RATE}: taken as the rate that is asked for'),
+                 f'{unknown}: there is no {RATE}, so frames are taken as already at the rate that is asked for'),
         ('duration', f'{info.duration_s:.2f} s' if info.duration_s else unknown),
     ]  # fmt: skip
 

@@ -89,10 +89,10 @@ def warn_of_rates(origin: str, videos: Iterable[str], fps: float, key: str) -> N
     """Log which rate is taken for the folders of frames among some videos that state none; key is where it is from."""
     paths = (path for path in videos if not _has_extension(path) and os.path.isdir(path))
     if folders := [path for path in paths if not frame_folder.has_rate(path)]:
-        what = f'{len(folders):,} folders of frames, such as {folders[0]},' if folders[1:] else folders[0]
+        what = f'{len(folders):,} folders of frames, such as {folders[0]}, have' if folders[1:] else f'{folders[0]} has'
         logging.getLogger(__name__).warning(
-            '%s %s without %s, taken as %g frames per second, as %s says: %s', printable(what),
-            'are' if folders[1:] else 'is a folder of frames', frame_folder.RATE, fps, key, printable(origin),
+            '%s: %s no %s; the frames are taken as %g per second (%s)', printable(origin), printable(what),
+            frame_folder.RATE, fps, key,
         )  # fmt: skip
 
 

@@ -194,7 +194,9 @@ def test_masks_in_a_folder_of_frames_are_no_video(frames, tmp_path):
 def test_pictures_without_numbers_are_no_video(tmp_path):
     for name in ('cat.jpg', 'dog.jpg'):
         (tmp_path / name).touch()
-    with pytest.raises(UserError, match=r'holds no video \(found only 2 \.jpg\); as a video, name a folder of pictures'):
+    with pytest.raises(
+        UserError, match=r'holds no video \(found only 2 \.jpg\); as a video, name a folder of pictures'
+    ):
         FolderSource(tmp_path)
 
 

@@ -138,7 +138,9 @@ def test_jpegs_come_upright_by_their_exif(make, tmp_path, orientation):
         assert (video.info().height, video.info().width) == expected.shape[:2]
 
 
-@pytest.mark.parametrize('head', [b'', b'II*\0\xff\xff\xff\xff', b'MM', bytes(8), b'II*\0\x08\0\0\0\xff\xff' + bytes(40)])
+@pytest.mark.parametrize(
+    'head', [b'', b'II*\0\xff\xff\xff\xff', b'MM', bytes(8), b'II*\0\x08\0\0\0\xff\xff' + bytes(40)]
+)
 def test_exif_that_is_damaged_turns_nothing(make, head):
     path = make(['1.jpg'])
     data = (path / '1.jpg').read_bytes()
@@ -202,7 +204,9 @@ def test_a_damaged_frame_spoils_the_clips_that_need_it(make, read_number, kind):
     for spoilt in (data[: len(data) // 2], b'', b'<!doctype html>', data[:20]):
         (path / f'3.{kind}').write_bytes(spoilt)
         assert numbers(read_frames(path, [1, 2, 4], 10), read_number) == [1, 2, 4]
-        with pytest.raises(DataError, match=rf'is damaged \(3\.{kind} holds .*no picture|is damaged \(3\.{kind} holds a'):
+        with pytest.raises(
+            DataError, match=rf'is damaged \(3\.{kind} holds .*no picture|is damaged \(3\.{kind} holds a'
+        ):
             read_frames(path, [2, 3], 10)
 
 
