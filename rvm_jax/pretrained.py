@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from rvm_jax import plugins
 from rvm_jax.conversion import frozen, image_encoders, official_rvm
 from rvm_jax.conversion.export_folder import (
     CONFIG,
@@ -154,8 +155,11 @@ def _resolve_run(path):
     run, origin = read_run(path), os.path.join(path, CONFIG)
     if 'architecture' in run:
         return architecture_from(run['architecture'], origin), None
+    config = config_of(run, origin)
+    if plugins.is_name(config.model.core):
+        plugins.find(config.model.core, plugins.CORE, origin)
     with _naming(origin):
-        arch, encoder_files = frozen.resolve(config_of(run, origin))
+        arch, encoder_files = frozen.resolve(config)
     # The config is anybody's, and so are its sizes.
     return architecture_from(dataclasses.asdict(arch), origin), encoder_files
 
