@@ -131,13 +131,13 @@ def _import(name, folders):
     if top not in sys.modules and importlib.util.find_spec(top) is None:
         there = [folder for folder in folders if _holds(folder, top)]
         if not there:
-            raise _no_module(name, module)
+            raise _no_module(name, module, folders)
         sys.path.append(os.path.abspath(there[0]))
     try:
         importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name and f'{module}.'.startswith(f'{error.name}.'):
-            raise _no_module(name, module) from error
+            raise _no_module(name, module, folders) from error
         raise _cannot(name, error) from error
     except (Exception, SystemExit) as error:  # a module of somebody's may raise anything
         raise _cannot(name, error) from error
@@ -147,9 +147,11 @@ def _holds(folder, top):
     return os.path.isfile(os.path.join(folder, f'{top}.py')) or os.path.isdir(os.path.join(folder, top))
 
 
-def _no_module(name, module):
-    reason = f"there is no module {module} on Python's path, beside the recipe or in the working directory"
-    return UserError(name, reason, 'check the name, or set PYTHONPATH')
+def _no_module(name, module, folders):
+    places = ' or '.join(dict.fromkeys(os.path.abspath(folder) for folder in folders))
+    return UserError(
+        name, f"there is no module {module} on Python's path, or in {places}", 'check the name, or set PYTHONPATH'
+    )
 
 
 def _cannot(name, error):

@@ -67,7 +67,7 @@ def encoded(name: str, blobs: Collection[bytes]) -> LazyFrames:
         raise DataError(name, 'changes its size between frames', FIX)
     height, width = sizes.pop()
     check_clip(name, len(blobs), height, width)
-    return LazyFrames(len(blobs), height, width, functools.partial(_decode_images, name, blobs))
+    return LazyFrames(len(blobs), height, width, functools.partial(_decode_images, name, blobs, height, width))
 
 
 def image_size(name: str, blob: bytes) -> tuple[int, int]:
@@ -136,15 +136,17 @@ def check_clip(name: str, num_frames: int, height: int, width: int) -> None:
         raise DataError(name, f'{reason}, more than {MAX_BYTES / 2**30:g}', 'scale it down, or take fewer frames')
 
 
-def _decode_images(name, blobs, shrink=1):
+def _decode_images(name, blobs, height, width, shrink=1):
     frames = []
     for blob in blobs:
-        flags = READ_AS[shrink if blob.startswith(JPEG_START) else 1]
+        factor = shrink if blob.startswith(JPEG_START) else 1
         try:
-            frame_HWC = cv2.imdecode(np.frombuffer(blob, np.uint8), flags)
+            frame_HWC = cv2.imdecode(np.frombuffer(blob, np.uint8), READ_AS[factor])
         except cv2.error as error:
             raise DataError(name, f'holds a picture that cannot be decoded ({error.err})', FIX) from error
         if frame_HWC is None:
             raise DataError(name, 'holds a picture that cannot be decoded', FIX)
+        if frame_HWC.shape[:2] != (-(-height // factor), -(-width // factor)):  # crops are drawn by the header
+            raise DataError(name, 'holds a picture of another size than its header says', FIX)
         frames.append(frame_HWC)
     return frames

@@ -283,3 +283,16 @@ def test_a_frame_that_is_added_is_seen(make, draw_number):
     time.sleep(0.02)  # the clock of a folder is coarse
     cv2.imwrite(str(path / '3.png'), draw_number(3, *SIZE))
     assert len(list_frames(path)) == 3
+
+
+@pytest.mark.parametrize('side', [3, 63, 200])
+def test_a_webp_whose_header_lies_is_refused(side):
+    file = io.BytesIO()
+    Image.new('RGBA', (64, 64), (9, 90, 200, 100)).save(file, 'WEBP')
+    data = bytearray(file.getvalue())
+    assert data[12:16] == b'VP8X'
+    data[24:30] = (side - 1).to_bytes(3, 'little') * 2
+    found = frame_folder.encoded('a', [bytes(data)])
+    assert found.height == side
+    with pytest.raises(DataError, match=r'cannot be decoded|of another size than its header says'):
+        found.decode()
