@@ -34,8 +34,8 @@ def load(path: str | os.PathLike, *, step: int | None = None, precision: str = '
     """The model at any model path: export folder, workdir (its newest step, or `step`), released RVM .npz, or a
     supported image encoder (Hugging Face folder, or .pth), whose tokens are then the features.
 
-    precision: 'float32', 'official_mixed' or 'bf16', what it computes in. Raises UserError if there is no model, or
-    if an array is missing, left over or of another shape.
+    precision: 'float32', 'official_mixed' or 'bf16', what it computes in. Raises UserError if there is no model, if
+    an array is missing, left over or of another shape, or if its core is a plug-in that is not imported (plugins.py).
     """
     path = files.expanded(path)
     kind = model_kind(path)

@@ -63,7 +63,7 @@ def _size_and_ends(path):
 
 def _of_folder(path):
     names = frame_folder.visible_names(path)
-    if not names:
+    if not frame_folder.looks_like_frames(names):  # a list may name any folder: no file of it is looked at
         return -1, 0
     sizes = [_size(os.path.join(path, name)) for name in names]
     sampled = {round(place) for place in np.linspace(0, len(names) - 1, min(SAMPLED, len(names)))}
