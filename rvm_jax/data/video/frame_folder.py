@@ -27,6 +27,7 @@ import numpy as np
 from rvm_jax.data.video.container import raise_if_passing
 from rvm_jax.data.video.lazy_frames import JPEG_START, LazyFrames, check_clip, encoded
 from rvm_jax.data.video.ticks import count_at, frame_at
+from rvm_jax.data.video.timestamps import LONGEST_S
 from rvm_jax.data.video.video_info import VideoInfo
 from rvm_jax.errors import DataError
 from rvm_jax.storage import files
@@ -139,6 +140,9 @@ class FrameFolder:
         self.path, self._timeout_s = os.fspath(path), timeout_s
         self._deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
         self._names, self.rate = list_frames(path), frame_rate(path)
+        if self.rate and len(self._names) / self.rate > LONGEST_S:
+            reason = f'lasts {len(self._names) / self.rate:.3g} s by its {RATE}, and no video is longer than 48 hours'
+            raise DataError(self.path, reason, 'write frames per second')
 
     def info(self) -> VideoInfo:
         """VideoInfo; decodes the first frame."""

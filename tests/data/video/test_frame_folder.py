@@ -296,3 +296,15 @@ def test_a_webp_whose_header_lies_is_refused(side):
     assert found.height == side
     with pytest.raises(DataError, match=r'cannot be decoded|of another size than its header says'):
         found.decode()
+
+
+@pytest.mark.parametrize('text', ['1e-300', '0.00001', '1/1000000'])
+def test_a_rate_that_makes_days_of_a_few_frames_is_refused(make, text):
+    with pytest.raises(DataError, match=r'lasts .* s by its fps\.txt, and no video is longer than 48 hours'):
+        probe(make(['1.png', '2.png'], rate=text))
+
+
+def test_any_other_rate_gives_ticks(make, read_number):
+    path = make([f'{number}.png' for number in range(5)], rate='1e300')
+    with open_video(path) as video:
+        assert video.count(10) == 1 and read_number(video.read([0], 10)[0]) == 0
