@@ -92,8 +92,9 @@ def place(tmp_path, monkeypatch):
     written = []
 
     def write(text, folder='here', name=''):
-        name = name or f'own_{abs(hash(str(tmp_path)))}_{len(written)}'
-        written.append(name)
+        if not name:
+            name = f'own_{abs(hash(str(tmp_path)))}_{len(written)}'
+            written.append(name)
         (tmp_path / folder).mkdir(exist_ok=True)
         (tmp_path / folder / f'{name}.py').write_text(text)
         return name
@@ -140,9 +141,6 @@ def test_a_module_of_a_package_and_of_the_path_come_first(place, tmp_path):
     finally:
         for name in ('own_package', 'own_package.cores'):
             sys.modules.pop(name, None)
-    import json as of_python
-
-    sys.modules['json'] = of_python
 
 
 @pytest.mark.parametrize(
