@@ -69,7 +69,7 @@ def train(config: 'ConfigDict', workdir: str | os.PathLike, objective: 'Objectiv
 def features(
     model: 'RVM', video: str | os.PathLike, *, fps: float | str | None = None, size: int | None = None
 ) -> VideoFeatures:
-    """Features of a video file, which the model reads frame by frame.
+    """Features of a video (a file, or a folder of numbered pictures), which the model reads frame by frame.
 
     fps: frames per second, or 'all'; by default as in the model's training. size: the shorter side in pixels, by
     default that of the training. All features must fit in memory; `inference.open_stream` and

@@ -14,9 +14,9 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from rvm_jax import key_hints
+from rvm_jax import key_hints, plugins
 from rvm_jax.errors import ConfigErrors, UserError
-from rvm_jax.models.catalog import CORES, ENCODERS, FROZEN_ENCODERS
+from rvm_jax.models.catalog import CORES, ENCODERS, FROZEN_ENCODERS, core_keys
 from rvm_jax.storage import files
 from rvm_jax.terminal import say
 from rvm_jax.values import in_type_of, parse_value
@@ -48,6 +48,9 @@ CHOICES = {
     'data.resize': ('auto', 'bicubic'),
     'mesh.sharded': ('params', 'optimizer'),
 }
+
+# Keys that also take a part of one's own, MODULE:ATTRIBUTE. Paths of data do, too.
+PLUGGABLE = {'model.core': plugins.CORE, 'objective.name': plugins.OBJECTIVE}
 
 MASK_TOKEN = ('dinov3', 'dinov2')  # encoders whose training put a token in place of masked patches
 
@@ -107,7 +110,7 @@ def _model():
     # with its own mask token at hidden ones; auto: shared with vit, else light_target.
     m.target = 'auto'
     # Core: what carries time.
-    m.core = 'rvmrnn'  # rvmrnn, mamba, mambamix, gmmix, self_attention: see models/cores
+    m.core = 'rvmrnn'  # rvmrnn, mamba, mambamix, gmmix, self_attention: see models/cores; MODULE:CLASS of your own
     m.core_layers = 0  # 0: the preset's
     m.core_dropout = 0.1  # dropout and stochastic depth in the Mamba cores
     m.output_norm = False  # rvmrnn: another norm on its features, as in the public PyTorch code for probes
@@ -133,7 +136,7 @@ def _model():
 def _objective():
     """What the loss compares."""
     o = ConfigDict()
-    o.name = 'pixels'  # what training minimizes, see OBJECTIVES; the other keys are its settings
+    o.name = 'pixels'  # what training minimizes, see OBJECTIVES, or MODULE:FUNCTION; the other keys are its settings
     o.region = 'all'  # pixels that count: all (paper) or masked
     o.patch_norm = False  # targets normalized patch by patch, as in MAE
     o.feature_weight = 0.0  # frozen encoders: weight of predicting the encoder's own features of the target
@@ -143,7 +146,8 @@ def _objective():
 def _data():
     """Which videos, and how a clip is cut out of one."""
     d = ConfigDict()
-    d.path = ''  # folder, glob, or text file with a list of videos; folder of shards; TFDS name or folder
+    d.path = ''  # folder, glob, or text file with a list of videos (files, or folders of numbered pictures); folder of
+    # shards; TFDS name or folder; MODULE:CLASS of your own
     d.mixture = ()  # several of these instead: ((path, frames per second, weight), ...), or a recipe that has them
     d.eval_path = ''  # held-out videos, same forms as path; empty: no evaluation
     d.num_source = 4  # consecutive frames watched
@@ -242,7 +246,8 @@ def load(
 
     preflight(config), if given, adds UserErrors about data and sizes; it is called even if values are wrong.
     """
-    config = _run_recipe(find_recipe(path))
+    recipe = find_recipe(path)
+    config = _run_recipe(recipe)
     problems, usual, is_auto = [], (config.optim.peak_lr, config.batch_size), False
     for override in overrides:
         try:
@@ -255,7 +260,7 @@ def load(
     if is_auto:
         _scale_peak_lr(config, *usual)
     _expand_home(config)
-    problems += check(config) + (preflight(config) if preflight else [])
+    problems += check(config, os.path.dirname(recipe)) + (preflight(config) if preflight else [])
     if problems:
         raise ConfigErrors(problems)
     return config
@@ -340,7 +345,7 @@ def from_dict(values: Any, origin: str | os.PathLike) -> ConfigDict:
         if not _is_like(value, known[key]):
             raise UserError(origin, f'has {key}={value!r}', 'was it written by rvm_jax?')
         (config[section] if section else config)[name] = tuple(value) if isinstance(value, list | tuple) else value
-    for mistake in check(config):
+    for mistake in _contradictions(config):
         raise UserError(origin, str(mistake), 'was it written by rvm_jax?')
     return config
 
@@ -402,8 +407,41 @@ def _run_recipe(path):
     return config
 
 
-def check(config: ConfigDict) -> list[UserError]:
-    """Every contradiction within a config, as a list of UserErrors; what needs devices or files is checked later."""
+def check(config: ConfigDict, beside: str = '') -> list[UserError]:
+    """Every contradiction within a config, as a list of UserErrors; what needs devices or files is checked later.
+
+    The config is the user's: plug-ins that it names are imported, also from the folder `beside`.
+    """
+    problems = []
+    for key, name, kind in plugin_parts(config):
+        try:
+            plugins.load(name, kind, beside)
+        except UserError as error:
+            problems.append(UserError(f'config.{key}={error.value}', error.reason, error.fix))
+    return problems + _contradictions(config)
+
+
+def plugin_parts(config: ConfigDict) -> list[tuple[str, str, plugins.Kind]]:
+    """(key, name, kind) of every plug-in that a config names."""
+    flat = flatten(config)
+    parts = [(key, flat[key], kind) for key, kind in PLUGGABLE.items() if plugins.is_name(flat[key])]
+    paths = [(key, flat[key]) for key in ('data.path', 'data.eval_path')]
+    for key, path in [*paths, *(('data.mixture', path) for path, _, _ in config.data.mixture)]:
+        name, _ = plugins.split_argument(path)
+        if name and not os.path.lexists(path):
+            parts.append((key, name, plugins.SOURCE))
+    return parts
+
+
+def is_choice(key: str, value: Any) -> bool:
+    """Whether a key takes a value; a plug-in is one once it is imported. Keys without choices take any."""
+    if key in PLUGGABLE and plugins.is_name(value):
+        return plugins.is_there(value, PLUGGABLE[key])
+    return key not in CHOICES or value in CHOICES[key]
+
+
+def _contradictions(config):
+    """The same for a config that may be anybody's: nothing is imported."""
     expect = _Expect(flatten(config))
     for part in (_check_choices, _check_numbers, _check_model, _check_encoder, _check_mesh, _check_data):
         part(expect.flat, expect)
@@ -423,9 +461,11 @@ class _Expect:
 
 def _check_choices(flat, expect):
     for key, choices in CHOICES.items():
+        is_own = key in PLUGGABLE and plugins.is_name(flat[key])
         near = difflib.get_close_matches(str(flat[key]), choices, n=1)
-        fix = f'did you mean {near[0]}?' if near else f'take one of {", ".join(choices)}'
-        expect(flat[key] in choices, key, 'is not a choice', fix)
+        fix = f'did you mean {near[0]}?' if near else f'take one of {", ".join(choices)}' + (
+            ', or your own as MODULE:NAME' if key in PLUGGABLE else '')  # fmt: skip
+        expect(is_own or flat[key] in choices, key, 'is not a choice', fix)
 
 
 def _check_numbers(flat, expect):
@@ -450,10 +490,14 @@ def _check_model(flat, expect):
     for core, entry in CORES.items():
         for key in entry.keys:
             with_key[key].append(core)
+    core = flat['model.core']
+    own: tuple[str, ...] = ()
+    if plugins.is_name(core):  # what one that is not there reads is not known
+        own = core_keys(core) if is_choice('model.core', core) else tuple(with_key)
     for keys, has_effect, why in (
         (('taps', 'adapter_norm', 'aggregator'), encoder not in ENCODERS, 'works only with a frozen encoder'),
         (('adapter_norm', 'aggregator'), flat['model.taps'] != 'last', 'has no effect with model.taps=last'),
-        *(((key,), flat['model.core'] in cores, f'works only with model.core={", ".join(cores)}')
+        *(((key,), core in cores or key in own, f'works only with model.core={", ".join(cores)}')
           for key, cores in with_key.items()),
     ):  # fmt: skip
         for key in keys:

@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> None:
         f'{losses["loss"] / better(losses):.2f} of the better trivial predictor'
     )
     report = os.path.join(args.output, 'report.html')
-    write_report(report, title='RVM demo', summary=summary, rows=results, pictures=[*_loss_curve(folders['train']), *shown.values()])
+    pictures = [*_loss_curve(folders['train']), *shown.values()]
+    write_report(report, title='RVM demo', summary=summary, rows=results, pictures=pictures)
     for name, picture in shown.items():
         canvas.write_png(os.path.join(args.output, f'{name}.png'), picture.image)
     files.write_json(os.path.join(args.output, RESULTS), losses | {'noise_square': squares}, indent=1)

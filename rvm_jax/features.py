@@ -35,7 +35,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--video',
         required=True,
         nargs='+',
-        help='video files, folders, globs, or text files (.txt) with one path a line',
+        help='videos (files, or folders of numbered pictures), folders of them, globs, or text files (.txt) with one '
+        'path a line',
     )
     parser.add_argument('--output', required=True, help='folder for the .npz files')
     parser.add_argument('--fps', help='frames per second to take, or all (default: as in the training)')
@@ -70,12 +71,12 @@ def run(args: argparse.Namespace) -> None:
                 continue
             os.makedirs(os.path.dirname(output), exist_ok=True)
             try:
-                num_frames, fps = extract_video(model, path, output, size, fps, wanted[output], progress)
+                num_frames, rate = extract_video(model, path, output, size, fps, wanted[output], progress)
             except DataError as error:
                 unusable.append(error)
             else:
-                rate = '' if math.isnan(fps) else f', {fps:.4g} per second'
-                line = printable(f'{output}: {counted(num_frames, "frame")}{rate}')
+                per_second = '' if math.isnan(rate) else f', {rate:.4g} per second'
+                line = printable(f'{output}: {counted(num_frames, "frame")}{per_second}')
                 progress.console.print(line, highlight=False, markup=False)
             progress.advance(bar)
     if unusable:
@@ -91,7 +92,8 @@ def planned_outputs(videos: Sequence[str], folder: str) -> dict[str, str]:
     """
     owners: dict[str, str] = {}
     for path, name in (found for given in videos for found in _listed(given)):
-        output = os.path.join(folder, os.path.splitext(name)[0] + '.npz')
+        stem = name if os.path.isdir(path) else os.path.splitext(name)[0]
+        output = os.path.join(folder, stem + '.npz')
         if output in owners:
             raise UserError(path, f'would be written to {output}, like {owners[output]}', 'use two --output folders')
         owners[output] = path
@@ -118,7 +120,9 @@ def _below(name):
 
 def size_of(path: str) -> int | None:
     """Bytes of a video; None for one that is listed but missing, which decoding reports."""
-    return os.path.getsize(path) if os.path.exists(path) else None
+    from rvm_jax.data.video.frame_folder import video_bytes
+
+    return video_bytes(path) if os.path.exists(path) else None
 
 
 def check_same(output: str, found: dict[str, Any], wanted: dict[str, Any]) -> None:

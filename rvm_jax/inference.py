@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rvm_jax.data.video import decode
+from rvm_jax.data.video.frame_folder import RATE
 from rvm_jax.data.video.lazy_frames import check_size
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.storage.atomic import atomic_write
@@ -55,7 +56,7 @@ def cut(frames_HWC: np.ndarray, height: int, width: int) -> np.ndarray:
 def video_frames(
     path: str | os.PathLike, *, short_side: int, patch_size: int, fps: float | None = None
 ) -> Iterator[np.ndarray]:
-    """Yield the frames of a video file as `fit` makes them: all of them, or fps per second.
+    """Yield the frames of a video as `fit` makes them: all of them, or fps per second.
 
     Raises DataError if the file cannot be decoded, changes its frame size, or has frames that would become too large.
     """
@@ -82,16 +83,19 @@ class VideoStream(NamedTuple):
 def open_stream(
     model: Any, path: str | os.PathLike, *, short_side: int | None = None, fps: float | str | None = None
 ) -> VideoStream:
-    """The frames of a video file for a model.
+    """The frames of a video (a file, or a folder of numbered pictures) for a model.
 
     short_side: pixels, by default those of the model's training. fps: frames per second, or 'all'. By default the
-    rate of the model's training, and every frame where that is not known or the video has fewer. Raises DataError for
-    a video that cannot be decoded.
+    rate of the model's training, and every frame where that is not known or the video has fewer, or says no times (a
+    folder of frames). Raises DataError for a video that cannot be decoded, or whose rate is not known where fps is one.
     """
     info = decode.probe(path)
+    if not info.has_times and isinstance(fps, float | int):
+        reason = f'is a folder of frames without {RATE}, so that {fps:g} of them per second cannot be chosen'
+        raise DataError(path, reason, 'write its frames per second there, or take every frame (all)')
     short_side = model.image_size if short_side is None else short_side
     rate = model.architecture.fps if fps is None else 0.0 if isinstance(fps, str) else fps
-    if fps is None and info.fps and info.fps <= rate:
+    if not info.has_times or (fps is None and info.fps and info.fps <= rate):
         rate = 0.0
     num_frames = math.ceil(info.duration_s * rate) if rate and info.duration_s else info.num_frames
     patch = model.patch_size

@@ -5,7 +5,7 @@ Examples:
     rvm info configs/rvm_s.py --config.data.num_source=1
     rvm info runs/s
     rvm info dinov2-base         # a Hugging Face folder
-    rvm info cat.mp4
+    rvm info cat.mp4             # or a GIF, or a folder of numbered pictures
     rvm info videos              # a folder, a glob or a list of videos: how many, how long, which sizes and rates
     rvm info shards              # reads every shard and compares checksums; draws shards/contact_sheet.png
     rvm info shards --quick      # sizes and numbers of records only
@@ -65,7 +65,8 @@ def run(args: argparse.Namespace) -> None:
     except UserError:
         if (source := video_source(path)) is None:
             raise
-        return print(table(folder_rows(path, source)))
+        is_frames = os.path.isdir(path) and os.path.samefile(path, os.path.join(source.root, source.names[0]))
+        return print(table(video_rows(path) if is_frames else folder_rows(path, source)))
     if kind == 'workdir':
         return print(table(workdir_rows(path)))
     return print(table(model_rows(path, kind)))
@@ -261,6 +262,7 @@ def video_source(path: str) -> 'FolderSource | None':
 def folder_rows(path: str, source: 'FolderSource') -> list[tuple[str, str]]:
     """Many videos: how many and how long, their sizes and rates, and those that do not open."""
     from rvm_jax.data.video import decode
+    from rvm_jax.data.video.frame_folder import video_bytes
 
     infos, failed, size = [], [], 0
     videos = [source[index] for index in range(len(source))]
@@ -268,15 +270,16 @@ def folder_rows(path: str, source: 'FolderSource') -> list[tuple[str, str]]:
         for video in progress.track(videos, description='reading'):
             try:
                 infos.append(decode.probe(video.name))
-                size += os.path.getsize(video.name)
+                size += video_bytes(video.name)
             except DataError as error:
                 failed.append(error)
     if not infos:
         raise failed[0]
     seconds = sum(info.duration_s or 0 for info in infos)
     unstated = sum(not info.duration_s for info in infos)
-    rows = [('videos', f'{path}: {len(infos):,} that open, {duration(seconds)}, {size / 1e6:,.1f} MB')]
-    if unstated:
+    length = duration(seconds) if unstated < len(infos) else 'length not stated'
+    rows = [('videos', f'{path}: {len(infos):,} that open, {length}, {size / 1e6:,.1f} MB')]
+    if 0 < unstated < len(infos):
         rows.append(('length', f'{unstated:,} do not state it, and are not counted'))
     for what, texts in (
         ('sizes', [f'{info.width} x {info.height}' for info in infos]),
@@ -291,8 +294,9 @@ def folder_rows(path: str, source: 'FolderSource') -> list[tuple[str, str]]:
 
 
 def video_rows(path: str) -> list[tuple[str, str]]:
-    """A video file."""
+    """A video file, or a folder of frames."""
     from rvm_jax.data.video import decode
+    from rvm_jax.data.video.frame_folder import RATE
 
     info = decode.probe(path)
     unknown = 'not stated'
@@ -302,7 +306,8 @@ def video_rows(path: str) -> list[tuple[str, str]]:
             f' after turning by {info.rotation} degrees' if info.rotation else '') + (
             ', mirrored' if info.is_mirrored else '')),
         ('frames', f'{info.num_frames:,}' if info.num_frames else unknown),
-        ('rate', f'{info.fps:.3f} frames per second' if info.fps else unknown),
+        ('rate', f'{info.fps:.3f} frames per second' if info.fps else unknown if info.has_times else
+                 f'{unknown}: there is no {RATE}, so frames are taken as already at the rate that is asked for'),
         ('duration', f'{info.duration_s:.2f} s' if info.duration_s else unknown),
     ]  # fmt: skip
 

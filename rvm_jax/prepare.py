@@ -38,7 +38,8 @@ PASSES_ON = 'runner'  # with this flag, flags unknown here are Beam's
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rvm prepare`."""
-    parser.add_argument('--input', required=True, help='folder, glob, text file with one video a line, CSV, or video')
+    parser.add_argument('--input', required=True, help='folder, glob, text file with one video a line, CSV, or video '
+                        '(a folder of numbered pictures is one)')  # fmt: skip
     parser.add_argument('--output', required=True, help='folder for the shards')
     parser.add_argument('--fps', type=float, default=10.0, help='frames per second to keep (default: 10)')
     parser.add_argument('--short-side', type=int, default=256, help='pixels of the shorter side at most, 0: as is '
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> None:
 
     from rvm_jax.data.prepare.prepare_job import PrepareJob
     from rvm_jax.data.prepare.prepare_pool import run_here
+    from rvm_jax.data.sources.folder import warn_of_rates
 
     with Console().status('looking at every video'):  # shown on a terminal only
         work = PrepareJob(args.input, args.output, settings, args.val)
@@ -78,6 +80,7 @@ def run(args: argparse.Namespace) -> None:
     if manifest:
         print(f'{args.output}: nothing to do, all {len(work.tasks):,} videos are prepared')
     else:
+        warn_of_rates(args.input, (task.path for task in work.tasks), args.fps, '--fps')
         if work.outside:
             first = printable(work.outside[0])
             print(f'{args.input}: {counted(len(work.outside), "video")} in other folders; the first is {first}')

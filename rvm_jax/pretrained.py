@@ -8,6 +8,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from rvm_jax import plugins
 from rvm_jax.conversion import frozen, image_encoders, official_rvm
 from rvm_jax.conversion.export_folder import (
     CONFIG,
@@ -33,8 +34,8 @@ def load(path: str | os.PathLike, *, step: int | None = None, precision: str = '
     """The model at any model path: export folder, workdir (its newest step, or `step`), released RVM .npz, or a
     supported image encoder (Hugging Face folder, or .pth), whose tokens are then the features.
 
-    precision: 'float32', 'official_mixed' or 'bf16', what it computes in. Raises UserError if there is no model, or
-    if an array is missing, left over or of another shape.
+    precision: 'float32', 'official_mixed' or 'bf16', what it computes in. Raises UserError if there is no model, if
+    an array is missing, left over or of another shape, or if its core is a plug-in that is not imported (plugins.py).
     """
     path = files.expanded(path)
     kind = model_kind(path)
@@ -154,8 +155,11 @@ def _resolve_run(path):
     run, origin = read_run(path), os.path.join(path, CONFIG)
     if 'architecture' in run:
         return architecture_from(run['architecture'], origin), None
+    config = config_of(run, origin)
+    if plugins.is_name(config.model.core):
+        plugins.find(config.model.core, plugins.CORE, origin)
     with _naming(origin):
-        arch, encoder_files = frozen.resolve(config_of(run, origin))
+        arch, encoder_files = frozen.resolve(config)
     # The config is anybody's, and so are its sizes.
     return architecture_from(dataclasses.asdict(arch), origin), encoder_files
 

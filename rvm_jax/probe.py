@@ -27,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rvm probe`."""
     parser.add_argument('--model', required=True, help='export folder, workdir, released RVM .npz, or image encoder')
     parser.add_argument('--step', type=int, help='step of a workdir (default: its newest)')
-    parser.add_argument('--task', required=True, help=f'one of: {", ".join((*SUITES, *BENCHMARKS))}')
+    parser.add_argument(
+        '--task', required=True, help=f'one of: {", ".join((*SUITES, *BENCHMARKS))}; or MODULE:NAME of your own'
+    )
     parser.add_argument('--data', help='folder of the dataset (demo, quick: none)')
     parser.add_argument(
         '--train-data', help='folder of the dataset for training, if it is another one (perception_test: MOVi-E)'

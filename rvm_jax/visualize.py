@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Flags of `rvm visualize`."""
     parser.add_argument('--model', required=True, help='export folder, workdir, released RVM .npz, or image encoder')
     parser.add_argument('--step', type=int, help='step of a workdir (default: its newest)')
-    parser.add_argument('--video', required=True, help='video file')
+    parser.add_argument('--video', required=True, help='video file, or folder of numbered pictures')
     parser.add_argument('--output', required=True, help='folder for the pictures')
     parser.add_argument('--frames', type=int, default=64, help='frames to use, from the first on (default: 64)')
     parser.add_argument('--fps', help='frames per second to take, or all (default: as in the training)')
@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Write the pictures and print where they are."""
     fps = frame_rate(args.fps)
-    if not os.path.isfile(args.video):
+    if not os.path.exists(args.video):
         raise UserError(args.video, 'does not exist', 'check --video')
     from rvm_jax import inference, pretrained
 

@@ -1,5 +1,6 @@
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 from flax import nnx
@@ -118,3 +119,49 @@ def test_overwrite_replaces_and_a_bad_video_stops_no_other(tmp_path, export, cap
     with np.load(tmp_path / 'good.npz') as file:
         assert len(file['features']) == 3
     assert sorted(file.name for file in tmp_path.iterdir()) == ['bad.mp4', 'good.mp4', 'good.npz']
+
+
+def make_folder(path, num_frames=9, size=(16, 16)):
+    rng = np.random.default_rng(0)
+    path.mkdir(parents=True)
+    for number in range(num_frames):
+        cv2.imwrite(str(path / f'{number:04}.png'), rng.integers(0, 256, (*size, 3), np.uint8))
+    return path
+
+
+def rate_and_frames(path):
+    with np.load(path) as file:
+        return float(file['fps']), len(file['features'])
+
+
+def test_folders_of_frames_are_videos(tmp_path, export, capsys):
+    make_folder(tmp_path / 'in' / 'v1.5')
+    make_folder(tmp_path / 'in' / 'sub' / 'b')
+    (tmp_path / 'in' / 'sub' / 'fps.txt').write_text('5')
+    words = '--video', tmp_path / 'in', '--output', tmp_path / 'out'
+    assert command(*words, model=export) == 0
+    rate, count = rate_and_frames(tmp_path / 'out' / 'v1.5.npz')
+    assert np.isnan(rate) and count == 9  # every frame, and nobody said how many they are a second
+    assert rate_and_frames(tmp_path / 'out' / 'sub' / 'b.npz') == (5, 9)
+    assert command(*words, model=export) == 0
+    assert 'done already: 2 of 2' in capsys.readouterr().out
+    cv2.imwrite(str(tmp_path / 'in' / 'v1.5' / '0009.png'), np.zeros((16, 16, 3), np.uint8))
+    assert command(*words, model=export) == 2 and 'of another video bytes' in capsys.readouterr().err
+
+
+def test_a_rate_cannot_be_chosen_from_frames_without_one(tmp_path, export, capsys):
+    path = make_folder(tmp_path / 'a')
+    words = '--video', path, '--output', tmp_path / 'out', '--fps'
+    assert command(*words, 5, model=export) == 65
+    error = capsys.readouterr().err
+    assert 'is a folder of frames without fps.txt, so that 5 of them per second cannot be chosen' in error
+    assert command(*words, 'all', model=export) == 0
+    (path / 'fps.txt').write_text('10')
+    assert command(*words, 5, '--overwrite', model=export) == 0
+    assert rate_and_frames(tmp_path / 'out' / 'a.npz') == (5, 5)
+
+
+def test_the_rate_of_one_video_is_not_that_of_the_next(tmp_path, export):
+    paths = [make_video(tmp_path / f'{fps}.mp4', fps=fps) for fps in (5, 10)]
+    assert command('--video', *paths, '--output', tmp_path / 'out', model=export) == 0
+    assert [rate_and_frames(tmp_path / 'out' / f'{fps}.npz') for fps in (5, 10)] == [(5, 21), (10, 21)]

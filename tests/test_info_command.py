@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import cv2
 import numpy as np
 import pytest
 
@@ -212,3 +213,17 @@ def test_an_image_encoder_tells_how_pixels_are_normalized(shown, golden, tmp_pat
         else ('0.5, 0.5, 0.5', '0.25, 0.25, 0.25')
     )
     assert shown(path)['pixels'] == 'in [0, 1], minus mean {}, divided by deviation {} ({})'.format(*numbers, where)
+
+
+def test_a_folder_of_frames_is_a_video(shown, tmp_path):
+    for name in ('a', 'b'):
+        (tmp_path / 'in' / name).mkdir(parents=True)
+        for number in range(5):
+            cv2.imwrite(str(tmp_path / 'in' / name / f'{number}.jpg'), np.zeros((48, 64, 3), np.uint8))
+    rows = shown(tmp_path / 'in' / 'a')
+    assert rows['frames'] == '5' and rows['size'] == '64 x 48 pixels, upright' and rows['duration'] == 'not stated'
+    assert rows['rate'].startswith('not stated: there is no fps.txt')
+    rows = shown(tmp_path / 'in')
+    assert '2 that open, length not stated' in rows['videos'] and rows['rates'] == 'not stated (2)'
+    (tmp_path / 'in' / 'fps.txt').write_text('10')
+    assert shown(tmp_path / 'in' / 'a')['duration'] == '0.50 s' and shown(tmp_path / 'in')['rates'] == '10 (2)'

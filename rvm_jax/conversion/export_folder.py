@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rvm_jax import plugins
 from rvm_jax.config import CHOICES
 from rvm_jax.conversion.safetensors import read_safetensors
 from rvm_jax.errors import UserError
@@ -47,7 +48,10 @@ def read_export_architecture(path: str | os.PathLike) -> Architecture:
 
 
 def architecture_from(values: Any, origin: str | os.PathLike) -> Architecture:
-    """An Architecture from a config.json, every value checked for its type and size."""
+    """An Architecture from a config.json, every value checked for its type and size.
+
+    UserError for one that makes no sense, or whose core is a plug-in that is not imported: the file may be anybody's.
+    """
     if not isinstance(values, dict):
         raise UserError(origin, f'its {CONFIG} lacks or adds architecture', 'was it written by rvm_jax?')
     values = {name: getattr(Architecture, name) for name in HOW_USED} | values
@@ -55,6 +59,8 @@ def architecture_from(values: Any, origin: str | os.PathLike) -> Architecture:
     image = None if image is None else _checked(image_architecture.ImageArchitecture, image, origin)
     arch = _checked(Architecture, values | {'image_encoder': None}, origin)
     arch = dataclasses.replace(arch, image_encoder=image)
+    if plugins.is_name(arch.core):
+        plugins.find(arch.core, plugins.CORE, origin)
     for name, is_right in _sense(arch):
         if not is_right:
             value = getattr(arch, name, None) if hasattr(arch, name) else getattr(image, name)
@@ -124,7 +130,8 @@ def _fits(name, value, wanted):
         item = typing.get_args(wanted)[0]
         return isinstance(value, tuple) and len(value) <= LARGEST and all(_fits(name, part, item) for part in value)
     if wanted is str:
-        return isinstance(value, str) and (name not in TEXTS or value in TEXTS[name])
+        is_own_core = name == 'core' and isinstance(value, str) and plugins.is_name(value)
+        return isinstance(value, str) and (name not in TEXTS or value in TEXTS[name] or is_own_core)
     if wanted in (int, float, bool):
         return type(value) is wanted and 0 <= value <= (MOST_LAYERS if name.endswith('layers') else LARGEST)
     return value is None

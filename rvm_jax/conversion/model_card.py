@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Container, Mapping
 from typing import Any
 
+from rvm_jax import plugins
 from rvm_jax.conversion.image_encoders import LICENSES
 from rvm_jax.models import param_names
 from rvm_jax.models.adapters import STATISTICS
@@ -50,6 +51,10 @@ PIXELS = 'Pixels are scaled to [0, 1], without mean and standard deviation.'
 PIXELS_OF_FROZEN = (
     'Pixels are scaled to [0, 1]; the model itself takes off the mean and deviation that its encoder wants.'
 )
+OWN_CORE = (
+    'the core is no part of rvm_jax: `import {module}` before `from_pretrained`, or set the environment variable '
+    'RVM_PLUGINS={module}, where that module can be imported'
+)
 LICENCE = """
 ## License of the image encoder
 
@@ -70,6 +75,7 @@ def model_card(model: RVM, facts: Mapping[str, str]) -> str:
         'Encoder': frozen.get(arch.encoder, f'{arch.encoder}, frozen, {vit}'),
         'Core': f'{arch.core}, {arch.core_layers} layers',
         'Trained at': f'{arch.image_size} x {arch.image_size} pixels',
+        **({'Code': OWN_CORE.format(module=arch.core.partition(':')[0])} if plugins.is_name(arch.core) else {}),
         **facts,
     }
     return TEMPLATE.format(

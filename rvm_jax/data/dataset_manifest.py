@@ -1,6 +1,7 @@
 """What a data set is made of, so that a change under a running experiment is seen and shown.
 
-A manifest is a list of [name, bytes, crc32 of both ends]; names are relative to the source's root.
+A manifest is a list of [name, bytes, crc32 of both ends]; names are relative to the source's root. Of a folder of
+frames, the checksum covers the names and sizes of all, its frame rate, and both ends of some.
 """
 
 import concurrent.futures
@@ -11,12 +12,16 @@ import zlib
 from collections.abc import Sequence
 from typing import Protocol
 
-from rvm_jax.errors import UserError, printable
+import numpy as np
+
+from rvm_jax.data.video import frame_folder
+from rvm_jax.errors import DataError, UserError, printable
 from rvm_jax.storage import files
 
 SAMPLER_VERSION = 2  # raise it when a change of code makes other clips from the same files and seed
 END_BYTES = 64 * 1024
 MOST_LINES = 10
+SAMPLED = 8  # files of a folder of frames, evenly spread
 AT_ONCE = 10_000  # files that wait to be read: each costs 2 kB meanwhile
 
 
@@ -36,14 +41,15 @@ class Described(Protocol):
 
 
 def file_entry(root: str, name: str) -> list:
-    """[name, bytes, crc32] of one file; bytes is -1 for what is not a regular file, which is never opened.
+    """[name, bytes, crc32] of one video; bytes is -1 for what is neither a regular file, which is never opened, nor a
+    folder of files.
 
     Unavailable if a disk or network fails for long.
     """
     path = os.path.join(root, name)
     try:
-        return files.retried(path, lambda: [name, *_size_and_ends(path)])
-    except (OSError, ValueError):  # decoding will name the file and the reason
+        return files.retried(path, lambda: [name, *(_of_folder if os.path.isdir(path) else _size_and_ends)(path)])
+    except (DataError, OSError, ValueError):  # decoding will name the file and the reason
         return [name, -1, 0]
 
 
@@ -53,6 +59,27 @@ def _size_and_ends(path):
         crc = zlib.crc32(file.read(END_BYTES))
         file.seek(max(size - END_BYTES, 0))
         return size, zlib.crc32(file.read(END_BYTES), crc)
+
+
+def _of_folder(path):
+    names = frame_folder.visible_names(path)
+    if not frame_folder.looks_like_frames(names):  # a list may name any folder: no file of it is looked at
+        return -1, 0
+    sizes = [_size(os.path.join(path, name)) for name in names]
+    sampled = {round(place) for place in np.linspace(0, len(names) - 1, min(SAMPLED, len(names)))}
+    ends = [_size_and_ends(os.path.join(path, names[i]))[1] for i in sorted(sampled) if sizes[i] >= 0]
+    text = json.dumps([names, sizes, ends, frame_folder.rate_text(path)])
+    return sum(size for size in sizes if size > 0), zlib.crc32(text.encode())
+
+
+def _size(path):
+    """Bytes of a regular file, -1 of anything else."""
+    try:
+        return files.check_regular(path)
+    except OSError as error:
+        if files.may_pass(error):
+            raise
+        return -1
 
 
 def file_entries(root: str, names: Sequence[str]) -> list[list]:

@@ -13,7 +13,6 @@ it. It is read first, because ArrayRecord opens a file that was cut off, or does
 import contextlib
 import errno
 import json
-import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -180,13 +179,3 @@ def sequences_of(reader: ShardReader, num_records: int, count: int) -> list[dict
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = str(error)[:MOST_CHARACTERS]
     raise DataError(reader.path, f'is damaged ({reason})', AGAIN)
-
-
-def frame_at(tick: int, fps: float, own_fps: float) -> int:
-    """The frame, at own_fps, that is nearest to a tick of fps; the earlier of two that are equally near."""
-    return math.ceil(tick * own_fps / fps - 0.5 - 1e-6)
-
-
-def count_at(num_frames: int, fps: float, own_fps: float) -> int:
-    """Ticks of fps in a sequence of num_frames at own_fps; the last is at most half a frame after its last frame."""
-    return max(1, math.floor((num_frames - 0.5) * fps / own_fps + 1e-6) + 1)

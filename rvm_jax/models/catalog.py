@@ -1,12 +1,14 @@
 """Encoders and cores by the names that a config gives them. A class is imported only when it is asked for.
 
 To add one, write a file in encoders/ or cores/, and a line here. What a core has to state is in cores/core.py; encoders
-have the same shape, see encoders/vit.py. This module imports none of them, so that config.py,
-which needs the names alone, does not import JAX.
+have the same shape, see encoders/vit.py. This module imports none of them, so that config.py, which needs the names
+alone, does not import JAX. A core outside of the package is named MODULE:CLASS, see plugins.py.
 """
 
 import pkgutil
 from typing import Any, NamedTuple
+
+from rvm_jax import plugins
 
 # Trained together with the rest of the model; source and target frames share it.
 ENCODERS = {'vit': 'rvm_jax.models.encoders.vit:ViT'}
@@ -46,5 +48,12 @@ def encoder_class(name: str) -> Any:
 
 
 def core_class(name: str) -> Any:
-    """The class of the core that a config calls so, or of no core."""
+    """The class of the core that a config calls so, or of no core. UserError for a plug-in that is not imported."""
+    if plugins.is_name(name):
+        return plugins.find(name, plugins.CORE)
     return pkgutil.resolve_name(IDENTITY if name == NO_CORE else CORES[name].path)
+
+
+def core_keys(name: str) -> tuple[str, ...]:
+    """Keys of config.model that a core has besides those that all cores have. UserError as in `core_class`."""
+    return CORES[name].keys if name in CORES else core_class(name).keys

@@ -14,6 +14,8 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from rvm_jax import plugins
+from rvm_jax.config import plugin_parts
 from rvm_jax.errors import UserError
 from rvm_jax.planning.topology import parse
 
@@ -44,7 +46,8 @@ def compile_ahead(config: ConfigDict, topology: str, label: str) -> dict[str, An
             json.dump({'config': config.to_dict(), 'topology': topology}, file)
         with open(log, 'wb') as file:
             command = [sys.executable, '-m', 'rvm_jax.planning.aot', request, result]
-            code = _run(command, file, label, environment(platform))
+            own = plugins.environment(name for _, name, _ in plugin_parts(config))
+            code = _run(command, file, label, environment(platform) | own)
         if code:
             _explain(code, log, topology)
         with open(result, encoding='utf-8') as file:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import TYPE_CHECKING
 
-from rvm_jax.models.catalog import CORES, NO_CORE
+from rvm_jax.models.catalog import NO_CORE, core_keys
 
 if TYPE_CHECKING:
     from rvm_jax.models.architecture import Architecture
@@ -94,7 +94,7 @@ def preset(arch: 'Architecture') -> str:
         released = [size for (_, size), image in STANDARD.items() if image == arch.image_encoder]
         return released[0] if released else 'none of the presets'
     ignored = CIRCUMSTANCES + HOW_USED + CHOICES + (OF_ENCODER if arch.is_frozen else ())
-    has_mlp = 'core_mlp' in CORES[arch.core].keys
+    has_mlp = 'core_mlp' in core_keys(arch.core)
 
     def differences(size):
         expected = dataclasses.asdict(_with_core(size, arch.core))

@@ -14,6 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from rvm_jax import plugins
 from rvm_jax.errors import UserError
 from rvm_jax.probing import settings
 
@@ -82,11 +83,11 @@ class Benchmark:
 
     title: str  # its column in a table
     metric: Metric
-    dataset: str
-    task: str
+    dataset: str | type
+    task: str | type
     task_settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # where they differ from the task's own
     schedule: Mapping[str, Any] | None = dataclasses.field(default_factory=dict)  # likewise; None: nothing is trained
-    train_dataset: str | None = None  # if training reads another dataset than evaluation
+    train_dataset: str | type | None = None  # if training reads another dataset than evaluation
     has_one_readout: bool = False  # either a streaming or an offline one, without a choice
 
     @property
@@ -167,16 +168,18 @@ class OpenBenchmark:
 def open_benchmark(
     name: str, root: str | None, train_root: str | None = None, given: Iterable[tuple[str, str]] = ()
 ) -> OpenBenchmark:
-    """Open a benchmark whose dataset is at root, and at train_root the dataset for training if it is another one.
+    """Open a benchmark, or one of one's own at MODULE:NAME, whose dataset is at root.
 
-    given is [(key, text), ...]: key is task.NAME, data.NAME or schedule.NAME. Raises UserError for files that are
-    missing and for settings that do not exist.
+    train_root is the dataset for training if it is another one. given is [(key, text), ...]: key is task.NAME,
+    data.NAME or schedule.NAME. Raises UserError for files that are missing and for settings that do not exist.
     """
-    if name not in BENCHMARKS:
-        raise UserError(f'--task {name}', 'is not a task', f'take {", ".join((*SUITES, *BENCHMARKS))}')
+    is_own = plugins.is_name(name)
+    if not is_own and name not in BENCHMARKS:
+        fix = f'take {", ".join((*SUITES, *BENCHMARKS))}, or your own as MODULE:NAME'
+        raise UserError(f'--task {name}', 'is not a task', fix)
     if root is None:
         raise UserError(f'--task {name}', 'needs its dataset', 'give its folder with --data')
-    benchmark = BENCHMARKS[name]
+    benchmark = plugins.load(name, plugins.TASK) if is_own else BENCHMARKS[name]
     if train_root is not None and not benchmark.is_trained:
         raise UserError(f'--task {name} with --train-data', 'does not train a readout', 'leave --train-data out')
     groups = _by_group(given, ('task', 'data', 'schedule') if benchmark.is_trained else ('task', 'data'))
@@ -200,7 +203,9 @@ def open_benchmark(
 
 
 def _load(name, package):
-    """The class that 'module:Class' names; a module that starts with a dot is in the package."""
+    """The class that 'module:Class' names, a module that starts with a dot is in the package; or that very class."""
+    if not isinstance(name, str):
+        return name
     module, _, attribute = name.partition(':')
     return getattr(importlib.import_module(module, package), attribute)
 

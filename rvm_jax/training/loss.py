@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 
+from rvm_jax import plugins
 from rvm_jax.config import OBJECTIVES
 from rvm_jax.models import masking, patches
 from rvm_jax.models.dropout import TrainContext
@@ -70,7 +71,10 @@ def objective_of(settings: ml_collections.ConfigDict) -> Objective:
     Reconstruction.
     """
     keys = settings.to_dict()
-    return functools.partial(pkgutil.resolve_name(OBJECTIVES[keys.pop('name')]), **keys)
+    name = keys.pop('name')
+    is_own = plugins.is_name(name)
+    function = plugins.find(name, plugins.OBJECTIVE) if is_own else pkgutil.resolve_name(OBJECTIVES[name])
+    return functools.partial(function, **keys)
 
 
 def compared_losses(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from rvm_jax.errors import UserError
 from rvm_jax.models.param_names import path_name
 
 DECAYED = ('kernel',)
@@ -70,12 +71,13 @@ def nonfinite_steps(opt_state: optax.ApplyIfFiniteState) -> tuple[jax.Array, jax
 
 
 def decay_mask(params: Any) -> Any:
-    """True for every parameter that has weight decay; a name in neither list is a ValueError."""
+    """True for every parameter that has weight decay. UserError for a name in neither list."""
 
     def decays(path, _):
         name = path_name(path).split('/')[-1]
         if name not in DECAYED + NOT_DECAYED:
-            raise ValueError(f'{path_name(path)}: say in optimizer.py whether weight decay applies to {name}')
+            reason = f'is a parameter, and its name {name} does not say whether weight decay applies'
+            raise UserError(path_name(path), reason, 'name it kernel (decay), or bias or scale (none)')
         return name in DECAYED
 
     return jax.tree_util.tree_map_with_path(decays, params)

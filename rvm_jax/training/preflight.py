@@ -9,6 +9,7 @@ import os
 import ml_collections
 
 from rvm_jax import config as configs
+from rvm_jax import plugins
 from rvm_jax.data.open_data import open_source
 from rvm_jax.errors import UserError
 from rvm_jax.models import architecture
@@ -29,11 +30,14 @@ def config_problems(config: ml_collections.ConfigDict) -> list[UserError]:
 
 
 def _check_place(path):
+    name, _ = plugins.split_argument(path)
+    if name and not os.path.lexists(path):
+        return  # a plug-in: `config.check` has looked for it, and what it opens is its own affair
     if not glob.has_magic(path) and not os.path.lexists(os.path.expanduser(path)):
         open_source(path, 'train')  # a TFDS data set, or it raises what is wrong
 
 
 def _check_sizes(config):
-    known = all(value in configs.CHOICES.get(f'model.{key}', (value,)) for key, value in config.model.items())
+    known = all(configs.is_choice(f'model.{key}', value) for key, value in config.model.items())
     if known and not config.model.encoder_path:
         architecture.from_config(config)

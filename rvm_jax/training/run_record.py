@@ -17,6 +17,7 @@ import jax
 import ml_collections
 
 from rvm_jax import config as configs
+from rvm_jax import plugins
 from rvm_jax.conversion.frozen import FrozenEncoder
 from rvm_jax.data.dataset_manifest import check_unchanged, write_manifest
 from rvm_jax.data.mixture import Mixture
@@ -111,6 +112,7 @@ def check_hosts(
     facts |= {'rvm_jax': code_version(), 'jax': jax.__version__}
     facts |= {'data': source.fingerprint(), 'held-out data': held_out.fingerprint() if held_out else ''}
     facts |= {'encoder': encoder.fingerprint}
+    facts |= {name: _digest(plugins.source_file(name)) for _, name, _ in configs.plugin_parts(config)}
     hosts.check_agreement(facts)
 
 
@@ -131,6 +133,10 @@ def code_version() -> str:
     for name in sorted(name for name in files.files(package) if name.endswith('.py')):
         digest.update(name.encode() + files.read(os.path.join(package, name)))
     return f'{version()} {digest.hexdigest()[:8]}'
+
+
+def _digest(path):
+    return files.digest(path, 'sha256')[:8] if path else ''
 
 
 def config_hash(config: ml_collections.ConfigDict) -> str:

@@ -90,3 +90,11 @@ def test_a_broken_manifest_is_named(tmp_path, source):
     (tmp_path / 'data.json').write_text('{')
     with pytest.raises(UserError, match='is not a manifest'):
         check_unchanged(tmp_path / 'data.json', source())
+
+
+def test_a_folder_that_is_no_video_is_not_looked_at(tmp_path, monkeypatch):
+    for name in ('a', 'b', '1.jpg'):
+        (tmp_path / name).write_bytes(b'x')
+    monkeypatch.setattr('builtins.open', lambda *_, **__: pytest.fail('a file was opened'))
+    assert file_entry(tmp_path.parent, tmp_path.name) == [tmp_path.name, -1, 0]
+    assert file_entry('/', 'dev') == ['dev', -1, 0]

@@ -6,6 +6,7 @@ import pytest
 from flax import nnx
 
 from rvm_jax import config as configs
+from rvm_jax.errors import UserError
 from rvm_jax.models import architecture, build, param_names
 from rvm_jax.training.optimizer import decay_mask, learning_rate, make_optimizer, nonfinite_steps
 
@@ -49,7 +50,9 @@ def test_decay_is_decided_by_the_name_of_every_parameter():
 
 
 def test_a_parameter_of_unknown_kind_is_an_error():
-    with pytest.raises(ValueError, match=r'core/gains: say in optimizer\.py whether weight decay applies to gains'):
+    with pytest.raises(
+        UserError, match='core/gains: is a parameter, and its name gains does not say whether weight decay'
+    ):
         decay_mask({'core': {'gains': jnp.ones(3)}})
 
 

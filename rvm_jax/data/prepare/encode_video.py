@@ -20,6 +20,7 @@ from rvm_jax.data.clips import TOO_FEW
 from rvm_jax.data.prepare.inputs import Task
 from rvm_jax.data.shard_format import SEQUENCE, write_shard
 from rvm_jax.data.video.decode import open_video
+from rvm_jax.data.video.frame_folder import RATE
 from rvm_jax.data.video.shard_codecs import encode_group
 from rvm_jax.errors import DataError
 from rvm_jax.storage import files
@@ -111,6 +112,9 @@ def prepare_video(
     sequences: list[dict[str, Any]] = []
     with open_video(task.path) as video:
         info = video.info()
+        if not info.has_times and (task.start_s, task.end_s) != (None, None):
+            reason = f'is a folder of frames without {RATE}, and the list names seconds of it'
+            raise DataError(task.path, reason, 'write its frames per second there')
         pieces = choose_pieces(task, settings, video.count(settings.fps))
         groups = _groups(video, task, pieces, settings, sequences, heartbeat)
         records, size = write_shard(path, os.path.dirname(path), groups, sequences)

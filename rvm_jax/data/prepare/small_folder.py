@@ -15,7 +15,7 @@ from rvm_jax.data.open_data import open_source
 from rvm_jax.data.prepare.encode_video import Settings
 from rvm_jax.data.prepare.prepare_job import PrepareJob
 from rvm_jax.data.prepare.prepare_pool import TIMEOUT, run_here
-from rvm_jax.data.sources.folder import FolderSource
+from rvm_jax.data.sources.folder import FolderSource, warn_of_rates
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.storage import files
 from rvm_jax.storage.run_lock import run_lock
@@ -43,6 +43,7 @@ def with_shards(
         _check_may_change(data, shards)
         return data
     job = PrepareJob(data.path, shards, _settings(data), val_fraction=0.0)
+    warn_of_rates(data.path, (task.path for task in job.tasks), data.fps, 'config.data.fps')
     if not job.is_made():
         if is_begun:
             _check_may_change(data, shards)

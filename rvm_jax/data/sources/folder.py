@@ -1,28 +1,32 @@
-"""Video files as a source: a folder, a glob, a list of files, or one file."""
+"""Videos as a source: a folder, a glob, a list, or one video. A video is a file, or a folder of numbered pictures."""
 
 import collections
 import dataclasses
 import functools
 import glob
+import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import TextIO
 
 from rvm_jax.data.dataset_manifest import file_entries, fingerprint
 from rvm_jax.data.sources.source import Video
+from rvm_jax.data.video import frame_folder
 from rvm_jax.data.video.decode import open_video
-from rvm_jax.errors import UserError
+from rvm_jax.errors import UserError, printable
 from rvm_jax.storage import files
 
-VIDEO_EXTENSIONS = frozenset('.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv'.split())
+VIDEO_EXTENSIONS = frozenset(
+    '.mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .3gp .ogv .gif'.split()
+)
 # Trash and older copies that do not start with a dot, of Windows and of network disks.
 NOT_SEARCHED = frozenset(['$RECYCLE.BIN', '#recycle', '@Recycle', '#snapshot', '@eaDir', 'lost+found'])
 BLANK = ' \t\r\n'  # around names; other spaces may belong to them
 MAX_PATH = 4096  # characters; the longest that Linux takes
 FORMS = (
-    'give a folder of videos, a glob, a text file with one video a line, a video, a folder of shards, or the name of a '
-    'TFDS dataset'
+    'give a folder of videos, a glob, a text file with one video a line, a video, a folder of numbered pictures, a '
+    'folder of shards, or the name of a TFDS dataset'
 )
 
 
@@ -41,10 +45,13 @@ class FolderSource:
     """source[i] is video i (VideoFile), len(source) their number; sorted by name, the same on every machine.
 
     path is a folder (searched to the bottom), a glob ('**' too), a text file with one path a line, relative to its own
-    folder (blank lines and lines that start with # are ignored, the order is kept), or one video file. Folders and
+    folder (blank lines and lines that start with # are ignored, the order is kept), or one video. Folders and
     globs give files that have a video's extension and no leading dot, and folders that are hidden (a leading dot, such
     as .Trash-1000 or .snapshot), trash or snapshots are not searched, unless the path itself names them. Links that
     lead nowhere are kept: decoding reports them.
+    Where no such file is found, they give the folders that are meant as videos (`frame_folder.looks_like_frames`).
+    Beside video files such folders may be thumbnails: they are left out with a warning, and only a list or the path
+    itself can name them.
     UserError if nothing is found.
     """
 
@@ -68,7 +75,7 @@ class FolderSource:
         return VideoFile(os.path.join(self.root, self.names[index]))
 
     def manifest(self) -> list[list]:
-        """[[name, bytes, crc32], ...] in order; reads the two ends of every file, once."""
+        """[[name, bytes, crc32], ...] in order; reads the two ends of every file, or of some of a folder, once."""
         if self._manifest is None:
             self._manifest = file_entries(self.root, self.names)
         return self._manifest
@@ -78,15 +85,24 @@ class FolderSource:
         return fingerprint(self.manifest())
 
 
+def warn_of_rates(origin: str, videos: Iterable[str], fps: float, key: str) -> None:
+    """Log which rate is taken for the folders of frames among some videos that state none; key is where it is from."""
+    paths = (path for path in videos if not _has_extension(path) and os.path.isdir(path))
+    if folders := [path for path in paths if not frame_folder.has_rate(path)]:
+        what = f'{len(folders):,} folders of frames, such as {folders[0]}, have' if folders[1:] else f'{folders[0]} has'
+        logging.getLogger(__name__).warning(
+            '%s: %s no %s; the frames are taken as %g per second (%s)', printable(origin), printable(what),
+            frame_folder.RATE, fps, key,
+        )  # fmt: skip
+
+
 def _list_videos(path):
     """(root, names relative to it)."""
     if not path:
         raise UserError("data.path ''", 'is not set', FORMS)
     if glob.has_magic(path) and not os.path.lexists(path):
         root = _fixed_part(path)
-        pattern = os.path.join(glob.escape(root), os.path.relpath(path, root or '.'))
-        matches = glob.glob(pattern, recursive=True)
-        found = [p for p in matches if not os.path.isdir(p) and _may_match(path, root, p)]
+        found = _match(path, root)
     elif os.path.isdir(path):
         found, root = _walk(path), path
     elif os.path.isfile(path):
@@ -97,12 +113,61 @@ def _list_videos(path):
         raise UserError(
             path, 'does not exist' if not os.path.lexists(path) else 'is neither a file nor a folder', FORMS
         )
-    names = sorted(os.path.relpath(p, root or '.') for p in found if _is_video(p))
-    if not names:
-        raise UserError(
-            path, f'holds no video ({_describe(found)})', f'known extensions: {" ".join(sorted(VIDEO_EXTENSIONS))}'
-        )
-    return root, names
+    videos = found.videos or found.outermost()
+    if not videos:
+        has_pictures = not found.kinds.keys().isdisjoint(frame_folder.PICTURES)
+        fix = 'as a video, name a folder of pictures that are numbered, not the pictures' if has_pictures else (
+            f'known extensions: {" ".join(sorted(VIDEO_EXTENSIONS))}')  # fmt: skip
+        raise UserError(path, f'holds no video ({found.describe()})', fix)
+    if found.videos and found.folders:
+        _warn(path, found)
+    if videos == [path]:  # it is one itself
+        whole = os.path.normpath(path)
+        root, name = os.path.split(os.path.abspath(path) if os.path.basename(whole) in ('.', '..') else whole)
+        return root, [name]
+    return root, sorted(os.path.relpath(video, root or '.') for video in videos)
+
+
+@dataclasses.dataclass
+class _Found:
+    """What a search has found: paths of video files, folders meant as videos, and how many files of each kind."""
+
+    videos: list[str] = dataclasses.field(default_factory=list)
+    folders: list[str] = dataclasses.field(default_factory=list)
+    kinds: collections.Counter[str] = dataclasses.field(default_factory=collections.Counter)
+
+    def add_files(self, paths: Iterable[str]) -> None:
+        """Count files, and keep those that are videos."""
+        for path in paths:
+            if _is_video(path):
+                self.videos.append(path)
+            self.kinds[os.path.splitext(path)[1].lower() or 'no extension'] += 1
+
+    def outermost(self) -> list[str]:
+        """The folders that lie in no other one of them: masks beside frames are no video."""
+        there = set(map(os.path.normpath, self.folders))
+        return [folder for folder in self.folders if there.isdisjoint(_parents(os.path.normpath(folder)))]
+
+    def describe(self) -> str:
+        """What there is, in words."""
+        if not self.kinds:
+            return 'found no file at all'
+        return 'found only ' + ', '.join(f'{count} {kind}' for kind, count in self.kinds.most_common(5))
+
+
+def _parents(path):
+    while (parent := os.path.dirname(path)) not in (path, ''):
+        yield parent
+        path = parent
+
+
+def _warn(path, found):
+    count, first = len(found.folders), printable(min(found.folders))
+    logging.getLogger(__name__).warning(
+        '%s: %s of numbered pictures, such as %s, %s not taken as videos, because there are video files; to train on '
+        'them, name them in a list', printable(path), f'{count:,} folder{"s" * (count > 1)}', first,
+        'are' if count > 1 else 'is',
+    )  # fmt: skip
 
 
 def _is_video(path):
@@ -113,8 +178,17 @@ def _has_extension(path):
     return os.path.splitext(path)[1].lower() in VIDEO_EXTENSIONS
 
 
+def _match(pattern, root):
+    """What a glob finds, without a look into trash that it does not name."""
+    relative = os.path.join(glob.escape(root), os.path.relpath(pattern, root or '.'))
+    paths = [path for path in glob.glob(relative, recursive=True) if _may_match(pattern, root, path)]
+    folders = set(filter(os.path.isdir, paths))
+    found = _Found(folders=list(filter(frame_folder.is_frame_folder, folders)))
+    found.add_files(path for path in paths if path not in folders)
+    return found
+
+
 def _may_match(pattern, root, path):
-    """Whether a glob found a file without a look into trash that it does not name."""
     folders = os.path.relpath(os.path.dirname(path), root or '.').split(os.sep)
     return not NOT_SEARCHED.intersection(folders) - set(pattern.split(os.sep))
 
@@ -132,8 +206,8 @@ def _fixed_part(pattern):
 
 
 def _walk(folder):
-    """Every file below folder, hidden folders aside, also through links, each real folder once: links may circle."""
-    found, seen = [], set()
+    """What lies below folder, hidden folders aside, also through links, each real folder once: links may circle."""
+    found, seen = _Found(), set()
     for directory, subdirectories, names in os.walk(folder, followlinks=True, onerror=_raise_passing):
         real = os.path.realpath(directory)
         if real in seen:
@@ -142,7 +216,9 @@ def _walk(folder):
         seen.add(real)
         # Sorted: which of two links to one folder counts must not depend on the disk.
         subdirectories[:] = sorted(filter(_is_searched, subdirectories))
-        found += [os.path.join(directory, name) for name in names]
+        found.add_files(os.path.join(directory, name) for name in names)
+        if frame_folder.looks_like_frames([*names, *subdirectories]):
+            found.folders.append(directory)
     return found
 
 
@@ -173,10 +249,3 @@ def bounded_lines(path: str, file: TextIO, most: int, fix: str) -> Iterator[str]
         if len(line) > most and not line.endswith('\n'):
             raise UserError(f'{path} line {number}', f'is longer than {most:,} characters', fix)
         yield line
-
-
-def _describe(found):
-    if not found:
-        return 'found no file at all'
-    kinds = collections.Counter(os.path.splitext(p)[1].lower() or 'no extension' for p in found)
-    return 'found only ' + ', '.join(f'{count} {kind}' for kind, count in kinds.most_common(5))

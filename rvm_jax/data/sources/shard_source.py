@@ -16,6 +16,7 @@ from rvm_jax.data import shard_format, shard_manifest
 from rvm_jax.data.dataset_manifest import fingerprint
 from rvm_jax.data.video.lazy_frames import LazyFrames
 from rvm_jax.data.video.shard_codecs import group_pictures
+from rvm_jax.data.video.ticks import count_at, frame_at
 from rvm_jax.errors import UserError
 
 MAX_OPEN = 256  # shards that a process keeps open
@@ -114,12 +115,12 @@ class Sequence:
 
     def count(self, fps: float) -> int:
         """Ticks of fps that it holds."""
-        return shard_format.count_at(int(self.source.frames[self.shard][self.index]), fps, self.source.fps)
+        return count_at(int(self.source.frames[self.shard][self.index]), fps, self.source.fps)
 
     def pictures(self, ticks: Numbers[int], fps: float) -> LazyFrames:
         """LazyFrames of the frames nearest to ticks (integers, ascending); only their records are read."""
         source, group = self.source, self.source.group
-        wanted = [divmod(shard_format.frame_at(int(tick), fps, source.fps), group) for tick in ticks]
+        wanted = [divmod(frame_at(int(tick), fps, source.fps), group) for tick in ticks]
         numbers = sorted({number for number, _ in wanted})
         first = int(np.sum(shard_manifest.num_groups(source.frames[self.shard][: self.index], group)))
         records = source.read(self.shard, [first + number for number in numbers])

@@ -1,7 +1,8 @@
 """What a source of videos is, for type checkers and for whoever adds one.
 
-To add a source, write a class like `Source` into a file of this folder and name it in `SOURCES` of `open_data.py`. It
-travels to worker processes, so it must be picklable, and open files only when they are asked for.
+To add a source, write a class like `Source` into a file of this folder and name it in `SOURCES` of `open_data.py`, or
+name it MODULE:CLASS in a config, see docs/plugins.md. It travels to worker processes, so it must be picklable, and open
+files only when they are asked for.
 """
 
 import contextlib
@@ -39,8 +40,8 @@ class Record(Protocol):
 class Source(Protocol):
     """len(source) records, source[i] is the i-th; the same on every machine and in every process.
 
-    `knows(path)` says whether a path is one of this source's, and the class is called with it and a split, 'train' or
-    'val', which counts where the data know splits. UserError if the path cannot be opened.
+    `knows(path)`, which a plug-in does not need, says whether a path is one of this source's. The class is called with
+    it and a split, 'train' or 'val', which counts where the data know splits. UserError if the path cannot be opened.
     """
 
     path: str

@@ -1,4 +1,4 @@
-"""Open a video file and decode chosen frames at a chosen rate, one thread a decode.
+"""Open a video and decode chosen frames at a chosen rate, one thread a decode; folders are for frame_folder.py.
 
 Time is counted in ticks: tick k of a target rate lies k / fps seconds after the first picture that can be decoded, and
 its frame is the one that is shown nearest to it (the earlier of two that are equally near). `timestamps.py` says when
@@ -16,7 +16,6 @@ docs/data.md lists what happens to odd files.
 import bisect
 import collections
 import contextlib
-import dataclasses
 import itertools
 import math
 import os
@@ -27,10 +26,12 @@ import numpy as np
 from av.video.reformatter import VideoReformatter
 
 from rvm_jax.data.video.container import FIX
+from rvm_jax.data.video.frame_folder import FrameFolder
 from rvm_jax.data.video.lazy_frames import LazyFrames, check_clip, decoded
 from rvm_jax.data.video.orientation import check_messages, orientation, upright
 from rvm_jax.data.video.packets import BEGIN_ANYWHERE, PacketReader, from_keyframe
 from rvm_jax.data.video.timestamps import EPSILON, Unreliable, VideoTimes
+from rvm_jax.data.video.video_info import VideoInfo
 from rvm_jax.errors import DataError
 
 # Decoders whose 'non-reference' flag is strict: such a frame is used by no other one. In H.265 it may be used by a
@@ -39,25 +40,8 @@ SKIPPABLE = ('h264',)
 EARLIER_S = (0, 2, 10)  # before the time asked for, where decoding is begun in turn, before it begins at the start
 
 
-@dataclasses.dataclass(frozen=True)
-class VideoInfo:
-    """What a video file says about itself; None where it does not say.
-
-    height and width are upright pixels, rotation the degrees counter-clockwise that make the stored frames so, once
-    turned mirrored left and right if is_mirrored.
-    """
-
-    num_frames: int | None
-    fps: float | None
-    duration_s: float
-    height: int
-    width: int
-    rotation: int
-    is_mirrored: bool = False
-
-
 def probe(path: str | os.PathLike) -> VideoInfo:
-    """VideoInfo of a file. DataError if it cannot be opened or its first frame cannot be decoded."""
+    """VideoInfo of a video. DataError if it cannot be opened or its first frame cannot be decoded."""
     with open_video(path) as video:
         return video.info()
 
@@ -80,11 +64,15 @@ def iterate_frames(path: str | os.PathLike, fps: float | None = None) -> Iterato
 
 
 @contextlib.contextmanager
-def open_video(path: str | os.PathLike, timeout_s: float | None = None) -> Iterator['Video']:
+def open_video(path: str | os.PathLike, timeout_s: float | None = None) -> Iterator['Video | FrameFolder']:
     """Open a video for as long as the `with` block lasts; a `Video` that gives up timeout_s seconds from now.
 
-    DataError as in `container.open_container`.
+    A folder is opened as a `FrameFolder`, which has the same methods. DataError as in `container.open_container` and
+    `FrameFolder`.
     """
+    if os.path.isdir(path):
+        yield FrameFolder(path, timeout_s)
+        return
     with contextlib.closing(PacketReader(path, timeout_s)) as reader:
         yield Video(reader)
 

@@ -16,6 +16,7 @@ JPEG_START = b'\xff\xd8'
 START_OF_FRAME = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}  # markers
 ALONE = {0x00, 0x01, *range(0xD0, 0xD8)}  # what stands for no segment of a JPEG
 ENDS = {0xD8, 0xD9, 0xDA}  # markers before which the size must have come
+WEBP_LOSSLESS, WEBP_LOSSY = 0x2F, b'\x9d\x01\x2a'  # how the pictures in a WebP begin
 PNG_START = b'\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR'
 # JPEG can be decoded at these fractions of its size, saving work; in cv2, gray at a fraction means the fraction alone.
 AS_STORED = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION  # the size in the header is that of the frame
@@ -57,7 +58,7 @@ def decoded(frames_THWC: np.ndarray) -> LazyFrames:
 
 
 def encoded(name: str, blobs: Collection[bytes]) -> LazyFrames:
-    """LazyFrames of JPEG or PNG files in memory, as they are stored; name says whose, in errors.
+    """LazyFrames of JPEG, PNG or WebP files in memory, as they are stored; name says whose, in errors.
 
     DataError if one is no picture, too large, or of another size than the others; from decode, if it is damaged.
     """
@@ -66,14 +67,14 @@ def encoded(name: str, blobs: Collection[bytes]) -> LazyFrames:
         raise DataError(name, 'changes its size between frames', FIX)
     height, width = sizes.pop()
     check_clip(name, len(blobs), height, width)
-    return LazyFrames(len(blobs), height, width, functools.partial(_decode_images, name, blobs))
+    return LazyFrames(len(blobs), height, width, functools.partial(_decode_images, name, blobs, height, width))
 
 
 def image_size(name: str, blob: bytes) -> tuple[int, int]:
     """(height, width) from a picture's header. DataError if it has none or one that is too large."""
-    size = _jpeg_size(blob) if blob.startswith(JPEG_START) else _png_size(blob)
+    size = _jpeg_size(blob) if blob.startswith(JPEG_START) else _png_size(blob) or _webp_size(blob)
     if size is None:
-        raise DataError(name, 'holds something that is no picture (neither JPEG nor PNG)', FIX)
+        raise DataError(name, 'holds something that is no picture (neither JPEG, PNG nor WebP)', FIX)
     check_size(name, *size)
     return size
 
@@ -103,6 +104,23 @@ def _png_size(blob):
     return height, width
 
 
+def _webp_size(blob):
+    """(height, width) by the first part of a WebP: that of the whole, of a lossless or of a lossy picture."""
+    if not (blob.startswith(b'RIFF') and blob[8:12] == b'WEBP' and len(blob) >= 26):
+        return None
+    kind, body = blob[12:16], blob[20:30]
+    if kind == b'VP8X':
+        width, height = (int.from_bytes(body[start : start + 3], 'little') + 1 for start in (4, 7))
+    elif kind == b'VP8L' and body[0] == WEBP_LOSSLESS:
+        bits = int.from_bytes(body[1:5], 'little')
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    elif kind == b'VP8 ' and body[3:6] == WEBP_LOSSY:
+        width, height = (int.from_bytes(body[start : start + 2], 'little') & 0x3FFF for start in (6, 8))
+    else:
+        return None
+    return height, width
+
+
 def check_size(name: str, height: int, width: int) -> None:
     """DataError if one frame of that size would exhaust the memory."""
     if height * width > MAX_PIXELS:
@@ -118,15 +136,17 @@ def check_clip(name: str, num_frames: int, height: int, width: int) -> None:
         raise DataError(name, f'{reason}, more than {MAX_BYTES / 2**30:g}', 'scale it down, or take fewer frames')
 
 
-def _decode_images(name, blobs, shrink=1):
+def _decode_images(name, blobs, height, width, shrink=1):
     frames = []
     for blob in blobs:
-        flags = READ_AS[shrink if blob.startswith(JPEG_START) else 1]
+        factor = shrink if blob.startswith(JPEG_START) else 1
         try:
-            frame_HWC = cv2.imdecode(np.frombuffer(blob, np.uint8), flags)
+            frame_HWC = cv2.imdecode(np.frombuffer(blob, np.uint8), READ_AS[factor])
         except cv2.error as error:
             raise DataError(name, f'holds a picture that cannot be decoded ({error.err})', FIX) from error
         if frame_HWC is None:
             raise DataError(name, 'holds a picture that cannot be decoded', FIX)
+        if frame_HWC.shape[:2] != (-(-height // factor), -(-width // factor)):  # crops are drawn by the header
+            raise DataError(name, 'holds a picture of another size than its header says', FIX)
         frames.append(frame_HWC)
     return frames

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import jax
@@ -23,13 +24,17 @@ class Core(nnx.Module):
 
     is_streaming: ClassVar[bool] = True  # False: each call of `scan` is a window by itself, and the state is ()
     sizes: ClassVar[dict[str, tuple[int, int]]] = {}  # model size -> (layers, heads), if not those of the size itself
+    # Of a core that is named MODULE:CLASS: the keys of config.model that it reads besides those that all cores have.
+    keys: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
+    @abc.abstractmethod
     def from_architecture(cls, arch: Architecture, *, execution: Execution, rngs: nnx.Rngs) -> Core:
         """The core of a model of this architecture, with fresh parameters."""
         raise NotImplementedError
 
     @staticmethod
+    @abc.abstractmethod
     def shapes(arch: Architecture, frames: int, num_tokens: int) -> Blocks:
         """The Blocks that a clip of so many frames, of num_tokens tokens each, goes through.
 
@@ -38,10 +43,12 @@ class Core(nnx.Module):
         """
         raise NotImplementedError
 
+    @abc.abstractmethod
     def init_state(self, batch: int, tokens: jax.Array | jax.ShapeDtypeStruct) -> Any:
         """The state before the first frame; tokens_BMD or tokens_BTMD gives M and D."""
         raise NotImplementedError
 
+    @abc.abstractmethod
     def scan(
         self, tokens_BTMD: jax.Array, state: Any = None, learning: TrainContext | None = None
     ) -> tuple[jax.Array, Any]:

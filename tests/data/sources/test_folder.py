@@ -136,3 +136,105 @@ def test_a_disk_that_fails_hides_no_video(folder, monkeypatch):
     wanted = 100
     with pytest.raises(Unavailable, match='videos: does not answer'):
         FolderSource(folder)
+
+
+@pytest.fixture
+def frames(tmp_path):
+    """frames(name, count, first): a folder of numbered pictures."""
+
+    def make(name, count=3, first=1):
+        folder = tmp_path / 'videos' / name
+        folder.mkdir(parents=True, exist_ok=True)
+        for number in range(first, first + count):
+            (folder / f'{number:05}.jpg').write_bytes(b'\xff\xd8' + name.encode() + bytes([number]))
+        return folder
+
+    return make
+
+
+def test_folders_of_numbered_pictures_are_videos(frames, tmp_path):
+    for name in ('b', 'a/2', 'a/10', '.hidden'):
+        frames(name)
+    (tmp_path / 'videos' / 'a' / 'notes.txt').touch()
+    (tmp_path / 'videos' / 'plots').mkdir()
+    (tmp_path / 'videos' / 'plots' / 'loss.png').touch()
+    assert names(FolderSource(tmp_path / 'videos')) == ['a/10', 'a/2', 'b']
+    assert names(FolderSource(f'{tmp_path}/videos/*')) == ['b']
+    assert names(FolderSource(f'{tmp_path}/videos/**')) == ['a/10', 'a/2', 'b']
+    for path in (tmp_path / 'videos' / 'b', f'{tmp_path}/videos/b/'):
+        source = FolderSource(path)
+        assert (source.root, source.names) == (f'{tmp_path}/videos', ['b'])
+    listing = tmp_path / 'list.txt'
+    listing.write_text('videos/b\nvideos/a/2/\n')
+    assert names(FolderSource(listing)) == ['videos/b', 'videos/a/2']
+
+
+def test_this_folder_may_be_a_video(frames, tmp_path, monkeypatch):
+    monkeypatch.chdir(frames('a'))
+    source = FolderSource('.')
+    assert (source.root, source.names) == (f'{tmp_path}/videos', ['a'])
+
+
+def test_thumbnails_beside_videos_are_no_videos(folder, frames, caplog):
+    frames('thumbs')
+    (folder / '1.jpg').touch()
+    (folder / '2.jpg').touch()
+    assert names(FolderSource(folder)) == ['a.MOV', 'b.mp4', 'sub/c.mkv']
+    assert '1 folder of numbered pictures, such as ' in caplog.text and '/videos/thumbs, is not taken' in caplog.text
+    assert names(FolderSource(f'{folder}/*')) == ['a.MOV', 'b.mp4']
+    assert names(FolderSource(folder / 'thumbs')) == ['thumbs']  # where a user names it
+
+
+def test_masks_in_a_folder_of_frames_are_no_video(frames, tmp_path):
+    frames('a')
+    frames('a/masks')
+    assert names(FolderSource(tmp_path / 'videos')) == ['a']
+
+
+def test_pictures_without_numbers_are_no_video(tmp_path):
+    for name in ('cat.jpg', 'dog.jpg'):
+        (tmp_path / name).touch()
+    with pytest.raises(
+        UserError, match=r'holds no video \(found only 2 \.jpg\); as a video, name a folder of pictures'
+    ):
+        FolderSource(tmp_path)
+
+
+def test_gifs_are_videos(tmp_path):
+    (tmp_path / 'a.gif').touch()
+    assert names(FolderSource(tmp_path)) == ['a.gif']
+
+
+def test_every_change_of_a_frame_folder_is_seen(frames, tmp_path, monkeypatch):
+    video = frames('a', count=100)
+    before = FolderSource(tmp_path / 'videos').manifest()
+    assert before == FolderSource(tmp_path / 'videos').manifest() and before[0][:2] == ['a', 400]
+
+    def is_seen():
+        return FolderSource(tmp_path / 'videos').manifest() != before
+
+    changes = [
+        lambda: (video / 'fps.txt').write_text('25'),
+        lambda: (video / '00001.jpg').write_bytes(b'abcd'),  # one of those whose content counts
+        lambda: (video / '00050.jpg').write_bytes(b'abcde'),
+        lambda: (video / '00101.jpg').write_bytes(b''),
+        lambda: (video / '00050.jpg').rename(video / '00102.jpg'),
+    ]
+    for change in changes:
+        change()
+        assert is_seen()
+        before = FolderSource(tmp_path / 'videos').manifest()
+    opened = []
+    monkeypatch.setattr('builtins.open', lambda path, *rest, **how: opened.append(path) or _open(path, *rest, **how))
+    FolderSource(tmp_path / 'videos').manifest()
+    assert len(opened) <= 10
+
+
+_open = open
+
+
+def test_a_folder_that_is_moved_stays_the_same_video(frames, tmp_path):
+    frames('a')
+    before = FolderSource(tmp_path / 'videos').fingerprint()
+    (tmp_path / 'videos').rename(tmp_path / 'elsewhere')
+    assert FolderSource(tmp_path / 'elsewhere').fingerprint() == before

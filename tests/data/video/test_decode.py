@@ -193,8 +193,10 @@ def test_missing_files_and_sound_alone_are_refused(tmp_path, write_video):
     (tmp_path / 'link.mp4').symlink_to(tmp_path / 'nowhere.mp4')
     with pytest.raises(DataError, match='cannot be read'):
         probe(tmp_path / 'link.mp4')
-    with pytest.raises(DataError, match='is not a regular file'):
+    with pytest.raises(DataError, match='is a folder without numbered pictures'):
         probe(tmp_path)
+    with pytest.raises(DataError, match='is not a regular file'):
+        probe('/dev/null')
     import av
 
     with av.open(str(tmp_path / 'sound.mp4'), 'w') as container:
