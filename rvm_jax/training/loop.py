@@ -51,9 +51,7 @@ def train(
 
 def _train(config, workdir, load_initial, objective, hosts, stack):
     # ---- Data and frozen encoder: the same in all processes ----
-    is_begun = files.exists(os.path.join(workdir, run_record.CONFIG))
-    data = with_shards(config, workdir, is_begun, is_alone=hosts.count == 1)
-    source, held_out = open_training(data), open_held_out(config.data)
+    source, held_out = open_training(config.data), open_held_out(config.data)
     arch, encoder_files = resolve(config)
     encoder = encoder_files.read()
     del encoder_files  # it may hold a second copy of the arrays
@@ -67,6 +65,8 @@ def _train(config, workdir, load_initial, objective, hosts, stack):
     _lock(workdir, hosts, stack)
     programs = _with_right_attention(config, programs, workdir, objective, hosts)
     stop = stack.enter_context(StopRequest())
+    is_begun = files.exists(os.path.join(workdir, run_record.CONFIG))
+    source = with_shards(config, workdir, source, is_begun, is_alone=hosts.count == 1)
 
     # ---- State: resumed, from other weights, or fresh ----
     keep, fingerprint = config.checkpoint, run_record.config_hash(config)

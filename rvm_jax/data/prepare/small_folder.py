@@ -11,14 +11,14 @@ import ml_collections
 
 from rvm_jax.data import shard_format
 from rvm_jax.data.clips import TOO_FEW
-from rvm_jax.data.open_data import open_source
+from rvm_jax.data.mixture import Mixture, Part
 from rvm_jax.data.prepare.encode_video import Settings
 from rvm_jax.data.prepare.prepare_job import PrepareJob
 from rvm_jax.data.prepare.prepare_pool import TIMEOUT, run_here
-from rvm_jax.data.sources.folder import FolderSource, warn_of_rates
+from rvm_jax.data.sources.folder import FolderSource
+from rvm_jax.data.sources.shard_source import ShardSource
 from rvm_jax.errors import DataError, UserError
 from rvm_jax.storage import files
-from rvm_jax.storage.run_lock import run_lock
 from rvm_jax.terminal import counted, say
 
 SHARDS = 'shards'  # folder in the workdir
@@ -27,46 +27,42 @@ SHORT_SIDE = 128  # pixels kept at least, so that crops of a small model are not
 
 
 def with_shards(
-    config: ml_collections.ConfigDict, workdir: str, is_begun: bool, is_alone: bool
-) -> ml_collections.ConfigDict:
-    """`config.data`, with a folder of shards in workdir as its path if data.path has few videos.
+    config: ml_collections.ConfigDict, workdir: str, videos: Mixture, is_begun: bool, is_alone: bool
+) -> Mixture:
+    """The training videos of a config as shards in workdir if they are few, else as they are.
 
-    is_begun: whether a run has begun in workdir; is_alone: whether this is its only process, which may make shards.
-    UserError if the run's shards are of other videos or settings, and data.allow_change is not set; DataError if more
-    videos are damaged than data.max_failures says; Stopped on a signal.
+    The caller holds the workdir's lock. is_begun: whether a run has begun in workdir; is_alone: whether this is its
+    only process, which may make shards. UserError if the run's shards are of other videos or settings, and
+    data.allow_change is not set; DataError if more videos are damaged than data.max_failures says; Stopped on a signal.
     """
     data, shards = config.data, os.path.join(workdir, SHARDS)
-    is_wanted = os.path.isdir(shards) if is_begun else is_alone and _is_worth_it(config, workdir)
+    is_wanted = os.path.isdir(shards) if is_begun else is_alone and _is_worth_it(config, workdir, videos)
     if not is_wanted:
-        return data
-    if not _is_folder(data):
+        return videos
+    if not _is_folder(videos):
         _check_may_change(data, shards)
-        return data
+        return videos
     job = PrepareJob(data.path, shards, _settings(data), val_fraction=0.0)
-    warn_of_rates(data.path, (task.path for task in job.tasks), data.fps, 'config.data.fps')
     if not job.is_made():
         if is_begun:
             _check_may_change(data, shards)
         if not is_alone:
-            return data
-        with run_lock(workdir):
-            _make(job, data)
+            return videos
+        _make(job, data)
     _check_damage(job, data)
-    return ml_collections.ConfigDict({**data, 'path': shards})
+    return Mixture([Part(ShardSource(shards, 'train'), data.fps)])
 
 
-def _is_folder(data):
-    return not data.mixture and isinstance(open_source(data.path, 'train'), FolderSource)
+def _is_folder(videos):
+    return len(videos.parts) == 1 and isinstance(videos.parts[0].source, FolderSource)
 
 
-def _is_worth_it(config, workdir):
-    data = config.data
-    if not data.prepare_gb or files.is_remote(workdir) or not _is_folder(data):
+def _is_worth_it(config, workdir, videos):
+    if not config.data.prepare_gb or files.is_remote(workdir) or config.data.mixture or not _is_folder(videos):
         return False
-    source = open_source(data.path, 'train')
-    if config.steps * config.batch_size < WORTH_IT * len(source):
+    if config.steps * config.batch_size < WORTH_IT * len(videos):
         return False
-    return sum(size for _, size, _ in source.manifest()) <= data.prepare_gb * 1e9
+    return sum(size for _, size, _ in videos.parts[0].source.manifest()) <= config.data.prepare_gb * 1e9
 
 
 def _check_may_change(data, shards):
