@@ -2,10 +2,15 @@
 
 Examples:
     rvm probe --model runs/demo/export --task demo --output runs/demo/probe
+    rvm probe --model rvm_l.npz --task folder --data my_videos --output probes/mine     # your own labels
     rvm probe --model rvm_l.npz --task ssv2 --data data/ssv2 --output probes/ssv2
     rvm probe --model dinov2-large --task davis --data data/DAVIS --output probes/davis
     rvm probe --model rvm_l.npz --task waymo --data data/waymo --output probes/waymo_tracker \\
         --set task.recurrent=true --set schedule.steps=20000
+
+`folder` reads your own labels. --data is a folder with a subfolder of videos for each class, or a folder with train/
+and val/ that have such subfolders, or a CSV file with lines path,label or path,label,split. Without a split, a fifth of
+each class is held out.
 
 The model is never trained. `demo` needs no data: it renders clips with known truth and predicts the truth from features
 of the model, of its image encoder alone, and of random weights, in minutes on a CPU for a tiny model. `quick` is a part
@@ -16,10 +21,11 @@ evaluation starts again), after the last video that was propagated, or after the
 """
 
 import argparse
+import os
 import sys
 
 from rvm_jax.errors import UserError
-from rvm_jax.probing.registry import BENCHMARKS, SUITES
+from rvm_jax.probing.registry import ATTENTIVE, BENCHMARKS, POOLED, SUITES
 from rvm_jax.probing.settings import setting
 
 
@@ -30,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--task', required=True, help=f'one of: {", ".join((*SUITES, *BENCHMARKS))}; or MODULE:NAME of your own'
     )
-    parser.add_argument('--data', help='folder of the dataset (demo, quick: none)')
+    parser.add_argument('--data', help='folder of the dataset (folder: or a CSV file; demo, quick: none)')
     parser.add_argument(
         '--train-data', help='folder of the dataset for training, if it is another one (perception_test: MOVi-E)'
     )
@@ -38,6 +44,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--tap', default='core',
         help='core (default), core:BLOCKS, encoder, encoder:BLOCKS, encoder@FRACTION of its depth',
+    )  # fmt: skip
+    parser.add_argument(
+        '--readout', nargs='+', metavar='NAME',
+        help=f'one or more of {", ".join((ATTENTIVE, *POOLED))}, for tasks whose answer is a class: a module that is '
+        'trained by steps, logistic regression or k-nearest neighbors of averaged features (default: attentive; '
+        'folder: all three)',
     )  # fmt: skip
     parser.add_argument('--random-weights', action='store_true', help='give the model random weights: the floor')
     parser.add_argument('--seed', type=int, default=0, help='of the readout, and of random weights (0)')
@@ -67,19 +79,41 @@ def _benchmark(args, progress):
     from rvm_jax.probing.backbone import open_backbone
     from rvm_jax.probing.registry import open_benchmark
     from rvm_jax.probing.runner import run_benchmark
-    from rvm_jax.probing.tables import number
 
-    benchmark = open_benchmark(args.task, args.data, args.train_data, args.given)
+    benchmark = open_benchmark(args.task, args.data, args.train_data, args.given, args.readout)
     backbone = open_backbone(
         args.model, step=args.step, tap=args.tap, precision=args.precision,
         random_seed=args.seed if args.random_weights else None,
     )  # fmt: skip
     found = run_benchmark(benchmark, backbone, args.output, seed=args.seed, progress=progress)
-    lines = [f'{args.task}: {found["metric"]} {number(found["value"])}, all scores and pictures in {args.output}']
+    lines = _results(args, benchmark, found)
     for part, failed in found['left_out'].items():
         if failed:
             lines.append(f'{part}: {len(failed)} clips could not be read and were left out, such as {failed[0]}')
     return lines
+
+
+def _results(args, benchmark, found):
+    """Lines about the score, or about those of several readouts and of own videos."""
+    from rvm_jax.probing.registry import readout_title, title
+    from rvm_jax.probing.results import SPLIT
+    from rvm_jax.probing.tables import number
+    from rvm_jax.terminal import columns
+
+    where = f'all scores and pictures in {args.output}'
+    if 'readouts' not in found:
+        return [f'{args.task}: {found["metric"]} {number(found["value"])}, {where}']
+    lines, metric = [], benchmark.metric
+    train, evaluated = benchmark.data['trained'], benchmark.data['evaluated']
+    if 'videos' in evaluated:
+        lines.append(
+            f'{evaluated["classes"]} classes, {train["videos"]} videos for training, {evaluated["videos"]} held out, '
+            f'listed in {os.path.join(args.output, SPLIT)}'
+        )
+    rows = [(title(args.task), metric.heading)]
+    rows += [(readout_title(name), metric.text(one['value'])) for name, one in found['readouts'].items()]
+    rows += [('always the commonest class', metric.text(found['scores']['chance']))]
+    return [*lines, *columns(rows), where]
 
 
 def _suite(args, progress):
@@ -87,6 +121,7 @@ def _suite(args, progress):
     from rvm_jax.terminal import columns
 
     given = {'--data': args.data, '--train-data': args.train_data, '--set': args.given}
+    given |= {'--readout': args.readout}
     given |= {'--tap': args.tap != 'core', '--random-weights': args.random_weights}
     for flag, value in given.items():
         if value:

@@ -122,6 +122,7 @@ def probe(task: str, benchmark: 'OpenBenchmark | None', cell: 'Cell', output: st
     """{backbone: {task: {'metric', 'value', ...}}} of a cell; without a benchmark, of the suite named by task."""
     from rvm_jax.probing.backbone import open_backbone
     from rvm_jax.probing.demo.demo_suite import run_demo
+    from rvm_jax.probing.results import by_column
     from rvm_jax.probing.runner import run_benchmark
     from rvm_jax.terminal import progress_bars
 
@@ -129,7 +130,7 @@ def probe(task: str, benchmark: 'OpenBenchmark | None', cell: 'Cell', output: st
     with progress_bars() as progress:
         if benchmark is not None:
             found = run_benchmark(benchmark, open_backbone(cell.export), folder, seed=cell.seed, progress=progress)
-            return {'model': {benchmark.name: found}}
+            return {'model': by_column(benchmark.name, found)}
         clips = os.path.join(output, 'clips')
         found = run_demo(cell.export, folder, suite=task, seed=cell.seed, clips=clips, progress=progress)
     return found['results']

@@ -168,6 +168,33 @@ def test_the_demo_gives_a_row_a_backbone(demo, probed, compare):
     ]
 
 
+def test_a_part_of_the_demo_is_compared_too(demo, compare, tmp_path):
+    path = tmp_path / 'demo' / 'results.json'
+    path.write_text(path.read_text().replace('"task": "demo"', '"task": "quick"'))
+    assert compare(demo)[1][0] == ['model', 'motion', 'camera', 'normalized']
+
+
+def test_each_readout_has_its_column(probed, compare, tmp_path):
+    folders = [probed('a', 'ssv2', 0.6), probed('b', 'davis', 0.5)]
+    path = tmp_path / 'a' / 'results.json'
+    found = json.loads(path.read_text())
+    measured = {'metric': 'top1', 'higher_is_better': True, 'scores': {}}
+    protocol, schedule = found.pop('protocol'), found.pop('schedule')
+    found['readouts'] = {
+        'knn': measured | {'value': 0.2, 'protocol': {'k': 20}},
+        'attentive': measured | {'value': 0.6, 'protocol': protocol, 'schedule': schedule},
+    }
+    path.write_text(json.dumps(found))
+    lines = compare(*folders)[1]
+    assert lines[0] == ['model', 'SSv2', 'SSv2, kNN', 'DAVIS'] and lines[2] == ['rvm_l.npz', '60.0', '20.0', '50.0']
+    attentive_alone = probed('c', 'ssv2', 0.5, DINO)  # as every probe was before there were other readouts
+    assert compare(folders[0], attentive_alone)[1][2:] == [['rvm_l.npz', '60.0', '20.0'], ['dinov2-large', '50.0', '–']]
+    found['readouts']['knn']['protocol']['k'] = 10
+    (tmp_path / 'd').mkdir()
+    (tmp_path / 'd' / 'results.json').write_text(json.dumps(found))
+    assert 'ssv2 knn was probed with protocol.k 20 and 10, which do not compare' in compare('a', 'd')[2]
+
+
 def test_another_precision_is_another_row(demo, probed, compare, tmp_path):
     path = tmp_path / 'demo' / 'results.json'
     path.write_text(path.read_text().replace('float32', 'bf16'))

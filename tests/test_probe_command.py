@@ -1,6 +1,8 @@
 """`rvm probe` as a user types it, on small stand-ins of the public layouts."""
 
+import contextlib
 import dataclasses
+import io
 import json
 import shutil
 import signal
@@ -11,9 +13,12 @@ import pytest
 from PIL import Image
 
 from rvm_jax import cli
-from rvm_jax.probing import train_readout
+from rvm_jax.errors import Stopped
+from rvm_jax.probing import pooled_features, train_readout
 from rvm_jax.probing.datasets.davis import Davis
 from rvm_jax.probing.demo import demo_readouts, demo_suite
+from rvm_jax.synthetic.render import render
+from rvm_jax.synthetic.scenes import random_scene
 from rvm_jax.synthetic.synthetic_videos import write_video
 
 DAVIS_VIDEOS = ('bear', 'boat')
@@ -79,6 +84,19 @@ def kinetics(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
+def own_videos(tmp_path_factory):
+    """Rendered scenes of two classes: all red, six videos, and all blue, five."""
+    root = tmp_path_factory.mktemp('own')
+    for channel, (label, count) in enumerate({'red': 6, 'blue': 5}.items()):
+        (root / label).mkdir()
+        for number in range(count):
+            frames = render(random_scene(np.random.default_rng((channel, number)), 8, 32, 32))
+            frames[..., [1, 2 - 2 * channel]] = 0
+            write_video(root / label / f'{number}.mp4', frames)
+    return root
+
+
+@pytest.fixture(scope='module')
 def other_kinetics(kinetics, tmp_path_factory):
     """The same videos with another class."""
     root = tmp_path_factory.mktemp('others') / 'kinetics'
@@ -121,7 +139,104 @@ def test_a_readout_is_trained_on_frozen_features(export, kinetics, tmp_path, cap
     assert rvm(*line, '--set', 'schedule.peak_lr=1e-3') == 2
     warning, error = capsys.readouterr().err.splitlines()
     assert warning.startswith('the data has 2 classes, fewer than the 400 of the task')
-    assert 'holds another probe: its schedule is' in error and '--output' in error
+    assert 'holds another probe: its schedule.peak_lr is 0.0003, not 0.001' in error and '--output' in error
+
+
+SMALL_FOLDER = ('--set', 'data.num_frames=2', '--set', 'data.num_clips=2')
+SHORT = ('--set', 'schedule.steps=30', '--set', 'schedule.warmup=5')
+
+
+@pytest.fixture(scope='module')
+def own_probe(export, own_videos, tmp_path_factory):
+    """The folder of a probe of own videos, whose lines are in said.txt."""
+    output = tmp_path_factory.mktemp('probes') / 'own'
+    line = (
+        'probe',
+        '--model',
+        export,
+        '--task',
+        'folder',
+        '--data',
+        own_videos,
+        '--output',
+        output,
+        *SMALL_FOLDER,
+        *SHORT,
+    )
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        assert rvm(*line) == 0
+    (output / 'said.txt').write_text(said.getvalue())
+    return output
+
+
+def test_own_labels_are_read_in_three_ways(own_probe):
+    output = own_probe
+    found = json.loads((output / 'results.json').read_text())
+    assert list(found['readouts']) == ['attentive', 'linear', 'knn']
+    assert [found['readouts'][name]['value'] for name in ('attentive', 'linear', 'knn')] == [1, 1, 1]
+    assert found['readouts']['knn']['protocol'] == {'k': 20, 'temperature': 0.07}
+    assert found['readouts']['attentive']['protocol']['num_classes'] == 2
+    assert found['readouts']['attentive']['schedule']['steps'] == 30
+    assert found['value'] == 1 and found['scores'] == {'top1': 1, 'chance': 0.5} and 'protocol' not in found
+    data = found['data']['evaluated']
+    assert (data['videos'], data['classes'], data['examples'], data['image_size']) == (2, 2, 4, None)
+    assert found['clip_format'] == {'image_size': 32, 'most_fps': 10.0}
+    assert (output / 'split.csv').read_text().count(',val\n') == 2
+    row = (output / 'table.md').read_text()
+    assert row.startswith('| model | folder top1 | folder linear top1 | folder knn top1 |')
+    assert (output / 'prediction_3.png').exists()
+    said = (output / 'said.txt').read_text().splitlines()
+    assert said[0] == f'2 classes, 9 videos for training, 2 held out, listed in {output}/split.csv'
+    assert [[cell.strip() for cell in text.split('  ') if cell] for text in said[1:6]] == [
+        ['own videos', 'top-1 (%)'], ['attentive', '100.0'], ['linear', '100.0'], ['kNN', '100.0'],
+        ['always the commonest class', '50.0'],
+    ]  # fmt: skip
+
+
+def test_probes_of_own_videos_are_compared(export, own_videos, own_probe, tmp_path, capsys):
+    random = tmp_path / 'random'
+    line = ('probe', '--model', export, '--task', 'folder', '--data', own_videos, '--output', random, *SMALL_FOLDER)
+    assert rvm(*line, '--readout', 'knn', '--random-weights') == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [text.split('  ')[0] for text in said[1:4]] == ['own videos', 'kNN', 'always the commonest class']
+    found = json.loads((random / 'results.json').read_text())
+    assert list(found['readouts']) == ['knn'] and found['model']['random_weights']
+    assert not (random / 'curve.png').exists() and (random / 'prediction_0.png').exists()
+    assert rvm('compare', own_probe, random) == 0
+    rows = [
+        [cell.strip() for cell in text.split('  ') if cell] for text in capsys.readouterr().out.splitlines()
+    ]  # fmt: skip
+    assert rows[0] == ['model', 'own videos', 'own videos, linear', 'own videos, kNN']
+    assert rows[2] == ['export', '100.0', '100.0', '100.0'] and rows[3][:3] == ['export random weights', '–', '–']
+
+
+def test_readouts_that_are_finished_are_kept(export, own_videos, own_probe, tmp_path, monkeypatch):
+    line = ('probe', '--model', export, '--task', 'folder', '--data', own_videos, '--output', tmp_path / 'probe')
+    line = (*line, *SMALL_FOLDER, '--set', 'schedule.steps=1', '--set', 'schedule.warmup=0')
+
+    def stopped(*_, **__):
+        raise Stopped('stopped')
+
+    with monkeypatch.context() as patched:
+        patched.setattr(train_readout, 'train_readout', stopped)
+        assert rvm(*line) == 75
+    monkeypatch.setattr(pooled_features, 'read', stopped)
+    assert rvm(*line) == 0
+    before, now = (
+        json.loads((folder / 'results.json').read_text())['readouts'] for folder in (own_probe, tmp_path / 'probe')
+    )
+    assert [now[name] for name in ('linear', 'knn')] == [before[name] for name in ('linear', 'knn')]
+
+
+def test_classes_of_public_data_are_read_linearly_too(export, kinetics, tmp_path):
+    output = tmp_path / 'probe'
+    line = ('probe', '--model', export, '--task', 'kinetics400', '--data', kinetics, '--output', output)
+    size = ('--set', 'data.num_frames=4', '--set', 'data.image_size=32', '--set', 'linear.penalties=(1.0,0.1)')
+    assert rvm(*line, *size, '--readout', 'linear') == 0
+    found = json.loads((output / 'results.json').read_text())
+    assert found['readouts']['linear']['protocol'] == {'penalties': [1.0, 0.1], 'held_back': 0.2}
+    assert 'schedule' not in found and found['data']['evaluated']['examples'] == 6 * 7
 
 
 def test_propagation_resumes_after_the_last_finished_video(export, davis, tmp_path, monkeypatch, capsys):
@@ -187,7 +302,13 @@ def test_the_demo_runs_every_task_on_every_backbone(export, tmp_path, capsys, fe
 @pytest.mark.parametrize(
     ('words', 'expected'),
     [
-        (('--task', 'ssv3'), '--task ssv3: is not a task; take demo, quick, ssv2, '),
+        (('--task', 'ssv3'), '--task ssv3: is not a task; take demo, quick, folder, ssv2, '),
+        (('--task', 'davis', '--data', 'DAVIS', '--readout', 'knn'), '--readout knn: is not a readout of davis; leave'),
+        (('--task', 'waymo', '--data', '.', '--readout', 'knn'), 'is not a readout of waymo; take attentive'),
+        (('--task', 'demo', '--readout', 'knn'), '--readout with --task demo: the suite has settings'),
+        (('--task', 'folder', '--data', 'OWN', '--readout', 'knn', '--set', 'linear.k=3'), 'settings begin data, knn'),
+        (('--task', 'folder', '--data', 'OWN', '--set', 'knn.k=0'), 'it takes an integer of at least 1'),
+        (('--task', 'folder', '--data', 'nowhere'), 'nowhere: does not exist; give a folder with a subfolder'),
         (('--task', 'davis'), '--task davis: needs its dataset; give its folder with --data'),
         (('--task', 'davis', '--data', 'nowhere'), 'DAVIS'),
         (
@@ -220,10 +341,11 @@ def test_the_demo_runs_every_task_on_every_backbone(export, tmp_path, capsys, fe
     ],
 )
 def test_a_mistake_is_one_line_and_leaves_nothing(
-    export, davis, kinetics, other_kinetics, tmp_path, capsys, words, expected
+    export, davis, kinetics, other_kinetics, own_videos, tmp_path, capsys, words, expected
 ):
     output = tmp_path / 'probe'
-    words = [{'DAVIS': davis, 'KINETICS': kinetics, 'OTHERS': other_kinetics}.get(word, word) for word in words]
+    places = {'DAVIS': davis, 'KINETICS': kinetics, 'OTHERS': other_kinetics, 'OWN': own_videos}
+    words = [places.get(word, word) for word in words]
     assert rvm('probe', '--model', export, '--output', output, *words) == 2
     error = capsys.readouterr().err
     assert error.count('\n') == 1 and expected in error

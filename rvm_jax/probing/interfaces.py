@@ -13,7 +13,11 @@ if TYPE_CHECKING:
 
 
 class ClipSource(Protocol):
-    """A dataset of clips for a readout; its class is called as Dataset(root, split, **settings)."""
+    """A dataset of clips for a readout; its class is called as Dataset(root, split, **settings).
+
+    Some members are optional: `fitted(model)` gives the source for the image size and the frame rate of a model, which
+    `clip_format` states, `facts` is a dict that results store, and `table()` the text of a CSV file with all videos.
+    """
 
     num_frames: int
 
@@ -40,8 +44,8 @@ class VideoSource(Protocol):
 class ReadoutTask(Protocol):
     """A task whose readout is trained: a frozen dataclass whose fields are its settings.
 
-    Two members are optional: `check(evaluated, trained)` raises UserError if the data do not fit the task, and `unused`
-    names settings that the chosen readout does not read.
+    Two members are optional: `fitted(evaluated, trained)` gives the task for these sources, or raises UserError if they
+    do not fit it, and `unused` names settings that the chosen readout does not read.
     """
 
     def readout(self, width: int, num_frames: int, rngs: 'nnx.Rngs') -> 'nnx.Module':

@@ -8,10 +8,12 @@ A row names its classes as 'module:Class', and they are imported when the benchm
 table for their help, which must not start JAX.
 """
 
+import collections
 import dataclasses
 import importlib
+import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rvm_jax import plugins
@@ -21,7 +23,12 @@ from rvm_jax.probing import settings
 if TYPE_CHECKING:
     from rvm_jax.probing.train_readout import Schedule
 
-DATASETS, TASKS = 'rvm_jax.probing.datasets', 'rvm_jax.probing.tasks'  # where a name that starts with a dot is
+# Where a name that starts with a dot is.
+DATASETS, TASKS, READOUTS = 'rvm_jax.probing.datasets', 'rvm_jax.probing.tasks', 'rvm_jax.probing.readouts'
+RECOGNITION, WIDE = '.recognition:Recognition', {'channels': 1024, 'heads': 16}
+LEAST_STEPS = 100  # of a schedule that follows the number of videos
+ATTENTIVE = 'attentive'  # the readout of every trained benchmark: a module that learns by steps
+POOLED = {'linear': '.pooled:Linear', 'knn': '.pooled:NearestClips'}  # beside it, if the answer is a class
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +46,10 @@ class Metric:
     def heading(self) -> str:
         """Title and unit, as the head of a column."""
         return f'{self.title} ({self.unit})' if self.unit else self.title
+
+    def text(self, value: float) -> str:
+        """A value as papers print it."""
+        return f'{self.factor * value:.{self.decimals}f}'
 
 
 TOP1 = Metric('top1', 'top-1', '%', factor=100, decimals=1)
@@ -89,11 +100,18 @@ class Benchmark:
     schedule: Mapping[str, Any] | None = dataclasses.field(default_factory=dict)  # likewise; None: nothing is trained
     train_dataset: str | type | None = None  # if training reads another dataset than evaluation
     has_one_readout: bool = False  # either a streaming or an offline one, without a choice
+    readouts: tuple[str, ...] = (ATTENTIVE,)  # those of a probe that does not choose
+    passes: int | None = None  # over the videos for training; the steps of the schedule are then the most
 
     @property
     def is_trained(self) -> bool:
         """Whether a readout is trained; else labels are propagated."""
         return self.schedule is not None
+
+    @property
+    def all_readouts(self) -> tuple[str, ...]:
+        """The readouts that a probe may choose."""
+        return (ATTENTIVE,) * self.is_trained + tuple(POOLED) * (self.task == RECOGNITION)
 
     def make_task(self) -> Any:
         """The task with its published settings."""
@@ -111,11 +129,21 @@ class Benchmark:
         return found | {'trained': _load(self.train_dataset or self.dataset, DATASETS)} if self.is_trained else found
 
 
-RECOGNITION, WIDE = '.recognition:Recognition', {'channels': 1024, 'heads': 16}
 BENCHMARKS = {  # in the order of the columns of a table
+    'folder': Benchmark(
+        'own videos', TOP1, '.own_videos:OwnVideos', RECOGNITION, {'num_classes': 0, 'channels': 256, 'heads': 4},
+        schedule={'steps': 2000, 'batch_size': 8, 'peak_lr': 1e-3, 'warmup': 20},
+        readouts=(ATTENTIVE, *POOLED), passes=30,
+    ),
     'ssv2': Benchmark('SSv2', TOP1, '.ssv2:SSv2', RECOGNITION, {'num_classes': 174}),
     'kinetics400': Benchmark('Kinetics-400', TOP1, '.kinetics:Kinetics', RECOGNITION, {'num_classes': 400, **WIDE}),
     'kinetics700': Benchmark('Kinetics-700', TOP1, '.kinetics:Kinetics', RECOGNITION, {'num_classes': 700, **WIDE}),
+    'ucf101': Benchmark(
+        'UCF101', TOP1, '.ucf101:UCF101', RECOGNITION, {'num_classes': 101, **WIDE}, schedule={'steps': 10_000}
+    ),
+    'hmdb51': Benchmark(
+        'HMDB51', TOP1, '.hmdb51:HMDB51', RECOGNITION, {'num_classes': 51, **WIDE}, schedule={'steps': 5_000}
+    ),
     'imagenet': Benchmark(
         'ImageNet', TOP1, '.imagenet:ImageNet', RECOGNITION, {'num_classes': 1000},
         schedule={'steps': 200_182, 'batch_size': 64},
@@ -151,6 +179,24 @@ def find_metric(name: str) -> Metric:
     return next((metric for metric in known if metric.name == name), Metric(name, name))
 
 
+def column(task: str, readout: str) -> str:
+    """The name of a column of a table: the task, with the readout if it is one of POOLED."""
+    return task if readout == ATTENTIVE else f'{task} {readout}'
+
+
+def readout_title(readout: str) -> str:
+    """What papers call a readout."""
+    return {'knn': 'kNN'}.get(readout, readout)
+
+
+def title(name: str) -> str:
+    """What papers call a column; a task of the demo has only its name."""
+    task, _, readout = name.partition(' ')
+    if task not in BENCHMARKS:
+        return name
+    return f'{BENCHMARKS[task].title}, {readout_title(readout)}' if readout else BENCHMARKS[task].title
+
+
 @dataclasses.dataclass(frozen=True)
 class OpenBenchmark:
     """What `runner` runs. train and schedule are None if nothing is trained; sources are as in `interfaces`."""
@@ -163,15 +209,21 @@ class OpenBenchmark:
     schedule: 'Schedule | None'
     data: dict[str, dict]  # {'evaluated': settings of the dataset, 'trained': the same}
     roots: dict[str, str]  # folders of the datasets
+    readouts: dict[str, Any]  # {name: of `readouts.pooled`, or None for the attentive one}; {} if nothing is trained
 
 
 def open_benchmark(
-    name: str, root: str | None, train_root: str | None = None, given: Iterable[tuple[str, str]] = ()
+    name: str,
+    root: str | None,
+    train_root: str | None = None,
+    given: Iterable[tuple[str, str]] = (),
+    readouts: Sequence[str] | None = None,
 ) -> OpenBenchmark:
     """Open a benchmark, or one of one's own at MODULE:NAME, whose dataset is at root.
 
     train_root is the dataset for training if it is another one. given is [(key, text), ...]: key is task.NAME,
-    data.NAME or schedule.NAME. Raises UserError for files that are missing and for settings that do not exist.
+    data.NAME, schedule.NAME, linear.NAME or knn.NAME. readouts are some of `Benchmark.all_readouts`. Raises UserError
+    for files that are missing and for settings that do not exist.
     """
     is_own = plugins.is_name(name)
     if not is_own and name not in BENCHMARKS:
@@ -182,24 +234,57 @@ def open_benchmark(
     benchmark = plugins.load(name, plugins.TASK) if is_own else BENCHMARKS[name]
     if train_root is not None and not benchmark.is_trained:
         raise UserError(f'--task {name} with --train-data', 'does not train a readout', 'leave --train-data out')
-    groups = _by_group(given, ('task', 'data', 'schedule') if benchmark.is_trained else ('task', 'data'))
+    wanted = _choose_readouts(name, benchmark, readouts)
+    groups = _by_group(given, _group_names(benchmark, wanted))
     task = _make_task(benchmark, groups['task'])
+    pooled = {one: _replaced(open_pooled(one), groups[one], one) for one in wanted if one in POOLED}
     schedule = _replaced(benchmark.make_schedule(), groups['schedule'], 'schedule') if benchmark.is_trained else None
     datasets = benchmark.datasets()
     chosen = _dataset_settings(datasets, groups['data'])
     _check_size(task, chosen)
     roots, splits = {'evaluated': root, 'trained': train_root or root}, {'evaluated': 'val', 'trained': 'train'}
     sources = {part: dataset(roots[part], splits[part], **chosen[part]) for part, dataset in datasets.items()}
-    if hasattr(task, 'check'):
-        task.check(sources['evaluated'], sources.get('trained'))
+    if hasattr(task, 'fitted'):
+        task = task.fitted(sources['evaluated'], sources['trained'])
+    if schedule is not None and benchmark.passes and 'steps' not in groups['schedule']:
+        schedule = _scaled(schedule, benchmark.passes * len(sources['trained']))
     data = {
         part: {'dataset': dataset.__name__, 'split': splits[part], 'examples': len(sources[part]), **chosen[part]}
+        | getattr(sources[part], 'facts', {})
         for part, dataset in datasets.items()
     }
     return OpenBenchmark(
         name, benchmark.metric, task, sources['evaluated'], sources.get('trained'), schedule, data,
-        {part: os.path.abspath(roots[part]) for part in datasets},
+        {part: os.path.abspath(roots[part]) for part in datasets}, {one: pooled.get(one) for one in wanted},
     )  # fmt: skip
+
+
+def open_pooled(name: str) -> Any:
+    """The readout of this name in POOLED, with its default settings."""
+    return _load(POOLED[name], READOUTS)()
+
+
+def _choose_readouts(name, benchmark, readouts):
+    """The readouts of a probe, each once. UserError for one that the benchmark does not have."""
+    for readout in readouts or ():
+        if readout not in benchmark.all_readouts:
+            has = f'take {", ".join(benchmark.all_readouts)}' if benchmark.all_readouts else 'leave it out'
+            raise UserError(f'--readout {readout}', f'is not a readout of {name}', has)
+    return tuple(dict.fromkeys(readouts or (benchmark.readouts if benchmark.is_trained else ())))
+
+
+def _group_names(benchmark, readouts):
+    """The groups of settings that a probe has."""
+    if not benchmark.is_trained:
+        return 'task', 'data'
+    trained = ('task', 'data', 'schedule') if ATTENTIVE in readouts else ('data',)
+    return *trained, *(readout for readout in readouts if readout in POOLED)
+
+
+def _scaled(schedule, clips):
+    """The schedule with as many steps as these clips need, but no more than it has."""
+    steps = min(max(math.ceil(clips / schedule.batch_size), LEAST_STEPS), schedule.steps)
+    return dataclasses.replace(schedule, steps=steps, warmup=min(schedule.warmup, steps - 1))
 
 
 def _load(name, package):
@@ -228,10 +313,10 @@ def _check_size(task, chosen):
 
 def _by_group(given, groups):
     """{group: {name: text}} of settings; UserError for one of another group, or one that is given twice."""
-    found: dict[str, dict[str, str]] = {group: {} for group in groups}
+    found: dict[str, dict[str, str]] = collections.defaultdict(dict)
     for key, text in given:
         group, _, name = key.partition('.')
-        if group not in found:
+        if group not in groups:
             raise UserError(f'--set {key}={text}', 'is not a setting', f'settings begin {", ".join(groups)}')
         if name in found[group]:
             raise UserError(f'--set {key}={text}', f'was set to {found[group][name]} before', 'set it once')

@@ -11,10 +11,11 @@ from typing import Any
 
 from rvm_jax.data.shard_format import MOST_CHARACTERS
 from rvm_jax.errors import UserError, printable
-from rvm_jax.probing.registry import BENCHMARKS
+from rvm_jax.probing.registry import ATTENTIVE, BENCHMARKS, column
 from rvm_jax.storage import atomic, files
 
 RESULTS, SETTINGS, ROW, CURVE = 'results.json', 'settings.json', 'table.md', 'curve.png'
+SPLIT, POOLED = 'split.csv', 'pooled.json'  # which of one's own videos are held out; scores of finished readouts
 Path = str | os.PathLike
 
 
@@ -30,11 +31,12 @@ def open_folder(folder: Path, settings: Mapping[str, Any]) -> Any | None:
     if before is not None and not isinstance(before, dict):
         raise UserError(path, 'does not hold settings of a probe', 'choose another --output')
     if before is not None:
-        different = sorted(key for key in before.keys() | settings.keys() if before.get(key) != settings.get(key))
+        was, now = _flat(before), _flat(settings)
+        different = sorted(key for key in was.keys() | now.keys() if was.get(key) != now.get(key))
         if different:
             key = different[0]
             raise UserError(
-                folder, f'holds another probe: its {key} is {before.get(key)}, not {settings.get(key)}',
+                folder, f'holds another probe: its {key} is {was.get(key)}, not {now.get(key)}',
                 'choose another --output',
             )  # fmt: skip
     elif set(os.listdir(folder)) - {SETTINGS}:
@@ -56,6 +58,11 @@ def read_json(path: Path) -> Any | None:
 def write_json(path: Path, values: Any) -> None:
     """Write values as JSON; the file appears complete or not at all."""
     atomic.write_bytes(path, (json.dumps(values, indent=2) + '\n').encode())
+
+
+def by_column(task: str, found: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """{column of a table: its metric, value, ...} of the results of a benchmark, which may have several readouts."""
+    return {column(task, readout): measured for readout, measured in found.get('readouts', {ATTENTIVE: found}).items()}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,8 +114,11 @@ def read_scores(folder: str) -> list[Score]:
 
 
 def _scores(folder, found):
-    if found['task'] != 'demo':
-        return [_score(folder, found, found['task'], found, found['model'])]
+    if 'results' not in found:
+        return [
+            _score(folder, found | {'protocol': {}, 'schedule': {}} | measured, task, measured, found['model'])
+            for task, measured in by_column(found['task'], found).items()
+        ]
     scores = []
     for backbone, of_one in found['results'].items():
         facts = found['models'][backbone]

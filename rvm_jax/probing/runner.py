@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from rvm_jax.probing import drawing, feature_batches, results, tables, train_readout
+from rvm_jax.probing import drawing, feature_batches, pooled_features, results, tables, train_readout
 from rvm_jax.probing.backbone import Backbone
 from rvm_jax.probing.datasets.reading.labelled_frames import LabelledFrames
 from rvm_jax.probing.interfaces import PropagationTask
-from rvm_jax.probing.registry import OpenBenchmark
+from rvm_jax.probing.registry import ATTENTIVE, OpenBenchmark
 from rvm_jax.probing.tasks import propagation
 from rvm_jax.signals import StopRequest
 from rvm_jax.storage import atomic
@@ -38,65 +38,124 @@ def run_benchmark(
 
     Raises UserError for the folder of another probe, and Stopped on SIGTERM or Ctrl-C: the same call resumes.
     """
-    settings = {
-        'task': benchmark.name,
-        'model': backbone.describe(),
-        'protocol': dataclasses.asdict(benchmark.task),
-        'seed': seed,
-        'data': benchmark.data,
-        'roots': benchmark.roots,
-    }
-    if benchmark.schedule is not None:
-        settings['schedule'] = dataclasses.asdict(benchmark.schedule)
+    benchmark = _fitted(benchmark, backbone)
+    settings = _settings(benchmark, backbone, seed)
     found = results.open_folder(folder, settings)
     if found is not None:
         return found
     start = time.monotonic()
+    left_out: dict[str, list[str]] = {}
     with run_lock(folder, '--output'), StopRequest() as stop:
-        if benchmark.schedule is not None:
+        if benchmark.train is not None:
             scores, left_out = _read_out(benchmark, backbone, folder, seed, stop, progress)
         else:
-            scores, left_out = _propagate(benchmark, backbone, folder, stop, progress), {}
-    metric = benchmark.metric
-    found = settings | {
-        'metric': metric.name,
-        'value': scores[metric.name],
-        'higher_is_better': metric.higher_is_better,
-        'scores': scores,
-        'left_out': left_out,
-        'seconds': round(time.monotonic() - start),
-        'version': version(),
-    }
-    row = [backbone.name, tables.number(scores[metric.name])]
-    table = markdown(['model', f'{benchmark.name} {metric.name}'], [row])
-    atomic.write_bytes(os.path.join(folder, results.ROW), table.encode())
+            scores = {ATTENTIVE: _propagate(benchmark, backbone, folder, stop, progress)}
+    measured = {readout: _measured(benchmark.metric, of_one) for readout, of_one in scores.items()}
+    found = settings | next(iter(measured.values()))
+    if 'readouts' in settings:
+        found['readouts'] = {readout: settings['readouts'][readout] | measured[readout] for readout in measured}
+    if hasattr(benchmark.evaluated, 'clip_format'):
+        found['clip_format'] = benchmark.evaluated.clip_format
+    found |= {'left_out': left_out, 'seconds': round(time.monotonic() - start), 'version': version()}
+    columns = results.by_column(benchmark.name, found)
+    header = ['model', *(f'{name} {benchmark.metric.name}' for name in columns)]
+    row = [backbone.name, *(tables.number(column['value']) for column in columns.values())]
+    atomic.write_bytes(os.path.join(folder, results.ROW), markdown(header, [row]).encode())
     results.write_json(os.path.join(folder, results.RESULTS), found)
     return found
 
 
+def _fitted(benchmark, backbone):
+    """The benchmark with clips as the backbone wants them, if its sources ask."""
+    sources = {'train': benchmark.train, 'evaluated': benchmark.evaluated}
+    fitted = {part: source.fitted(backbone) for part, source in sources.items() if hasattr(source, 'fitted')}
+    return dataclasses.replace(benchmark, **fitted)
+
+
+def _settings(benchmark, backbone, seed):
+    """What a probe is; protocol and schedule are those of each readout if there are others than the attentive one."""
+    settings = {
+        'task': benchmark.name,
+        'model': backbone.describe(),
+        'seed': seed,
+        'data': benchmark.data,
+        'roots': benchmark.roots,
+    }
+    trained = {'protocol': dataclasses.asdict(benchmark.task)}
+    if benchmark.schedule is not None:
+        trained['schedule'] = dataclasses.asdict(benchmark.schedule)
+    if benchmark.readouts.keys() <= {ATTENTIVE}:
+        return settings | trained
+    readouts = {
+        name: trained if pooled is None else {'protocol': dataclasses.asdict(pooled)}
+        for name, pooled in benchmark.readouts.items()
+    }
+    return settings | {'readouts': readouts}
+
+
+def _measured(metric, scores):
+    """A score of a table, and all others beside it."""
+    value = {'metric': metric.name, 'value': scores[metric.name], 'higher_is_better': metric.higher_is_better}
+    return value | {'scores': scores}
+
+
 def _read_out(benchmark, backbone, folder, seed, stop, progress):
-    """Scores of a readout, which is trained first; and the clips that could not be read."""
-    task, schedule = benchmark.task, benchmark.schedule
+    """{readout: its scores}, and the clips that could not be read."""
     train, evaluated = (feature_batches.Batches(backbone, source) for source in (benchmark.train, benchmark.evaluated))
+    extras = Extras('the scores do not need it')
+    if hasattr(benchmark.evaluated, 'table'):
+        listed = benchmark.evaluated.table().encode(errors='surrogateescape')
+        extras.attempt('split', atomic.write_bytes, os.path.join(folder, results.SPLIT), listed)
+    pooled = {name: readout for name, readout in benchmark.readouts.items() if readout is not None}
+    scores, shown = {}, []
+    if pooled:
+        scores, shown = _fit_pooled(benchmark, pooled, train, evaluated, folder, stop, progress)
+    if ATTENTIVE in benchmark.readouts:
+        scores[ATTENTIVE], shown = _train_attentive(benchmark, train, evaluated, folder, seed, stop, progress, extras)
+    classes = getattr(benchmark.evaluated, 'classes', None)
+    for number, (prediction, example) in enumerate(shown):
+        path = os.path.join(folder, f'prediction_{number}.png')
+        draw = functools.partial(drawing.picture, example['video_THWC'], prediction, example, classes)
+        extras.attempt('pictures', _write_picture, path, draw)
+    left_out = {'training': list(train.failed.values()), 'evaluation': list(evaluated.failed.values())}
+    return {name: scores[name] for name in benchmark.readouts}, left_out
+
+
+def _fit_pooled(benchmark, pooled, train, evaluated, folder, stop, progress):
+    """{readout: scores} of the readouts of averaged features, kept in the folder; and clips to draw."""
+    path = os.path.join(folder, results.POOLED)
+    kept = results.read_json(path)
+    if kept is not None:
+        train.failed.update(dict(kept['failed'][0]))
+        evaluated.failed.update(dict(kept['failed'][1]))
+        return kept['scores'], []
+    bar = progress.add_task('features for linear and kNN', total=len(train) + len(evaluated))
+    read = functools.partial(
+        pooled_features.read, batch_size=benchmark.schedule.batch_size, stop=stop,
+        progress=lambda count: progress.advance(bar, count),
+    )  # fmt: skip
+    known, asked = read(train), read(evaluated, shown=_pictured(len(evaluated)))
+    scores, shown = pooled_features.score(benchmark.task, pooled, known, asked)
+    failed = [sorted(data.failed.items()) for data in (train, evaluated)]
+    results.write_json(path, {'scores': scores, 'failed': failed})
+    return scores, shown
+
+
+def _train_attentive(benchmark, train, evaluated, folder, seed, stop, progress, extras):
+    """Scores of the readout that learns by steps, and clips to draw."""
+    task, schedule = benchmark.task, benchmark.schedule
     bar = progress.add_task('training the readout', total=schedule.steps)
     with Checkpoints(folder, keep=1) as checkpoints:
         readout, curve = train_readout.train_readout(
             task, train, schedule, seed=seed, checkpoints=checkpoints, stop=stop,
             progress=lambda step, loss: progress.update(bar, completed=step),
         )  # fmt: skip
-    extras = Extras('the scores do not need it')
     extras.attempt('pictures', draw_curve, os.path.join(folder, results.CURVE), curve)
     bar = progress.add_task('evaluating', total=len(evaluated))
-    scores, shown = train_readout.evaluate_readout(
+    return train_readout.evaluate_readout(
         task, evaluated, readout, batch_size=schedule.batch_size, shown=_pictured(len(evaluated)), stop=stop,
         progress=lambda done: progress.update(bar, completed=done),
     )  # fmt: skip
-    classes = getattr(benchmark.evaluated, 'classes', None)
-    for number, (prediction, example) in enumerate(shown):
-        path = os.path.join(folder, f'prediction_{number}.png')
-        draw = functools.partial(drawing.picture, example['video_THWC'], prediction, example, classes)
-        extras.attempt('pictures', _write_picture, path, draw)
-    return scores, {'training': list(train.failed.values()), 'evaluation': list(evaluated.failed.values())}
 
 
 def _propagate(benchmark, backbone, folder, stop, progress):

@@ -105,6 +105,7 @@ def _is_range(value):
 
 
 ABOVE_ZERO = 'a number above 0', lambda value: type(value) in NUMBERS and 0 < value < float('inf')
+SHARE = 'a number between 0 and 1', lambda value: type(value) is float and 0 < value < 1
 FROM_ZERO = 'an integer of at least 0', lambda value: type(value) is int and value >= 0
 LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # settings for which the type of the default is not enough
     'crop_area': ('two numbers, 0 < low <= high <= 1', lambda value: _is_range(value) and value[1] <= 1),
@@ -112,9 +113,16 @@ LIMITS: dict[str, tuple[str, Callable[[Any], bool]]] = {  # settings for which t
     'decoder_zeros': FROM_ZERO,
     'flip': ('a number from 0 to 1', lambda value: type(value) is float and 0 <= value <= 1),
     'fps': ABOVE_ZERO,
+    'held_back': SHARE,
+    'held_out': SHARE,
+    'image_size': ('an integer of at least 1', lambda value: type(value) is int and value >= 1),
     'max_depth': ABOVE_ZERO,
     'metric_scale': ('the path of a JSON file', lambda value: isinstance(value, str)),
+    'num_classes': FROM_ZERO,
+    'penalties': ('numbers above 0', lambda value: _are_numbers(value) and value and min(value) > 0),
     'radius': ABOVE_ZERO,
+    'scored': ('val or test', lambda value: value in ('val', 'test')),
+    'split_number': ('1, 2 or 3', lambda value: value in (1, 2, 3)),
     'temperature': ABOVE_ZERO,
     'warmup': FROM_ZERO,
 }

@@ -14,7 +14,7 @@ import numpy as np
 from rvm_jax import terminal
 from rvm_jax.errors import UserError
 from rvm_jax.probing import results
-from rvm_jax.probing.registry import BENCHMARKS, find_metric
+from rvm_jax.probing.registry import ATTENTIVE, BENCHMARKS, POOLED, column, find_metric, title
 from rvm_jax.probing.results import Score
 from rvm_jax.storage import atomic
 from rvm_jax.version import version
@@ -59,13 +59,14 @@ def compare(found: Sequence[Score]) -> Table:
     rows = _rows(found)
     labels = _labels(rows)
     metrics = {score.task: (score.metric, score.higher_is_better) for score in found}
-    metrics = {task: metrics[task] for task in [*BENCHMARKS, *metrics] if task in metrics}
+    columns_of_papers = [column(task, readout) for task in BENCHMARKS for readout in (ATTENTIVE, *POOLED)]
+    metrics = {task: metrics[task] for task in [*columns_of_papers, *metrics] if task in metrics}
     means = {
         label: {task: float(np.mean([score.value for score in seeds])) for task, seeds in row.items()}
         for label, row in zip(labels, rows, strict=True)
     }
     lacking = {
-        label: [_title(task) for task in metrics if not np.isfinite(values.get(task, np.nan))]
+        label: [title(task) for task in metrics if not np.isfinite(values.get(task, np.nan))]
         for label, values in means.items()
     }
     columns = [_column(task, *metrics[task], rows) for task in metrics]
@@ -217,11 +218,6 @@ def _short(paths):
     return short
 
 
-def _title(task):
-    """The title of a column; a task of the demo has only its name."""
-    return BENCHMARKS[task].title if task in BENCHMARKS else task
-
-
 def _column(task, name, higher_is_better, rows):
     """(title, metric, text of each row, which are the best) of a task."""
     metric = find_metric(name)
@@ -232,7 +228,7 @@ def _column(task, name, higher_is_better, rows):
     for row, seeds in enumerate(values):
         if len(seeds) > 1 and np.isfinite(means[row]):
             texts[row] += f' ± {np.std(seeds, ddof=1):.{metric.decimals}f}'
-    return _title(task), f'{metric.heading} {arrow(higher_is_better)}', texts, best
+    return title(task), f'{metric.heading} {arrow(higher_is_better)}', texts, best
 
 
 def _best(texts, values, higher_is_better):

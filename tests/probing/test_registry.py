@@ -1,5 +1,6 @@
 """The benchmarks against what RVM published (section 11.1 and Table 7), and how one is added."""
 
+import dataclasses
 import json
 import math
 import pathlib
@@ -10,7 +11,7 @@ import pytest
 from flax import nnx
 
 from rvm_jax import cli
-from rvm_jax.probing import settings
+from rvm_jax.probing import registry, settings
 from rvm_jax.probing.registry import BENCHMARKS, Benchmark, Metric
 
 DOCS = pathlib.Path(__file__).parents[2] / 'docs' / 'probing.md'
@@ -61,6 +62,33 @@ def test_clips_of_actions_are_as_published():
 def test_readouts_have_the_published_number_of_parameters(name, width, count):
     readout = nnx.eval_shape(lambda: BENCHMARKS[name].make_task().readout(width, 16, nnx.Rngs(0)))
     assert sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(nnx.state(readout, nnx.Param))) == count
+
+
+@pytest.mark.parametrize(('videos', 'given', 'steps'), [(4, {}, 100), (60, {}, 180), (60, {'steps': '50'}, 50)])
+def test_steps_follow_the_number_of_own_videos(tmp_path, videos, given, steps):
+    for label in ('a', 'b'):
+        (tmp_path / label).mkdir()
+        for number in range(videos // 2):
+            (tmp_path / label / f'{number}.mp4').write_text(f'{label} {number}')
+    opened = registry.open_benchmark(
+        'folder', tmp_path, given=[(f'schedule.{name}', text) for name, text in given.items()]
+    )
+    assert (opened.schedule.steps, opened.schedule.batch_size, opened.task.num_classes) == (steps, 8, 2)
+    assert list(opened.readouts) == ['attentive', 'linear', 'knn']
+
+
+@pytest.mark.parametrize('name', registry.POOLED)
+def test_other_readouts_take_their_own_defaults(name):
+    readout = registry.open_pooled(name)
+    texts = {key: str(value) for key, value in settings.resolve(readout, {}, name).items()}
+    assert dataclasses.replace(readout, **settings.resolve(readout, texts, name)) == readout
+
+
+def test_public_benchmarks_have_the_published_readout_unless_told_otherwise():
+    for name, benchmark in BENCHMARKS.items():
+        assert benchmark.readouts == ('attentive',) or name == 'folder'
+    assert BENCHMARKS['imagenet'].all_readouts == ('attentive', 'linear', 'knn')
+    assert BENCHMARKS['waymo'].all_readouts == ('attentive',) and BENCHMARKS['davis'].all_readouts == ()
 
 
 def test_a_benchmark_is_one_file_and_one_row(export, tmp_path, monkeypatch, capsys):

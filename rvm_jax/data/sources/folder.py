@@ -193,7 +193,8 @@ def _may_match(pattern, root, path):
     return not NOT_SEARCHED.intersection(folders) - set(pattern.split(os.sep))
 
 
-def _is_searched(folder):
+def is_searched(folder: str) -> bool:
+    """Whether a folder of this name is searched: it is neither hidden nor trash nor a snapshot."""
     return not folder.startswith('.') and folder not in NOT_SEARCHED
 
 
@@ -215,7 +216,7 @@ def _walk(folder):
             continue
         seen.add(real)
         # Sorted: which of two links to one folder counts must not depend on the disk.
-        subdirectories[:] = sorted(filter(_is_searched, subdirectories))
+        subdirectories[:] = sorted(filter(is_searched, subdirectories))
         found.add_files(os.path.join(directory, name) for name in names)
         if frame_folder.looks_like_frames([*names, *subdirectories]):
             found.folders.append(directory)

@@ -49,7 +49,7 @@ class SSv2(LabelledVideos):
             if label not in numbers:
                 raise ORIGIN.broken(table, f'has a template that is not a label ({label[:MOST_CHARACTERS]})')
         items = [(os.path.join(folder, f'{name}.webm'), name, numbers[label]) for name, label in pairs]
-        _check_videos(items, root, folder)
+        ORIGIN.check_videos([path for path, _, _ in items], root)
         super().__init__(
             items, sorted(numbers, key=numbers.__getitem__), num_frames=num_frames, image_size=image_size,
             stride=stride, fps=fps, num_clips=1 if split == 'train' else num_clips, crop_area=crop_area, flip=0.0,
@@ -60,11 +60,3 @@ class SSv2(LabelledVideos):
 def _table(root, name):
     places = [f'{folder}{front}{name}.json' for folder in ('', 'labels/') for front in ('', 'something-something-v2-')]
     return ORIGIN.find(root, 'labels', *places)
-
-
-def _check_videos(items, root, folder):
-    """UserError with the first video that is missing, and how many are missing."""
-    there = set(os.listdir(folder))
-    missing = [path for path, _, _ in items if os.path.basename(path) not in there]
-    if missing:
-        raise ORIGIN.missing(missing[0], f'one of {len(missing)} missing videos of {len(items)}', root)

@@ -1,4 +1,4 @@
-"""Top-1 accuracy."""
+"""Top-1 accuracy, and what it is without looking."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,3 +23,12 @@ def top1(probabilities_NK: Any, labels_N: Any, ids: Sequence[str] | None = None)
         np.add.at(sums, group_N, probabilities_NK)
         probabilities_NK, labels_N = sums / np.bincount(group_N)[:, None], labels_N[first]
     return float(np.mean(probabilities_NK.argmax(axis=1) == labels_N))
+
+
+def chance(labels_N: Any, ids: Sequence[str]) -> float:
+    """Top-1 of the best constant answer: the share of the commonest class; nan if there are no examples.
+
+    Clips that share an id are one video.
+    """
+    labels = list({name: int(label) for name, label in zip(ids, labels_N, strict=True)}.values())
+    return max(np.bincount(labels)) / len(labels) if labels else float('nan')

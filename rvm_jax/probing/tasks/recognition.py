@@ -1,4 +1,4 @@
-"""Which class a clip or an image is: SSv2, Kinetics, ImageNet, Places365, iNaturalist (RVM, section 11; 4DS)."""
+"""Which class a clip or an image is: SSv2, Kinetics, ImageNet, your own videos, ... (RVM, section 11; 4DS)."""
 
 import dataclasses
 import logging
@@ -20,6 +20,7 @@ from rvm_jax.probing.readouts.streaming import FrameReadout
 class Recognition:
     """Cross-entropy of one learned query; sizes as published for SSv2 (Kinetics: channels 1024, heads 16).
 
+    num_classes is 0 for as many classes as the data has.
     streaming: the answer and the loss come from the last frame only. mean_over_time averages features over frames first
     (DIF, for video models on repeated pictures); the time code then has one entry. With repeated pictures, streaming
     reads a core after it has seen all of them.
@@ -35,12 +36,17 @@ class Recognition:
         if self.streaming and self.mean_over_time:
             raise UserError('streaming and mean_over_time', 'are two different ways to read a clip', 'choose one')
 
-    def check(self, evaluated: Any, trained: Any) -> None:
-        """UserError if the sources differ in classes, or have more than the task; a warning if they have fewer."""
+    def fitted(self, evaluated: Any, trained: Any) -> 'Recognition':
+        """The task for these sources, with its number of classes.
+
+        UserError if the sources differ in classes, or have more than the task; a warning if they have fewer.
+        """
         if trained.classes != evaluated.classes:
             reason = 'does not have the classes of --data, or has them in another order'
             raise UserError('--train-data', reason, 'name two parts of one dataset')
         found = len(evaluated.classes)
+        if not self.num_classes:
+            return dataclasses.replace(self, num_classes=found)
         if found > self.num_classes:
             raise UserError(
                 f'{found} classes', f'are in this data, but {self.num_classes} in the task',
@@ -51,6 +57,7 @@ class Recognition:
                 'the data has %d classes, fewer than the %d of the task: scores do not compare with published ones',
                 found, self.num_classes,
             )  # fmt: skip
+        return self
 
     def readout(self, width: int, num_frames: int, rngs: nnx.Rngs) -> nnx.Module:
         """The module that `loss` and `predict` take, for features of this width."""
@@ -77,11 +84,14 @@ class Recognition:
         return {'id': example['id'], 'label': example['label'], **found}
 
     def scores(self, measures: Sequence[dict[str, Any]]) -> dict[str, float]:
-        """Top-1; probabilities of clips that share an id are averaged first."""
+        """`top1`, and `chance`, that of always the commonest class.
+
+        Probabilities of clips that share an id are averaged first.
+        """
         probabilities_NK, labels_N, ids = (
             [one[name] for one in measures] for name in ('probabilities_K', 'label', 'id')
         )
-        return {'top1': metrics.top1(probabilities_NK, labels_N, ids)}
+        return {'top1': metrics.top1(probabilities_NK, labels_N, ids), 'chance': metrics.chance(labels_N, ids)}
 
     def _logits(self, readout, features_BTMD):
         if self.streaming:

@@ -21,3 +21,9 @@ def test_clips_of_a_video_share_a_label():
 
 def test_no_example_gives_nan():
     assert np.isnan(recognition.top1(np.zeros((0, 3)), []))
+
+
+def test_chance_is_the_share_of_videos_of_the_commonest_class():
+    assert recognition.chance([3, 3, 1, 0], ['a', 'a', 'b', 'c']) == pytest.approx(1 / 3)
+    assert recognition.chance([3, 3, 1, 3], ['a', 'a', 'b', 'c']) == pytest.approx(2 / 3)
+    assert np.isnan(recognition.chance([], []))

@@ -43,20 +43,20 @@ def test_features_of_repeated_pictures_can_be_averaged_first():
 
 def test_the_classes_of_data_must_fit_the_task(caplog):
     task, source = Recognition(400), lambda count: types.SimpleNamespace(classes=('a',) * count)
-    task.check(source(400), source(400))
+    task.fitted(source(400), source(400))
     assert not caplog.messages
     with pytest.raises(UserError, match=r'^700 classes: are in this data, but 400 in the task; choose the benchmark'):
-        task.check(source(700), source(700))
-    task.check(source(3), source(3))
+        task.fitted(source(700), source(700))
+    task.fitted(source(3), source(3))
     assert caplog.messages[0].startswith('the data has 3 classes, fewer than the 400 of the task')
     with pytest.raises(UserError, match=r'^--train-data: does not have the classes of --data'):
-        task.check(source(400), source(3))
+        task.fitted(source(400), source(3))
 
 
 def test_clips_of_a_video_vote():
     examples = [{'id': 'a', 'label': 1}, {'id': 'a', 'label': 1}, {'id': 'b', 'label': 0}]
     found = [{'probabilities_K': np.array(p)} for p in ([0.6, 0.4], [0.1, 0.9], [0.3, 0.7])]
-    assert scores_of(Recognition(2), found, examples) == {'top1': 0.5}
+    assert scores_of(Recognition(2), found, examples) == {'top1': 0.5, 'chance': 0.5}
 
 
 @pytest.mark.parametrize('streaming', [False, True])

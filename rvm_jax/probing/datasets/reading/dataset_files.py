@@ -40,6 +40,14 @@ class DatasetFiles:
         fix = f'download {self.name} ({self.site}) and put it into {root} as {self.layout}'
         return UserError(path, f'is not there ({what} of {self.name})', fix)
 
+    def check_videos(self, paths: Sequence[str], root: str) -> None:
+        """UserError with the first video that is not there, and how many are missing."""
+        folders = {os.path.dirname(path) for path in paths}
+        there = {os.path.join(folder, name) for folder in folders for name in files.names(folder)}
+        missing = [path for path in paths if path not in there]
+        if missing:
+            raise self.missing(missing[0], f'one of {len(missing)} missing videos of {len(paths)}', root)
+
     def broken(self, path: str, reason: str) -> UserError:
         """The UserError to raise for a file of labels that cannot be used."""
         return UserError(path, reason, f'download {self.name} ({self.site}) again')

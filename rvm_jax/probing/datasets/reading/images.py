@@ -12,14 +12,15 @@ from rvm_jax.probing.datasets.reading.dataset_files import read_bytes
 
 
 def read_video(
-    path: str, choose: Callable[[int], np.ndarray], fps: float | None = None
+    path: str, choose: Callable[[int], np.ndarray], fps: float | None = None, most_fps: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(frames (T, H, W, 3) uint8, their numbers): the frames that choose(total) returns, counted at fps per second.
 
-    fps None means the rate of the file. DataError if the file cannot be read or does not state a rate.
+    fps None means the rate of the file, or most_fps if that is less. DataError if the file cannot be read or does not
+    state a rate.
     """
     with open_video(path) as video:
-        fps = fps or video.info().fps
+        fps = fps or min(filter(None, (video.info().fps, most_fps)), default=None)
         if not fps:
             raise DataError(path, 'does not state a frame rate', 're-encode this video')
         numbers = choose(video.count(fps))

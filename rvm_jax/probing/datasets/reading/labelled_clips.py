@@ -19,8 +19,10 @@ class LabelledVideos:
 
     classes are the names of the labels. Training: a random start, a random crop with an area in crop_area, mirrored
     with probability flip, random colors if colors is set. Evaluation: the central square. Frames are counted at fps, or
-    at the rate of the file. Videos that are too short repeat their last frame.
+    at the rate of the file, but not at more than most_fps. Videos that are too short repeat their last frame.
     """
+
+    most_fps: float | None = None
 
     def __init__(self, items, classes, *, num_frames, image_size, stride, fps, num_clips, crop_area, flip, colors):
         self.items, self.classes, self.num_frames = distinct(items), tuple(classes), num_frames
@@ -35,7 +37,7 @@ class LabelledVideos:
         """One clip: id, video_THWC, label. DataError if the video cannot be read."""
         place, clip = divmod(index, self._num_clips)
         path, name, label = self.items[place]
-        frames, _ = read_video(path, lambda total: self._choose(rng, total, clip=clip), self._fps)
+        frames, _ = read_video(path, lambda total: self._choose(rng, total, clip=clip), self._fps, self.most_fps)
         size = frames[0].shape[:2]
         if rng is None:
             crop = central_crop(*size)
