@@ -7,6 +7,8 @@ import os
 import sys
 from typing import Any, NoReturn
 
+from rvm_jax import huge_pages
+
 SIGPIPE_CODE = 141  # what a shell reports for a program whose reader went away
 COMMANDS = {
     'demo': 'render videos, pre-train a tiny model on them, and write a report',
@@ -22,6 +24,7 @@ COMMANDS = {
     'doctor': 'is this machine, or every process of a launch, ready to train, and what will be slow',
     'info': 'what a config, workdir, export, .npz, folder of shards or video is',
 }
+TRAINING = ('demo', 'train')  # commands that may compute for hours on a CPU
 
 
 def main(argv: list[str] | None = None) -> NoReturn:
@@ -33,6 +36,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
         sys.exit(0)
     if argv[0] not in COMMANDS:
         _end(f'rvm {argv[0]}: is not a command; take one of {", ".join(COMMANDS)}', 2)
+    if argv[0] in TRAINING:
+        huge_pages.restart()
     sys.exit(run(argv[0], argv[1:]))
 
 
