@@ -14,7 +14,7 @@ from rvm_jax import huge_pages
 before = os.getpid()
 huge_pages.restart()
 held = []
-thread = threading.Thread(target=lambda: held.append(bytearray(b'x') * 2**25))  # as XLA's memory: not of the main thread
+thread = threading.Thread(target=lambda: held.append(bytearray(b'x') * 2**25))  # not the main thread, as XLA's
 thread.start(); thread.join()
 huge = sum(int(line.split()[1]) for line in open('/proc/self/smaps') if line.startswith('AnonHugePages'))
 print(huge, os.environ.get('GLIBC_TUNABLES'))
