@@ -79,17 +79,16 @@ def table(found, seeds):
     }
     lines = [(name, *summary(values)) for name, values in rows.items()]
     seconds = [one['seconds'] for one in found]
-    lines.append(('time, without installing', duration(sum(seconds) / len(seconds)),
-                  f'{duration(min(seconds))} to {duration(max(seconds))}'))  # fmt: skip
+    lines.append(('time, without installing', *summary(seconds, duration)))
     names = ', '.join(map(str, seeds))
     note = f'Seeds {names}; {"; ".join(sorted({one["machine"] for one in found}))}. Written by `make figures`.'
     return markdown(('held-out clips', 'mean', 'over seeds'), lines, right=2) + f'\n{note}'
 
 
-def summary(values):
-    """Mean and range as text, with three digits."""
-    mean, low, high = (f'{value:.3g}' for value in (sum(values) / len(values), min(values), max(values)))
-    return mean, f'{low} to {high}'
+def summary(values, text='{:.3g}'.format):
+    """Mean and range as text."""
+    mean, low, high = map(text, (sum(values) / len(values), min(values), max(values)))
+    return mean, f'{low} to {high}' if values[1:] else 'one seed alone'
 
 
 if __name__ == '__main__':
