@@ -1,4 +1,4 @@
-"""A small RVM for a CPU: 48 x 48 pixels, patch 8, 4 source and 4 target frames. It trains in minutes, not days.
+"""A small RVM for a CPU: 48 x 48 pixels, patch 8, 4 source and 2 target frames. It trains in minutes, not days.
 
     rvm train --config configs/tiny.py --workdir runs/tiny --config.data.path=videos
 
@@ -11,7 +11,7 @@ from rvm_jax import config
 def get_config():
     """The recipe."""
     c = config.default()
-    c.steps = 4000
+    c.steps = 5000
     c.batch_size = 8
     c.model.size = 'tiny'
     c.model.precision = 'float32'
@@ -19,9 +19,10 @@ def get_config():
     c.model.remat = 'none'
     c.model.unroll = 'true'
     c.data.image_size = 48
+    c.data.num_target = 2
     c.data.clip_frames = 16
     c.data.min_gap = 1
-    c.data.max_gap = 12
+    c.data.max_gap = 7
     c.data.crop_area = (0.5, 1.0)
     c.data.num_workers = 1
     c.optim.peak_lr = 2e-3

@@ -78,7 +78,7 @@ def test_training_in_a_thread_of_a_program(videos, tmp_path):
     thread.join()
     assert not failed
     model = rvm_jax.from_pretrained(tmp_path / 'run')
-    assert (model.architecture.fps, model.architecture.max_gap) == (10.0, 12)
+    assert (model.architecture.fps, model.architecture.max_gap) == (10.0, 7)
     found = pretrained.read_run(tmp_path / 'run')['config']
     assert found['steps'] == 2 and found['data']['path'] == str(videos / 'train')
 
