@@ -30,13 +30,14 @@ TRAINING = ('demo', 'train')  # commands that may compute for hours on a CPU
 def main(argv: list[str] | None = None) -> NoReturn:
     """Run `rvm COMMAND ...` and end the process with its exit code."""
     _open_streams()
+    is_program = argv is None  # not called by a program, which must not be started again
     argv = sys.argv[1:] if argv is None else argv
     if not argv or argv[0] in ('-h', '--help', 'help'):
         print(overview())
         sys.exit(0)
     if argv[0] not in COMMANDS:
         _end(f'rvm {argv[0]}: is not a command; take one of {", ".join(COMMANDS)}', 2)
-    if argv[0] in TRAINING:
+    if is_program and argv[0] in TRAINING:
         huge_pages.restart()
     sys.exit(run(argv[0], argv[1:]))
 

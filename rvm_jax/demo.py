@@ -238,6 +238,7 @@ def print_table(results: Sequence[Row], report: str) -> None:
 
 
 if __name__ == '__main__':
-    from rvm_jax import cli
+    from rvm_jax import cli, huge_pages
 
+    huge_pages.restart()
     cli.main(['demo', *sys.argv[1:]])

@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 if __name__ == '__main__':
-    from rvm_jax import cli
+    from rvm_jax import cli, huge_pages
 
+    huge_pages.restart()
     cli.main(['train', *sys.argv[1:]])
