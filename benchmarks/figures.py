@@ -43,7 +43,7 @@ def main():
         with open(path, encoding='utf-8') as file:
             text = file.read()
         with open(path, 'w', encoding='utf-8') as file:
-            file.write(BLOCK.sub(lambda match: f'{match[1]}{blocks[match[2]]}\n{match[3]}', text))
+            file.write(BLOCK.sub(lambda match: f'{match[1]}\n{blocks[match[2]]}\n\n{match[3]}', text))
     print(blocks['demo'])
 
 
