@@ -126,7 +126,7 @@ def test_many_videos_are_summed_up(shown, tmp_path):
     (tmp_path / 'videos' / 'bad.mp4').write_bytes(b'no video')
     (tmp_path / 'list.txt').write_text('videos/clip_00000.mp4\n')
     rows = shown(tmp_path / 'videos')
-    assert '3 that open, 0.1 minutes' in rows['videos']
+    assert '3 that open, 6 seconds' in rows['videos']
     assert rows['sizes'] == '48 x 32 (3)' and rows['rates'] == '10 (3)' and '1, such as' in rows['not']
     assert '1 that open' in shown(tmp_path / 'list.txt')['videos']
 

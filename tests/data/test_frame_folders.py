@@ -83,7 +83,7 @@ def test_a_csv_names_a_folder_whole_or_by_seconds(folder, tmp_path, capsys):
     (tmp_path / 'list.csv').write_text('path,start,end\nframes/one,,\nframes/two,0.5,1.5\n')
     words = '--input', str(tmp_path / 'list.csv'), '--output', str(tmp_path / 'out'), '--val', '0', '--workers', '1'
     assert cli.run('prepare', [*words, '--min-frames', '4']) == 0
-    assert 'train 1 videos' in capsys.readouterr().out
+    assert 'train 1 video, 1 clip' in capsys.readouterr().out
     assert 'is a folder of frames without fps.txt' in (tmp_path / 'out' / 'skipped.json').read_text()
 
 

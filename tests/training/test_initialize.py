@@ -57,5 +57,5 @@ def test_another_config_that_is_allowed_is_told(tmp_path, capsys):
     allowed = ['steps=9', 'seed=1', 'log.every=7', 'optim.allow_change=true', 'data.allow_change=true']
     (tmp_path / 'config.json').write_text(json.dumps({'config': configs.load('configs/tiny.py').to_dict()}))
     [change] = check_same_run(tmp_path, configs.load('configs/tiny.py', allowed), None)
-    assert change.endswith('continuing as allowed: seed was 0, now 1; steps was 4000, now 9')
+    assert change.endswith('continuing as allowed: seed was 0, now 1; steps was 5000, now 9')
     assert change in capsys.readouterr().err
