@@ -32,9 +32,8 @@ def gpu(monkeypatch):
 
 def traced(recipe, *overrides):
     """The train step of one clip as JAX traces it, layers and frames in loops, which is quick."""
-    config = configs.load(
-        recipe, ['batch_size=1', 'model.precision=bf16', 'model.unroll=false', 'mesh.fsdp=1', *overrides]
-    )
+    plain = ['batch_size=1', 'accumulate=1', 'model.precision=bf16', 'model.unroll=false', 'mesh.fsdp=1']
+    config = configs.load(recipe, [*plain, *overrides])
     return config, aot.trace_step(*planned(config), jax.devices()[:1]).jaxpr
 
 

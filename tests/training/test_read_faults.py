@@ -18,7 +18,9 @@ SMALL = ['model.unroll=false', 'data.image_size=16', 'batch_size=4', 'log.every=
 def test_reads_that_fail_are_tried_again_then_the_run_ends_saved(tmp_path, failing_reads):
     folder, workdir = tmp_path / 'videos', tmp_path / 'run'
     write_videos(folder, 8, seed=0, num_frames=24, height=24, width=24, num_workers=0)
-    flags = [f'--config.{setting}' for setting in (*SMALL, f'data.path={folder}', 'data.num_workers=1')]
+    flags = [
+        f'--config.{setting}' for setting in (*SMALL, f'data.path={folder}', 'data.num_workers=1', 'data.prepare_gb=0')
+    ]
     command = [sys.executable, '-m', 'rvm_jax.train', '--config', 'configs/tiny.py', '--workdir', str(workdir), *flags]
     environment = failing_reads(str(folder), share=8, start=150, code=errno.ETIMEDOUT)
     environment['XLA_FLAGS'] = ' '.join(flag for flag in os.environ['XLA_FLAGS'].split() if 'device_count' not in flag)
